@@ -1,4 +1,4 @@
-# The commands of the README. Everything lands in $(VENV); the assets' cache is the user's (see `tlx --help`).
+# The commands of the README. All packages are installed in $(VENV). Assets are in the cache of the user (see `tlx --help`).
 PYTHON ?= python3
 VENV ?= .venv
 LOCK := $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")')
@@ -9,29 +9,29 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/tlx assets fetch minilm-l6 vader
 	$(BIN)/tlx run configs/minilm_movies.py --out runs/demo --overwrite
-	@echo "Open runs/demo/report.html, or ask it: $(BIN)/tlx predict runs/demo 'a film to see twice'"
+	@echo "Open runs/demo/report.html, or predict a label: $(BIN)/tlx predict runs/demo 'a film to see twice'"
 
-# Compiling is most of the suite, and its programs run for a moment only: the compiler does little for their speed, and takes
-# its old emitters where it still has them. What is held to other implementations, and the slow tests, are compiled as users'
-# programs are.
+# Most of the test time is compilation, and the compiled programs run only for a moment. So the compiler optimises little, and
+# uses its older, faster emitters if the version still has them. Parity tests and slow tests use the default compiler options,
+# as the programs of users do.
 OLD_py311 := --xla_cpu_use_fusion_emitters=false
-QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 $(OLD_$(LOCK))"
+FAST_COMPILE := XLA_FLAGS="--xla_backend_optimization_level=0 $(OLD_$(LOCK))"
 test: $(VENV)/.tested
-	$(QUICKLY) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
+	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
 	$(BIN)/python -m pytest -n 2 -m "parity and not slow"
 
 test-slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# Needs Debian's chromium, or any Chromium on the PATH.
+# Needs a Chromium on the PATH, for example the Debian package `chromium`.
 test-browser: $(VENV)/.tested
 	$(BIN)/python -m pytest -m browser
 
-# Without torch, and without what mostly trains or compiles: what the newest interpreter runs in CI.
+# The fast tests, without torch and without the tests that train or compile a lot. CI runs them with the newest interpreter.
 LONG := analysis/benefit analysis/negative analysis/changes study tune training/feature_cache test_contract.py \
 	test_domains.py training/test_vectorize.py functional/test_selection.py test_source_free.py
 test-fast: $(VENV)/.fast
-	$(QUICKLY) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity" $(LONG:%=--ignore=tests/%)
+	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity" $(LONG:%=--ignore=tests/%)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
@@ -56,7 +56,7 @@ $(VENV)/.tested: requirements/test.txt $(VENV)/.fast
 	$(BIN)/python -m pip install --quiet -r requirements/test.txt
 	@touch $@
 
-# Resolves the newest versions for this interpreter and writes them down; run it once by 3.11 and once by 3.12 or later.
+# Write the newest package versions for this interpreter to requirements/. Run it with Python 3.11, and with 3.12 or later.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet '.[report,study,search,energy,classical,audio]'

@@ -1,11 +1,12 @@
-"""What a term between domains costs: a step with it over a plain step on the same source and target examples.
+"""Measure the cost of a domain term: the time of a step with the term divided by the time of a plain step.
 
     python benchmarks/domains.py [--models mlp cnn minilm] [--rounds 15] [--out FILE]
 
-The plain step is `Supervised` on both streams, so both steps make the same passes over the same 32 + 32 examples; the
-other reads the source's labels and has the term in the place of the target's. All steps of a model live in one process
-and take turns, forwards and backwards; a number is the median over the rounds of the step's time over that of the plain
-step in the same round. FLOPs are those that the compiler counts. Batches are drawn from a seed: no data are read.
+The plain step has a supervised loss on both streams. The other step has a supervised loss on the source, and the term
+instead of the supervised loss on the target. So both steps make the same passes over the same 32 + 32 examples. All
+steps of a model run in one process and take turns, in forward and reversed order. The ratio of one round is the time of
+the step divided by the time of the plain step in the same round; the table has the median and the quartiles over the
+rounds. FLOPs are counted by the compiler. The batches are random numbers from a fixed seed; no data set is read.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ TERMS: dict[str, Any] = {
 
 
 def recipe_of(model: str) -> Recipe:
-    """The plain step's."""
-    shared: dict[str, Any] = {
+    """Return the recipe of the plain step."""
+    common: dict[str, Any] = {
         "objective": (SOURCE, terms.Supervised(on="labelled")),
         "optim": Optim(lr=1e-4, schedule="constant"),
         "train": Train(steps=1000, batch=BATCH),
@@ -46,80 +46,88 @@ def recipe_of(model: str) -> Recipe:
     if model == "minilm":
         data = Data(source="sentiment/amazon", target="sentiment/movies", tokens=48, buckets=(48,))
         weights = Weights("minilm-l6", pooling="mean")
-        return Recipe(data=data, task=tasks.Classification(classes=2), weights=weights, tuning=tuning.Full(), **shared)
+        return Recipe(data=data, task=tasks.Classification(classes=2), weights=weights, tuning=tuning.Full(), **common)
     data, task = Data(source="mnist5k", target="digits", size=28), tasks.Classification(classes=10)
     kinds = {"mlp": models.Mlp(inputs=(28, 28, 1), widths=(512, 512)), "cnn": models.Cnn(size=28, widths=(16, 32, 64))}
-    return Recipe(data=data, task=task, model=kinds[model], **shared)
+    return Recipe(data=data, task=task, model=kinds[model], **common)
 
 
-def batch(model: str, seed: int) -> dict[str, Any]:
-    draw = np.random.default_rng(seed)
+def random_batch(model: str, seed: int) -> dict[str, Any]:
+    """Return a batch of random inputs and labels."""
+    generator = np.random.default_rng(seed)
     index = np.arange(BATCH, dtype=np.int32)
     if model == "minilm":
-        ids = draw.integers(1000, 30522, (BATCH, 48)).astype(np.int32)
+        ids = generator.integers(1000, 30522, (BATCH, 48)).astype(np.int32)
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": 0 * ids}
-        return {**inputs, "label": draw.integers(0, 2, BATCH).astype(np.int32), "index": index}
-    image = draw.normal(size=(BATCH, 28, 28, 1)).astype(np.float32)
-    return {"image": image, "label": draw.integers(0, 10, BATCH).astype(np.int32), "index": index}
+        return {**inputs, "label": generator.integers(0, 2, BATCH).astype(np.int32), "index": index}
+    image = generator.normal(size=(BATCH, 28, 28, 1)).astype(np.float32)
+    return {"image": image, "label": generator.integers(0, 10, BATCH).astype(np.int32), "index": index}
 
 
 def stepper(model: str, objective: tuple[Any, ...], target: str) -> tuple[Callable[[], float], float]:
-    """A function that takes a step and gives its seconds, and the step's FLOPs."""
+    """Compile one step.
+
+    Args:
+        model: "mlp", "cnn" or "minilm".
+        objective: the terms of the loss.
+        target: the stream that the target examples belong to, "labelled" or "unlabelled".
+
+    Returns:
+        A function that runs one step and returns its seconds, and the FLOPs of the step.
+    """
     recipe = replace(recipe_of(model), objective=objective)
     ready = prepare(recipe)
     parts = ready.parts(0)
     compiled = compile_step(parts, sharding.make_mesh())
     state = compiled.place(initial_state(parts, ready.variables, 1000, jax.random.key(0)))
-    streams = {"source": batch(model, 0), target: batch(model, 1)}
+    streams = {"source": random_batch(model, 0), target: random_batch(model, 1)}
     if target == "unlabelled":
         del streams[target]["label"]
-    given = {name: compiled.put(own) for name, own in streams.items()}
-    flops = compiled.train.lower(state, given).compile().cost_analysis()["flops"]  # type: ignore[attr-defined]
+    batches = {name: compiled.put(batch) for name, batch in streams.items()}
+    flops = compiled.train.lower(state, batches).compile().cost_analysis()["flops"]  # type: ignore[attr-defined]
 
     def step() -> float:
         nonlocal state
         start = time.perf_counter()
-        state, told = compiled.train(state, given)
-        jax.block_until_ready(told)
+        state, metrics = compiled.train(state, batches)
+        jax.block_until_ready(metrics)
         return time.perf_counter() - start
 
     step()
     return step, flops
 
 
-def measured(model: str, rounds: int) -> list[dict[str, Any]]:
-    plain = partial(stepper, model, recipe_of(model).objective, "labelled")
-    steps = {"plain": plain()}
+def measure(model: str, rounds: int) -> list[dict[str, Any]]:
+    """Return one row per term: the ratios of time and FLOPs to the plain step."""
+    steps = {"plain": stepper(model, recipe_of(model).objective, "labelled")}
     steps |= {name: stepper(model, (SOURCE, term), "unlabelled") for name, term in TERMS.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds):
-        for name in steps if turn % 2 == 0 else reversed(steps):
+    for number in range(rounds):
+        for name in steps if number % 2 == 0 else reversed(steps):
             times[name].append(min(steps[name][0]() for _ in range(3)))
     rows = []
     for name in TERMS:
-        ratios = [own / base for own, base in zip(times[name], times["plain"], strict=True)]
+        ratios = [term / plain for term, plain in zip(times[name], times["plain"], strict=True)]
         low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-        told = {"time": float(middle), "quarter": float(low), "three_quarters": float(high)}
+        times_to_plain = {"time": float(middle), "quarter": float(low), "three_quarters": float(high)}
         seconds = statistics.median(times["plain"])
-        rows.append(
-            {"model": model, "term": name, **told, "flops": steps[name][1] / steps["plain"][1], "plain": seconds}
-        )
+        flops = steps[name][1] / steps["plain"][1]
+        rows.append({"model": model, "term": name, **times_to_plain, "flops": flops, "plain": seconds})
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["mlp", "cnn", "minilm"], default=["mlp", "cnn", "minilm"])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each step")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
     options = parser.parse_args()
-    rows = [row for model in options.models for row in measured(model, options.rounds)]
-    print(
-        "| model | term | time / plain [quarters] | FLOPs / plain | plain step, ms |\n| --- | --- | --- | ---: | ---: |"
-    )
+    rows = [row for model in options.models for row in measure(model, options.rounds)]
+    print("| model | term | time / plain [quartiles] | FLOPs / plain | plain step, ms |")
+    print("| --- | --- | --- | ---: | ---: |")
     for row in rows:
-        told = f"{row['time']:.2f} [{row['quarter']:.2f}, {row['three_quarters']:.2f}]"
-        print(f"| {row['model']} | {row['term']} | {told} | {row['flops']:.3f} | {1000 * row['plain']:.1f} |")
+        ratio = f"{row['time']:.2f} [{row['quarter']:.2f}, {row['three_quarters']:.2f}]"
+        print(f"| {row['model']} | {row['term']} | {ratio} | {row['flops']:.3f} | {1000 * row['plain']:.1f} |")
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

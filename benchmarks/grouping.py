@@ -1,12 +1,12 @@
-"""Measure how far a run's numbers depend on the group in which it trains.
+"""Measure how much the results of a run depend on the group in which it trains.
 
-    python benchmarks/grouping.py [--steps 200] [--rates 1e-2] [--only mlp ...]
+    python benchmarks/grouping.py [--steps 200] [--rate 1e-2] [--only mlp ...]
 
-For small networks on digits the same runs (seeds 0, 1, 2, ...) train alone and in groups of 2, 4 and 8. Of every run
-that was in both, the table says how far the group is from the run alone: the largest difference of the training loss
-in its first ten steps, of a learned parameter at the end, and of the test accuracy. `again` repeats the group of
-4 in another process: it must be 0. The last column is the time of the group over the time of its runs alone, start
-and compilation included, from a warm compilation cache.
+Small networks train on digits: eight runs (seeds 0 to 7), each alone, then in groups of 2, 4 and 8 runs. The table
+compares each run in a group with the same run alone: the largest difference of the training loss in the first ten
+steps, of a learned parameter at the end, and of the test accuracy. The row `again` compares the groups of 4 with the
+same groups in another process: its differences must be 0. The last column is the time of the groups divided by the
+time of the runs alone. Both times include start and compilation, with a warm compilation cache.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SIZES = (2, 4, 8)
 
 
 def recipes(name: str, steps: int, rate: float) -> list[Any]:
-    """Eight runs that differ in their seeds."""
+    """Return eight recipes that differ in their seeds."""
     from tlx import Data, Optim, Recipe, Train, models, tasks, tuning
 
     size = 28 if name == "cnn28" else 8
@@ -36,14 +36,14 @@ def recipes(name: str, steps: int, rate: float) -> list[Any]:
         "vit": models.Vit(size=8, patch=2, channels=1, width=32, depth=2, heads=2, mlp=64),
         "lora": models.Vit(size=8, patch=2, channels=1, width=64, depth=4, heads=4, mlp=128),
     }[name]
-    kinds = {"probe": tuning.Probe(), "lora": tuning.Lora(rank=4)}
+    tunings = {"probe": tuning.Probe(), "lora": tuning.Lora(rank=4)}
     target = "mnist5k" if size == 28 else "digits"
     return [
         Recipe(
             data=Data(target=target, subset_seed=0),
             task=tasks.Classification(classes=10),
             model=model,
-            tuning=kinds.get(name, tuning.Full()),
+            tuning=tunings.get(name, tuning.Full()),
             optim=Optim(lr=rate),
             train=Train(steps=steps, batch=32, eval_every=steps),
             seed=seed,
@@ -56,54 +56,62 @@ def work(name: str, size: int, steps: int, rate: float, out: Path) -> None:
     """Train the eight runs in groups of `size`."""
     from tlx.training import run_many
 
+    # The planner groups runs if the expected time of the group is below GAIN times that of the single runs.
     run_many.GAIN = 1e9 if size > 1 else 0.0
-    given = recipes(name, steps, rate)
+    runs = recipes(name, steps, rate)
     start = time.perf_counter()
-    found = run_many.run_many(given, [out / str(n) for n in range(len(given))], most=size)
-    for outcome in found:
+    outcomes = run_many.run_many(runs, [out / str(n) for n in range(len(runs))], most=size)
+    for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
         if outcome.result["pack"]["arms"] != size:
-            raise SystemExit(f"{name}: a group of {outcome.result['pack']['arms']}, not of {size}")
+            raise SystemExit(f"{name}: expected groups of {size} runs, received {outcome.result['pack']['arms']}")
     print(json.dumps(time.perf_counter() - start))
 
 
-def trained(name: str, size: int, steps: int, rate: float, out: Path) -> float:
-    """Return the seconds that `work` takes in a new process."""
-    words = [name, str(size), str(steps), str(rate), str(out)]
-    done = subprocess.run([sys.executable, __file__, "--work", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return float(done.stdout.splitlines()[-1])
+def train(name: str, size: int, steps: int, rate: float, out: Path) -> float:
+    """Run `work` in a new process and return its seconds."""
+    arguments = [name, str(size), str(steps), str(rate), str(out)]
+    process = subprocess.run(
+        [sys.executable, __file__, "--work", *arguments], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    return float(process.stdout.splitlines()[-1])
 
 
-def differences(one: Path, other: Path) -> tuple[float, float, float]:
-    """The largest difference over the runs of two folders: early training loss, learned parameter, test accuracy."""
+def differences(first: Path, second: Path) -> tuple[float, float, float]:
+    """Compare the runs of two folders.
+
+    Returns:
+        The largest difference of the training loss in the first ten steps, of a learned parameter, and of the test
+        accuracy.
+    """
     from tlx.records.log import read_metrics
     from tlx.weights.files import read_file
 
-    losses, leaves, accuracies = [0.0], [0.0], [0.0]
+    losses, params, accuracies = [0.0], [0.0], [0.0]
     for n in range(8):
-        mine, theirs = (
-            {line["step"]: line["value"] for line in read_metrics(folder / str(n)) if line["name"] == "train/loss"}
-            for folder in (one, other)
+        folders = first / str(n), second / str(n)
+        loss_a, loss_b = (
+            {line["step"]: line["value"] for line in read_metrics(folder) if line["name"] == "train/loss"}
+            for folder in folders
         )
-        losses += [abs(mine[step] - theirs[step]) for step in sorted(theirs)[:10]]
-        ours, others = (read_file(folder / str(n) / "learned.safetensors") for folder in (one, other))
-        leaves += [float(np.abs(np.float64(ours[path]) - np.float64(others[path])).max()) for path in others]
-        found = [
-            json.loads((folder / str(n) / "result.json").read_text())["metrics"]["test/accuracy"]
-            for folder in (one, other)
-        ]
-        accuracies.append(abs(found[0] - found[1]))
-    return max(losses), max(leaves), max(accuracies)
+        losses += [abs(loss_a[step] - loss_b[step]) for step in sorted(loss_b)[:10]]
+        params_a, params_b = (read_file(folder / "learned.safetensors") for folder in folders)
+        params += [float(np.abs(np.float64(params_a[path]) - np.float64(params_b[path])).max()) for path in params_b]
+        accuracy_a, accuracy_b = (
+            json.loads((folder / "result.json").read_text())["metrics"]["test/accuracy"] for folder in folders
+        )
+        accuracies.append(abs(accuracy_a - accuracy_b))
+    return max(losses), max(params), max(accuracies)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--only", nargs="*", default=["probe", "mlp", "cnn", "vit", "lora"])
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each run")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--only", nargs="*", default=["probe", "mlp", "cnn", "vit", "lora"], help="models to measure")
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -115,17 +123,17 @@ def main() -> None:
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             alone = Path(folder, "alone")
-            trained(name, 1, options.steps, options.rate, Path(folder, "warm"))
-            seconds = trained(name, 1, options.steps, options.rate, alone)
+            train(name, 1, options.steps, options.rate, Path(folder, "warm"))
+            seconds = train(name, 1, options.steps, options.rate, alone)
             for size in (*SIZES, "again"):
                 count = 4 if size == "again" else size
                 out = Path(folder, str(size))
                 if size != "again":
-                    trained(name, count, options.steps, options.rate, Path(folder, f"warm-{size}"))
-                took = trained(name, count, options.steps, options.rate, out)
-                found = differences(out, Path(folder, "4") if size == "again" else alone)
-                told = " | ".join(f"{value:.1e}" if value else "0" for value in found)
-                print(f"| {name} | {size} | {told} | {took / seconds:.2f} |", flush=True)
+                    train(name, count, options.steps, options.rate, Path(folder, f"warm-{size}"))
+                group_seconds = train(name, count, options.steps, options.rate, out)
+                largest = differences(out, Path(folder, "4") if size == "again" else alone)
+                columns = " | ".join(f"{value:.1e}" if value else "0" for value in largest)
+                print(f"| {name} | {size} | {columns} | {group_seconds / seconds:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

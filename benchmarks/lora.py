@@ -1,16 +1,20 @@
-"""A LoRA step of MiniLM beside peft's on torch eager: seconds, memory, and its FLOPs beside those of a full step.
+"""Compare a LoRA step of MiniLM with a step of peft on torch eager: seconds, memory and FLOPs.
 
     python benchmarks/lora.py [--dropout 0.1 0] [--pairs 10] [--steps 2] [--out FOLDER]
 
-Both do the same work in float32 on the same cores: LoRA of rank 8 and alpha 16 on query and value, batches of 32 x 64
-tokens (some of them padding), AdamW at a constant rate on the adapter and the head, the gradient's norm clipped at 1,
-the loss read every step. torch runs its default attention (sdpa) and fused AdamW.
+Both sides do the same work in float32 on the same cores: LoRA of rank 8 and alpha 16 on query and value; batches of
+32 x 64 tokens, some of them padding; AdamW at a constant learning rate on the adapter and the head; gradient norm
+clipped at 1; the loss is read at every step. torch uses its default attention (sdpa) and fused AdamW.
 
-Three numbers come out. Seconds: peft's over ours, in turns of two processes (`pairs.py`; quote quiet pairs). Memory:
-what our compiled step says it needs, arguments and temporaries (`memory_analysis`), over the peak of peft's resident
-memory during its steps: that above an empty process, so with the parameters on both sides; that above the loaded model,
-with the parameters on ours alone; and our temporaries by themselves over the latter. FLOPs: those that the compiler
-counts in our LoRA step over those in our step of full fine-tuning (`cost_analysis`).
+The script reports three kinds of ratios:
+
+* Seconds, peft / tlx. Two processes take turns (`pairs.py`); quote quiet pairs only.
+* Memory, tlx / peft. The memory of tlx is the sum of arguments and temporaries of the compiled step
+  (`memory_analysis`). The memory of peft is the peak of its resident memory during its steps, measured in two ways:
+  above an empty process ("memory": both sides include the parameters), and above the loaded model ("growth": only the
+  tlx side includes the parameters). "temporaries / growth" leaves the arguments of the tlx step out.
+* FLOPs of the LoRA step / FLOPs of the full fine-tuning step, both in tlx, as the compiler counts them
+  (`cost_analysis`).
 """
 
 import argparse
@@ -19,47 +23,49 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pairs import Side, answer, batches, keep, measured, options_of, our_step, ratios, turns, walker
+from pairs import Side, batches, keep, measured, parser_of, ratios, serve, step_function, tlx_step, turns
 
 RATE, DECAY, STEPS = 1e-4, 0.01, 10_000
 MIB = 2**20
 
 
-def adapted(source: str, how: Any, dropout: float) -> tuple[Any, Any, list[Any]]:
-    """Our side under a tuning (see `pairs.our_step`)."""
+def lora_step(source: str, way: Any, dropout: float) -> tuple[Any, Any, list[Any]]:
+    """Compile the tlx step for a tuning (see `pairs.tlx_step`)."""
     from tlx import Optim
 
     optim = Optim("adamw", lr=RATE, weight_decay=DECAY, schedule="constant", clip=1.0)
-    return our_step(source, how, dropout, optim, STEPS)
+    return tlx_step(source, way, dropout, optim, STEPS)
 
 
-def ours(source: str, dropout: float) -> None:
+def tlx_side(source: str, dropout: float) -> None:
+    """Serve the steps of tlx and report the memory of the compiled step."""
     from tlx import tuning
 
-    compiled, state, data = adapted(source, tuning.Lora(rank=8, alpha=16.0), dropout)
+    compiled, state, data = lora_step(source, tuning.Lora(rank=8, alpha=16.0), dropout)
     analysis = compiled.train.lower(state, data[0]).compile().memory_analysis()
-    told = {name: getattr(analysis, f"{name}_size_in_bytes") / MIB for name in ("argument", "temp")}
-    answer(walker(compiled, state, data), lambda: told)
+    memory = {name: getattr(analysis, f"{name}_size_in_bytes") / MIB for name in ("argument", "temp")}
+    serve(step_function(compiled, state, data), lambda: memory)
 
 
 def flops(source: str, dropout: float) -> dict[str, float]:
-    """The FLOPs of a LoRA step and of a full one, as the compiler counts them."""
+    """Return the FLOPs of a LoRA step and of a full fine-tuning step, and their ratio."""
     from tlx import tuning
 
-    counted = {}
-    for name, how in (("lora", tuning.Lora(rank=8, alpha=16.0)), ("full", tuning.Full())):
-        compiled, state, data = adapted(source, how, dropout)
-        counted[name] = compiled.train.lower(state, data[0]).compile().cost_analysis()["flops"]
-    return counted | {"ratio": counted["lora"] / counted["full"]}
+    counts = {}
+    for name, way in (("lora", tuning.Lora(rank=8, alpha=16.0)), ("full", tuning.Full())):
+        compiled, state, data = lora_step(source, way, dropout)
+        counts[name] = compiled.train.lower(state, data[0]).compile().cost_analysis()["flops"]
+    return counts | {"ratio": counts["lora"] / counts["full"]}
 
 
 def resident(field: str) -> float:
-    """`VmRSS` (now) or `VmHWM` (the peak since it was last reset) of this process in MiB (Linux)."""
+    """Return the resident memory of this process in MiB: `VmRSS` is the present value, `VmHWM` the peak (Linux)."""
     lines = Path("/proc/self/status").read_text().split("\n")
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def theirs(source: str, dropout: float) -> None:
+def peft_side(source: str, dropout: float) -> None:
+    """Serve the steps of peft and report the memory of this process."""
     import peft
     import torch
     import transformers
@@ -82,7 +88,7 @@ def theirs(source: str, dropout: float) -> None:
     optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
     data = [{name: torch.from_numpy(array).long() for name, array in batch.items()} for batch in batches()]
     loaded = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
 
     def step(number: int) -> float:
         batch = dict(data[number % len(data)])
@@ -93,29 +99,31 @@ def theirs(source: str, dropout: float) -> None:
         optimiser.zero_grad(set_to_none=True)
         return loss.item()
 
-    answer(step, lambda: {"whole": resident("VmHWM") - empty, "growth": resident("VmHWM") - loaded})
+    serve(step, lambda: {"whole": resident("VmHWM") - empty, "growth": resident("VmHWM") - loaded})
 
 
 def compare(source: str, dropout: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure both sides at one dropout rate and return a row of the table."""
     sides = {name: Side([__file__, "--work", name, source, str(dropout)]) for name in ("tlx", "peft")}
     pairs = turns(sides, options.pairs, options.steps, options.patience)
-    own, other = pairs[-1]["tlx"], pairs[-1]["peft"]
+    tlx, peft = pairs[-1]["tlx"], pairs[-1]["peft"]
     return {
         "dropout": dropout,
-        "memory_mib": {"arguments": own["argument"], "temporaries": own["temp"]}
-        | {"peft, with its parameters": other["whole"], "peft, above the loaded model": other["growth"]},
-        "memory": (own["argument"] + own["temp"]) / other["whole"],
-        "memory_to_growth": (own["argument"] + own["temp"]) / other["growth"],
-        "temporaries": own["temp"] / other["growth"],
+        "memory_mib": {"arguments": tlx["argument"], "temporaries": tlx["temp"]}
+        | {"peft, with its parameters": peft["whole"], "peft, above the loaded model": peft["growth"]},
+        "memory": (tlx["argument"] + tlx["temp"]) / peft["whole"],
+        "memory_to_growth": (tlx["argument"] + tlx["temp"]) / peft["growth"],
+        "temporaries": tlx["temp"] / peft["growth"],
         "flops": flops(source, dropout),
         **measured(pairs),
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table."""
     lines = [
-        "| dropout | quiet pairs | min | median | max | all, median | memory | ours / growth | temporaries / growth "
-        "| FLOPs, LoRA / full |",
+        "| dropout | quiet pairs | min | median | max | median of all pairs | memory | memory / growth "
+        "| temporaries / growth | FLOPs, LoRA / full |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
@@ -127,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    options = options_of(__doc__).parse_args()
+    options = parser_of(__doc__).parse_args()
 
     from tlx.assets import extract
 
@@ -141,6 +149,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        {"tlx": ours, "peft": theirs}[sys.argv[2]](sys.argv[3], float(sys.argv[4]))
+        {"tlx": tlx_side, "peft": peft_side}[sys.argv[2]](sys.argv[3], float(sys.argv[4]))
     else:
         main()

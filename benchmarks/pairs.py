@@ -1,10 +1,11 @@
-"""Two sides of a benchmark, measured in turns: a process each, at a pipe, and how busy the machine was meanwhile. With
-what the benchmarks of a step share: our side, the batches, options, and how a row is told and kept.
+"""Measure two sides of a benchmark in turns, and measure how busy the machine is.
 
-Each side is a process of its own, so that neither's idle threads nor its memory count for the other, and both live as
-long as the measurement: one works while the other waits. They take turns (A B, B A, A B, ...). Each turn waits for an
-idle machine, and what other processes use of the cores meanwhile is measured. A pair is quiet where that is at most a
-tenth in both turns; only the ratios of quiet pairs are to be quoted.
+Each side is a separate process, so the idle threads and the memory of one side do not count for the other. Both
+processes live during the whole measurement: one works while the other waits. They take turns (A B, B A, A B, ...).
+Before each turn the script waits for an idle machine. During the turn it measures the share of the cores that other
+processes use. A pair is quiet if this share is at most a tenth in both turns. Quote only the ratios of quiet pairs.
+
+This module also holds the common parts of the step benchmarks: the tlx side, the batches, the options, and the output.
 """
 
 import argparse
@@ -27,20 +28,31 @@ BATCH, TOKENS = 32, 64
 
 
 def batches(count: int = 8) -> list[dict[str, np.ndarray]]:
-    """Token ids, mask and labels, the same on both sides."""
-    draw = np.random.default_rng(0)
-    made = []
+    """Return batches of token ids, masks and labels; both sides use the same batches."""
+    generator = np.random.default_rng(0)
+    result = []
     for _ in range(count):
-        lengths = draw.integers(TOKENS // 2, TOKENS + 1, BATCH)
+        lengths = generator.integers(TOKENS // 2, TOKENS + 1, BATCH)
         mask = (np.arange(TOKENS) < lengths[:, None]).astype(np.int32)
-        ids = draw.integers(1000, 30522, (BATCH, TOKENS)).astype(np.int32) * mask
-        label = draw.integers(0, 2, BATCH).astype(np.int32)
-        made.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "label": label})
-    return made
+        ids = generator.integers(1000, 30522, (BATCH, TOKENS)).astype(np.int32) * mask
+        label = generator.integers(0, 2, BATCH).astype(np.int32)
+        result.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids, "label": label})
+    return result
 
 
-def our_step(source: str, how: Any, dropout: float, optim: Any, steps: int) -> tuple[Any, Any, list[Any]]:
-    """The compiled step of MiniLM under the tuning `how`, its first state, and the batches on the device."""
+def tlx_step(source: str, way: Any, dropout: float, optim: Any, steps: int) -> tuple[Any, Any, list[Any]]:
+    """Compile the training step of MiniLM.
+
+    Args:
+        source: directory of the pretrained model.
+        way: the tuning.
+        dropout: rate of all dropout layers.
+        optim: the optimiser.
+        steps: length of the learning-rate schedule.
+
+    Returns:
+        The compiled step, its initial state, and the batches on the device.
+    """
     import jax
 
     import tlx
@@ -49,19 +61,19 @@ def our_step(source: str, how: Any, dropout: float, optim: Any, steps: int) -> t
     from tlx.training.step import Parts, compile_step, initial_state
 
     task = tasks.Classification(classes=2)
-    brought = tlx.load_pretrained(source, task)
-    still = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
-    model = models.build(replace(brought.model.config, **still), task.outputs)
-    params = how.insert(model, brought.variables.params, jax.random.key(1))
-    parts = Parts(model, task, (Supervised(),), optim, partition.partition(params, how.phases(model)[0].rules))
+    pretrained = tlx.load_pretrained(source, task)
+    rates = {"dropout": dropout, "attention_dropout": dropout, "head_dropout": dropout}
+    model = models.build(replace(pretrained.model.config, **rates), task.outputs)
+    params = way.insert(model, pretrained.variables.params, jax.random.key(1))
+    parts = Parts(model, task, (Supervised(),), optim, partition.partition(params, way.phases(model)[0].rules))
     compiled = compile_step(parts, sharding.make_mesh())
-    variables = brought.variables._replace(params=params)
+    variables = pretrained.variables._replace(params=params)
     state = compiled.place(initial_state(parts, variables, steps, jax.random.key(0)))
     return compiled, state, [{"labelled": compiled.put(batch | {"index": np.arange(BATCH)})} for batch in batches()]
 
 
-def walker(compiled: Any, state: Any, data: list[Any]) -> Callable[[int], float]:
-    """`step(number) -> loss` of `our_step`."""
+def step_function(compiled: Any, state: Any, data: list[Any]) -> Callable[[int], float]:
+    """Return the function `step(number) -> loss` over the result of `tlx_step`."""
 
     def step(number: int) -> float:
         nonlocal state
@@ -71,9 +83,12 @@ def walker(compiled: Any, state: Any, data: list[Any]) -> Callable[[int], float]
     return step
 
 
-def answer(step: Callable[[int], float], more: Callable[[], dict[str, Any]] = dict) -> None:
-    """Answers each line `steps` with the seconds and CPU seconds a step, the last loss, the peak memory in MiB, and
-    what `more` tells."""
+def serve(step: Callable[[int], float], more: Callable[[], dict[str, Any]] = dict) -> None:
+    """Read a number of steps from each line of stdin, run the steps, and print the measurements as JSON.
+
+    The measurements are the seconds and CPU seconds per step, the last loss, the peak memory in MiB, and the entries
+    that `more` returns.
+    """
     number = 0
     for line in sys.stdin:
         count, start, used = int(line), time.perf_counter(), time.process_time()
@@ -82,19 +97,20 @@ def answer(step: Callable[[int], float], more: Callable[[], dict[str, Any]] = di
             number += 1
         seconds, busy = time.perf_counter() - start, time.process_time() - used
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        told = {"wall": seconds / count, "cpu": busy / count, "loss": loss, "peak": peak}
-        print(json.dumps(told | more()), flush=True)
+        measurements = {"wall": seconds / count, "cpu": busy / count, "loss": loss, "peak": peak}
+        print(json.dumps(measurements | more()), flush=True)
 
 
 def processor() -> tuple[float, float]:
-    """Seconds that all cores together were busy, with what the hypervisor took, and were there at all (Linux)."""
+    """Return two sums over all cores since boot (Linux): busy seconds, including time taken by the hypervisor, and all
+    seconds."""
     words = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
     numbers = [float(word) / os.sysconf("SC_CLK_TCK") for word in words]
     return sum(numbers) - numbers[3] - numbers[4], sum(numbers)
 
 
 def settle(patience: float) -> None:
-    """Waits until the machine was idle for half a second, or `patience` is at its end."""
+    """Wait until the machine is idle for half a second, at most `patience` seconds."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         busy, whole = processor()
@@ -105,7 +121,13 @@ def settle(patience: float) -> None:
 
 
 class Side:
-    """One of the two processes: `words` are the arguments of the interpreter `python`."""
+    """One of the two processes.
+
+    Args:
+        words: arguments of the interpreter.
+        huge: let glibc use huge pages.
+        python: path of the interpreter.
+    """
 
     def __init__(self, words: list[str], huge: bool = False, python: str = sys.executable) -> None:
         extra = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {}
@@ -114,51 +136,58 @@ class Side:
         )
 
     def run(self, steps: int) -> dict[str, Any]:
-        """What the worker answers, and `others`: the share of all cores that other processes used meanwhile."""
+        """Run some steps in the process and return its measurements, with `others`: the share of all cores that other
+        processes used meanwhile."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         busy, whole = processor()
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
-        answered = self.process.stdout.readline()
-        if not answered:
-            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}; its message is above")
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args} failed with exit code {self.process.wait()}; its message is above")
         after, total = processor()
-        told = json.loads(answered)
-        others = (after - busy - steps * told["cpu"]) / max(total - whole, 1e-9)
-        return told | {"others": max(others, 0.0)}
+        measurements = json.loads(line)
+        others = (after - busy - steps * measurements["cpu"]) / max(total - whole, 1e-9)
+        return measurements | {"others": max(others, 0.0)}
 
     def close(self) -> None:
+        """End the process."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait()
 
 
 def turns(sides: dict[str, Side], count: int, steps: int, patience: float) -> list[dict[str, Any]]:
-    """`count` pairs of what the two sides answered, whose `ratio` is the second's seconds over the first's."""
+    """Measure `count` pairs of turns.
+
+    Returns:
+        One dictionary per pair: the measurements of each side; `ratio`, the seconds of the second side divided by the
+        seconds of the first side; and `quiet`.
+    """
     first, second = sides
     for side in sides.values():
         side.run(3)  # compilation, first allocations
     pairs: list[dict[str, Any]] = []
     for number in range(count):
-        found = {}
+        turn = {}
         for name in (first, second) if number % 2 == 0 else (second, first):
             settle(patience)
-            found[name] = sides[name].run(steps)
-        pair: dict[str, Any] = {name: found[name] for name in sides}
-        pair["ratio"] = found[second]["wall"] / found[first]["wall"]
-        pair["quiet"] = max(found[name]["others"] for name in sides) <= QUIET
+            turn[name] = sides[name].run(steps)
+        pair: dict[str, Any] = {name: turn[name] for name in sides}
+        pair["ratio"] = turn[second]["wall"] / turn[first]["wall"]
+        pair["quiet"] = max(turn[name]["others"] for name in sides) <= QUIET
         pairs.append(pair)
     for side in sides.values():
         side.close()
     return pairs
 
 
-def options_of(told: str) -> argparse.ArgumentParser:
-    """What every such benchmark may be asked for; `told` is its docstring."""
-    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the common options of the step benchmarks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1, 0.0])
-    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=10, help="pairs of turns")
     parser.add_argument("--steps", type=int, default=2, help="steps in each turn")
     parser.add_argument(
         "--patience", type=float, default=20.0, help="seconds to wait for an idle machine before a turn"
@@ -168,7 +197,7 @@ def options_of(told: str) -> argparse.ArgumentParser:
 
 
 def keep(folder: Path | None, name: str, table: str, rows: list[dict[str, Any]]) -> None:
-    """Writes the table and the rows into the folder, where one is given."""
+    """Write the table and the rows into the folder, unless the folder is None."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.md").write_text(table + "\n")
@@ -176,23 +205,25 @@ def keep(folder: Path | None, name: str, table: str, rows: list[dict[str, Any]])
 
 
 def measured(pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a row says of its pairs: the spread of the ratios of the `quiet` ones and of `all`, and the `pairs`."""
+    """Summarise the pairs of a row: the spread of the ratios over the `quiet` pairs and over `all` pairs, and the
+    `pairs`."""
     quiet = [pair["ratio"] for pair in pairs if pair["quiet"]]
     return {"quiet": spread(quiet), "all": spread([pair["ratio"] for pair in pairs]), "pairs": pairs}
 
 
 def spread(ratios: list[float]) -> dict[str, float] | None:
+    """Return count, minimum, median and maximum, or None if there is no ratio."""
     if not ratios:
         return None
     return {"pairs": len(ratios), "min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
 
 
 def ratios(row: dict[str, Any]) -> str:
-    """Cells of a table: how many pairs were quiet, their min, median and max, and the median of all pairs."""
-    quiet, every = row["quiet"], row["all"]
-    told = f"0/{every['pairs']} | - | **none** | -"
+    """Return the table cells: number of quiet pairs, their minimum, median and maximum, and the median of all pairs."""
+    quiet, total = row["quiet"], row["all"]
+    cells = f"0/{total['pairs']} | - | **none** | -"
     if quiet:
-        told = (
-            f"{quiet['pairs']}/{every['pairs']} | {quiet['min']:.2f} | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
+        cells = (
+            f"{quiet['pairs']}/{total['pairs']} | {quiet['min']:.2f} | **{quiet['median']:.2f}** | {quiet['max']:.2f}"
         )
-    return f"{told} | {every['median']:.2f}"
+    return f"{cells} | {total['median']:.2f}"

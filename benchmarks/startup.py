@@ -1,11 +1,11 @@
-"""From process start to the first finished training step, cold and with a warm compilation cache, against torch.
+"""Measure the time from process start to the first finished training step, and compare it with torch.
 
     python benchmarks/startup.py [--rounds 3]
 
-Each round runs, one after the other in fresh processes: `tlx run` with an empty compilation cache, the same again, and
-a torch script that loads the same MiniLM by `transformers`, tokenises the same batch and takes one AdamW step. The end
-is the moment at which the first step's loss is known. `tlx --help` is timed too. Printed are seconds and ratios to
-torch (below 1 is faster than torch).
+Each round runs four new processes, one after another: `tlx run` with an empty compilation cache ("cold"), `tlx run`
+again with the filled cache ("warm"), a torch script ("torch"), and `tlx --help` ("help"). The torch script loads the
+same MiniLM with `transformers`, tokenises the same batch and takes one AdamW step. The time ends when the loss of the
+first step is known. The script prints seconds and ratios to torch; below 1 is faster than torch.
 """
 
 import argparse
@@ -48,8 +48,8 @@ print(time.time())
 """
 
 
-def ours(folder: Path, compiled: Path) -> float:
-    """Seconds until the first step's loss was written down."""
+def tlx_side(folder: Path, compiled: Path) -> float:
+    """Run `tlx run` and return the seconds until it writes the loss of the first step."""
     out = folder / "run"
     shutil.rmtree(out, ignore_errors=True)
     environment = os.environ | {
@@ -59,7 +59,7 @@ def ours(folder: Path, compiled: Path) -> float:
     command = [sys.executable, "-m", "tlx.cli", "run", str(folder / "config.py"), "--out", str(out), "--quiet"]
     start = time.time()
     process = subprocess.Popen(command, env=environment)
-    # The metrics reach the disk with the first look at the validation split; what comes after it is not waited for.
+    # tlx writes the metrics to the disk at the first evaluation. The script does not wait for anything after that.
     while process.poll() is None:
         path = out / "metrics.jsonl"
         if path.is_file() and path.stat().st_size:
@@ -72,7 +72,8 @@ def ours(folder: Path, compiled: Path) -> float:
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["time"] - start
 
 
-def theirs(folder: Path, model: Path) -> float:
+def torch_side(folder: Path, model: Path) -> float:
+    """Run the torch script and return the seconds until the loss of the first step is known."""
     start = time.time()
     command = [sys.executable, str(folder / "torch_step.py"), str(model), str(folder / "texts")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -80,6 +81,7 @@ def theirs(folder: Path, model: Path) -> float:
 
 
 def help_seconds() -> float:
+    """Return the seconds of `tlx --help`."""
     start = time.time()
     subprocess.run([sys.executable, "-m", "tlx.cli", "--help"], check=True, capture_output=True)
     return time.time() - start
@@ -87,7 +89,7 @@ def help_seconds() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each process")
     options = parser.parse_args()
     model = extract("minilm-l6")
     from tlx.data import open_dataset
@@ -102,13 +104,13 @@ def main() -> None:
         for _ in range(options.rounds):
             compiled = folder / "compiled"
             shutil.rmtree(compiled, ignore_errors=True)
-            seconds["cold"].append(ours(folder, compiled))
-            seconds["warm"].append(ours(folder, compiled))
-            seconds["torch"].append(theirs(folder, model))
+            seconds["cold"].append(tlx_side(folder, compiled))
+            seconds["warm"].append(tlx_side(folder, compiled))
+            seconds["torch"].append(torch_side(folder, model))
             seconds["help"].append(help_seconds())
-    for kind, found in seconds.items():
-        ratios = [a / b for a, b in zip(found, seconds["torch"], strict=True)]
-        print(f"{kind:6} median {statistics.median(found):6.2f} s, ratio to torch {statistics.median(ratios):.2f}")
+    for kind, times in seconds.items():
+        ratios = [time / torch for time, torch in zip(times, seconds["torch"], strict=True)]
+        print(f"{kind:6} median {statistics.median(times):6.2f} s, ratio to torch {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""The train step of MiniLM beside `transformers` on torch eager: full fine-tuning, four blocks frozen, head only.
+"""Compare the training step of MiniLM with `transformers` on torch eager.
 
     python benchmarks/step.py [--settings full blocks head] [--dropout 0.1 0] [--pairs 10] [--steps 2] [--out FOLDER]
 
-Both do the same work in float32 on the same cores: 22.7 M parameters, batches of 32 x 64 tokens (some of them padding),
-AdamW with warm-up, decoupled decay off biases and norms, the gradient's norm clipped at 1, the loss read every step.
-What is frozen is in evaluation mode on both sides and has neither gradient nor optimiser state. torch runs its default
-attention (sdpa) and its quickest AdamW here (`--adamw fused`; `foreach` is the other choice).
+There are three settings: full fine-tuning, embeddings and four blocks frozen, and head only. Both sides do the same
+work in float32 on the same cores: 22.7 M parameters; batches of 32 x 64 tokens, some of them padding; AdamW with
+warm-up, without weight decay on biases and norms; gradient norm clipped at 1; the loss is read at every step. On both
+sides frozen layers are in evaluation mode and have neither gradient nor optimiser state. torch uses its default
+attention (sdpa) and its fastest AdamW here (`--adamw fused`; the other choice is `foreach`).
 
-The sides take turns in two processes (`pairs.py`); printed is the ratio of torch's seconds to ours, pair by pair, so
-above 1 we are the quicker. A busy machine hurts torch more than us (its threads wait for each other at every
-operation) and would flatter us: only the ratios of quiet pairs are to be quoted.
+The sides take turns in two processes (`pairs.py`). The ratio of a pair is the seconds of torch divided by the seconds
+of tlx: above 1 tlx is faster. A busy machine slows torch more than tlx, because the threads of torch wait for each
+other at every operation. So quote only the ratios of quiet pairs.
 """
 
 import argparse
@@ -18,24 +19,24 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pairs import Side, answer, batches, keep, measured, options_of, our_step, ratios, turns, walker
+from pairs import Side, batches, keep, measured, parser_of, ratios, serve, step_function, tlx_step, turns
 
 STEPS = 10_000
 PEAK, WARMUP, DECAY = 2e-5, 0.01, 0.01
-SETTINGS = {"full": "everything learns", "blocks": "embeddings and four blocks frozen", "head": "head only"}
+SETTINGS = {"full": "all trainable", "blocks": "embeddings and four blocks frozen", "head": "head only"}
 
 
-def ours(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
-    """`step(number) -> loss` of tlx; `adamw` is torch's affair."""
+def tlx_side(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
+    """Return the function `step(number) -> loss` of tlx. `adamw` is ignored; it concerns torch only."""
     from tlx import Optim, tuning
 
-    how = {"full": tuning.Full(), "blocks": tuning.Freeze(through="blocks/03"), "head": tuning.Probe()}[setting]
+    way = {"full": tuning.Full(), "blocks": tuning.Freeze(through="blocks/03"), "head": tuning.Probe()}[setting]
     optim = Optim("adamw", lr=PEAK, weight_decay=DECAY, warmup=WARMUP, schedule="linear", clip=1.0)
-    return walker(*our_step(source, how, dropout, optim, STEPS))
+    return step_function(*tlx_step(source, way, dropout, optim, STEPS))
 
 
-def theirs(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
-    """`step(number) -> loss` of `transformers` on torch."""
+def torch_side(source: str, setting: str, dropout: float, adamw: str) -> Callable[[int], float]:
+    """Return the function `step(number) -> loss` of `transformers` on torch."""
     import torch
     import transformers
 
@@ -46,9 +47,9 @@ def theirs(source: str, setting: str, dropout: float, adamw: str) -> Callable[[i
     )
     model = transformers.BertForSequenceClassification.from_pretrained(source, config=config)
     bert = model.bert
-    still = {"full": [], "blocks": [bert.embeddings, *bert.encoder.layer[:4]], "head": [bert]}[setting]
+    frozen = {"full": [], "blocks": [bert.embeddings, *bert.encoder.layer[:4]], "head": [bert]}[setting]
     model.train()
-    for module in still:
+    for module in frozen:
         module.eval().requires_grad_(False)
     params = [param for param in model.parameters() if param.requires_grad]
     groups = [
@@ -76,10 +77,12 @@ def theirs(source: str, setting: str, dropout: float, adamw: str) -> Callable[[i
 
 
 def work(side: str, source: str, setting: str, dropout: float, adamw: str) -> None:
-    answer({"tlx": ours, "torch": theirs}[side](source, setting, dropout, adamw))
+    """Serve the steps of one side."""
+    serve({"tlx": tlx_side, "torch": torch_side}[side](source, setting, dropout, adamw))
 
 
 def compare(source: str, setting: str, dropout: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure both sides in one setting and return a row of the table."""
     words = [setting, str(dropout), options.adamw]
     sides = {name: Side([__file__, "--work", name, source, *words], options.huge_pages) for name in ("tlx", "torch")}
     pairs = turns(sides, options.pairs, options.steps, options.patience)
@@ -92,6 +95,7 @@ def compare(source: str, setting: str, dropout: float, options: argparse.Namespa
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table."""
     lines = [
         "| setting | dropout | quiet pairs | min | median | max | median of all pairs | peak memory, tlx / torch |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -106,10 +110,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = options_of(__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused", help="torch's implementation")
-    parser.add_argument("--huge-pages", action="store_true", help="both sides with glibc.malloc.hugetlb=1")
+    parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused", help="AdamW implementation of torch")
+    parser.add_argument("--huge-pages", action="store_true", help="set glibc.malloc.hugetlb=1 for both sides")
     options = parser.parse_args()
 
     from tlx.assets import extract

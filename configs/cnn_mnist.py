@@ -1,4 +1,6 @@
-"""A small convolutional network on 5,000 digits of MNIST: the first step of the textbook's two.
+"""Train a small convolutional network on 5,000 images of MNIST.
+
+configs/cnn_digits_from_mnist.py starts from the weights of this run.
 
 tlx run configs/cnn_mnist.py
 

@@ -1,4 +1,4 @@
-"""A researcher's own Linen module through the bridge, its first layer frozen by a rule like any other's.
+"""Train a Linen module of your own on UCI digits; a rule freezes its first layer.
 
 tlx run configs/linen_digits.py
 

@@ -1,4 +1,4 @@
-"""MiniLM from product to film reviews without a label of the latter: a bottleneck that deceives a discriminator.
+"""Adapt MiniLM from product reviews to movie reviews without target labels: a bottleneck trained with DANN.
 
 tlx run configs/minilm_dann.py
 tlx negative-transfer configs/minilm_dann.py --sources sentiment/amazon,sentiment/tweets,sentiment/nyt --labels 0,10

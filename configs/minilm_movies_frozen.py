@@ -1,4 +1,6 @@
-"""MiniLM on movie-review sentiment, frozen through block 3, the rate falling by 0.75 a layer from the head down.
+"""Fine-tune MiniLM on the sentiment of movie reviews with everything up to block 3 frozen.
+
+The learning rate is multiplied by 0.75 for each stage below the head.
 
 tlx run configs/minilm_movies_frozen.py
 

@@ -1,11 +1,12 @@
-"""The demo's twin from scratch: the same network, data and budget, every number drawn afresh.
+"""Train MiniLM on the sentiment of movie reviews from scratch, with the data and budget of configs/minilm_movies.py.
 
 tlx run configs/minilm_movies_scratch.py
 
-Test accuracy 0.512 (2,070 sentences, seed 0, selection: last; 2026-11-23), the demo's 0.850: in this budget a network
-from scratch hardly learns.
+Test accuracy 0.512 (2,070 sentences, seed 0, selection: last; 2026-11-23); the pretrained network has 0.850. With this
+budget a network from scratch hardly learns.
 
-At 64 labels, five paired seeds (experiments/transfer_is_real.py): 55.5 % [53.7, 57.4], pretrained 69.7 % [67.7, 72.9].
+With 64 labels and five paired seeds: 55.5 % [53.7, 57.4], pretrained 69.7 % [67.7, 72.9]
+(experiments/transfer_is_real.py).
 """
 
 from tlx import Data, Optim, Recipe, Train, Weights, tasks

@@ -1,4 +1,4 @@
-"""A small vision transformer on UCI digits from scratch.
+"""Train a small vision transformer on UCI digits from scratch.
 
 tlx run configs/vit_digits.py
 

@@ -1,17 +1,19 @@
-"""Does adaptation help between four kinds of texts, and does it ever hurt? All twelve ordered pairs, no target label.
+"""Measure whether domain adaptation helps or hurts between four kinds of texts, without target labels.
 
-    python experiments/sentiment_transfer.py [--out runs/sentiment_transfer] [--seeds 5] [--jobs 1]
+    python experiments/sentiment_transfer.py [--out runs/sentiment_transfer] [--seeds 5]
     tlx report runs/sentiment_transfer
 
-MiniLM's features, mean over the tokens, stay as they came; a residual bottleneck of 256 units and the head learn, by
-300 steps of 32 examples a stream, so all below is computed once. `source only` is the source's labels alone; beside
-them DANN, CORAL (means and covariances), MCC, and the gate of Wang et al. with weights bounded by 10 and normalised.
-All methods share seeds, orders and budgets, so differences to `source only` are paired by seed. The rate was chosen for
-`source only` on the validation split of films with seed 100; the terms have the weights of their papers. The rule is
-`last`: no label of a target is looked at but to measure.
+The study has all twelve ordered pairs of the four domains. The features of MiniLM (mean over the tokens) are frozen and
+computed once. A residual bottleneck of 256 units and the head are trainable, for 300 steps with 32 examples per stream.
+`source only` trains on the source labels alone. The other methods add DANN, CORAL (means and covariances) or MCC, or
+use the gate of Wang et al. with normalised weights of at most 10. All methods share seeds, data orders and budgets, so
+differences to `source only` are paired by seed. The learning rate was chosen for `source only` on the validation split
+of the movie reviews with seed 100. The terms have the weights of their papers. The selection rule is `last`: target
+labels are used for measurement only.
 
-300 runs, 2026-11-25: the best term is shown better than `source only` on 2 of 12 pairs (MCC on movies to amazon, CORAL
-on amazon to tweets; p corrected over all 48 comparisons), CORAL worse on two; docs/results/domains.md has the table.
+Results of the 300 runs, 2026-11-25: the best term is shown to be better than `source only` on 2 of 12 pairs (MCC on
+movies to amazon, CORAL on amazon to tweets), and CORAL is shown to be worse on two. The p values are corrected over all
+48 comparisons. docs/results/domains.md has the table.
 """
 
 import argparse
@@ -33,15 +35,17 @@ METHODS = {
     "MCC": (SOURCE, terms.Mcc()),
     "gated": (terms.Gate(most=10.0, normalised=True),),
 }
-# Of two cores without an accelerator, all runs and what lies below the bottleneck, 2026-11-25.
+# All runs and the frozen features, measured on two cores without an accelerator, 2026-11-25.
 MINUTES = 15
 
 
 def between(source: str, target: str) -> Data:
+    """Return the data of one pair of domains, without target labels."""
     return Data(source=f"sentiment/{source}", target=f"sentiment/{target}", labels=0, tokens=48, buckets=(24, 32, 48))
 
 
 def study(seeds: int = 5) -> Study:
+    """Return the study: all pairs, methods and seeds."""
     base = Recipe(
         data=between("amazon", "movies"),
         task=tasks.Classification(classes=2),
@@ -56,30 +60,42 @@ def study(seeds: int = 5) -> Study:
     return Study(
         base=base,
         cells=prod(choice("pair", pairs), methods, param("seed", range(seeds))),
-        question="Does adaptation help a source of other texts, and does it ever hurt?",
+        question="Does domain adaptation help between kinds of texts, and does it ever hurt?",
         baseline={"method": "source only"},
     )
 
 
-def told(out: Path) -> str:
-    """A Markdown row a pair, and in how many of them the best method is shown to be better, or any worse."""
+def results_table(out: Path) -> str:
+    """Return a Markdown table with one row per pair.
+
+    Two sentences below it state on how many pairs the best method is shown to be better, and which methods are shown to
+    be worse.
+    """
     table = studies.compare(studies.read(out))
-    means = {(one.arm.names["pair"], one.arm.names["method"]): one.mean for one in table.summaries}
-    lines = ["| pair | " + " | ".join(METHODS) + " | best: difference [95 %] | p, Holm | shown |"]
+    means = {(summary.arm.names["pair"], summary.arm.names["method"]): summary.mean for summary in table.summaries}
+    lines = ["| pair | " + " | ".join(METHODS) + " | best: difference [95 %] | p, Holm | verdict |"]
     lines.append("| --- |" + " ---: |" * len(METHODS) + " --- | ---: | --- |")
     better, worse = [], []
     for pair in dict.fromkeys(pair for pair, _ in means):
-        own = [one for one in table.comparisons if one.arm.names["pair"] == pair]
-        best = max(own, key=lambda one: one.difference.mean)
+        comparisons = [comparison for comparison in table.comparisons if comparison.arm.names["pair"] == pair]
+        best = max(comparisons, key=lambda comparison: comparison.difference.mean)
         gap = best.difference
-        shares = [f"{100 * means[pair, name]:.1f}" for name in METHODS]
+        accuracies = [f"{100 * means[pair, name]:.1f}" for name in METHODS]
         interval = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-        row = [pair, *shares, f"{best.arm.names['method']}: {interval}", significance.p_text(best.holm), best.verdict]
+        row = [
+            pair,
+            *accuracies,
+            f"{best.arm.names['method']}: {interval}",
+            significance.p_text(best.holm),
+            best.verdict,
+        ]
         lines.append("| " + " | ".join(row) + " |")
         better += [pair] if best.verdict == "better" else []
-        worse += [f"{one.arm.names['method']} on {pair}" for one in own if one.verdict == "worse"]
-    lines.append(f"\nThe best method is shown better than source only on {len(better)} of {len(lines) - 2} pairs.")
-    lines.append(f"Shown worse than source only: {', '.join(worse) or 'none'}.")
+        worse += [f"{item.arm.names['method']} on {pair}" for item in comparisons if item.verdict == "worse"]
+    lines.append(
+        f"\nThe best method is shown to be better than source only on {len(better)} of {len(lines) - 2} pairs."
+    )
+    lines.append(f"Methods that are shown to be worse than source only: {', '.join(worse) or 'none'}.")
     return "\n".join(lines)
 
 
@@ -88,10 +104,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/sentiment_transfer"))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    asked = study(options.seeds)
-    print(f"{len(asked.by_fingerprint)} runs; about {MINUTES * options.seeds / 5:.0f} minutes on two cores", flush=True)
-    run_study(asked, options.out, file=__file__)
-    print(told(options.out))
+    experiment = study(options.seeds)
+    print(
+        f"{len(experiment.by_fingerprint)} runs; about {MINUTES * options.seeds / 5:.0f} minutes on two cores",
+        flush=True,
+    )
+    run_study(experiment, options.out, file=__file__)
+    print(results_table(options.out))
 
 
 if __name__ == "__main__":

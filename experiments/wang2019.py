@@ -1,23 +1,26 @@
-"""Does the sign of negative transfer flip with labels and noise, as Table 1 of Wang et al. (2019) says?
+"""Repeat Table 1 of Wang et al. (2019): does the sign of negative transfer depend on target labels and noise?
 
     python experiments/wang2019.py [--out runs/wang2019] [--seeds 5] [--data digits]
                                    [--algorithms DANN "gated, bounded"]
 
-Their protocol: the source's inputs and labels are perturbed with probability eps (eps_x = eps_y), the target gives a
-share of its labels, and the negative transfer gap is the accuracy of A(0,T), the algorithm with the target's labelled
-examples in the source's role, less that of A(S,T): positive is negative transfer. They train a ResNet on Office-31
-(amazon to DSLR); here it is MNIST to UCI digits by a small CNN, or product to film reviews by a bottleneck on MiniLM
-(`--data sentiment`), so signs and their order can be compared, not sizes. Their labels of 0, 10, 30 and 50 % are shares
-of a training split of about 250 images; of the digits' 1,258, and of 7,014 sentences, the same shares are far more
-labels, so `--labels` are by default 0 and 1, 3 and 10 of a class. Without labels A(0,T) has nothing to learn from and
-is at chance, in the paper too.
+The protocol of the paper: source inputs and source labels are perturbed with probability eps (eps_x = eps_y), and a
+share of the target examples is labelled. The negative transfer gap is the accuracy of A(0,T) minus the accuracy of
+A(S,T). A(0,T) is the algorithm with the labelled target examples in the role of the source. A positive gap means
+negative transfer.
 
-Digits, 2026-11-25: DANN's mean gap goes from -8.0 (one label of a class, clean) to +7.2 points (ten, eps 0.9), along
-labels and noise but for one step of the former, level at three labels; no single cell is shown after Holm's correction
-over twelve. The gate with bounded weights has +0.9 to +2.7 with ten labels and is nowhere shown to be worse than
-A(0,T); as published, without a bound, it is 34 to 60 points worse than that (docs/results/domains.md).
+The paper trains a ResNet on Office-31 (amazon to DSLR). This script trains a small CNN on MNIST to UCI digits, or a
+bottleneck on MiniLM on product to movie reviews (`--data sentiment`). So compare the signs and their order with the
+paper, not the sizes. The paper labels 0, 10, 30 and 50 % of about 250 target images. The training splits here have
+1,258 images and 7,014 sentences, so the same shares would be many more labels. The default of `--labels` is therefore
+0, 1, 3 and 10 labels per class. Without labels A(0,T) cannot learn and its accuracy is at chance, as in the paper.
 
-Each algorithm is a `tlx negative-transfer` study of its own, with its page, in `OUT/ALGORITHM`.
+Results on digits, 2026-11-25. The mean gap of DANN rises with the number of labels, except from one to three labels at
+eps 0.9. It rises with the noise, except at three labels, where it is nearly constant. It goes from -8.0 points (one
+label per class, eps 0) to +7.2 (ten labels, eps 0.9). No single setting is shown after Holm's correction over twelve.
+The gate with bounded weights has +0.9 to +2.7 with ten labels and is nowhere shown to be worse than A(0,T). The gate as
+published, without a bound, is 34 to 60 points worse than A(0,T) (docs/results/domains.md).
+
+Each algorithm is a separate `tlx negative-transfer` study with a report, in `OUT/ALGORITHM`.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from tlx.analysis.negative import measure, negative_study
 from tlx.analysis.negative.arms import parse_labels
 from tlx.tuning import Bottleneck
 
-# Table 1 of the paper, amazon to DSLR: gaps in points by share of labels, at eps 0, 0.3, 0.7, 0.9.
+# Table 1 of the paper, amazon to DSLR: gaps in points by share of labels, at eps 0, 0.3, 0.7 and 0.9.
 PAPER = {
     "DANN": {
         "0 %": (-73.7, -37.3, -17.2, -9.7), "10 %": (-28.4, -4.4, 1.2, 18.4), "30 %": (-1.5, 6.5, 8.9, 28.4),
@@ -44,11 +47,12 @@ ALGORITHMS: dict[str, tuple[Any, ...]] = {
     "gated, bounded": (terms.Gate(most=10.0, normalised=True),),
 }
 EPS = (0.0, 0.3, 0.7, 0.9)
-# Of two cores without an accelerator, two algorithms, 2026-11-25; that of the sentences is a guess.
+# For two algorithms on two cores without an accelerator, 2026-11-25. The number for sentences is an estimate.
 MINUTES = {"digits": 25, "sentiment": 40}
 
 
 def recipe_of(data: str, algorithm: str) -> Recipe:
+    """Return the recipe of A(S,T)."""
     if data == "digits":
         return Recipe(
             data=Data(source="mnist5k", target="digits", labels=0, size=16),
@@ -69,8 +73,11 @@ def recipe_of(data: str, algorithm: str) -> Recipe:
     )
 
 
-def told(name: str, document: dict[str, Any]) -> str:
-    """The gaps as the paper prints them, labels down, eps across, each with its interval and verdict."""
+def gap_table(name: str, document: dict[str, Any]) -> str:
+    """Return the gaps in the layout of the paper: one row per number of labels, one column per eps.
+
+    Each cell has the gap, its interval and its verdict. The values of the paper follow below.
+    """
     lines = [f"### {name}", "", "| labels | " + " | ".join(f"eps {eps:g}" for eps in EPS) + " |"]
     lines.append("| --- |" + " --- |" * len(EPS))
     for labels in sorted({gap["labels"] for gap in document["gaps"]}):
@@ -81,8 +88,8 @@ def told(name: str, document: dict[str, Any]) -> str:
                 gap for gap in document["gaps"]
                 if (gap["labels"], gap["eps"], gap["baseline"]) == (labels, eps, baseline)
             )  # fmt: skip
-            ends = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-            cells.append(f"{100 * gap['gap']:+.1f}{ends} {gap['verdict']}")
+            interval = "" if gap["low"] is None else f" [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+            cells.append(f"{100 * gap['gap']:+.1f}{interval} {gap['verdict']}")
         lines.append(f"| {labels} | " + " | ".join(cells) + " |")
     for labels, gaps in PAPER.get(name, {}).items():
         lines.append(f"| paper, {labels} | " + " | ".join(f"{gap:+.1f}" for gap in gaps) + " |")
@@ -105,11 +112,11 @@ def main() -> None:
     runs = sum(len(study.by_fingerprint) for study in studies.values())
     minutes = MINUTES[options.data] * runs / 260
     print(f"{runs} runs; about {minutes:.0f} minutes on two cores", flush=True)
-    found = {
+    documents = {
         name: measure(study, options.out / options.data / name.replace(", ", "-"), file=__file__)
         for name, study in studies.items()
     }
-    print("\n\n".join(told(name, document) for name, document in found.items()))
+    print("\n\n".join(gap_table(name, document) for name, document in documents.items()))
 
 
 if __name__ == "__main__":

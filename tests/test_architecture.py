@@ -1,4 +1,4 @@
-"""The house: imports only go down, third parties stay in their rooms, no file outgrows its own."""
+"""The structure of tlx: imports only go down, third-party packages stay in their modules, no file is too long."""
 
 import ast
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
-# From the ground up; a room may import from the rooms before its own line. Those on one line do not know each other.
+# From the bottom up: a module may import from earlier lines only. Modules on one line do not import each other.
 FLOORS = (
     ("trees",),
     ("files",),
@@ -73,7 +73,7 @@ def room(path):
 
 
 def imports(path):
-    """Every module that a file imports, wherever in it (inside functions too)."""
+    """Return every module that a file imports, at any place (inside functions too)."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -85,22 +85,22 @@ def imports(path):
                 yield node.module
 
 
-def test_every_room_has_its_floor():
+def test_every_package_has_its_level():
     assert {room(path) for path in FILES} - {"__init__"} == HEIGHT.keys()
 
 
-# The front door names every room, lazily.
+# The top of the package names every subpackage, lazily.
 @pytest.mark.parametrize("path", [path for path in FILES if room(path) != "__init__"], ids=named)
 def test_imports_only_go_down(path):
-    own = room(path)
+    value = room(path)
     for module in imports(path):
         first, *rest = module.split(".")
-        if first == "tlx" and rest[0] != own:
-            assert HEIGHT[rest[0]] < HEIGHT[own], f"{named(path)} imports {module}, which does not lie below it"
+        if first == "tlx" and rest[0] != value:
+            assert HEIGHT[rest[0]] < HEIGHT[value], f"{named(path)} imports {module}, which does not lie below it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_third_parties_stay_within_their_borders(path):
+def test_third_party_packages_stay_in_their_modules(path):
     for module in imports(path):
         first = module.split(".")[0]
         if first == "tlx" or first in sys.stdlib_module_names or first in EVERYWHERE:
@@ -110,14 +110,14 @@ def test_third_parties_stay_within_their_borders(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_no_file_outgrows_its_room(path):
+def test_no_file_is_too_long(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= 400, f"{named(path)} has {lines} lines: it is two rooms"
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_a_users_mistake_is_never_an_assertion(path):
-    """`assert x is not None`, which tells the type checker what is known, is the one that may stand."""
+def test_a_mistake_of_the_user_is_never_an_assertion(path):
+    """`assert x is not None`, which informs the type checker, is the only allowed form."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assert):
             test = node.test
@@ -126,7 +126,7 @@ def test_a_users_mistake_is_never_an_assertion(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_every_module_and_public_class_says_what_it_is(path):
+def test_every_module_and_public_class_has_a_docstring(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), f"{named(path)} has no docstring"
     for node in tree.body:
@@ -135,11 +135,11 @@ def test_every_module_and_public_class_says_what_it_is(path):
 
 
 @pytest.mark.parametrize("word", ["utils", "helpers", "manager", "misc", "common"])
-def test_no_room_is_a_lumber_room(word):
+def test_no_module_has_a_vague_name(word):
     assert not [named(path) for path in FILES if word in path.stem]
 
 
-def test_the_loop_is_read_on_one_screen():
+def test_the_loop_fits_on_one_screen():
     tree = ast.parse((PACKAGE / "training/loop.py").read_text(encoding="utf-8"))
     (train,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
     assert train.end_lineno - train.lineno < 50
@@ -159,16 +159,16 @@ def test_the_top_of_the_package_has_few_names():
     assert len(tlx.__all__) <= 28, "reach it through its package"
 
 
-def test_the_front_door_opens_without_anything_heavy():
+def test_importing_tlx_imports_nothing_heavy():
     import subprocess
 
     program = "import sys, tlx, tlx.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(ast.literal_eval(done.stdout))
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(process.stdout))
     assert not loaded & {"jax", "numpy", "transformers", "orbax", "grain", "tensorflow_datasets", "altair", "rich"}
 
 
-def test_a_name_that_moved_says_where_it_is_now():
+def test_a_name_that_moved_says_its_new_place():
     from importlib import import_module
 
     import tlx

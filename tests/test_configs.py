@@ -1,4 +1,4 @@
-"""Every file in configs/ is a lab notebook that runs."""
+"""Every file in configs/ has its results in the docstring, and runs."""
 
 import ast
 from pathlib import Path
@@ -23,18 +23,18 @@ each = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder to run in, in which the recipes whose weights others need have been run, for two steps."""
+    """A folder in which the recipes that others start from have run for two steps."""
     folder = tmp_path_factory.mktemp("configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("tlx.report.available", lambda: False)
-        done = set()
+        outcome = set()
         for path in CONFIGS:
             weights = load_recipe(str(path), ())[1].weights
-            if weights is not None and weights.source.startswith("runs/") and weights.source not in done:
+            if weights is not None and weights.source.startswith("runs/") and weights.source not in outcome:
                 first = path.with_name(f"{Path(weights.source).name}.py")
                 tlx.run(load_recipe(str(first), SMALL)[1], weights.source, quiet=True)
-                done.add(weights.source)
+                outcome.add(weights.source)
         yield folder
 
 
@@ -45,14 +45,14 @@ def small(path):
 
 
 @each
-def test_it_says_what_it_is_and_how_to_run_it(path):
+def test_the_docstring_says_what_it_is_and_how_to_run_it(path):
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert f"tlx run configs/{path.name}" in docstring
     assert docstring.splitlines()[0].strip().endswith(".") or "tlx run" in docstring.splitlines()[0]
 
 
 @each
-def test_it_is_a_function_that_returns_a_recipe_and_nothing_else(path):
+def test_it_has_a_function_that_returns_a_recipe_and_nothing_else(path):
     names = [
         node.name
         for node in ast.parse(path.read_text(encoding="utf-8")).body
@@ -66,7 +66,7 @@ def test_it_is_a_function_that_returns_a_recipe_and_nothing_else(path):
     assert config.load(config.dump(recipe), OWN, recipe) == recipe
 
 
-# Of every config as it was released first: whatever is added to a class, these stay.
+# The fingerprints of the first release of each config; additions to a class must not change them.
 FINGERPRINTS = {
     "cnn_digits_from_mnist": "9e0ed5dd77079b13",
     "cnn_mnist": "7ce25b457a3e5dcb",
@@ -85,7 +85,7 @@ def test_its_fingerprint_stays(path):
     assert config.fingerprint(recipe) == FINGERPRINTS[path.stem] == config.fingerprint(recipe, schema=1)
 
 
-# The demo's and one that starts from another's run; the others by the slow tests.
+# The demo and a config that starts from another run; the slow tests have the others.
 NEAR = ("minilm_movies", "cnn_digits_from_mnist")
 
 

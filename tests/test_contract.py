@@ -1,4 +1,4 @@
-"""What every tuning, every term and every architecture owe to one another: each with each."""
+"""The contract between every tuning, every term and every architecture."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ CLASSES, BATCH = 3, 4
 
 
 class Net(linen.Module):
-    """A researcher's own."""
+    """A user-defined module."""
 
     @linen.compact
     def __call__(self, x, train=False):
@@ -45,7 +45,7 @@ MODELS = {
     "mlp": models.Mlp(inputs=(4, 4, 1), widths=(3, 3), activation="tanh", dropout=0.5),
     "linen": models.Linen(module=Net(), shape=(16,), input="x"),
 }
-# The dense layers of each, where LoRA and its kin may go.
+# The dense layers of each model, where LoRA and similar tunings may be inserted.
 ON = {"cnn": "pool", "mlp": r"stem|blocks/\d+"}
 DENSE = r".*/attention/(query|value)"
 TUNINGS = {
@@ -71,7 +71,7 @@ TUNINGS = {
     "Episodes": lambda name, stages: tuning.Episodes(episodes=min(2, len(stages))),
     "InTurn": lambda name, stages: tuning.InTurn((0.5, TUNINGS["Lora"](name, stages)), (0.5, tuning.Full())),
 }
-# What a tuning refuses, with the reason.
+# The combinations that a tuning refuses, with the reason.
 REFUSED = {
     ("linen", "Probe"): "a stage below the head",
     ("linen", "BitFit"): "a stage below the head",
@@ -95,10 +95,10 @@ PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFU
 
 
 def spread(pairs):
-    """Every tuning, or term, is tried with one of the models that take it, in turns, and by the slow tests with all."""
+    """Test every tuning or term with one of the models that accept it, in turn; the slow tests use all models."""
     quick = [pair for pair in pairs if pair[0] != "bert" or pair[1] not in ELSEWHERE]
-    names = {other: [name for name, own in quick if own == other] for _, other in quick}
-    near = {(own[n % len(own)], other) for n, (other, own) in enumerate(names.items())}
+    names = {other: [name for name, value in quick if value == other] for _, other in quick}
+    near = {(value[n % len(value)], other) for n, (other, value) in enumerate(names.items())}
     return [pytest.param(*pair, marks=[] if pair in near else [pytest.mark.slow]) for pair in pairs]
 
 
@@ -108,14 +108,14 @@ def initial(name):
 
 
 def begin(name, how):
-    """The model, the way of tuning and the variables with what it adds."""
+    """Return the model, the tuning, and the variables with its inserted parameters."""
     model = models.build(MODELS[name], CLASSES)
     way = TUNINGS[how](name, parametric(model))
     variables = initial(name)
     return model, way, variables._replace(params=way.insert(model, variables.params, jax.random.key(1)))
 
 
-# Every term, given the folder of saved models; CLASSES + 2 classes in a source, as in a teacher of another task.
+# Every term, given the folder of saved models; a source has CLASSES + 2 classes, like a teacher of another task.
 BETWEEN = {"width": 4, "reversal": 0.5}
 SEVERAL = ("source", "labelled")
 PLAIN = (
@@ -132,19 +132,19 @@ MAKE = {type(term).__name__: lambda at, term=term: term for term in PLAIN} | {
     "CoTuning": lambda at: terms.CoTuning(source=f"{at}/source"),
     "Distill": lambda at: terms.Distill(teacher=f"{at}/teacher"),
 }
-# Of these an objective holds one, under an update that takes its turns.
+# An objective has one of these, under an update that takes its turns.
 TURNS = ("Mcd", "Adda")
-# Those that read other streams than the labelled one, whose batches move the running statistics too.
+# Terms that read further streams; the batches of these streams update the running statistics too.
 ELSEWHERE = (
     "Mmd", "Coral", "Dann", "Mcc", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "PseudoLabel", "FixMatch",
     "MeanTeacher", "Shot", "M3sda", "Mdan", "Iwan", "Pada", "Kmm", "Kliep",
 )  # fmt: skip
-# Those that read what the head reads.
+# Terms that read the input of the head.
 FEATURES = (
     "Bss", "Mmd", "Coral", "Dann", "Cmd", "Afn", "Cdan", "Gate", "Jmmd", "Mdd", "Bsp", "Ot", "Adda", "M3sda", "Mdan",
     "Iwan", "Pada", "Kmm", "Kliep",
 )  # fmt: skip
-# What a term refuses, with the reason.
+# The settings that a term refuses, with the reason.
 REFUSED_TERMS = {
     ("bert", "Mixup"): "Mixup needs a model that reads 'image'; this model reads 'input_ids'",
     ("bert", "CutMix"): "CutMix needs a model that reads 'image'; this model reads 'input_ids'",
@@ -158,27 +158,30 @@ REFUSED_TERMS = {
     ("linen", "Mcd"): "Mcd needs a head on a stage below it; this model has ['module']",
 } | {("linen", name): "the model returns neither 'pooled' nor 'hidden'" for name in FEATURES}
 TERM_PAIRS = [pair for pair in itertools.product(MODELS, MAKE) if pair not in REFUSED_TERMS]
-# Terms between streams look at no block, so one transformer is enough.
+# Terms between streams do not depend on the blocks, so one transformer is enough.
 STEPPED = [pair for pair in TERM_PAIRS if pair[0] != "vit" or pair[1] not in ELSEWHERE]
 SUMMED = [pair for pair in STEPPED if pair[1] not in TURNS]
 IN_TURNS = [pair for pair in STEPPED if pair[1] in TURNS]
-# The tunings of whose first phase only the head learns, so that a turn of what is below it would move nothing.
+# Tunings with only the head trainable in the first phase: a turn of the other parameters would move nothing.
 HEAD_FIRST = ("Probe", "SideHead", "Bottleneck", "Gradual", "LinearThenFull", "FineTune")
 
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """By model, a folder with a `source` and a `teacher`: where it cannot be saved, one that reads the same."""
+    """For each model, a folder with a `source` and a `teacher`.
+
+    A model that cannot be saved uses another with the same input.
+    """
     folder = tmp_path_factory.mktemp("saved")
     for name, settings in MODELS.items():
-        own = models.Mlp(inputs=(16,), widths=(3,), input="x") if name == "linen" else settings
+        value = models.Mlp(inputs=(16,), widths=(3,), input="x") if name == "linen" else settings
         for kind, classes in (("source", CLASSES + 2), ("teacher", CLASSES)):
-            built, random = models.build(own, classes), np.random.default_rng(classes)
+            built, random = models.build(value, classes), np.random.default_rng(classes)
 
-            def drawn(path, leaf, random=random):
+            def random_leaf(path, leaf, random=random):
                 return random.uniform(-0.5, 0.5, leaf.shape).astype(np.float32) + ("variance" in path)
 
-            variables = Variables(map_named(drawn, built.params), map_named(drawn, built.stats))
+            variables = Variables(map_named(random_leaf, built.params), map_named(random_leaf, built.stats))
             task = tasks.Classification(classes=classes)
             save_pretrained(Pretrained(built, variables, None, Manifest("", {}, ()), task), folder / name / kind)
     return folder
@@ -188,9 +191,9 @@ STREAMS = ("labelled", "source", "unlabelled")
 
 
 def batch(name):
-    found = {"labelled": stream(name, 0), "source": stream(name, 1), "unlabelled": stream(name, 2)}
-    del found["unlabelled"]["label"]
-    return found
+    actual = {"labelled": stream(name, 0), "source": stream(name, 1), "unlabelled": stream(name, 2)}
+    del actual["unlabelled"]["label"]
+    return actual
 
 
 def stream(name, seed):
@@ -206,8 +209,8 @@ def stream(name, seed):
     return inputs | {"label": labels, "index": np.arange(BATCH, dtype=np.int32)}
 
 
-def made(name, how, objective, optim=Optim(lr=0.1)):
-    """The static half of a step with its first state, as a run makes them."""
+def build_step(name, how, objective, optim=Optim(lr=0.1)):
+    """Return the static half of a step and its initial state, as a run builds them."""
     model, way, variables = begin(name, how)
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
     variables = variables._replace(params=params)
@@ -222,16 +225,16 @@ def made(name, how, objective, optim=Optim(lr=0.1)):
         0.9 if any(term.needs(STREAMS).average for term in objective) else None,
     )
     parts = Parts(model, task, objective, optim, claimed, update=update, layout=layout, ema=ema, references=references)
-    moving = frozenset(path for path, own in claimed.items() if own is not None)
+    moving = frozenset(path for path, value in claimed.items() if value is not None)
 
-    def given(stream):
+    def batches_of(stream):
         return [batch(name)[stream]]
 
-    memory = memories(objective, Setting(model, variables, parts.task, given, moving=moving, inputs=given))
+    memory = memories(objective, Setting(model, variables, parts.task, batches_of, moving=moving, inputs=batches_of))
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 
 
-# So many programs run for a moment only: what the compiler does for speed takes longer than they do.
+# These programs run for a moment only, so compiling them quickly is faster overall.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -240,7 +243,7 @@ def compiled(parts):
 
 
 def walk(name, train, start):
-    """The state after two steps, whose losses were finite."""
+    """Return the state after two steps; their losses must be finite."""
     state = jax.tree.map(jnp.copy, start)
     for _ in range(2):
         state, metrics = train(state, batch(name))
@@ -248,23 +251,23 @@ def walk(name, train, start):
     return state
 
 
-def held(state):
-    """A state whose key is numbers, as a checkpoint holds it."""
+def as_in_checkpoint(state):
+    """Return a state with its key as numbers, as in a checkpoint."""
     return state._replace(key=jax.random.key_data(state.key))._asdict()
 
 
-def test_the_tables_are_all_tried():
+def test_everything_in_the_tables_is_tested():
     kinds = [getattr(tuning, name) for name in tuning.__all__ if name[0].isupper()]
     assert TUNINGS.keys() == {kind.__name__ for kind in kinds if issubclass(kind, tuning.Tuning)} - {"Tuning"}
     assert MAKE.keys() == EXPORTED.keys()
     assert set(TURNS) == {name for name, kind in EXPORTED.items() if kind.turns is not terms.Term.turns}
-    # Nnx is one stage over the bridge of Linen, and refused what that is: its steps are taken in models/test_bridge.py.
+    # Nnx is one stage on the bridge of Linen and refuses the same; models/test_bridge.py tests its steps.
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx}
 
 
-# What looks at parameters, or adds some, without a pass of its own: each of these steps is quick to compile.
+# Terms that read or add parameters without a separate forward pass: their steps compile quickly.
 CLOSE = ("Supervised", "L2SP", "CoTuning")
-# The others, of which each model and tuning takes some: the whole product is traced below.
+# The other terms, in turn for each model and tuning; the complete product is traced below.
 OTHERS = tuple(name for name in MAKE if name not in (*TURNS, *CLOSE))
 PARTS = 6
 
@@ -274,38 +277,38 @@ PARTS = 6
 def test_two_steps_of_many_terms_at_once(name, how, more, saved, tmp_path):
     together = (*CLOSE, *(OTHERS[PAIRS.index((name, how)) % PARTS :: PARTS] if more else ()))
     objective = tuple(MAKE[term](saved / name) for term in together if (name, term) not in REFUSED_TERMS)
-    parts, start = made(name, how, objective)
+    parts, start = build_step(name, how, objective)
     final = walk(name, compiled(parts), start)
 
     before, after = flatten(start.variables.params), flatten(final.variables.params)
     assert before.keys() == after.keys() == parts.partition.keys()
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     assert moved and not moved & {path for path, learn in parts.partition.items() if learn is None}
-    # AdamW holds two moments a number that learns, and a count: nothing for what is frozen.
+    # AdamW has two moments per trainable number and a count, and nothing for frozen parameters.
     learning = sum(leaf.size for leaf in jax.tree.leaves(start.trainable))
     assert learning == sum(before[path].size for path, learn in parts.partition.items() if learn is not None)
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(start.optimiser)) == 8 * learning + 4
-    # Whatever the tuning, what a term adds learns.
+    # Parameters added by a term are trainable for every tuning.
     assert name == "linen" or "cotuning" in {path.split("/")[0] for path in moved}
     jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
 
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(2, Saved(held(final), {}, {"best": False}))
+    checkpoints.save(2, Saved(as_in_checkpoint(final), {}, {"best": False}))
     checkpoints.wait()
-    again = checkpoints.restore(held(start), {}).state
+    second = checkpoints.restore(as_in_checkpoint(start), {}).state
     checkpoints.close()
-    assert jax.tree.structure(again) == jax.tree.structure(held(final))
-    jax.tree.map(np.testing.assert_array_equal, again, held(final))
+    assert jax.tree.structure(second) == jax.tree.structure(as_in_checkpoint(final))
+    jax.tree.map(np.testing.assert_array_equal, second, as_in_checkpoint(final))
 
 
-# What makes a term weigh nothing.
+# Changes that give a term the weight zero.
 NOTHING = {kind: {"weight": 0.0} for kind in EXPORTED.values()} | {terms.L2SP: {"weight": 0.0, "head": 0.0}}
 
 
 @functools.cache
 def alone(name):
-    """Two steps of the supervised risk by itself."""
-    parts, start = made(name, "Full", (terms.Supervised(),), Optim("sgd", lr=0.1))
+    """Run two steps of the supervised loss alone."""
+    parts, start = build_step(name, "Full", (terms.Supervised(),), Optim("sgd", lr=0.1))
     return walk(name, compiled(parts), start)
 
 
@@ -313,33 +316,33 @@ def alone(name):
 def test_two_steps_of_each_term_and_a_weight_of_0_equals_leaving_it_out(name, term, saved):
     elsewhere = term in ELSEWHERE
     term = MAKE[term](saved / name)
-    parts, start = made(name, "Full", (terms.Supervised(), term), Optim("sgd", lr=0.1))
+    parts, start = build_step(name, "Full", (terms.Supervised(), term), Optim("sgd", lr=0.1))
     train = compiled(parts)
-    # A weight is an array of the state: the one program serves both.
+    # A weight is an array of the state: one program serves both.
     weightless = start.numbers["terms"] | {"1": start.numbers["terms"]["1"] | NOTHING[type(term)]}
     with_it = walk(name, train, start)
     without = walk(name, train, start._replace(numbers=start.numbers | {"terms": weightless}))
     expected = alone(name)
-    found = flatten(without.variables.params)
+    actual = flatten(without.variables.params)
     for path, leaf in flatten(expected.variables.params).items():
-        np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(actual[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
     for path, leaf in flatten({} if elsewhere else expected.stats).items():
         np.testing.assert_allclose(flatten(without.stats)[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
     heard = flatten(with_it.variables.params)
-    assert any(not np.allclose(heard[path], leaf, rtol=1e-6, atol=1e-7) for path, leaf in found.items())
+    assert any(not np.allclose(heard[path], leaf, rtol=1e-6, atol=1e-7) for path, leaf in actual.items())
 
 
 @pytest.mark.parametrize(("name", "term"), spread(IN_TURNS))
 def test_two_steps_of_a_term_that_takes_turns(name, term, saved):
-    parts, start = made(name, "Full", (terms.Supervised(), MAKE[term](saved / name)))
+    parts, start = build_step(name, "Full", (terms.Supervised(), MAKE[term](saved / name)))
     final = walk(name, compiled(parts), start)
     before, after = flatten(start.variables.params), flatten(final.variables.params)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
-    # A key's bias has no gradient but for rounding, which plain arithmetic may leave at 0.
+    # The bias of a key has no gradient except rounding, which plain arithmetic may leave at 0.
     assert moved | {path for path in before if path.endswith("key/bias")} >= set(parts.learning) >= moved
     assert term.lower() in {path.split("/")[0] for path in moved}
     learning = sum(leaf.size for leaf in jax.tree.leaves(start.trainable))
-    # A count for each of the two groups of leaves that move together.
+    # One count for each of the two groups of parameters that move together.
     assert len(start.optimiser) == 2
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(start.optimiser)) == 8 * learning + 4 * 2
     jax.tree.map(np.testing.assert_array_equal, start.memory, final.memory)
@@ -349,23 +352,23 @@ def test_two_steps_of_a_term_that_takes_turns(name, term, saved):
 @pytest.mark.parametrize("some", [*(OTHERS[n::PARTS] for n in range(PARTS)), *zip(TURNS)], ids="-".join)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_term_is_traced_with_every_tuning(name, some, saved):
-    given = tuple(MAKE[term](saved / name) for term in some if (name, term) not in REFUSED_TERMS)
-    for how in TUNINGS if given else ():
+    inputs = tuple(MAKE[term](saved / name) for term in some if (name, term) not in REFUSED_TERMS)
+    for how in TUNINGS if inputs else ():
         if (name, how) in REFUSED:
             continue
-        objective = (terms.Supervised(), *given)
+        objective = (terms.Supervised(), *inputs)
         if some[0] in TURNS and how in HEAD_FIRST:
             with pytest.raises(ValueError, match="but the tuning freezes all these parameters"):
-                made(name, how, objective)
+                build_step(name, how, objective)
             continue
-        parts, start = made(name, how, objective)
+        parts, start = build_step(name, how, objective)
         state, metrics = jax.eval_shape(partial(train_step, parts), start, batch(name))
         assert metrics["loss"].shape == ()
         assert jax.tree.structure(state) == jax.tree.structure(start)
 
 
 @pytest.mark.parametrize(("name", "term"), REFUSED_TERMS)
-def test_what_a_term_cannot_do_is_refused(name, term, saved):
+def test_unsupported_terms_are_refused(name, term, saved):
     model = models.build(MODELS[name], CLASSES)
     with pytest.raises(ValueError) as error:
         check_terms(
@@ -375,7 +378,7 @@ def test_what_a_term_cannot_do_is_refused(name, term, saved):
 
 
 @pytest.mark.parametrize(("name", "how"), REFUSED)
-def test_what_cannot_be_is_refused(name, how):
+def test_invalid_combinations_are_refused(name, how):
     with pytest.raises(ValueError) as error:
         begin(name, how)[1].phases(models.build(MODELS[name], CLASSES))
     assert REFUSED[name, how] in str(error.value)
@@ -385,12 +388,12 @@ ADDED = [pair for pair in PAIRS if getattr(tuning, pair[1]).insert is not tuning
 
 
 @pytest.mark.parametrize(("name", "how"), spread(ADDED))
-def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
-    """Prompt and Prefix add tokens, which are heard at once; everything else begins as the identity."""
+def test_inserted_parameters_start_as_the_identity_and_affect_the_logits(name, how):
+    """Prompt and Prefix add tokens, which change the logits at once; everything else starts as the identity."""
     model = models.build(MODELS[name], CLASSES)
     way, random = TUNINGS[how](name, parametric(model)), np.random.default_rng(0)
     plain = initial(name)
-    # Away from small weights, which would hide what is not heard.
+    # Large weights, because small weights would hide a parameter without effect.
     plain = plain._replace(
         params=jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype("f4"), plain.params)
     )
@@ -400,7 +403,7 @@ def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
     if how not in ("Prefix", "Prompt"):
         np.testing.assert_allclose(before, after, rtol=0, atol=1e-6)
     new = flatten(variables.params).keys() - flatten(plain.params).keys()
-    # Away from the beginning, every leaf that learns is heard in the logits.
+    # Away from the initial values, every trainable parameter affects the logits.
     leaves = flatten(variables.params)
     for path, key in zip(sorted(new), jax.random.split(jax.random.key(4), len(new)), strict=True):
         leaves[path] += 0.5 * jax.random.normal(key, leaves[path].shape)
@@ -408,7 +411,7 @@ def test_what_is_added_begins_as_the_model_came_and_is_heard(name, how):
     moved = models.forward(model, variables._replace(params=params), inputs)[0]["logits"]
     assert not np.allclose(moved, after, atol=1e-4)
     gradient = jax.grad(lambda p: (models.forward(model, variables._replace(params=p), inputs)[0]["logits"] ** 2).sum())
-    found = flatten(gradient(params))
+    actual = flatten(gradient(params))
     claimed = partition.partition(variables.params, way.phases(model)[0].rules)
-    deaf = [path for path in new if claimed[path] is not None and not np.abs(found[path]).max() > 0]
+    deaf = [path for path in new if claimed[path] is not None and not np.abs(actual[path]).max() > 0]
     assert not deaf

@@ -22,15 +22,15 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of the headings of a page, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:
     for page in PAGES:
-        for found, text in BLOCK.findall(page.read_text()):
-            if found == language:
+        for actual, text in BLOCK.findall(page.read_text()):
+            if actual == language:
                 yield page, text
 
 
@@ -70,14 +70,14 @@ def test_python_blocks_run_as_far_as_they_define_a_recipe_a_study_or_a_space(pag
 
 
 def commands() -> Iterator[tuple[Path, list[str]]]:
-    """Every command `tlx NAME ...` in the shell blocks and in the inline code of a page."""
+    """Return every command `tlx NAME ...` in the shell blocks and in the inline code of a page."""
     for page in PAGES:
         text = page.read_text()
         lines = [line for language, block in BLOCK.findall(text) if language == "sh" for line in block.splitlines()]
         lines += re.findall(r"`(tlx [a-z][^`|]*)`", BLOCK.sub("", text))
         for line in lines:
-            if found := re.match(r"(?:\.venv/bin/)?tlx (.*)", line):
-                yield page, shlex.split(found[1], comments=True)
+            if actual := re.match(r"(?:\.venv/bin/)?tlx (.*)", line):
+                yield page, shlex.split(actual[1], comments=True)
 
 
 def test_commands_and_their_options_exist() -> None:
@@ -112,8 +112,8 @@ def test_the_gallery_has_every_method() -> None:
 def test_the_gallery_names_only_files_that_exist() -> None:
     text = (ROOT / "docs" / "methods.md").read_text()
     for name in re.findall(r"\| `(\w+\.py)` \|", text):
-        found = [folder for folder in ("tuning", "objectives", "updates") if (ROOT / "tlx" / folder / name).is_file()]
-        assert found, f"docs/methods.md names {name}"
+        actual = [folder for folder in ("tuning", "objectives", "updates") if (ROOT / "tlx" / folder / name).is_file()]
+        assert actual, f"docs/methods.md names {name}"
 
 
 def test_paths_of_the_repository_exist() -> None:

@@ -1,4 +1,4 @@
-"""A run across domains: every stream, resumed, packed, from a stored prefix; what adversarial training costs."""
+"""A run across domains: all streams, resumed, vectorised, from the feature cache; the cost of adversarial terms."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-# All terms between a source and a target, which take long to compile together.
+# All terms between a source and a target; together they take long to compile.
 MATCHED = dataclasses.replace(
     RECIPE,
     objective=(
@@ -51,8 +51,8 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
 
 
-def told(found, name):
-    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+def metric_by_step(actual, name):
+    return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def told(found, name):
     [RECIPE, pytest.param(MATCHED, marks=SLOW), pytest.param(WEIGHED, marks=SLOW)],
     ids=["few", "matched", "weighed"],
 )
-def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(goes_on, recipe):
+def test_a_resumed_run_has_the_bits_of_an_unstopped_run(goes_on, recipe):
     goes_on(recipe, (8,))
 
 
 def test_the_reversal_is_a_function_of_progress(tmp_path):
-    found = run(RECIPE, tmp_path / "run", quiet=True)
+    outcome = run(RECIPE, tmp_path / "run", quiet=True)
     expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}
-    assert told(found, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
-    assert found.result["examples"]["source"] == 3500 and found.result["examples"]["unlabelled"] > 1000
+    assert metric_by_step(outcome, "train/dann/reversal") == pytest.approx(expected, abs=1e-6)
+    assert outcome.result["examples"]["source"] == 3500 and outcome.result["examples"]["unlabelled"] > 1000
 
 
 @pytest.mark.parametrize(
@@ -79,57 +79,62 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
         pytest.param(WEIGHED, 0, "stream", ("kmm/risk", "iwan/risk", "pada/risk", "gate/effective"), marks=SLOW),
     ],
 )
-def test_an_arm_in_a_pack_is_the_arm_alone(tmp_path, monkeypatch, recipe, labels, statistics, names):
+def test_a_vectorised_run_equals_the_run_alone(tmp_path, monkeypatch, recipe, labels, statistics, names):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = assigned(recipe, {"data.labels": labels, "train.statistics": statistics})
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    assert [ours.result["pack"]["arms"] for ours in packed] == [4] * 4
-    # Those that differ most: another seed and another rate.
+    assert [actual.result["pack"]["arms"] for actual in packed] == [4] * 4
+    # The runs that differ most: another seed and another learning rate.
     for n in (0, 3):
-        ours, theirs = packed[n], run(recipes[n], tmp_path / f"alone-{n}", how=LEAN)
+        actual, expected = packed[n], run(recipes[n], tmp_path / f"alone-{n}", how=LEAN)
         for name in ("train/loss", *(f"train/{name}" for name in names)):
-            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+            assert metric_by_step(actual, name) == pytest.approx(metric_by_step(expected, name), rel=2e-4, abs=2e-5), (
+                n,
+                name,
+            )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [{"eps_y": 0.5}, {"eps_x": 0.5}])
-def test_arms_of_a_pack_have_their_own_noise(tmp_path, monkeypatch, noise):
-    """The same rows of one source, drawn otherwise by each seed."""
+def test_vectorised_runs_have_separate_noise(tmp_path, monkeypatch, noise):
+    """The same rows of one source, drawn differently by each seed."""
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     changes = {"objective": (SOURCE,)} | {f"data.{name}": eps for name, eps in noise.items()}
     recipes = [assigned(RECIPE, {**changes, "seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 4
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        assert told(ours, "train/loss") == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 4
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        assert metric_by_step(actual, "train/loss") == pytest.approx(
+            metric_by_step(expected, "train/loss"), rel=2e-4, abs=2e-5
+        ), n
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["eps_y", "eps_x"])
-def test_arms_of_other_noise_are_a_pack(tmp_path, monkeypatch, name):
+def test_runs_with_different_noise_form_a_group(tmp_path, monkeypatch, name):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     recipes = [assigned(RECIPE, {"objective": (SOURCE,), f"data.{name}": eps}) for eps in (0.0, 0.3, 0.7)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
     losses = []
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 3
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
-        losses.append(told(ours, "train/loss"))
-        assert losses[-1] == pytest.approx(told(theirs, "train/loss"), rel=2e-4, abs=2e-5), n
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 3
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+        losses.append(metric_by_step(actual, "train/loss"))
+        assert losses[-1] == pytest.approx(metric_by_step(expected, "train/loss"), rel=2e-4, abs=2e-5), n
     assert losses[0] != losses[1] != losses[2]
-    # A rule that looks at the source sees other labels, or inputs, of each.
+    # A rule that reads the source reads other labels, or inputs, in each run.
     choosing = [assigned(recipe, {"train.select": "source-validation"}) for recipe in recipes]
     ready = {n: opened(recipe, tmp_path / f"c{n}") for n, recipe in enumerate(choosing)}
     assert alike(ready) == [[0], [1], [2]]
 
 
-def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
+def test_unusual_data_are_noted_and_recorded(tmp_path, capsys):
     recipe = assigned(RECIPE, {"data.imbalance": 1e6, "data.source_classes": ("3", "7"), "train.batch": 512})
-    found = run(recipe, tmp_path / "run", how=How(leave="learned"))
+    outcome = run(recipe, tmp_path / "run", how=How(leave="learned"))
     note = "source has 351 examples, fewer than the batch size 512: one step uses some examples more than once"
-    assert note in found.result["notes"]
+    assert note in outcome.result["notes"]
     assert f"note: {note}" in capsys.readouterr().err
 
 
@@ -141,8 +146,8 @@ def test_what_is_odd_about_the_data_is_said_and_kept(tmp_path, capsys):
         pytest.param(WEIGHED, "stream", ("train/kmm/effective", "train/kliep/risk", "train/gate/risk"), marks=SLOW),
     ],
 )
-def test_a_stored_prefix_serves_every_stream(tmp_path, base, statistics, names):
-    # As many steps as read what is computed once.
+def test_cached_features_serve_every_stream(tmp_path, base, statistics, names):
+    # Enough steps to read the features that are computed once.
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
@@ -157,20 +162,20 @@ def test_a_stored_prefix_serves_every_stream(tmp_path, base, statistics, names):
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
     for name in ("train/loss", *names):
-        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+        assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
     assert stored.metrics == pytest.approx(plain.metrics, rel=1e-4)
 
 
 @pytest.fixture
 def halves(monkeypatch):
-    """Two data sets, `odd` and `even`, of the digits of one."""
+    """Two data sets, `odd` and `even`, from the digits of one."""
 
-    def half(name, found=examples.open_dataset):
+    def half(name, actual=examples.open_dataset):
         if name not in ("odd", "even"):
-            return found(name)
-        whole = found("mnist5k")
-        splits = {split: own.view(np.arange(name == "odd", len(own), 2)) for split, own in whole.splits.items()}
-        return dataclasses.replace(whole, name=name, fingerprint=name, splits=splits)
+            return actual(name)
+        full = actual("mnist5k")
+        splits = {split: value.view(np.arange(name == "odd", len(value), 2)) for split, value in full.splits.items()}
+        return dataclasses.replace(full, name=name, fingerprint=name, splits=splits)
 
     monkeypatch.setattr(examples, "open_dataset", half)
 
@@ -187,21 +192,24 @@ SEVERAL = assigned(
 
 
 @pytest.mark.slow
-def test_a_run_over_several_sources_resumes_to_the_bit(halves, goes_on):
+def test_a_run_over_several_sources_resumes_bit_for_bit(halves, goes_on):
     goes_on(SEVERAL, (8,))
 
 
 @pytest.mark.slow
-def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, monkeypatch):
+def test_several_sources_vectorised_and_from_the_feature_cache(halves, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     names = ("train/loss", "train/mdan/weight_0", "train/m3sda/distance", "train/dann/risk")
     recipes = [assigned(SEVERAL, {"optim.lr": lr}) for lr in (0.01, 0.02)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 2 and ours.result["examples"]["source/1"] == 1750
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 2 and actual.result["examples"]["source/1"] == 1750
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for name in names:
-            assert told(ours, name) == pytest.approx(told(theirs, name), rel=2e-4, abs=2e-5), (n, name)
+            assert metric_by_step(actual, name) == pytest.approx(metric_by_step(expected, name), rel=2e-4, abs=2e-5), (
+                n,
+                name,
+            )
     changes = {
         "tuning": tuning.Freeze(through="stem"),
         "model.dropout": 0.0,
@@ -213,18 +221,18 @@ def test_several_sources_in_a_pack_and_from_a_stored_prefix(halves, tmp_path, mo
     )
     assert stored.result["prefix"][0]["cut"] == "blocks/00"
     for name in names:
-        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+        assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.slow
-def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder_to_tell_apart(tmp_path):
-    """Against the same run whose features do not hear the discriminator."""
+def test_the_discriminator_is_trained_with_every_tuning_and_features_become_harder_to_separate(tmp_path):
+    """Compare with the same run in which the features have no gradient of the discriminator."""
     base = assigned(RECIPE, {"train.steps": 300, "train.batch": 32, "train.eval_every": 300})
 
     def accuracy(reversal):
         recipe = dataclasses.replace(base, objective=(SOURCE, terms.Dann(width=64, reversal=reversal)))
-        found = run(recipe, tmp_path / f"{reversal}", quiet=True)
-        return np.mean(list(told(found, "train/dann/accuracy").values())[-50:])
+        outcome = run(recipe, tmp_path / f"{reversal}", quiet=True)
+        return np.mean(list(metric_by_step(outcome, "train/dann/accuracy").values())[-50:])
 
     deaf, heard = accuracy(0.0), accuracy(1.0)
     assert deaf > 0.65
@@ -232,7 +240,7 @@ def test_the_discriminator_learns_whatever_the_tuning_and_features_become_harder
 
 
 @pytest.mark.slow
-def test_an_adversarial_step_costs_little_more_than_a_plain_one_on_both(tmp_path):
+def test_an_adversarial_step_costs_little_more_than_a_plain_step_on_both_streams(tmp_path):
     wide = dataclasses.replace(RECIPE.model, widths=(512, 512))
     plain = dataclasses.replace(RECIPE, model=wide, objective=(SOURCE, terms.Entropy(on="unlabelled")))
     flops = [
@@ -255,7 +263,7 @@ def test_an_adversarial_step_costs_little_more_than_a_plain_one_on_both(tmp_path
         (lambda: terms.Dann(weight=-1.0), "Dann: weight is -1.0; expected "),
     ],
 )
-def test_impossible_terms_are_refused(make, message):
+def test_invalid_terms_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Streams of a step in one pass, whose batch statistics are those of them all."""
+"""Streams of a step in one forward pass, with batch statistics over all of them."""
 
 from functools import partial
 
@@ -19,13 +19,13 @@ ROWS = {"labelled": 8, "source": 24, "unlabelled": 16}
 
 def streams(rows=ROWS):
     random = np.random.default_rng(0)
-    found = {}
+    results = {}
     for number, (name, count) in enumerate(rows.items()):
         image = (1 + number) * random.normal(size=(count, 4, 4, 2)) + number
-        found[name] = {"image": image.astype(np.float32), "index": np.arange(count, dtype=np.int32)}
+        results[name] = {"image": image.astype(np.float32), "index": np.arange(count, dtype=np.int32)}
         if name != "unlabelled":
-            found[name]["label"] = random.integers(0, 3, count).astype(np.int32)
-    return found
+            results[name]["label"] = random.integers(0, 3, count).astype(np.int32)
+    return results
 
 
 def begun(config, objective=TERMS, **more):
@@ -40,25 +40,25 @@ def begun(config, objective=TERMS, **more):
 def walked(parts, state, batch, steps=2):
     train = jax.jit(partial(train_step, parts))
     for _ in range(steps):
-        state, told = train(state, batch)
-    return state, told
+        state, recorded = train(state, batch)
+    return state, recorded
 
 
 def alike(one, other, **near):
-    (state, told), (whole, said) = one, other
-    assert told.keys() == said.keys()
-    for name, value in said.items():
-        np.testing.assert_allclose(told[name], value, **near, err_msg=name)
-    ours = flatten(state.variables.params) | flatten(state.stats)
-    for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
-        np.testing.assert_allclose(ours[path], leaf, **near, err_msg=path)
+    (state, recorded), (full, output) = one, other
+    assert recorded.keys() == output.keys()
+    for name, value in output.items():
+        np.testing.assert_allclose(recorded[name], value, **near, err_msg=name)
+    actual = flatten(state.variables.params) | flatten(state.stats)
+    for path, leaf in (flatten(full.variables.params) | flatten(full.stats)).items():
+        np.testing.assert_allclose(actual[path], leaf, **near, err_msg=path)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_without_batch_norm_and_dropout_it_is_the_pass_of_each(accumulate):
+def test_without_batch_norm_and_dropout_it_equals_separate_passes(accumulate):
     batch = streams()
-    found = [walked(*begun(MLP, joint=joint, accumulate=accumulate), batch) for joint in (True, False)]
-    alike(*found, rtol=1e-6, atol=1e-6)
+    actual = [walked(*begun(MLP, joint=joint, accumulate=accumulate), batch) for joint in (True, False)]
+    alike(*actual, rtol=1e-6, atol=1e-6)
 
 
 def moments(kernel, images):
@@ -69,24 +69,24 @@ def moments(kernel, images):
 
 
 def expected(state, pieces):
-    """The running statistics of the first norm after seeing each of these sets of images once."""
+    """The running statistics of the first norm after one pass of each of these sets of images."""
     kernel = np.asarray(state.variables.params["stem"]["kernel"])
     mean, variance = np.zeros(3), np.ones(3)
     for images in pieces:
-        seen = moments(kernel, images)
-        mean, variance = 0.9 * mean + 0.1 * seen[0], 0.9 * variance + 0.1 * seen[1]
+        recorded = moments(kernel, images)
+        mean, variance = 0.9 * mean + 0.1 * recorded[0], 0.9 * variance + 0.1 * recorded[1]
     return mean, variance
 
 
 def check(state, pieces, start):
     norm = state.stats["stem"]["norm"]
-    for ours, theirs in zip((norm["mean"], norm["variance"]), expected(start, pieces), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for actual, reference in zip((norm["mean"], norm["variance"]), expected(start, pieces), strict=True):
+        np.testing.assert_allclose(actual, reference, rtol=1e-5, atol=1e-6)
 
 
-def test_running_statistics_are_those_of_all_streams_together_or_of_the_targets_one_after_the_other():
+def test_running_statistics_cover_all_streams_together_or_the_targets_one_after_another():
     batch = streams()
-    images = {name: own["image"] for name, own in batch.items()}
+    images = {name: value["image"] for name, value in batch.items()}
     targets = [images[name] for name in batch if name != "source"]
     for joint, pieces in ((True, [np.concatenate(list(images.values()))]), (False, targets)):
         parts, start = begun(CNN, joint=joint)
@@ -94,58 +94,60 @@ def test_running_statistics_are_those_of_all_streams_together_or_of_the_targets_
 
 
 def test_features_are_normalised_by_the_moments_of_all_streams():
-    """A stream's risk hears of another stream by nothing else."""
+    """The loss of a stream depends on another stream only in this way."""
     risk = (terms.Supervised(), terms.Mcc(weight=0.0))
     batch = streams()
     other = batch | {"unlabelled": batch["unlabelled"] | {"image": 3 - 2 * batch["unlabelled"]["image"]}}
     for joint in (True, False):
         parts, start = begun(CNN, risk, joint=joint)
-        found = [float(walked(parts, start, given, 1)[1]["supervised/risk"]) for given in (batch, other)]
-        assert (abs(found[0] - found[1]) > 1e-3) == joint
+        actual = [float(walked(parts, start, inputs, 1)[1]["supervised/risk"]) for inputs in (batch, other)]
+        assert (abs(actual[0] - actual[1]) > 1e-3) == joint
 
 
-def test_every_piece_sees_its_part_of_all_streams():
+def test_every_piece_has_its_part_of_all_streams():
     batch = streams()
     parts, start = begun(CNN, joint=True, accumulate=4)
-    pieces = [np.concatenate([own["image"][m::4] for own in batch.values()]) for m in range(4)]
+    pieces = [np.concatenate([value["image"][m::4] for value in batch.values()]) for m in range(4)]
     check(walked(parts, start, batch, 1)[0], pieces, start)
 
 
-def test_by_pmap_they_are_those_of_all_devices():
+def test_with_pmap_the_statistics_cover_all_devices():
     batch = streams()
-    found, begins = {}, {}
+    results, begins = {}, {}
     for how in ("jit", "pmap"):
         parts, begins[how] = begun(CNN, joint=True)
         compiled = compile_step(parts, sharding.make_mesh(), how)
         state = compiled.place(begins[how])
-        state, told = compiled.train(state, {name: compiled.put(own) for name, own in batch.items()})
-        found[how] = compiled.fetch(state), jax.device_get(told)
-        check(found[how][0], [np.concatenate([own["image"] for own in batch.values()])], begins[how])
-    alike(found["pmap"], found["jit"], rtol=1e-5, atol=1e-5)
+        state, recorded = compiled.train(state, {name: compiled.put(value) for name, value in batch.items()})
+        results[how] = compiled.fetch(state), jax.device_get(recorded)
+        check(results[how][0], [np.concatenate([value["image"] for value in batch.values()])], begins[how])
+    alike(results["pmap"], results["jit"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_noise_is_that_of_the_example_whoever_has_it(accumulate):
-    """With dropout: one device, devices by `pmap` and pieces; and no stream has the noise of another."""
+def test_noise_belongs_to_the_example_on_every_device(accumulate):
+    """With dropout: one device, devices with `pmap`, and pieces; no stream has the noise of another."""
     noisy = models.Mlp(inputs=(4, 4, 2), widths=(5, 4), activation="tanh", dropout=0.5)
     objective = (terms.Supervised(), terms.Supervised(on="source"))
     batch = streams({"labelled": 32, "source": 32})
-    whole = walked(*begun(noisy, objective, joint=True), batch, 1)
+    full = walked(*begun(noisy, objective, joint=True), batch, 1)
     parts, start = begun(noisy, objective, joint=True, accumulate=accumulate)
     compiled = compile_step(parts, sharding.make_mesh(), "pmap")
-    state, told = compiled.train(compiled.place(start), {name: compiled.put(own) for name, own in batch.items()})
-    told = jax.device_get(told)
-    alike((compiled.fetch(state), told), whole, rtol=1e-5, atol=1e-6)
+    state, recorded = compiled.train(
+        compiled.place(start), {name: compiled.put(value) for name, value in batch.items()}
+    )
+    recorded = jax.device_get(recorded)
+    alike((compiled.fetch(state), recorded), full, rtol=1e-5, atol=1e-6)
     same = batch | {"source": batch["labelled"]}
-    _, told = walked(*begun(noisy, objective, joint=True), same, 1)
-    assert abs(told["supervised.0/risk"] - told["supervised.1/risk"]) > 1e-3
+    _, recorded = walked(*begun(noisy, objective, joint=True), same, 1)
+    assert abs(recorded["supervised.0/risk"] - recorded["supervised.1/risk"]) > 1e-3
 
 
-def test_a_stream_that_a_term_adds_is_seen_by_itself():
+def test_a_stream_that_a_term_adds_has_a_separate_pass():
     batch = streams()
     plain, more = (
         walked(*begun(CNN, objective, joint=True), batch) for objective in (TERMS, (*TERMS, terms.Mixup(weight=0.0)))
     )
     for path, leaf in (flatten(plain[0].stats) | flatten(plain[0].variables.params)).items():
-        ours = flatten(more[0].stats) | flatten(more[0].variables.params)
-        np.testing.assert_allclose(ours[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+        actual = flatten(more[0].stats) | flatten(more[0].variables.params)
+        np.testing.assert_allclose(actual[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)

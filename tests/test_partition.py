@@ -40,7 +40,7 @@ def test_a_rule_must_match_the_whole_path():
     assert [path for path, learn in parts.items() if learn is None] == [
         f"blocks/0{n}/{leaf}" for n in range(4) for leaf in ("bias", "kernel")
     ]
-    # By `search` the first would claim every bias, by `match` the second everything in the stem.
+    # `search` would match every bias by the first rule, `match` everything in the stem by the second.
     assert refused(SMALL, (r"bias", None), REST).startswith("rule 'bias' matches no parameter")
     assert refused(SMALL, (r"stem", None), REST).startswith("rule 'stem' matches no parameter")
 
@@ -55,15 +55,15 @@ def test_the_first_rule_that_matches_wins():
     assert parts.keys() == flatten(SMALL).keys()
 
 
-def test_a_rate_or_decay_is_no_negative_number():
-    told = "rule 'stem/.*' has lr=-1; expected a learning rate multiplier, finite and 0 or more"
-    assert refused(SMALL, (r"stem/.*", Learn(lr=-1)), REST) == told
-    assert refused(SMALL, (r"stem/.*", Learn(lr=math.nan)), REST) == told.replace("-1", "nan")
+def test_a_negative_rate_or_decay_is_refused():
+    message = "rule 'stem/.*' has lr=-1; expected a learning rate multiplier, finite and 0 or more"
+    assert refused(SMALL, (r"stem/.*", Learn(lr=-1)), REST) == message
+    assert refused(SMALL, (r"stem/.*", Learn(lr=math.nan)), REST) == message.replace("-1", "nan")
     assert refused(SMALL, (r"stem/.*", Learn(weight_decay=-0.5)), REST) == (
         "rule 'stem/.*' has weight_decay=-0.5; expected a weight decay, finite and 0 or more"
     )
     assert partition(SMALL, ((r"stem/.*", Learn(lr=0.0, weight_decay=0.0)), REST))["stem/bias"] == Learn(0.0, 0.0)
-    # What a tuning passes on comes here too.
+    # Values that a tuning passes on are checked here too.
     recipe = Recipe(
         data=Data(target="digits"), task=tasks.Classification(classes=10), model=models.Mlp(inputs=(8, 8, 1)),
         tuning=tuning.Lora(rank=1, on="stem", weight_decay=-0.1),
@@ -72,7 +72,7 @@ def test_a_rate_or_decay_is_no_negative_number():
         prepare(recipe)
 
 
-def test_a_rule_that_matches_nothing_names_what_is_near():
+def test_a_rule_that_matches_nothing_names_the_nearest_paths():
     assert refused(BERT, (r"block/.*", None), REST) == (
         "rule 'block/.*' matches no parameter; close: 'blocks/00', 'blocks/01'"
     )
@@ -83,9 +83,9 @@ def test_a_rule_that_matches_nothing_names_what_is_near():
     assert refused(BERT, (r"heads/.*", None), REST).startswith("rule 'heads/.*' matches no parameter; close: 'head'")
 
 
-def test_a_rule_whose_matches_are_taken_is_told_by_whom():
-    taken = (r"blocks/.*", None), (r"blocks/.*/bias", Learn()), REST
-    assert refused(SMALL, *taken) == (
+def test_a_rule_whose_matches_are_taken_names_the_earlier_rule():
+    selected = (r"blocks/.*", None), (r"blocks/.*/bias", Learn()), REST
+    assert refused(SMALL, *selected) == (
         "rule 'blocks/.*/bias' has no effect: the earlier 'blocks/.*' already took its 12 matches; move it up"
     )
     assert refused(SMALL, (r"head/.*", None), (r"head/kernel", Learn()), REST) == (
@@ -100,7 +100,7 @@ def test_a_rule_whose_matches_are_taken_is_told_by_whom():
     )
 
 
-def test_every_parameter_must_be_claimed():
+def test_every_parameter_must_be_matched():
     assert refused(SMALL, (r"blocks/.*", Learn())) == (
         "no rule matches 2 of 26 parameters: 'head/kernel', 'stem/bias'; "
         "end the rules with (r'.*', Learn()) or (r'.*', None)"
@@ -111,11 +111,11 @@ def test_every_parameter_must_be_claimed():
     assert refused(SMALL).startswith("no rule matches 26 of 26 parameters")
 
 
-def test_something_must_be_left_to_learn():
+def test_something_must_be_trainable():
     assert refused(SMALL, (r".*", None)).startswith("all 26 parameters are frozen, because no rule with Learn(...)")
 
 
-def test_a_broken_regular_expression_is_named():
+def test_an_invalid_regular_expression_is_named():
     assert refused(SMALL, (r"blocks/(", None), REST) == (
         "rule 'blocks/(' is not a regular expression: missing ), unterminated subpattern at position 7"
     )
@@ -130,16 +130,16 @@ def test_merge_is_the_inverse_of_split(rules):
     assert not flatten(trainable).keys() & flatten(frozen).keys()
 
 
-def test_a_stage_is_still_only_where_all_its_parameters_are_frozen():
+def test_a_stage_is_frozen_only_if_all_its_parameters_are_frozen():
     stages = ["stem", "blocks/00", "blocks/01", "pool", "head"]
     tree = {"stem": DENSE, "blocks": {"00": DENSE, "01": DENSE}, "head": DENSE}
     parts = partition(tree, ((r"stem/.*", None), (r"blocks/0./bias", None), (r"blocks/00/.*", None), REST))
-    # A stage without parameters (here the pooling) has nothing frozen, so it goes on as in training.
+    # A stage without parameters (here the pooling) has nothing frozen, so it runs as in training.
     assert frozen_stages(stages, parts) == {"stem", "blocks/00"}
     assert frozen_stages(stages, partition(tree, (REST,))) == frozenset()
 
 
-def test_a_stage_whose_name_begins_anothers_is_not_taken_for_it():
+def test_a_stage_whose_name_begins_another_name_is_not_confused_with_it():
     tree = map_named(lambda path, leaf: path, {"norm": DENSE, "norm2": DENSE})
     parts = partition(tree, ((r"norm/.*", None), REST))
     assert frozen_stages(["norm", "norm2"], parts) == {"norm"}

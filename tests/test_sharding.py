@@ -7,7 +7,7 @@ import pytest
 from tlx import sharding
 
 
-def test_a_batch_lies_on_all_devices_in_order():
+def test_a_batch_is_on_all_devices_in_order():
     mesh = sharding.make_mesh()
     assert mesh.axis_names == ("data",)
     assert mesh.devices.size == len(jax.devices()) == 8
@@ -16,11 +16,11 @@ def test_a_batch_lies_on_all_devices_in_order():
     for name, array in batch.items():
         np.testing.assert_array_equal(placed[name], array)
         assert [len(shard.data) for shard in placed[name].addressable_shards] == [2] * 8
-    # Laid out as the step wants it, so that no step moves it again.
+    # In the layout of the step, so no step moves it again.
     assert placed["x"].sharding == sharding.by_example(mesh)
 
 
-def test_a_replicated_array_is_whole_on_every_device():
+def test_a_replicated_array_is_complete_on_every_device():
     mesh = sharding.make_mesh()
     placed = jax.device_put(np.ones((3, 2), np.float32), sharding.replicated(mesh))
     assert [shard.data.shape for shard in placed.addressable_shards] == [(3, 2)] * 8

@@ -1,4 +1,4 @@
-"""Adapting a run's model to a target without labels and without the source."""
+"""Adapt the model of a run to a target without labels and without the source."""
 
 import dataclasses
 
@@ -35,46 +35,48 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
-    """`target(objective, **changes)`: a recipe that adapts the folder of a run on the source."""
+    """Return `target(objective, **changes)`: a recipe that adapts a run on the source."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "available", lambda: False)
         folder = run(SOURCE, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder
 
     def recipe(*objective, train=Train(steps=12, batch=32, eval_every=6), **more):
-        given = {"tuning": tuning.Rules((r"head/.*", None), (r".*", Learn())), "optim": Optim(lr=3e-3)} | more
+        inputs = {"tuning": tuning.Rules((r"head/.*", None), (r".*", Learn())), "optim": Optim(lr=3e-3)} | more
         return Recipe(
             data=Data(target="digits", labels=0), task=tasks.Classification(classes=10), weights=Weights(str(folder)),
-            objective=objective, train=train, **given,
+            objective=objective, train=train, **inputs,
         )  # fmt: skip
 
     return recipe
 
 
-def told(found, name):
-    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+def metric_by_step(actual, name):
+    return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 def params(folder):
     return flatten(load_pretrained(folder).variables.params)
 
 
-def test_from_a_run_on_the_source_to_the_target_by_its_head_alone(target, tmp_path):
+def test_from_a_run_on_the_source_to_the_target_with_its_frozen_head(target, tmp_path):
     recipe = target(terms.Shot(), train=Train(steps=80, batch=64))
     assert prepare(recipe).streams == ["unlabelled"]
-    found = run(recipe, tmp_path / "target", quiet=True)
-    assert found.result["examples"].keys() == {"unlabelled", "validation", "test"}
-    assert found.metrics["test/accuracy"] > 0
-    before, after = params(recipe.weights.source), params(found.folder)
+    outcome = run(recipe, tmp_path / "target", quiet=True)
+    assert outcome.result["examples"].keys() == {"unlabelled", "validation", "test"}
+    assert outcome.metrics["test/accuracy"] > 0
+    before, after = params(recipe.weights.source), params(outcome.folder)
     assert before.keys() == after.keys()
     same = {path for path in before if np.array_equal(before[path], after[path])}
     assert same == {"head/kernel", "head/bias"}
-    # Surer of each example, and nearly as various over all as ten classes can be.
-    entropy, diversity = (list(told(found, f"train/shot/{name}").values()) for name in ("entropy", "diversity"))
+    # More confident on each example; over all examples nearly as diverse as ten classes can be.
+    entropy, diversity = (
+        list(metric_by_step(outcome, f"train/shot/{name}").values()) for name in ("entropy", "diversity")
+    )
     assert np.mean(entropy[:10]) - np.mean(entropy[-10:]) > 0.3
     assert np.mean(diversity[-10:]) > 0.85 * np.log(10)
 
 
-def test_a_head_that_moves_or_that_nothing_brought_is_refused(target, tmp_path):
+def test_a_trainable_or_random_head_is_refused(target, tmp_path):
     with pytest.raises(ValueError, match=r"^Shot needs a frozen head, but the tuning trains 'head/bias'"):
         prepare(target(terms.Shot(), tuning=tuning.Full()))
     with pytest.raises(ValueError, match=r"^Shot adapts features to the pretrained head"):
@@ -82,29 +84,29 @@ def test_a_head_that_moves_or_that_nothing_brought_is_refused(target, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(target, goes_on):
+def test_a_resumed_run_has_the_bits_of_an_unstopped_run(target, goes_on):
     goes_on(target(*TAUGHT, train=Train(steps=12, batch=16, eval_every=6, ema=0.9)), (8,))
 
 
 @pytest.mark.slow
-def test_an_arm_in_a_pack_is_the_arm_alone(target, tmp_path, monkeypatch):
+def test_a_vectorised_run_equals_the_run_alone(target, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     base = target(*TAUGHT, train=Train(steps=8, batch=16, eval_every=8, ema=0.9))
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed in (0, 1) for lr in (3e-3, 6e-3)]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(4)], how=LEAN)
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 4
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 4
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for name in ("loss", "shot/pseudo", "pseudolabel/risk", "fixmatch/risk", "meanteacher/distance"):
-            mine, alone = (told(found, f"train/{name}") for found in (ours, theirs))
-            assert mine == pytest.approx(alone, rel=2e-4, abs=2e-5), (n, name)
+            custom, alone = (metric_by_step(result, f"train/{name}") for result in (actual, expected))
+            assert custom == pytest.approx(alone, rel=2e-4, abs=2e-5), (n, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_a_stored_prefix_serves_what_reads_above_it_and_no_other(target, tmp_path, count):
+def test_cached_features_serve_only_terms_that_read_above_the_cut(target, tmp_path, count):
     rules = tuning.Rules((r"(stem|head)/.*", None), (r".*", Learn()))
-    # As many steps as read what is computed once.
+    # Enough steps to read the features that are computed once.
     train = Train(steps=100, batch=64, eval_every=100, ema=0.9)
     recipe = target(*TAUGHT[:count], tuning=rules, train=train)
     stored, plain = (
@@ -114,12 +116,12 @@ def test_a_stored_prefix_serves_what_reads_above_it_and_no_other(target, tmp_pat
     assert (cut["cut"] == "blocks/00") == (count == 2)
     assert count == 2 or "below 'blocks/00'" in cut["told"]
     for name in ("train/loss", "train/shot/pseudo", "train/pseudolabel/risk"):
-        assert told(stored, name) == pytest.approx(told(plain, name), rel=1e-4, abs=1e-5), name
+        assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("how", ["AdaBN", "NormTuning"])
 def test_norms_adapt_in_a_run(tmp_path, how):
-    """What moves in the saved model: statistics, and under Tent the norms beside them."""
+    """The changes in the saved model: statistics, and with Tent the norms too."""
     model = models.Cnn(size=8, widths=(3, 4), dense=6)
     source = dataclasses.replace(SOURCE, model=model, train=Train(steps=4, batch=16))
     folder = run(source, tmp_path / "source", quiet=True).folder
@@ -128,9 +130,9 @@ def test_norms_adapt_in_a_run(tmp_path, how):
         data=Data(target="digits", labels=0), task=tasks.Classification(), weights=Weights(str(folder)), tuning=way,
         objective=(terms.Entropy(on="unlabelled", weight=1.0),), train=Train(steps=6, batch=16),
     )  # fmt: skip
-    found = run(recipe, tmp_path / "target", quiet=True)
-    before, after = params(folder), params(found.folder)
+    outcome = run(recipe, tmp_path / "target", quiet=True)
+    before, after = params(folder), params(outcome.folder)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     assert moved == (set() if how == "AdaBN" else {path for path in before if "/norm/" in path})
-    stats = [flatten(load_pretrained(where).variables.stats) for where in (folder, found.folder)]
+    stats = [flatten(load_pretrained(where).variables.stats) for where in (folder, outcome.folder)]
     assert all(not np.allclose(stats[0][path], leaf) for path, leaf in stats[1].items())

@@ -1,4 +1,4 @@
-"""What moves, and how fast, over every architecture."""
+"""The trainable parameters and their learning rates, over every architecture."""
 
 import dataclasses
 import re
@@ -27,24 +27,24 @@ def parts(name, how):
 
 
 def rates(name, how):
-    """The multiplier of each stage with parameters, None where it is frozen; one for all leaves of a stage."""
+    """The multiplier of each stage with parameters, None if it is frozen; all parameters of a stage share it."""
     claimed = parts(name, how)
-    found = {}
+    results = {}
     for stage in parametric(MODELS[name]):
-        own = {learn for path, learn in claimed.items() if path.startswith(f"{stage}/")}
-        assert len(own) == 1
-        found[stage] = None if own == {None} else own.pop().lr
-    return found
+        value = {learn for path, learn in claimed.items() if path.startswith(f"{stage}/")}
+        assert len(value) == 1
+        results[stage] = None if value == {None} else value.pop().lr
+    return results
 
 
 @each_model
-def test_full_moves_everything_at_the_full_rate(name):
+def test_full_trains_everything_at_the_full_rate(name):
     claimed = parts(name, tuning.Full())
     assert claimed.keys() == flatten(MODELS[name].params).keys()
     assert set(claimed.values()) == {Learn()}
 
 
-# How many layers each stage lies below the head, in the order of the chain.
+# The number of layers between each stage and the head, in the order of the chain.
 DEPTHS = {
     "bert": [7, 6, 5, 4, 3, 2, 1, 0, 0],
     "vit": [7, 6, 5, 4, 3, 2, 1, 1, 0],
@@ -54,20 +54,20 @@ DEPTHS = {
 
 
 @each_model
-def test_the_rate_falls_layer_by_layer_from_the_head_down(name):
+def test_the_rate_falls_by_layer_from_the_head_down(name):
     assert list(rates(name, tuning.Full(decay=0.5)).values()) == [0.5**depth for depth in DEPTHS[name]]
 
 
 def timm_scales(names, depth, decay):
-    """`param_groups_layer_decay` of timm for its ViTs, written out: by name, decay ** (last layer - own layer)."""
+    """`param_groups_layer_decay` of timm for its ViTs, written out: by name, decay ** (last layer - layer)."""
     order = {}
     for name in names:
         if re.match(r"cls_token|pos_embed|patch_embed", name):
             order[name] = (0.0,)
-        elif found := re.match(r"blocks\.(\d+)", name):
-            order[name] = (1.0, float(found[1]))
+        elif actual := re.match(r"blocks\.(\d+)", name):
+            order[name] = (1.0, float(actual[1]))
         elif re.match("norm", name):
-            # Marked to count with the group before it, once all are sorted.
+            # Marked to count with the previous group, after sorting.
             order[name] = (1.0, 99999.0)
         else:
             order[name] = (float("inf"),)
@@ -76,16 +76,16 @@ def timm_scales(names, depth, decay):
         number += number < 0 or key[-1] != 99999.0
         layer |= {name: number for name in names if order[name] == key}
     assert number == depth + 1
-    return {name: decay ** (number - own) for name, own in layer.items()}
+    return {name: decay ** (number - value) for name, value in layer.items()}
 
 
 @pytest.mark.parametrize("depth", [1, 2, 12])
 def test_the_rates_of_a_vit_are_those_of_timm(depth):
     model = models.build(dataclasses.replace(TINY["vit"], depth=depth), 3)
     (phase,) = tuning.Full(decay=0.75).phases(model)
-    theirs = {"class": "cls_token", "positions": "pos_embed", "patch": "patch_embed.proj"}
+    expected = {"class": "cls_token", "positions": "pos_embed", "patch": "patch_embed.proj"}
     spelled = {
-        path: theirs[path.split("/")[1]] if path.startswith("stem/") else re.sub(r"blocks/0*(\d)", r"blocks.\1", path)
+        path: expected[path.split("/")[1]] if path.startswith("stem/") else re.sub(r"blocks/0*(\d)", r"blocks.\1", path)
         for path in flatten(model.params)
     }
     scales = timm_scales(set(spelled.values()), depth, 0.75)
@@ -96,14 +96,14 @@ def test_the_rates_of_a_vit_are_those_of_timm(depth):
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("how", ["Full", "Freeze", "LinearThenFull", "Gradual"])
-def test_blocks_learn_at_the_same_rates_in_every_family(family, pooling, how):
-    """Whatever the head is made of: the head 1, block n decay ** (N - n), the stem decay ** (N + 1)."""
+def test_blocks_have_the_same_rates_in_every_family(family, pooling, how):
+    """For every kind of head: the head 1, block n decay ** (N - n), the stem decay ** (N + 1)."""
     model = models.build(dataclasses.replace(TINY["bert"], family=family, pooling=pooling), 3)
-    made = {
+    built = {
         "Full": tuning.Full(decay=0.5), "Freeze": tuning.Freeze(through="stem", decay=0.5),
         "LinearThenFull": tuning.LinearThenFull(decay=0.5), "Gradual": tuning.Gradual(factor=2.0),
     }[how]  # fmt: skip
-    claimed = partition(model.params, made.phases(model)[-1].rules)
+    claimed = partition(model.params, built.phases(model)[-1].rules)
     for path, learn in claimed.items():
         stage, number = path.split("/")[0], path.split("/")[1]
         depth = {"stem": 7, "blocks": 6 - int(number) if stage == "blocks" else 0, "pool": 0, "head": 0}[stage]
@@ -112,36 +112,36 @@ def test_blocks_learn_at_the_same_rates_in_every_family(family, pooling, how):
 
 def test_the_ratio_of_fine_tune_is_between_the_last_layer_and_the_first():
     *_, second = tuning.FineTune(ratio=2.0**7).phases(MODELS["vit"])
-    found = {path.split("/.")[0]: learn.lr for path, learn in second.rules}
-    assert [2 * rate for rate in found.values()] == pytest.approx([0.5**depth for depth in DEPTHS["vit"]])
+    actual = {path.split("/.")[0]: learn.lr for path, learn in second.rules}
+    assert [2 * rate for rate in actual.values()] == pytest.approx([0.5**depth for depth in DEPTHS["vit"]])
 
 
 @each_model
-def test_probe_moves_the_head_alone(name):
-    found = rates(name, tuning.Probe())
-    assert found.pop("head") == 1.0
-    assert set(found.values()) == {None}
-    assert frozen_stages(found, parts(name, tuning.Probe())) == set(found)
+def test_probe_trains_the_head_only(name):
+    actual = rates(name, tuning.Probe())
+    assert actual.pop("head") == 1.0
+    assert set(actual.values()) == {None}
+    assert frozen_stages(actual, parts(name, tuning.Probe())) == set(actual)
 
 
 @each_model
-def test_freeze_holds_every_stage_up_to_the_named_one(name):
+def test_freeze_freezes_every_stage_up_to_the_named_one(name):
     stages = parametric(MODELS[name])
     for cut, through in enumerate(stages[:-1], 1):
-        found = rates(name, tuning.Freeze(through=through, decay=0.75))
-        assert [found[stage] for stage in stages[:cut]] == [None] * cut
-        assert [found[stage] for stage in stages[cut:]] == [0.75**depth for depth in DEPTHS[name][cut:]]
+        actual = rates(name, tuning.Freeze(through=through, decay=0.75))
+        assert [actual[stage] for stage in stages[:cut]] == [None] * cut
+        assert [actual[stage] for stage in stages[cut:]] == [0.75**depth for depth in DEPTHS[name][cut:]]
 
 
 def test_freeze_of_the_readme():
-    found = rates("bert", tuning.Freeze(through="blocks/03", decay=0.75))
-    assert found == {
+    actual = rates("bert", tuning.Freeze(through="blocks/03", decay=0.75))
+    assert actual == {
         "stem": None, "blocks/00": None, "blocks/01": None, "blocks/02": None, "blocks/03": None,
         "blocks/04": 0.75**2, "blocks/05": 0.75, "pool": 1.0, "head": 1.0,
     }  # fmt: skip
 
 
-def test_rules_are_taken_as_they_are():
+def test_rules_are_used_unchanged():
     claimed = parts(
         "vit",
         tuning.Rules(
@@ -154,7 +154,7 @@ def test_rules_are_taken_as_they_are():
 
 
 @each_model
-def test_no_tuning_of_ours_adds_leaves(name):
+def test_these_tunings_insert_no_parameters(name):
     for how in (tuning.Full(), tuning.Probe(), tuning.Freeze(through="stem"), tuning.Rules((".*", Learn()))):
         assert how.insert(MODELS[name], MODELS[name].params, None) is MODELS[name].params
 
@@ -176,7 +176,7 @@ def test_no_tuning_of_ours_adds_leaves(name):
         (lambda: tuning.Rules(None), TypeError, "rule is None ... (regex, Learn(...) or None)"),
     ],
 )  # fmt: skip
-def test_an_impossible_tuning_is_refused(make, kind, message):
+def test_an_invalid_tuning_is_refused(make, kind, message):
     with pytest.raises(kind) as error:
         make()
     for part in message.split(" ... "):
@@ -195,8 +195,8 @@ def test_probe_needs_a_stage_below_the_head():
     )
 
 
-def test_what_a_tuning_declares_is_true_of_it():
-    """Those that choose insert nothing and have one phase; a subclass says how its phases are."""
+def test_the_declarations_of_a_tuning_are_true():
+    """Tunings that choose parameters insert nothing and have one phase; a subclass declares its phases."""
     chooses = {"Full": tuning.Full(), "Probe": tuning.Probe(), "Freeze": tuning.Freeze(through="stem"),
                "Rules": tuning.Rules((".*", tuning.Learn())), "BitFit": tuning.BitFit()}  # fmt: skip
     kinds = [kind for kind in vars(tuning).values() if isinstance(kind, type) and issubclass(kind, tuning.Tuning)]

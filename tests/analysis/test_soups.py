@@ -1,4 +1,4 @@
-"""Runs blended into one model that loads, with what it scores and how it was chosen."""
+"""Runs blended into one model that loads, with its metrics and the rule that chose it."""
 
 import dataclasses
 import json
@@ -25,19 +25,19 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A beginning, two fine-tunings of it, one that diverged from it, and an Mlp."""
+    """An initial run, two fine-tuned runs from it, one diverged run, and an Mlp."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
 
-        def ran(name, **changes):
+        def run_folder(name, **changes):
             return tlx.run(dataclasses.replace(RECIPE, **changes), folder / name, quiet=True).folder
 
-        first = ran("first")
-        brought = {"weights": Weights(str(first))}
-        good = [ran(f"good{seed}", seed=seed, **brought) for seed in (1, 2)]
-        poor = ran("poor", optim=Optim(lr=3.0), seed=3, **brought)
-        other = ran("other", model=models.Mlp(inputs=(8, 8, 1), widths=(4,)))
+        first = run_folder("first")
+        pretrained = {"weights": Weights(str(first))}
+        good = [run_folder(f"good{seed}", seed=seed, **pretrained) for seed in (1, 2)]
+        poor = run_folder("poor", optim=Optim(lr=3.0), seed=3, **pretrained)
+        other = run_folder("other", model=models.Mlp(inputs=(8, 8, 1), widths=(4,)))
     return {"first": first, "good": good, "poor": poor, "other": other}
 
 
@@ -51,17 +51,17 @@ def same(left, right):
 
 
 def test_a_uniform_soup_is_written_measured_and_loads(runs, tmp_path):
-    found = soups.soup(runs["good"], tmp_path / "soup")
-    made = tlx.load_pretrained(tmp_path / "soup")
-    same(made.variables, blend.soup([tlx.load_pretrained(one).variables for one in runs["good"]]))
-    assert made.task.names == tuple("0123456789")
-    assert json.loads((tmp_path / "soup" / "blend.json").read_text()) == found
-    assert found["selection"].startswith("uniform: ")
+    actual = soups.soup(runs["good"], tmp_path / "soup")
+    built = tlx.load_pretrained(tmp_path / "soup")
+    same(built.variables, blend.soup([tlx.load_pretrained(one).variables for one in runs["good"]]))
+    assert built.task.names == tuple("0123456789")
+    assert json.loads((tmp_path / "soup" / "blend.json").read_text()) == actual
+    assert actual["selection"].startswith("uniform: ")
     for split in ("validation", "test"):
-        assert found["metrics"][f"{split}/accuracy"] == score(runs["first"], made.variables, split)
-    assert [item["run"] for item in found["ingredients"]] == [str(one) for one in runs["good"]]
-    assert all(item["chosen"] for item in found["ingredients"])
-    assert found["notes"] == []
+        assert actual["metrics"][f"{split}/accuracy"] == score(runs["first"], built.variables, split)
+    assert [item["run"] for item in actual["ingredients"]] == [str(one) for one in runs["good"]]
+    assert all(item["chosen"] for item in actual["ingredients"])
+    assert actual["notes"] == []
 
 
 def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monkeypatch):
@@ -70,54 +70,54 @@ def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monke
     recipe = dataclasses.replace(
         RECIPE, weights=Weights(str(runs["first"])), tuning=tuning.Lora(rank=2, on="pool"), train=train
     )
-    given = [tlx.run(dataclasses.replace(recipe, seed=n), tmp_path / f"{n}", quiet=True).folder for n in (1, 2)]
-    found = soups.soup(given, tmp_path / "soup")
-    made, base = tlx.load_pretrained(tmp_path / "soup"), tlx.load_pretrained(runs["first"])
-    assert not inserted(made) and found["notes"] == []
-    assert found["metrics"]["test/accuracy"] == score(runs["first"], made.variables, "test")
-    adapted = [tlx.load_adapter(base, folder / "adapter") for folder in given]
-    leaves, brought = flatten(made.variables.params), flatten(base.variables.params)
+    inputs = [tlx.run(dataclasses.replace(recipe, seed=n), tmp_path / f"{n}", quiet=True).folder for n in (1, 2)]
+    actual = soups.soup(inputs, tmp_path / "soup")
+    built, base = tlx.load_pretrained(tmp_path / "soup"), tlx.load_pretrained(runs["first"])
+    assert not inserted(built) and actual["notes"] == []
+    assert actual["metrics"]["test/accuracy"] == score(runs["first"], built.variables, "test")
+    adapted = [tlx.load_adapter(base, folder / "adapter") for folder in inputs]
+    leaves, pretrained = flatten(built.variables.params), flatten(base.variables.params)
     mean = flatten(merge.merge(merge.sum_adapters(adapted, [0.5, 0.5]).variables).params)
     np.testing.assert_allclose(leaves["pool/kernel"], mean["pool/kernel"], rtol=1e-5, atol=1e-6)
-    assert {path for path in leaves if not np.array_equal(leaves[path], brought[path])} == {
+    assert {path for path in leaves if not np.array_equal(leaves[path], pretrained[path])} == {
         "pool/kernel", "head/kernel", "head/bias"
     }  # fmt: skip
 
 
-def test_a_greedy_soup_leaves_out_what_spoils_it_and_never_looks_at_the_test_split(runs, tmp_path, monkeypatch):
-    asked = []
+def test_a_greedy_soup_leaves_out_runs_that_lower_it_and_never_reads_the_test_split(runs, tmp_path, monkeypatch):
+    calls = []
     measure = Meter.__call__
-    monkeypatch.setattr(Meter, "__call__", lambda self, v, split: (asked.append(split), measure(self, v, split))[1])
-    given = [runs["poor"], *runs["good"]]
-    found = soups.soup(given, tmp_path / "soup", greedy=True)
-    assert asked[:-1] == ["validation"] * (len(asked) - 1)
-    assert asked[-1] == "test"
-    values = [item["validation"] for item in found["ingredients"]]
-    assert found["metrics"]["validation/accuracy"] >= max(values)
-    assert found["order"][0] == int(np.argmax(values))
-    assert not found["ingredients"][0]["chosen"]
-    assert found["selection"] == "greedy, on the validation split of the first run"
+    monkeypatch.setattr(Meter, "__call__", lambda self, v, split: (calls.append(split), measure(self, v, split))[1])
+    inputs = [runs["poor"], *runs["good"]]
+    actual = soups.soup(inputs, tmp_path / "soup", greedy=True)
+    assert calls[:-1] == ["validation"] * (len(calls) - 1)
+    assert calls[-1] == "test"
+    values = [item["validation"] for item in actual["ingredients"]]
+    assert actual["metrics"]["validation/accuracy"] >= max(values)
+    assert actual["order"][0] == int(np.argmax(values))
+    assert not actual["ingredients"][0]["chosen"]
+    assert actual["selection"] == "greedy, on the validation split of the first run"
     assert values[0] == pytest.approx(score(runs["first"], reopen(runs["poor"]).after))
 
 
-def test_wise_lies_on_the_line(runs, tmp_path):
+def test_wise_is_on_the_line(runs, tmp_path):
     opened = reopen(runs["good"][0])
     for share, end in ((0.0, opened.before), (1.0, opened.after)):
-        found = soups.wise(runs["good"][0], share, tmp_path / f"{share}")
+        actual = soups.wise(runs["good"][0], share, tmp_path / f"{share}")
         same(tlx.load_pretrained(tmp_path / f"{share}").variables, end)
-        assert found["ends"]["after" if share else "before"] == found["metrics"]["validation/accuracy"]
+        assert actual["ends"]["after" if share else "before"] == actual["metrics"]["validation/accuracy"]
     same(opened.before, tlx.load_pretrained(runs["first"]).variables)
-    found = soups.wise(runs["good"][0], 0.3, tmp_path / "point")
-    made = tlx.load_pretrained(tmp_path / "point").variables
-    same(made, blend.interpolate(opened.before, opened.after, 0.3))
-    assert flatten(made.stats)
-    assert found["selection"] == "none: the user chose share 0.3"
+    actual = soups.wise(runs["good"][0], 0.3, tmp_path / "point")
+    built = tlx.load_pretrained(tmp_path / "point").variables
+    same(built, blend.interpolate(opened.before, opened.after, 0.3))
+    assert flatten(built.stats)
+    assert actual["selection"] == "none: the user chose share 0.3"
     assert soups.wise(runs["first"], 1.0, tmp_path / "scratch")["notes"] == [
         "there are no pretrained weights: share 0 means the random initial weights"
     ]
 
 
-def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
+def test_incompatible_runs_are_refused(runs, tmp_path):
     with pytest.raises(
         ValueError, match=r"first and .*other have different models: the trees differ: 'blocks/00/kernel' and "
     ):
@@ -134,49 +134,49 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
 
 
 def renamed(opened, names):
-    """A reopened run as if its data had called the classes by other names."""
+    """Return a reopened run with other class names in its data."""
     task = dataclasses.replace(opened.ready.task, names=names)
     return opened._replace(ready=opened.ready._replace(task=task), pretrained=opened.pretrained._replace(task=task))
 
 
-def test_answers_in_another_order_are_reordered_by_name(runs):
+def test_outputs_in_another_order_are_reordered_by_name(runs):
     opened = reopen(runs["first"])
     other = renamed(opened, tuple("1023456789"))
     soups.check_fit(opened, other)
-    found = soups.in_order_of(opened, other)
-    head, before = (flatten(run.after.params)["head/kernel"] for run in (found, opened))
+    actual = soups.in_order_of(opened, other)
+    head, before = (flatten(run.after.params)["head/kernel"] for run in (actual, opened))
     np.testing.assert_array_equal(head, before[:, [1, 0, *range(2, 10)]])
-    assert found.pretrained.task.names == opened.ready.task.names
+    assert actual.pretrained.task.names == opened.ready.task.names
     (note,) = soups.renamed([opened, other])
     assert "was reordered by class name: (1, 0, 2, " in note and "to (0, 1, 2, " in note
     (note,) = soups.renamed([opened, renamed(opened, tuple(f"LABEL_{n}" for n in range(10)))])
     assert "keep their positions" in note
 
 
-def test_other_answers_are_refused(runs):
+def test_other_classes_are_refused(runs):
     opened = reopen(runs["first"])
     with pytest.raises(ValueError, match="have different classes"):
         soups.check_fit(opened, renamed(opened, tuple(str(n) for n in range(1, 11))))
 
 
-def test_a_run_that_trained_on_what_chooses_is_refused(runs):
+def test_a_run_trained_on_the_selection_split_is_refused(runs):
     opened = reopen(runs["first"])
-    for held in (opened.splits.validation, opened.splits.test):
-        splits = dataclasses.replace(opened.splits, streams={"source": held.view(np.arange(5))})
-        with pytest.raises(ValueError, match=f"trained on 5 of the {len(held)} examples that .* uses for"):
+    for stored in (opened.splits.validation, opened.splits.test):
+        splits = dataclasses.replace(opened.splits, streams={"source": stored.view(np.arange(5))})
+        with pytest.raises(ValueError, match=f"trained on 5 of the {len(stored)} examples that .* uses for"):
             soups.check_fit(opened, opened._replace(splits=splits))
     soups.check_fit(opened, opened)
 
 
-def test_what_a_tuning_added_is_not_written_as_plain_weights(runs):
+def test_inserted_parameters_are_not_written_as_plain_weights(runs):
     opened = reopen(runs["first"])
     params = opened.after.params | {"prompt": {"tokens": np.zeros((1, 2), np.float32)}}
-    kept = opened.pretrained._replace(variables=opened.after._replace(params=params))
+    remaining = opened.pretrained._replace(variables=opened.after._replace(params=params))
     with pytest.raises(ValueError, match=r"has 1 parameters that its tuning added \('prompt/tokens'"):
-        soups.check_plain(opened._replace(pretrained=kept))
+        soups.check_plain(opened._replace(pretrained=remaining))
 
 
-def test_ingredients_that_began_apart_are_told(runs):
+def test_ingredients_with_different_initial_weights_are_noted(runs):
     opened = [reopen(run) for run in (runs["first"], runs["good"][0])]
     assert len(notes := soups.notes(opened)) == 1 and notes[0].startswith("the runs started from different weights")
     assert soups.notes([opened[1], opened[1]]) == []

@@ -1,4 +1,4 @@
-"""The command that is printed when a command is stopped: pasted into a shell, it goes on with the same work."""
+"""The command printed when a command is stopped: pasted into a shell, it resumes the same work."""
 
 import shlex
 
@@ -38,7 +38,7 @@ WEIGHTS = ("--set", "weights=Weights('no where')")
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A directory whose name, and whose files' names, a shell reads as several words, and an option as its own."""
+    """A directory with names that a shell splits into several words or takes for options."""
     folder = tmp_path / "it's $HOME; a *"
     folder.mkdir()
     (folder / "ti ny.py").write_text(CONFIG)
@@ -72,11 +72,11 @@ def place(tmp_path, monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )  # fmt: skip
-def test_the_printed_command_goes_on_with_the_same_work(function, words, place, monkeypatch):
+def test_the_printed_command_resumes_the_same_work(function, words, place, monkeypatch):
     calls = []
 
     def stopped(*positional, **named):
-        calls.append(told([*positional, *sorted(named.items())]))
+        calls.append(comparable([*positional, *sorted(named.items())]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(function, stopped)
@@ -84,26 +84,26 @@ def test_the_printed_command_goes_on_with_the_same_work(function, words, place, 
     monkeypatch.setattr(
         "tlx.analysis.benefit.benefit_study", lambda recipe, **named: (recipe, sorted(named.items()), "study")
     )
-    done = CliRunner().invoke(main, list(words))
-    assert done.exit_code == 130, done.output
-    printed = done.output.rstrip("\n").splitlines()[-1].partition(": ")[2]
-    again = shlex.split(printed)
-    assert again[0] == "tlx"
-    done = CliRunner().invoke(main, again[1:])
-    assert done.exit_code == 130, done.output
+    result = CliRunner().invoke(main, list(words))
+    assert result.exit_code == 130, result.output
+    printed = result.output.rstrip("\n").splitlines()[-1].partition(": ")[2]
+    repeated = shlex.split(printed)
+    assert repeated[0] == "tlx"
+    result = CliRunner().invoke(main, repeated[1:])
+    assert result.exit_code == 130, result.output
     first, second = calls
     if words[0] == "run":
         assert ("resume", True) in second
         for name in ("resume", "overwrite"):
             first, second = ([item for item in call if item[0] != name] for call in (first, second))
     assert second == first
-    # What it prints in turn is the same.
-    assert done.output.rstrip("\n").splitlines()[-1].partition(": ")[2] == printed
+    # The command that it prints is the same.
+    assert result.output.rstrip("\n").splitlines()[-1].partition(": ")[2] == printed
 
 
-def told(items):
-    """Arguments as values that can be compared; how workers are started and what is recorded are other tests'."""
-    found = []
+def comparable(items):
+    """Arguments as comparable values; other tests cover workers and records."""
+    results = []
     for item in items:
         name, value = item if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) else ("", item)
         if name in ("worker", "command", "file"):
@@ -113,5 +113,5 @@ def told(items):
             value = list(value.by_fingerprint)
         elif records.is_record(value) and type(value).__name__ == "Recipe":
             value = records.fingerprint(value)
-        found.append((name, value if not callable(value) else None))
-    return found
+        results.append((name, value if not callable(value) else None))
+    return results

@@ -1,4 +1,4 @@
-"""The user's Python files at the command line: the file, the line, what went wrong; and what nobody foresaw."""
+"""Python files of the user on the command line: errors name file and line; unexpected errors are one line."""
 
 import pytest
 from click.testing import CliRunner
@@ -17,13 +17,13 @@ def recipe():
 """
 
 
-def told(*arguments, code=2):
-    """The one line in which a command ends."""
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == code, done.output
-    assert len(done.output.splitlines()) == 1, done.output
-    assert done.output.startswith("tlx: ")
-    return done.output.removeprefix("tlx: ").rstrip("\n")
+def error_line(*arguments, code=2):
+    """Return the one line in which a command ends."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert len(result.output.splitlines()) == 1, result.output
+    assert result.output.startswith("tlx: ")
+    return result.output.removeprefix("tlx: ").rstrip("\n")
 
 
 @pytest.mark.parametrize(
@@ -44,45 +44,45 @@ def told(*arguments, code=2):
 def test_an_error_in_a_config_names_the_file_and_the_line(tmp_path, old, new, line, words):
     path = tmp_path / "config.py"
     path.write_text(GOOD.replace(old, new, 1))
-    message = told("show", path)
+    message = error_line("show", path)
     assert message.startswith(f"{path} line {line}")
     for part in words.split(" ... "):
         assert part in message
 
 
-def test_bytes_that_are_no_python_are_one_line(tmp_path):
+def test_bytes_that_are_not_python_are_one_line(tmp_path):
     path = tmp_path / "config.py"
     for content in (b"\xff\xfe\x00", GOOD.encode("utf-16"), b"x = '\xff'\n", b"\x00\x00"):
         path.write_bytes(content)
-        assert told("show", path).startswith(str(path))
+        assert error_line("show", path).startswith(str(path))
 
 
-def test_a_config_without_the_usual_ending_is_read(tmp_path):
+def test_a_config_without_the_usual_suffix_is_read(tmp_path):
     path = tmp_path / "config.txt"
     path.write_text(GOOD)
     assert CliRunner().invoke(main, ["show", str(path)]).exit_code == 0
 
 
-def test_a_directory_in_the_place_of_a_config_is_one_line(tmp_path):
-    assert told("show", tmp_path) == (
+def test_a_directory_instead_of_a_config_is_one_line(tmp_path):
+    assert error_line("show", tmp_path) == (
         f"{tmp_path} is a directory; expected a config file: a Python file with a function recipe()"
     )
 
 
 def test_a_wrong_option_is_one_line():
-    assert told("study", "x.py", "--jobs", "0") == (
+    assert error_line("study", "x.py", "--jobs", "0") == (
         "Invalid value for '--jobs': 0 is not in the range x>=1; see main study --help"
     )
-    assert told("reprot", "x").startswith("No such command 'reprot'")
-    assert told("predict") == "Missing argument 'RUN'; see main predict --help"
+    assert error_line("reprot", "x").startswith("No such command 'reprot'")
+    assert error_line("predict") == "Missing argument 'RUN'; see main predict --help"
 
 
-def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(monkeypatch, tmp_path):
+def test_an_unexpected_error_is_one_line_that_asks_for_a_report(monkeypatch, tmp_path):
     def fail(*arguments):
         raise RuntimeError("something\ndeep")
 
     monkeypatch.setattr("tlx.report.write", fail)
-    message = told("report", tmp_path, code=1)
+    message = error_line("report", tmp_path, code=1)
     assert message.startswith("internal error, RuntimeError: something deep; please report it")
     assert "TLX_TRACEBACK=1" in message
 
@@ -95,8 +95,8 @@ def test_an_error_of_the_system_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("rule", ["(a+)+$", "(.*)*(.*)*x", r"(\w+/?)+x", "(b|l|bl)*q"])
-def test_a_rule_that_would_never_end_is_answered(tmp_path, rule):
+def test_a_rule_with_an_endless_pattern_is_answered(tmp_path, rule):
     path = tmp_path / "config.py"
     path.write_text(GOOD)
     change = f"tuning=Rules(({rule!r}, None), ('.*', Learn()))"
-    assert f"rule {rule!r} matches no parameter" in told("show", path, "--set", change)
+    assert f"rule {rule!r} matches no parameter" in error_line("show", path, "--set", change)

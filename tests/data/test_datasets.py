@@ -28,14 +28,14 @@ TEXT = {"text": Column("text"), "label": Column("class", ("bad", "good"))}
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Every data set, built anew: one left in the cache by an older builder would pass in its place."""
+    """Build every data set anew, because the cache may hold data sets of an older builder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
         return {name: open_dataset(name) for name in SIZES}
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_splits_have_the_documented_sizes_and_both_ends_of_every_class(opened, name):
+def test_splits_have_the_documented_sizes_and_classes(opened, name):
     dataset = opened[name]
     assert tuple(len(dataset.splits[split]) for split in ("train", "validation", "test")) == SIZES[name]
     assert dataset.classes == DATASETS[name].classes
@@ -48,19 +48,19 @@ def test_splits_have_the_documented_sizes_and_both_ends_of_every_class(opened, n
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name.startswith("sentiment")])
 def test_sentences_are_clear_distinct_and_split_by_document(opened, name):
-    seen, documents, texts = set(), {}, set()
+    labels_seen, documents, texts = set(), {}, set()
     for split, examples in opened[name].splits.items():
         for record in examples.source:
             identity, document = record["id"].decode(), record["document"].decode()
-            assert identity not in seen
-            seen.add(identity)
+            assert identity not in labels_seen
+            labels_seen.add(identity)
             assert abs(record["rating"]) >= 0.5 and record["label"] == (record["rating"] > 0)
             assert documents.setdefault(document or identity, split) == split
             words = record["text"].decode().lower()
             assert words not in texts
             texts.add(words)
     by_document = name in ("sentiment/amazon", "sentiment/nyt")
-    assert (len(documents) < len(seen)) == by_document
+    assert (len(documents) < len(labels_seen)) == by_document
 
 
 def test_a_ground_truth_file_is_read_as_documented():
@@ -71,18 +71,18 @@ def test_a_ground_truth_file_is_read_as_documented():
     ]
 
 
-def test_images_are_the_originals(opened):
+def test_images_equal_the_originals(opened):
     from sklearn.datasets import load_digits
 
     original = {image.tobytes() for image in np.round(load_digits().images * 255 / 16).astype(np.uint8)}
-    found = [split[position]["image"] for split in opened["digits"].splits.values() for position in range(len(split))]
-    assert found[0].shape == (8, 8, 1) and found[0].dtype == np.uint8
-    assert {image.tobytes() for image in found} == original and len(found) == 1797
+    images = [split[position]["image"] for split in opened["digits"].splits.values() for position in range(len(split))]
+    assert images[0].shape == (8, 8, 1) and images[0].dtype == np.uint8
+    assert {image.tobytes() for image in images} == original and len(images) == 1797
     image = opened["mnist5k"].splits["train"][0]["image"]
     assert image.shape == (28, 28, 1) and image.max() > 200 and image[:2].max() == 0
 
 
-def test_splits_depend_on_identity_alone():
+def test_splits_depend_on_identity_only():
     assert by_hash("movies/1") == by_hash("movies/1")
     names = [by_hash(str(number)) for number in range(5000)]
     for name, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
@@ -98,7 +98,7 @@ def _open(name: str) -> tuple[str, int]:
     return dataset.fingerprint, len(dataset.splits["train"])
 
 
-def test_two_processes_prepare_one_data_set_and_agree_with_the_usual_one(opened, tmp_path, monkeypatch):
+def test_two_processes_that_prepare_one_data_set_agree(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
     (tmp_path / "digits" / "incomplete.ABC_1.0.0").mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_two_processes_prepare_one_data_set_and_agree_with_the_usual_one(opened,
     assert sorted(file.name for file in (tmp_path / "digits").iterdir()) == [".lock", "1.0.0"]
 
 
-def test_preparing_says_so_in_one_line(tmp_path, monkeypatch, caplog, capsys):
+def test_preparation_prints_one_line(tmp_path, monkeypatch, caplog, capsys):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with caplog.at_level(logging.INFO, "tlx"):
         open_dataset("digits")
@@ -118,7 +118,7 @@ def test_preparing_says_so_in_one_line(tmp_path, monkeypatch, caplog, capsys):
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-    """A data set that tlx knows only from disk: a copy of digits under another name."""
+    """A data set that exists only on disk: a copy of digits under another name."""
     open_dataset("digits")
     from tlx.data.sources.tfds import data_dir
 
@@ -135,7 +135,7 @@ def test_any_data_set_on_disk_opens_by_its_name(foreign, name):
     assert dataset.splits["train"][3]["image"].shape == (8, 8, 1)
 
 
-def test_a_data_set_that_only_tensorflow_reads_is_refused(foreign):
+def test_a_data_set_that_needs_tensorflow_is_refused(foreign):
     info = foreign / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError) as error:
@@ -146,7 +146,7 @@ def test_a_data_set_that_only_tensorflow_reads_is_refused(foreign):
     )
 
 
-def test_a_data_set_without_something_to_predict_is_refused(foreign):
+def test_a_data_set_without_a_label_is_refused(foreign):
     for name in ("features.json", "dataset_info.json"):
         content = json.loads((foreign / name).read_text().replace('"label"', '"what"'))
         content.pop("supervisedKeys", None)
@@ -166,7 +166,7 @@ def test_idx_files_are_read(monkeypatch):
 
 
 @pytest.mark.parametrize(("variable", "network"), [("0", ""), ("1", " (TLX_OFFLINE is set)")])
-def test_a_data_set_that_is_not_on_disk_names_the_near_miss(foreign, monkeypatch, variable, network):
+def test_a_missing_data_set_names_the_nearest_name(foreign, monkeypatch, variable, network):
     monkeypatch.setenv("TLX_OFFLINE", variable)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("TLX_CACHE", "/cache")
@@ -180,7 +180,7 @@ def test_a_data_set_that_is_not_on_disk_names_the_near_miss(foreign, monkeypatch
     )
 
 
-def test_text_that_is_not_utf8_says_where():
+def test_the_error_for_text_that_is_not_utf8_names_the_place():
     examples = Examples("reviews", "train", [{"text": b"fine", "label": 0}, {"text": b"caf\xe9", "label": 0}], TEXT)
     assert examples[0]["text"] == "fine"
     with pytest.raises(ValueError) as error:
@@ -191,7 +191,7 @@ def test_text_that_is_not_utf8_says_where():
 
 
 @pytest.mark.parametrize("label", [2, -1])
-def test_a_label_out_of_range_says_where(label):
+def test_the_error_for_a_label_out_of_range_names_the_place(label):
     examples = Examples("reviews", "train", [{"text": b"", "label": 1}, {"text": b"", "label": label}], TEXT)
     for read in (examples.labels, lambda: examples[1]):
         with pytest.raises(ValueError) as error:
@@ -199,7 +199,7 @@ def test_a_label_out_of_range_says_where(label):
         assert str(error.value) == f"reviews train[1]: label is {label}; expected one of the 2 classes 0..1"
 
 
-def test_pairs_of_text_and_numbers_for_labels():
+def test_text_pairs_with_numbers_as_labels():
     columns = {"text": Column("text"), "text_pair": Column("text"), "label": Column("number")}
     examples = Examples("pairs", "train", [{"text": b"a", "text_pair": b"b", "label": np.float32(0.5)}], columns)
     assert examples[0] == {"text": "a", "text_pair": "b", "label": 0.5, "index": 0}

@@ -1,4 +1,4 @@
-"""Two data sets in one experiment: which streams there are, whose labels they hold, and what does not fit."""
+"""Two data sets in one experiment: the streams, which labels they have, and which settings are refused."""
 
 import itertools
 from dataclasses import replace
@@ -26,7 +26,7 @@ BOTH = Data(source="mnist5k", target="digits", labels=0, size=8)
         ({"source": "mnist5k", "labels": 0.0}, ("source", "unlabelled")),
     ],
 )
-def test_the_kinds_of_transfer_fall_out_of_the_streams(fields, streams):
+def test_the_streams_follow_from_the_kind_of_transfer(fields, streams):
     data = Data(target="digits", **fields)
     assert data.stream_names == streams
     splits = load(data, 0)
@@ -35,26 +35,26 @@ def test_the_kinds_of_transfer_fall_out_of_the_streams(fields, streams):
     assert list(splits.named) == [*streams, "validation", "test"]
 
 
-def test_labels_grants_those_of_some_and_keeps_all_without():
+def test_labels_grants_some_labels_and_the_unlabelled_stream_keeps_all_examples():
     few, more = (load(replace(BOTH, labels=count), 3) for count in (2, 5))
     assert np.bincount(few.streams["labelled"].labels()).tolist() == [2] * 10
     assert set(few.streams["labelled"].rows) < set(more.streams["labelled"].rows)
-    whole = load(Data(target="digits"), 3).train
-    assert few.streams["unlabelled"].rows.tolist() == whole.rows.tolist()
+    everything = load(Data(target="digits"), 3).train
+    assert few.streams["unlabelled"].rows.tolist() == everything.rows.tolist()
     share = load(replace(BOTH, labels=0.1), 3).streams["labelled"]
-    assert len(share) == pytest.approx(0.1 * len(whole), abs=5)
+    assert len(share) == pytest.approx(0.1 * len(everything), abs=5)
     assert few.fingerprint != more.fingerprint != load(BOTH, 3).fingerprint
 
 
-def test_a_label_that_is_not_granted_is_in_no_example_and_no_batch():
+def test_a_hidden_label_is_in_no_example_and_no_batch():
     splits = load(BOTH, 0)
     hidden = splits.streams["unlabelled"]
-    for given in (hidden, hidden.view(range(5)), hidden.whole()):
-        assert given[0].keys() == {"image", "index"}
+    for view in (hidden, hidden.view(range(5)), hidden.whole()):
+        assert view[0].keys() == {"image", "index"}
         with pytest.raises(
             PermissionError, match=r"^the labels of digits train are not available to training in this setting$"
         ):
-            given.labels()
+            view.labels()
     batch = next(train_batches(hidden, ImageProcessor(size=(8, 8), channels=1), batch=4, seed=0))
     assert batch.keys() == {"image", "index"}
 
@@ -69,7 +69,7 @@ def recipe_of(data):
     )
 
 
-def test_every_step_has_a_batch_of_each_stream_in_an_order_of_its_own():
+def test_every_step_has_a_batch_of_each_stream_in_a_separate_order():
     data = replace(BOTH, labels=0.5)
     splits = load(data, 0)
     ready = prepare(recipe_of(data), splits)
@@ -82,10 +82,10 @@ def test_every_step_has_a_batch_of_each_stream_in_an_order_of_its_own():
         truth = splits.streams[name].whole()
         if name != "unlabelled":
             assert batch["label"].tolist() == truth.labels()[batch["index"]].tolist()
-    (again,) = itertools.islice(training_batches(ready, splits, first=1), 1)
+    (resumed,) = itertools.islice(training_batches(ready, splits, first=1), 1)
     for name, batch in second.items():
-        assert again[name]["index"].tolist() == batch["index"].tolist()
-    # Two streams of as many examples do not go in step.
+        assert resumed[name]["index"].tolist() == batch["index"].tolist()
+    # Two streams with equal numbers of examples do not have the same order.
     most = Data(target="digits", labels=0.9999)
     same = load(most, 0)
     assert len(same.streams["labelled"]) == len(same.streams["unlabelled"])
@@ -93,17 +93,17 @@ def test_every_step_has_a_batch_of_each_stream_in_an_order_of_its_own():
     assert both["labelled"]["index"].tolist() != both["unlabelled"]["index"].tolist()
 
 
-def made_up(monkeypatch, **sets):
-    """Data sets by name, in the place of what lies on disk: the classes, and the labels of each split."""
+def fake_datasets(monkeypatch, **sets):
+    """Replace the data sets on disk by data sets of given classes and labels of each split."""
 
     def dataset(name):
         classes, kind, splits = sets[name.replace(" ", "_")]
         columns = {kind: Column(kind), "label": Column("class", classes)}
-        held = {
+        labelled_splits = {
             split: Examples(name, split, [{"text": b"a", "label": value} for value in values], columns)
             for split, values in splits.items()
         }
-        return Dataset(name, held, columns, name)
+        return Dataset(name, labelled_splits, columns, name)
 
     monkeypatch.setattr(examples, "open_dataset", dataset)
 
@@ -111,8 +111,8 @@ def made_up(monkeypatch, **sets):
 TARGET = (("cat", "dog", "owl"), "text", {"train": [0, 1, 2] * 4, "validation": [0, 1, 2], "test": [0, 1, 2]})
 
 
-def test_a_source_has_the_targets_classes_by_name_or_by_position(monkeypatch):
-    made_up(monkeypatch, near=TARGET, far=(("owl", "cat"), "text", {"train": [0, 1, 1]}))
+def test_source_classes_are_matched_by_name_or_by_position(monkeypatch):
+    fake_datasets(monkeypatch, near=TARGET, far=(("owl", "cat"), "text", {"train": [0, 1, 1]}))
     source = load(Data(source="far", target="near", labels=0), 0).streams["source"]
     assert source.labels().tolist() == [2, 0, 0] and source.classes == ("cat", "dog", "owl")
     assert [source[n]["label"] for n in range(3)] == [2, 0, 0]
@@ -144,8 +144,8 @@ def test_a_source_has_the_targets_classes_by_name_or_by_position(monkeypatch):
         ((("cat",), "text", {"train": []}), {}, "data set 'far' has no examples in its split 'train'"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(monkeypatch, source, fields, message):
-    made_up(monkeypatch, near=TARGET, far=source)
+def test_data_sets_that_do_not_fit_together_are_refused(monkeypatch, source, fields, message):
+    fake_datasets(monkeypatch, near=TARGET, far=source)
     with pytest.raises(ValueError) as error:
         load(Data(source="far", target="near", labels=0, **fields), 0)
     for part in message.split(" ... "):
@@ -166,7 +166,7 @@ def test_what_does_not_fit_together_is_refused(monkeypatch, source, fields, mess
         ({"match": "names"}, "match='names'; expected 'name' or 'position'"),
     ],
 )
-def test_impossible_settings_are_refused(fields, message):
+def test_invalid_settings_are_refused(fields, message):
     with pytest.raises(ValueError) as error:
         Data(target="digits", **fields)
     for part in message.split(" ... "):
@@ -179,16 +179,16 @@ def refusal(objective, **fields):
     return str(error.value)
 
 
-def test_terms_that_do_not_fit_the_streams_are_refused_before_anything_is_built():
+def test_terms_without_their_streams_are_refused_before_training():
     there = "which does not exist; the streams are: source, unlabelled"
     assert refusal((terms.Supervised(),)) == f"Supervised reads the stream 'labelled', {there}"
     for term in (terms.Supervised, terms.LabelSmoothing, terms.RDrop, terms.Mixup):
-        told = refusal((terms.Supervised(on="source"), term(on="unlabelled")))
-        assert told == f"{term.__name__} reads labels, but the stream 'unlabelled' has no labels"
+        message = refusal((terms.Supervised(on="source"), term(on="unlabelled")))
+        assert message == f"{term.__name__} reads labels, but the stream 'unlabelled' has no labels"
     assert refusal((terms.Mcc(),)).startswith("no term reads the source: ")
 
 
-def test_a_choice_by_labels_that_are_not_granted_has_its_name():
+def test_selection_by_hidden_labels_is_named_oracle():
     with pytest.raises(ValueError) as error:
         replace(recipe_of(BOTH), train=Train(steps=2, batch=8, select="best-validation"))
     for part in ("data.labels is 0", "train.select 'best-validation'", "'last'", "'snd'", "'oracle'"):
@@ -199,22 +199,22 @@ def test_a_choice_by_labels_that_are_not_granted_has_its_name():
         assert part in str(error.value)
 
 
-def test_what_no_term_reads_is_not_drawn():
+def test_streams_that_no_term_reads_are_not_drawn():
     only = replace(recipe_of(BOTH), objective=(terms.Supervised(on="source"),))
     splits = open_data(only)
     assert list(splits.streams) == ["source"]
     assert next(training_batches(prepare(only, splits), splits)).keys() == {"source"}
 
 
-def test_an_unlabelled_example_is_read_though_its_label_says_that_it_has_none(monkeypatch):
-    made_up(monkeypatch, near=(TARGET[0], "text", {**TARGET[2], "train": [-1, -1]}), far=TARGET)
+def test_an_unlabelled_example_is_read_even_if_its_label_is_missing(monkeypatch):
+    fake_datasets(monkeypatch, near=(TARGET[0], "text", {**TARGET[2], "train": [-1, -1]}), far=TARGET)
     splits = load(Data(source="far", target="near", labels=0), 0)
     assert splits.streams["unlabelled"][1] == {"text": "a", "index": 1}
 
 
-def test_several_sources_are_streams_of_their_own(monkeypatch):
+def test_several_sources_are_separate_streams(monkeypatch):
     one = (("owl", "cat"), "text", {"train": [0, 1, 1]})
-    made_up(monkeypatch, near=TARGET, far=TARGET, one=one)
+    fake_datasets(monkeypatch, near=TARGET, far=TARGET, one=one)
     data = Data(source=("far", "one"), target="near", labels=1)
     assert data.stream_names == ("source/0", "source/1", "labelled", "unlabelled")
     splits = load(data, 0)
@@ -223,13 +223,13 @@ def test_several_sources_are_streams_of_their_own(monkeypatch):
     assert splits.streams["source/1"].labels().tolist() == [2, 0, 0]
     assert load(replace(data, labels=0), 0).labelled.name == "far"
     assert splits.fingerprint != load(replace(data, source=("one", "far")), 0).fingerprint
-    # A tuple of one is that one.
+    # A tuple with one source equals that source.
     alone, named = (load(replace(data, source=source), 0) for source in (("far",), "far"))
     assert tuple(alone.streams) == tuple(named.streams) and alone.fingerprint == named.fingerprint
-    # What is said of the source is of each, and drawn for each by itself.
+    # The settings of the source apply to each source, with separate random draws.
     twin = Data(source=("far", "twin"), target="near", labels=0, eps_y=1.0, source_classes=("cat", "owl"))
-    made_up(monkeypatch, near=TARGET, far=TARGET, twin=TARGET)
-    first, second = (own.labels() for name, own in load(twin, 0).streams.items() if name != "unlabelled")
+    fake_datasets(monkeypatch, near=TARGET, far=TARGET, twin=TARGET)
+    first, second = (stream.labels() for name, stream in load(twin, 0).streams.items() if name != "unlabelled")
     assert set(first.tolist()) == set(second.tolist()) == {0, 2} and first.tolist() != second.tolist()
 
 
@@ -241,15 +241,15 @@ def test_several_sources_are_streams_of_their_own(monkeypatch):
         (("a", "digits"), "source and target are both 'digits' ... source"),
     ],
 )
-def test_impossible_sources_are_refused(source, message):
+def test_invalid_sources_are_refused(source, message):
     with pytest.raises(ValueError) as error:
         Data(source=source, target="digits")
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_one_source_by_two_names_is_refused(monkeypatch):
-    made_up(monkeypatch, near=TARGET, far=TARGET)
+def test_one_source_under_two_names_is_refused(monkeypatch):
+    fake_datasets(monkeypatch, near=TARGET, far=TARGET)
     monkeypatch.setattr(
         examples, "open_dataset", lambda name, found=examples.open_dataset: found(name.partition(":")[0])
     )
@@ -258,21 +258,21 @@ def test_one_source_by_two_names_is_refused(monkeypatch):
     assert str(error.value) == "sources 'far' and 'far:1.0.0' are the same data set; remove one of them"
 
 
-def test_one_data_set_by_two_names_is_refused(monkeypatch):
-    made_up(monkeypatch, near=TARGET)
+def test_one_data_set_under_two_names_is_refused(monkeypatch):
+    fake_datasets(monkeypatch, near=TARGET)
     monkeypatch.setattr(examples, "open_dataset", lambda name, found=examples.open_dataset: found("near"))
     with pytest.raises(ValueError) as error:
         load(Data(source="near:1.0.0", target="near", labels=0), 0)
     assert str(error.value) == "source 'near:1.0.0' and target 'near' are the same data set; remove the source"
 
 
-def test_a_class_with_fewer_than_labels_is_named(monkeypatch):
-    made_up(monkeypatch, near=TARGET, far=TARGET)
+def test_a_class_with_fewer_examples_than_labels_is_named(monkeypatch):
+    fake_datasets(monkeypatch, near=TARGET, far=TARGET)
     with pytest.raises(ValueError, match=r"^class 'cat' has 4 training examples, fewer than labels=5$"):
         load(Data(source="far", target="near", labels=5), 0)
 
 
-def test_texts_of_all_streams_have_one_length():
+def test_texts_of_all_streams_have_the_same_length():
     recipe = Recipe(
         data=Data(source="sentiment/nyt", target="sentiment/tweets", tokens=64, buckets=(8, 16, 32), labels=0),
         task=tasks.Classification(classes=2),
@@ -282,8 +282,8 @@ def test_texts_of_all_streams_have_one_length():
     )
     splits = open_data(recipe)
     ready = prepare(recipe, splits)
-    apart = [train_batches(own, ready.processor, batch=4, seed=0, buckets=recipe.data.lengths)
-             for own in splits.streams.values()]  # fmt: skip
+    apart = [train_batches(stream, ready.processor, batch=4, seed=0, buckets=recipe.data.lengths)
+             for stream in splits.streams.values()]  # fmt: skip
     pairs = itertools.islice(zip(*apart, strict=True), 12)
     assert any(one["input_ids"].shape != two["input_ids"].shape for one, two in pairs)
     for batches in itertools.islice(training_batches(ready, splits), 12):
@@ -293,13 +293,13 @@ def test_texts_of_all_streams_have_one_length():
             assert batch["attention_mask"].any(1).all()
 
 
-def test_padding_is_the_tokenizers_own():
+def test_padding_uses_the_token_of_the_tokenizer():
     short = {"input_ids": np.array([[5, 6]]), "attention_mask": np.array([[1, 1]]), "index": np.array([0])}
     long = {"input_ids": np.array([[7, 8, 9]]), "attention_mask": np.array([[1, 1, 1]]), "index": np.array([1])}
-    # What a stored prefix holds may be named by a path.
+    # A name in the feature cache may be a path.
     short["blocks/00"], long["blocks/00"] = np.ones((1, 2, 4)), np.ones((1, 3, 4))
-    found = levelled({"source": short, "unlabelled": long}, {"input_ids": Field((None,), "int32", 1)})
-    assert found["source"]["blocks/00"].sum((0, 2)).tolist() == [4, 4, 0]
-    assert found["source"]["input_ids"].tolist() == [[5, 6, 1]]
-    assert found["source"]["attention_mask"].tolist() == [[1, 1, 0]]
-    assert found["unlabelled"]["input_ids"].tolist() == [[7, 8, 9]] and found["source"]["index"].tolist() == [0]
+    padded = levelled({"source": short, "unlabelled": long}, {"input_ids": Field((None,), "int32", 1)})
+    assert padded["source"]["blocks/00"].sum((0, 2)).tolist() == [4, 4, 0]
+    assert padded["source"]["input_ids"].tolist() == [[5, 6, 1]]
+    assert padded["source"]["attention_mask"].tolist() == [[1, 1, 0]]
+    assert padded["unlabelled"]["input_ids"].tolist() == [[7, 8, 9]] and padded["source"]["index"].tolist() == [0]

@@ -1,4 +1,4 @@
-"""A data set's folder runs no code. Every fault in it is one line that names the file."""
+"""The folder of a data set cannot run code. Every error in it is one line that names the file."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ IMAGE, LABEL = f"{PREFIX}image_feature.Image", f"{PREFIX}class_label_feature.Cla
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A data set that is none of ours, in a place from which Python imports, beside a module that must not run."""
+    """A data set that is not in tlx, in a folder from which Python imports, next to a module that must not run."""
     open_dataset("digits")
     place = tmp_path / "figures" / "1.0.0"
     shutil.copytree(data_dir() / "digits" / "1.0.0", place)
@@ -57,7 +57,7 @@ def feature(name, **fields):
     return lambda document: document["featuresDict"]["features"][name].update(fields)
 
 
-def nested(inner):
+def nest(inner):
     return lambda document: document["featuresDict"]["features"].update(more=inner)
 
 
@@ -66,8 +66,8 @@ LEGACY = {"type": "trap.Image", "content": {}}
 ELSEWHERE = {
     "the class of the whole": lambda document: document.update(pythonClassName="trap.Image"),
     "a feature": feature("image", pythonClassName="trap.Image"),
-    "the other spelling": nested({"python_class_name": "trap.Image", "text": {}}),
-    "both spellings": nested(
+    "the other spelling": nest({"python_class_name": "trap.Image", "text": {}}),
+    "both spellings": nest(
         {"pythonClassName": f"{PREFIX}text_feature.Text", "python_class_name": "trap.Image", "text": {}}
     ),
     "a submodule of TFDS that is no feature": feature(
@@ -85,20 +85,18 @@ ELSEWHERE = {
         "type": f"{PREFIX}features_dict.FeaturesDict",
         "content": {"image": LEGACY, "label": {"type": LABEL, "content": {"num_classes": 10}}},
     },
-    "within a sequence": nested(
-        {"pythonClassName": f"{PREFIX}sequence_feature.Sequence", "sequence": {"feature": TRAP}}
-    ),
-    "within a text": nested(
+    "within a sequence": nest({"pythonClassName": f"{PREFIX}sequence_feature.Sequence", "sequence": {"feature": TRAP}}),
+    "within a text": nest(
         {"pythonClassName": f"{PREFIX}dataset_feature.Dataset", "jsonFeature": {"json": json.dumps({"feature": TRAP})}}
     ),
-    "within a text within a text": nested(
+    "within a text within a text": nest(
         {"pythonClassName": f"{PREFIX}scalar.Scalar", "json_feature": {"json": json.dumps(["", json.dumps([LEGACY])])}}
     ),
 }
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
-def test_no_class_but_tfds_s_own_features_is_let_through(kind, folder):
+def test_only_the_feature_classes_of_tfds_are_accepted(kind, folder):
     edit(folder / FEATURES, ELSEWHERE[kind])
     refused(folder, FEATURES, "names the feature class ", "tensorflow_datasets.core.features.")
 
@@ -108,14 +106,14 @@ def test_the_class_is_named(folder):
     refused(folder, FEATURES, "'trap.Image'. TFDS would run code of this class")
 
 
-def test_the_module_that_the_info_names_is_not_imported(folder):
+def test_the_module_named_in_the_info_is_not_imported(folder):
     edit(folder / INFO, lambda document: document.update(moduleName="trap", name="digits"))
     assert len(open_dataset(str(folder)).splits["train"]) == 1258
     edit(folder / INFO, lambda document: document.update(features=TRAP))
     refused(folder, INFO, "names the feature class 'trap.Image'")
 
 
-def test_tfds_s_own_classes_are_known():
+def test_the_classes_of_tfds_are_known():
     assert {IMAGE, LABEL, f"{PREFIX}features_dict.FeaturesDict", f"{PREFIX}tensor_feature.Tensor"} <= own_classes()
     assert all(name.startswith(PREFIX) for name in own_classes())
 
@@ -181,7 +179,7 @@ DOCUMENTS = [
     (FEATURES, feature("image", image={"shape": {"dimensions": [True]}}), "dimensions[0] is true; expected a whole"),
     (
         FEATURES,
-        nested({"pythonClassName": f"{PREFIX}tensor_feature.Tensor", "tensor": {}}),
+        nest({"pythonClassName": f"{PREFIX}tensor_feature.Tensor", "tensor": {}}),
         "tensor.dtype is missing; expected a string",
     ),
     (FEATURES, feature("image", text={}), "the feature image has the content image, text; expected one content"),
@@ -189,8 +187,8 @@ DOCUMENTS = [
     (FEATURES, lambda document: document.update(featuresDict=3), "featuresDict is 3; expected an object"),
     (FEATURES, lambda document: document.update(featuresDict={}), "featuresDict.features is missing"),
     (FEATURES, lambda document: document.update(featuresDict={"features": []}), "featuresDict.features is []"),
-    (FEATURES, nested(3), "featuresDict.features.more is 3; expected an object"),
-    (FEATURES, nested({}), "featuresDict.features.more.pythonClassName is missing; expected a string"),
+    (FEATURES, nest(3), "featuresDict.features.more is 3; expected an object"),
+    (FEATURES, nest({}), "featuresDict.features.more.pythonClassName is missing; expected a string"),
     (FEATURES, feature("label", classLabel=[]), "classLabel is []; expected an object"),
     (FEATURES, feature("label", classLabel={"numClasses": "ten"}), "classLabel.numClasses is 'ten'; expected a whole"),
     (FEATURES, feature("image", image={"dtype": 3}), "image.dtype is 3; expected a string"),
@@ -198,7 +196,7 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize(("name", "change", "message"), DOCUMENTS)
-def test_a_document_of_another_form_is_refused_before_tfds_sees_it(name, change, message, folder, monkeypatch):
+def test_an_invalid_document_is_refused_before_tfds_reads_it(name, change, message, folder, monkeypatch):
     monkeypatch.setattr("tensorflow_datasets.builder_from_directory", lambda path: pytest.fail("TFDS saw it"))
     edit(folder / name, change)
     refused(folder, name, message)
@@ -209,12 +207,12 @@ def test_a_document_of_another_form_is_refused_before_tfds_sees_it(name, change,
     ("content", "message"),
     [("", "is empty"), ("{", "is not JSON"), ('{"a":' * 100_000, "too deeply"), ("nan", "is not JSON"), ("3", "is 3")],
 )
-def test_a_document_that_is_no_json_is_refused(name, content, message, folder):
+def test_a_document_that_is_not_json_is_refused(name, content, message, folder):
     (folder / name).write_text(content)
     refused(folder, name, message)
 
 
-def test_a_document_that_is_not_there_is_named(folder):
+def test_a_missing_document_is_named(folder):
     (folder / FEATURES).unlink()
     with pytest.raises(FileNotFoundError, match=r"features\.json"):
         open_dataset(str(folder))
@@ -238,7 +236,7 @@ def test_a_document_that_is_not_there_is_named(folder):
         ),
     ],
 )
-def test_shards_that_the_info_contradicts_are_refused(change, name, message, folder):
+def test_shards_that_contradict_the_info_are_refused(change, name, message, folder):
     edit(folder / INFO, change)
     refused(folder, name, message)
 
@@ -246,7 +244,7 @@ def test_shards_that_the_info_contradicts_are_refused(change, name, message, fol
 @pytest.mark.parametrize(
     "change", [split(shardLengths=["629", "629"]), split(name="training"), lambda document: document.update(name="x")]
 )
-def test_a_shard_that_is_not_there_is_named(change, folder):
+def test_a_missing_shard_is_named(change, folder):
     edit(folder / INFO, change)
     with pytest.raises(FileNotFoundError, match=r"array_record-00000-of-0000\d is missing; .* the split 'train.*'"):
         open_dataset(str(folder))
@@ -260,14 +258,14 @@ def test_a_shard_that_is_not_there_is_named(change, folder):
         ("", "lists 0 classes, but features.json states 10"),
     ],
 )
-def test_names_of_classes_that_the_features_contradict_are_refused(content, message, folder):
+def test_class_names_that_contradict_the_features_are_refused(content, message, folder):
     (folder / "label.labels.txt").write_text(content)
     refused(folder, "label.labels.txt", message)
     (folder / "label.labels.txt").write_bytes(b"\xff\xfe")
     refused(folder, "label.labels.txt", "is not UTF-8 text")
 
 
-def test_a_class_of_ours_by_another_name_is_refused(tmp_path, monkeypatch):
+def test_a_tlx_class_under_another_name_is_refused(tmp_path, monkeypatch):
     open_dataset("digits")
     shutil.copytree(data_dir() / "digits", tmp_path / "digits")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
@@ -277,7 +275,7 @@ def test_a_class_of_ours_by_another_name_is_refused(tmp_path, monkeypatch):
         open_dataset("digits")
 
 
-def test_supervised_keys_that_are_no_features_are_refused(folder):
+def test_supervised_keys_without_a_feature_are_refused(folder):
     edit(
         folder / INFO,
         lambda document: document.update(
@@ -288,14 +286,14 @@ def test_supervised_keys_that_are_no_features_are_refused(folder):
         open_dataset(str(folder))
 
 
-def test_damage_anywhere_in_a_shard_is_refused_or_changes_nothing(folder):
-    whole, rng = (folder / TRAIN).read_bytes(), np.random.default_rng(0)
+def test_damage_in_a_shard_is_refused_or_changes_nothing(folder):
+    original, rng = (folder / TRAIN).read_bytes(), np.random.default_rng(0)
     intact = open_dataset(str(folder)).splits["train"]
     wanted = [intact[position]["image"].tobytes() for position in range(0, len(intact), 50)]
     refusals = 0
     for number in range(20):
-        content = bytearray(whole)
-        place = int(rng.integers(len(whole)))
+        content = bytearray(original)
+        place = int(rng.integers(len(original)))
         if number % 4 == 0:
             content = content[:place]
         else:
@@ -307,14 +305,14 @@ def test_damage_anywhere_in_a_shard_is_refused_or_changes_nothing(folder):
             read = [train[position]["image"].tobytes() for position in range(0, len(train), 50)]
         except ValueError as error:
             refusals += 1
-            told = str(error)
-            assert "prepare the data set again" in told and "\n" not in told, told
+            message = str(error)
+            assert "prepare the data set again" in message and "\n" not in message, message
         else:
             assert read == wanted
     assert refusals >= 5
 
 
-def test_records_of_other_features_are_refused(folder):
+def test_records_with_other_features_are_refused(folder):
     def change(document):
         features = document["featuresDict"]["features"]
         features["picture"] = features.pop("image")

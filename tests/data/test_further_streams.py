@@ -1,4 +1,4 @@
-"""Further named streams of training: their own data set, their own batch, for the terms that name them."""
+"""Further named training streams, each with its data set and its batch, for the terms that name them."""
 
 import jax
 import pytest
@@ -26,15 +26,15 @@ def recipe(*streams, **fields):
     )
 
 
-def test_each_step_gets_a_batch_of_it():
+def test_each_step_has_a_batch_of_the_stream():
     splits = open_data(recipe(MEMORY))
     assert list(splits.streams) == ["labelled", "memory"] and splits.train is splits.streams["labelled"]
     batch = next(training_batches(prepare(recipe(MEMORY), splits), splits))
-    assert {name: own["image"].shape[0] for name, own in batch.items()} == {"labelled": 16, "memory": 8}
+    assert {name: arrays["image"].shape[0] for name, arrays in batch.items()} == {"labelled": 16, "memory": 8}
     assert set(batch["memory"]) == {"image", "label", "index"}
 
 
-def test_it_trains_and_changes_the_data(tmp_path):
+def test_the_stream_trains_and_changes_the_fingerprint_of_the_data(tmp_path):
     run = tlx.run(recipe(MEMORY), tmp_path / "run", quiet=True)
     assert run.result["examples"]["memory"] == 3500 and run.metrics["test/accuracy"] > 0
     plain, with_memory = load(Data(target="digits", size=8), 0), load(recipe(MEMORY).data, 0)
@@ -75,7 +75,7 @@ def test_a_small_stream_is_noted_by_its_batch():
         (lambda: prepare(recipe()), ("'memory'", "labelled")),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(make, parts):
+def test_invalid_streams_are_refused(make, parts):
     with pytest.raises(ValueError) as error:
         make()
     assert all(part in str(error.value) for part in parts), error.value

@@ -1,4 +1,4 @@
-"""Sources and targets that are not as they were found: noise of labels and inputs, fewer classes, long tails."""
+"""Perturbed sources and targets: noise in labels and inputs, fewer classes, long tails."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ def random(seed=0):
         ),
     ],
 )
-def test_impossible_perturbations_are_refused(make, message):
+def test_invalid_perturbations_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     for part in message.split(" ... "):
@@ -51,25 +51,25 @@ def source(seed=0, **fields):
     return load(replace(BOTH, **fields), seed).streams["source"]
 
 
-def test_labels_are_replaced_by_chance_nested_and_over_all_classes():
+def test_labels_are_replaced_at_random_nested_and_over_all_classes():
     clean = source().labels()
-    found = {eps: source(eps_y=eps).labels() for eps in (0.3, 0.7, 1.0)}
-    for eps, labels in found.items():
+    noisy = {eps: source(eps_y=eps).labels() for eps in (0.3, 0.7, 1.0)}
+    for eps, labels in noisy.items():
         assert labels.dtype == np.int32
-        # A tenth of the draws are the class that was there.
+        # A tenth of the draws give the original class.
         assert (labels != clean).mean() == pytest.approx(0.9 * eps, abs=0.025)
-        # What is replaced at less is replaced by the same at more.
-        assert ((labels == clean) | (labels == found[1.0])).all()
-    assert ((found[0.3] == clean) | (found[0.3] == found[0.7])).all()
-    # Independent of what was there, and uniform: a table of 10 x 10 with 35 in each place.
+        # Labels replaced at a smaller eps have the same replacement at a larger eps.
+        assert ((labels == clean) | (labels == noisy[1.0])).all()
+    assert ((noisy[0.3] == clean) | (noisy[0.3] == noisy[0.7])).all()
+    # The new label is uniform and independent of the original: a table of 10 x 10 with about 35 in each cell.
     table = np.zeros((10, 10))
-    np.add.at(table, (clean, found[1.0]), 1)
+    np.add.at(table, (clean, noisy[1.0]), 1)
     assert ((table - 35) ** 2 / 35).sum() < 99 + 4 * math.sqrt(2 * 99)
-    assert not np.array_equal(found[0.7], source(eps_y=0.7, seed=1).labels())
-    np.testing.assert_array_equal(found[0.7], source(eps_y=0.7, subset_seed=0, seed=1).labels())
+    assert not np.array_equal(noisy[0.7], source(eps_y=0.7, seed=1).labels())
+    np.testing.assert_array_equal(noisy[0.7], source(eps_y=0.7, subset_seed=0, seed=1).labels())
 
 
-def test_every_way_to_read_a_label_gives_the_same():
+def test_every_way_to_read_a_label_gives_the_same_label():
     noisy = source(eps_y=0.7)
     rows = random().choice(len(noisy), 20, replace=False)
     expected = noisy.labels()[rows]
@@ -79,7 +79,7 @@ def test_every_way_to_read_a_label_gives_the_same():
     processor = ImageProcessor(size=(8, 8), channels=1)
     batch = next(train_batches(fresh, processor, batch=32, seed=0))
     assert batch["label"].tolist() == noisy.whole().labels()[batch["index"]].tolist()
-    # The inputs are as they were.
+    # The inputs are unchanged.
     np.testing.assert_array_equal(noisy[3]["image"], source()[3]["image"])
 
 
@@ -87,7 +87,7 @@ def changed(one, other):
     return {n for n in range(300) if not np.array_equal(one[n]["image"], other[n]["image"])}
 
 
-def test_inputs_are_perturbed_by_chance_nested_and_without_their_labels():
+def test_inputs_are_perturbed_at_random_nested_and_without_their_labels():
     clean, less, more, every = (source(eps_x=eps) for eps in (0.0, 0.3, 0.7, 1.0))
     assert changed(clean, less) < changed(clean, more) < changed(clean, every) == set(range(300))
     assert len(changed(clean, more)) == pytest.approx(210, abs=4 * math.sqrt(300 * 0.21))
@@ -95,30 +95,30 @@ def test_inputs_are_perturbed_by_chance_nested_and_without_their_labels():
         np.testing.assert_array_equal(less[n]["image"], every[n]["image"])
     np.testing.assert_array_equal(clean.labels(), every.labels())
     assert changed(every, source(eps_x=1.0, seed=1)) == set(range(300))
-    # Which labels are replaced says nothing of which inputs are.
+    # The choice of inputs is independent of the choice of labels.
     noisy = source(eps_x=0.5, eps_y=0.5)
     both = changed(clean, noisy) & set(np.flatnonzero(noisy.labels()[:300] != clean.labels()[:300]))
     assert len(both) == pytest.approx(300 * 0.5 * 0.45, abs=4 * math.sqrt(300 * 0.2))
 
 
-def test_shifts_are_those_that_are_named_one_after_another():
+def test_named_shifts_are_applied_in_order():
     turned = source(eps_x=1.0, shift=(Rotate(degrees=90.0), Contrast(factor=0.5)))
     plain = source()[7]["image"]
     expected = Contrast(factor=0.5)(np.rot90(plain), random())
     np.testing.assert_array_equal(turned[7]["image"], expected)
-    # By default it is Gaussian noise, drawn for every example by itself.
+    # The default is Gaussian noise, drawn separately for each example.
     noise = [source(eps_x=1.0)[n]["image"].astype(float) - source()[n]["image"] for n in (7, 8)]
     assert np.std(noise[0]) > 30 and not np.array_equal(*noise)
 
 
-def test_two_texts_of_a_pair_are_perturbed():
+def test_both_texts_of_a_pair_are_perturbed():
     columns = {"text": Column("text"), "text_pair": Column("text"), "label": Column("class", ("a", "b"))}
-    held = Examples("pairs", "train", [{"text": TEXT, "text_pair": TEXT, "label": 0}], columns)
-    found = held.perturbed(Perturbation(0, "pairs", inputs=1.0, shifts=(DropWords(share=0.5),)))[0]
-    assert len({found["text"], found["text_pair"], TEXT}) == 3 and found["label"] == 0
+    examples = Examples("pairs", "train", [{"text": TEXT, "text_pair": TEXT, "label": 0}], columns)
+    perturbed = examples.perturbed(Perturbation(0, "pairs", inputs=1.0, shifts=(DropWords(share=0.5),)))[0]
+    assert len({perturbed["text"], perturbed["text_pair"], TEXT}) == 3 and perturbed["label"] == 0
 
 
-def test_the_targets_shift_is_of_all_its_examples_and_the_same_for_every_seed():
+def test_the_target_shift_applies_to_all_examples_and_is_equal_for_all_seeds():
     plain = load(BOTH, 0)
     first, other = (load(replace(BOTH, target_shift=(GaussianNoise(std=0.3),)), seed) for seed in (0, 1))
     for name in ("unlabelled", "validation", "test"):
@@ -127,19 +127,19 @@ def test_the_targets_shift_is_of_all_its_examples_and_the_same_for_every_seed():
             assert not np.array_equal(before[n]["image"], one[n]["image"])
             np.testing.assert_array_equal(one[n]["image"], two[n]["image"])
     assert changed(plain.streams["source"], first.streams["source"]) == set()
-    # Not the same noise for the example of the same number in another split.
+    # An example with the same number in another split has different noise.
     assert not np.array_equal(
         first.test[0]["image"].astype(int) - plain.test[0]["image"],
         first.streams["unlabelled"][0]["image"].astype(int) - plain.streams["unlabelled"][0]["image"],
     )
     hidden = first.streams["unlabelled"]
-    for given in (hidden, hidden.view(range(5)), hidden.whole()):
-        assert given[0].keys() == {"image", "index"}
+    for view in (hidden, hidden.view(range(5)), hidden.whole()):
+        assert view[0].keys() == {"image", "index"}
         with pytest.raises(PermissionError):
-            given.labels()
+            view.labels()
 
 
-def test_the_fingerprint_names_what_was_done():
+def test_the_fingerprint_depends_on_the_perturbation():
     fields = (
         {},
         {"eps_y": 0.3},
@@ -151,7 +151,7 @@ def test_the_fingerprint_names_what_was_done():
         {"target_classes": ("1", "2")},
         {"target_shift": (Blur(sigma=1.0),)},
     )
-    prints = [load(replace(BOTH, **own), 0).fingerprint for own in fields]
+    prints = [load(replace(BOTH, **changes), 0).fingerprint for changes in fields]
     assert len(set(prints)) == len(prints)
     assert load(replace(BOTH, eps_y=0.3), 1).fingerprint not in prints
     assert load(replace(BOTH, shift=(Blur(sigma=1.0),)), 1).fingerprint == prints[0]
@@ -161,19 +161,19 @@ def test_the_fingerprint_names_what_was_done():
         sealed.test[0]
 
 
-def test_source_and_target_may_have_some_classes_only():
+def test_source_and_target_may_have_a_subset_of_the_classes():
     data = replace(BOTH, source_classes=("0", "1", "2", "3"), target_classes=("5", "3", "2"), labels=2)
-    splits, whole = load(data, 0), load(BOTH, 0)
+    splits, everything = load(data, 0), load(BOTH, 0)
     assert set(splits.streams["source"].labels().tolist()) == {0, 1, 2, 3}
     assert set(splits.streams["labelled"].labels().tolist()) == {2, 3, 5}
-    assert len(splits.streams["labelled"]) == 6 and splits.classes == whole.classes
+    assert len(splits.streams["labelled"]) == 6 and splits.classes == everything.classes
     for name in ("validation", "test"):
-        kept, every = getattr(splits, name), getattr(whole, name)
-        assert kept.rows.tolist() == every.rows[np.isin(every.labels(), [2, 3, 5])].tolist()
-    truth = whole.streams["unlabelled"].whole()
+        kept_examples, every = getattr(splits, name), getattr(everything, name)
+        assert kept_examples.rows.tolist() == every.rows[np.isin(every.labels(), [2, 3, 5])].tolist()
+    truth = everything.streams["unlabelled"].whole()
     classes = examples.open_dataset("digits").splits["train"].labels()[splits.streams["unlabelled"].rows]
     assert set(classes.tolist()) == {2, 3, 5} and len(truth) > len(classes)
-    # Labels are replaced by classes that the source has.
+    # Labels are replaced by classes of the source only.
     noisy = load(replace(data, eps_y=1.0), 0).streams["source"].labels()
     assert np.bincount(noisy).min() > 0.2 * len(noisy) and noisy.max() == 3
     sealed = load(data, 0, test=False)
@@ -184,7 +184,7 @@ def test_source_and_target_may_have_some_classes_only():
 def test_a_long_tail_falls_exponentially_to_its_share(imbalance):
     labels = np.repeat([4, 0, 2], [300, 400, 300])
     rows = long_tail(labels, imbalance, seed=3)
-    # The most frequent first; of equally many, by their number.
+    # The most frequent class is first; equally frequent classes are ordered by number.
     expected = {0: 400, 2: min(300, round(400 / imbalance**0.5)), 4: min(300, round(400 / imbalance))}
     assert {label: int((labels[rows] == label).sum()) for label in expected} == expected
     assert rows.tolist() == sorted(set(rows.tolist()))
@@ -196,25 +196,25 @@ def test_a_long_tail_falls_exponentially_to_its_share(imbalance):
 
 
 class Unreadable(tuple):
-    """Records that nobody may read."""
+    """Records that must not be read."""
 
     def __getitem__(self, row):
         raise AssertionError(f"record {row} was read")
 
 
-def made_up(monkeypatch, **sets):
-    """Opens, in place of what lies on disk, data sets `name=(classes, kind, {split: labels})`."""
+def fake_datasets(monkeypatch, **sets):
+    """Replace the data sets on disk by data sets `name=(classes, kind, {split: labels})`."""
 
     def dataset(name):
         classes, kind, splits = sets[name]
         columns = {kind: Column(kind), "label": Column("class", classes) if classes else Column("number")}
-        held = {
+        labelled_splits = {
             split: Examples(name, split, [{"text": TEXT.encode(), "label": value} for value in values], columns)
             if values is not None
             else Examples(name, split, Unreadable(range(4)), columns)
             for split, values in splits.items()
         }
-        return Dataset(name, held, columns, name)
+        return Dataset(name, labelled_splits, columns, name)
 
     monkeypatch.setattr(examples, "open_dataset", dataset)
 
@@ -240,23 +240,23 @@ CLOSED = (("cat", "dog", "owl"), "text", {"train": None, "validation": None, "te
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_read(monkeypatch, fields, message):
-    made_up(monkeypatch, near=CLOSED, far=CLOSED)
+def test_invalid_settings_are_refused_before_data_are_read(monkeypatch, fields, message):
+    fake_datasets(monkeypatch, near=CLOSED, far=CLOSED)
     with pytest.raises(ValueError) as error:
         load(Data(source="far", target="near", labels=0, **fields), 0)
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_a_class_of_the_source_that_the_target_lacks_can_be_left_out(monkeypatch):
+def test_a_source_class_that_the_target_lacks_can_be_left_out(monkeypatch):
     far = (("bee", "owl", "cat"), "text", {"train": [0, 1, 1, 2, 0]})
-    made_up(monkeypatch, near=NEAR, far=far)
+    fake_datasets(monkeypatch, near=NEAR, far=far)
     data = Data(source="far", target="near", labels=0, source_classes=("cat", "owl"), eps_y=0.0)
     assert load(data, 0).streams["source"].labels().tolist() == [2, 2, 0]
     assert set(load(replace(data, eps_y=1.0), 0).streams["source"].labels().tolist()) <= {0, 2}
     with pytest.raises(ValueError, match=r"^source_classes: source 'far' has no class 'cow'; close: "):
         load(replace(data, source_classes=("cow",)), 0)
-    made_up(monkeypatch, near=NEAR, far=(far[0], "text", {"train": [0, 1]}))
+    fake_datasets(monkeypatch, near=NEAR, far=(far[0], "text", {"train": [0, 1]}))
     with pytest.raises(ValueError) as error:
         load(data, 0)
     assert str(error.value) == "source_classes: the training split of source 'far' has no example of class 'cat'"
@@ -272,7 +272,7 @@ def test_a_class_of_the_source_that_the_target_lacks_can_be_left_out(monkeypatch
 )
 def test_numbers_have_no_classes(monkeypatch, fields, message):
     numbers = ((), "text", {"train": [0.5] * 8, "validation": [0.5], "test": [0.5]})
-    made_up(monkeypatch, near=numbers, far=numbers)
+    fake_datasets(monkeypatch, near=numbers, far=numbers)
     with pytest.raises(ValueError) as error:
         load(Data(source="far", target="near", labels=0, **fields), 0)
     for part in message.split(" ... "):
@@ -280,49 +280,49 @@ def test_numbers_have_no_classes(monkeypatch, fields, message):
 
 
 def test_texts_lose_words_by_default(monkeypatch):
-    made_up(monkeypatch, near=NEAR, far=NEAR)
-    found = load(Data(source="far", target="near", labels=0, eps_x=1.0), 0).streams["source"]
-    sizes = [len(found[n]["text"].split()) for n in range(12)]
+    fake_datasets(monkeypatch, near=NEAR, far=NEAR)
+    source = load(Data(source="far", target="near", labels=0, eps_x=1.0), 0).streams["source"]
+    sizes = [len(source[n]["text"].split()) for n in range(12)]
     assert np.mean(sizes) == pytest.approx(0.5 * len(TEXT.split()), abs=2) and len(set(sizes)) > 1
 
 
-def test_a_small_source_and_a_missing_class_are_told(monkeypatch):
-    made_up(monkeypatch, near=NEAR, far=(("cat", "owl"), "text", {"train": [0] * 10}))
+def test_a_small_source_and_a_missing_class_are_noted(monkeypatch):
+    fake_datasets(monkeypatch, near=NEAR, far=(("cat", "owl"), "text", {"train": [0] * 10}))
     data = Data(source="far", target="near", labels=1)
 
-    def told(batch):
-        """Of numbers and classes: that all texts here are the same is another note."""
+    def notes_of(batch):
+        """Return the notes about numbers and classes; another note says that all texts here are equal."""
         return [note for note in notes(data, load(data, 0), batch) if "example" in note]
 
     few = "labelled has 3 examples, fewer than the batch size {}: one step uses some examples more than once"
-    assert told(10) == ["source has no example of classes 'dog', 'owl' (of 3 classes)", few.format(10)]
-    assert told(16)[:3] == [
+    assert notes_of(10) == ["source has no example of classes 'dog', 'owl' (of 3 classes)", few.format(10)]
+    assert notes_of(16)[:3] == [
         "source has 10 examples, fewer than the batch size 16: one step uses some examples more than once",
         "source has no example of classes 'dog', 'owl' (of 3 classes)",
         few.format(16),
     ]
-    made_up(monkeypatch, near=(NEAR[0], "text", {**NEAR[2], "train": [0, 2] * 4}), far=NEAR)
+    fake_datasets(monkeypatch, near=(NEAR[0], "text", {**NEAR[2], "train": [0, 2] * 4}), far=NEAR)
     data = replace(data, labels=0.5)
-    assert told(4) == ["labelled has no example of class 'dog' (of 3 classes)"]
-    # What was asked for is not told.
+    assert notes_of(4) == ["labelled has no example of class 'dog' (of 3 classes)"]
+    # There is no note about requested settings.
     data = replace(data, target_classes=("cat", "owl"), source_classes=("cat",))
-    assert told(4) == []
+    assert notes_of(4) == []
 
 
-def test_what_is_no_number_is_named():
+def test_values_that_are_not_numbers_are_named():
     image = np.full((2, 2, 1), np.nan, np.float32)
     columns = {"image": Column("image"), "label": Column("class", ("a", "b"))}
     records = [{"image": image, "label": 0} for image in (np.zeros((2, 2), np.uint8), image)]
-    held = Examples("scans", "train", records, columns)
-    assert held[0]["image"].shape == (2, 2, 1)
+    examples = Examples("scans", "train", records, columns)
+    assert examples[0]["image"].shape == (2, 2, 1)
     with pytest.raises(ValueError) as error:
-        held[1]
+        examples[1]
     assert str(error.value) == (
         "scans train[1]: the pixels are float32[2, 2, 1] with NaN values; expected uint8[height, width, channels]"
     )
     columns = {"text": Column("text"), "label": Column("number")}
-    held = Examples("scores", "test", [{"text": b"", "label": value} for value in (0.5, np.nan)], columns)
-    for read in (held.labels, lambda: held[1]):
+    examples = Examples("scores", "test", [{"text": b"", "label": value} for value in (0.5, np.nan)], columns)
+    for read in (examples.labels, lambda: examples[1]):
         with pytest.raises(ValueError) as error:
             read()
         assert str(error.value) == (

@@ -35,7 +35,7 @@ def assert_same(left, right):
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_a_batch_is_what_the_examples_are(text):
+def test_a_batch_has_the_values_of_its_examples(text):
     splits, processor = text
     by_index = {int(row): position for position, row in enumerate(splits.train.rows)}
     for batch in take(train_batches(splits.train, processor, batch=8, seed=0, buckets=BUCKETS), 5):
@@ -48,14 +48,14 @@ def test_a_batch_is_what_the_examples_are(text):
         for row, index in enumerate(batch["index"].tolist()):
             example = splits.train[by_index[index]]
             assert batch["label"][row] == example["label"]
-            made = processor(example)["input_ids"]
-            assert batch["input_ids"][row, : len(made)].tolist() == made.tolist()
+            ids = processor(example)["input_ids"]
+            assert batch["input_ids"][row, : len(ids)].tolist() == ids.tolist()
 
 
-def test_every_epoch_holds_every_example_once_in_its_own_order(text):
+def test_every_epoch_has_every_example_once_in_a_separate_order(text):
     splits, processor = text
-    seen = [batch["index"] for batch in take(train_batches(splits.train, processor, batch=8, seed=3), 25)]
-    epochs = np.concatenate(seen).reshape(4, 50)
+    indices = [batch["index"] for batch in take(train_batches(splits.train, processor, batch=8, seed=3), 25)]
+    epochs = np.concatenate(indices).reshape(4, 50)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == sorted(splits.train.rows.tolist())
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
@@ -68,7 +68,7 @@ def test_a_batch_may_be_larger_than_the_data(image):
 
 
 @pytest.mark.parametrize("augment", [(), AUGMENT])
-def test_batches_depend_on_the_seed_alone(image, augment):
+def test_batches_depend_on_the_seed_only(image, augment):
     splits, processor = image
     runs = [take(train_batches(splits.train, processor, batch=8, seed=seed, augment=augment), 12) for seed in (0, 0, 1)]
     assert_same(runs[0], runs[1])
@@ -76,26 +76,26 @@ def test_batches_depend_on_the_seed_alone(image, augment):
 
 
 @pytest.mark.parametrize("stop", [0, 1, 7, 9])
-def test_a_restored_iterator_goes_on_as_if_never_stopped(image, stop):
+def test_a_restored_iterator_equals_one_that_was_not_stopped(image, stop):
     splits, processor = image
     options: dict[str, Any] = {"batch": 16, "seed": 5, "augment": AUGMENT}
-    whole = take(train_batches(splits.train, processor, **options), 15)
+    batches = take(train_batches(splits.train, processor, **options), 15)
     first = train_batches(splits.train, processor, **options)
     take(first, stop)
     state = first.get_state()
     take(first, 2)
     second = train_batches(splits.train, processor, **options)
     second.set_state(state)
-    assert_same(take(second, 15 - stop), whole[stop:])
+    assert_same(take(second, 15 - stop), batches[stop:])
     first.set_state(state)
-    assert_same(take(first, 15 - stop), whole[stop:])
+    assert_same(take(first, 15 - stop), batches[stop:])
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_the_slices_of_the_processes_are_the_global_batch(text, image, count):
+def test_the_slices_of_the_processes_form_the_global_batch(text, image, count):
     for (splits, processor), augment in ((text, ()), (image, AUGMENT)):
         options: dict[str, Any] = {"batch": 8, "seed": 1, "buckets": BUCKETS, "augment": augment}
-        whole = take(train_batches(splits.train, processor, **options), 10)
+        batches = take(train_batches(splits.train, processor, **options), 10)
         shares = [
             take(train_batches(splits.train, processor, **options, process_index=index, process_count=count), 10)
             for index in range(count)
@@ -104,10 +104,10 @@ def test_the_slices_of_the_processes_are_the_global_batch(text, image, count):
             {name: np.concatenate([share[name] for share in parts]) for name in parts[0]}
             for parts in zip(*shares, strict=True)
         ]
-        assert_same(joined, whole)
+        assert_same(joined, batches)
 
 
-def test_a_group_of_text_batches_holds_what_was_drawn_with_less_padding(text):
+def test_a_group_of_text_batches_has_the_same_examples_with_less_padding(text):
     splits, processor = text
     options: dict[str, Any] = {"batch": 8, "seed": 1, "buckets": (8, 16, 24, 32, 48, 64)}
     plain, grouped = (take(train_batches(splits.train, processor, **options, group=group), 12) for group in (1, 4))
@@ -117,12 +117,12 @@ def test_a_group_of_text_batches_holds_what_was_drawn_with_less_padding(text):
     assert sum(b["input_ids"].size for b in grouped) < 0.9 * sum(b["input_ids"].size for b in plain)
     iterator = train_batches(splits.train, processor, **options, group=4)
     take(iterator, 6)
-    again = train_batches(splits.train, processor, **options, group=4)
-    again.set_state(iterator.get_state())
-    assert_same(take(again, 6), grouped[6:])
+    resumed = train_batches(splits.train, processor, **options, group=4)
+    resumed.set_state(iterator.get_state())
+    assert_same(take(resumed, 6), grouped[6:])
 
 
-def test_evaluation_of_text_runs_from_short_to_long_and_says_where_each_stood(text):
+def test_text_evaluation_is_sorted_by_length_and_keeps_positions(text):
     splits, processor = text
     batches = list(evaluation_batches(splits.validation, processor, batch=64, buckets=(16, 32, 64)))
     real = [batch["weight"] > 0 for batch in batches]
@@ -134,7 +134,7 @@ def test_evaluation_of_text_runs_from_short_to_long_and_says_where_each_stood(te
     np.testing.assert_array_equal(labels, splits.validation.labels()[position])
 
 
-def test_evaluation_meets_every_example_once_in_order(image):
+def test_evaluation_reads_every_example_once_in_order(image):
     splits, processor = image
     batches = list(evaluation_batches(splits.test, processor, batch=100))
     assert [batch["image"].shape for batch in batches] == [(100, 8, 8, 1)] * 4
@@ -169,17 +169,17 @@ def test_a_full_cache_changes_nothing(image, monkeypatch):
     assert 0 < len(ready.known) < len(view)
 
 
-def test_augmentation_is_keyed_by_seed_step_and_index():
+def test_augmentation_depends_on_seed_step_and_index():
     picture = np.random.default_rng(0).random((6, 6, 1), np.float32)
     keys = list(itertools.product((0, 1), repeat=3))
-    made = [
+    images = [
         augmented(picture, (Noise(std=1.0),), seed=seed, step=step, index=index).tobytes() for seed, step, index in keys
     ]
-    assert len(set(made)) == len(keys)
-    assert made[3] == augmented(picture, (Noise(std=1.0),), seed=0, step=1, index=1).tobytes()
+    assert len(set(images)) == len(keys)
+    assert images[3] == augmented(picture, (Noise(std=1.0),), seed=0, step=1, index=1).tobytes()
 
 
-def test_augmentations_keep_the_shape_and_do_what_they_say():
+def test_augmentations_keep_the_shape_and_have_the_documented_effect():
     picture = np.arange(36, dtype=np.float32).reshape(6, 6, 1)
     rng = np.random.default_rng(0)
     np.testing.assert_array_equal(Flip(probability=1)(picture, rng), picture[:, ::-1])
@@ -188,8 +188,8 @@ def test_augmentations_keep_the_shape_and_do_what_they_say():
     assert moved == {picture[row, column, 0] for row in (1, 2, 3) for column in (1, 2, 3)}
     for augmentation in AUGMENT:
         assert isinstance(augmentation, Augmentation)
-        made = augmentation(picture, rng)
-        assert made.shape == picture.shape and made.dtype == np.float32
+        augmented = augmentation(picture, rng)
+        assert augmented.shape == picture.shape and augmented.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -200,13 +200,13 @@ def test_augmentations_keep_the_shape_and_do_what_they_say():
         (lambda: Noise(std=0), "std=0; expected more than 0"),
     ],
 )
-def test_impossible_augmentations_are_refused(make, message):
+def test_invalid_augmentations_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert str(error.value) == message
 
 
-def test_impossible_batches_are_refused(text, image):
+def test_invalid_batches_are_refused(text, image):
     splits, processor = image
     for options, message in (
         ({"batch": 6, "process_count": 4}, "batch of 6 ... cannot be ... 4 processes ... multiple"),

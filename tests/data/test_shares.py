@@ -1,4 +1,4 @@
-"""Each process makes only its own share of a batch, and all shares together are the batch of one process."""
+"""Each process makes only its share of a batch; all shares together equal the batch of one process."""
 
 import itertools
 from collections import Counter
@@ -18,7 +18,10 @@ CALLS, MEASURES = Counter(), Counter()
 
 @dataclass(frozen=True)
 class Letters(Processor):
-    """The letters of a text by number; counts how often an example is made, and how often it is only measured."""
+    """A processor that numbers the letters of a text.
+
+    It counts how often an example is processed, and how often its length is only measured.
+    """
 
     process: int = 0
     reads: ClassVar = ("text",)
@@ -58,44 +61,44 @@ def joined(shares):
     ]
 
 
-def assert_same(shares, whole):
-    for one, other in zip(joined(shares), whole, strict=True):
+def assert_same(shares, full):
+    for one, other in zip(joined(shares), full, strict=True):
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def taken(batches, count=5):
+def take(batches, count=5):
     return list(itertools.islice(batches, count))
 
 
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("count", [2, 4])
-def test_a_process_processes_its_own_rows_alone(count, group):
+def test_a_process_processes_only_its_rows(count, group):
     options = {**OPTIONS, "seed": 3, "group": group}
-    whole = taken(train_batches(split(), Letters(), **options))
+    full = take(train_batches(split(), Letters(), **options))
     shares = []
     for n in range(count):
         batches = train_batches(split(), Letters(process=n + 1), **options, process_index=n, process_count=count)
-        # Exactly the first epoch: each example once, over all processes.
-        shares.append(taken(batches))
+        # One epoch exactly: each example once, over all processes.
+        shares.append(take(batches))
         del batches
-    assert_same(shares, whole)
-    # Batches are made ahead, but of a process's own rows: never all examples.
+    assert_same(shares, full)
+    # Batches are prefetched, but only the rows of the process: never all examples.
     assert all(CALLS[n + 1] < 40 for n in range(count)), CALLS
 
 
-def test_evaluation_is_shared_likewise():
-    whole = list(evaluation_batches(split(), Letters(), **OPTIONS))
+def test_evaluation_is_shared_in_the_same_way():
+    batches = list(evaluation_batches(split(), Letters(), **OPTIONS))
     shares = [
         list(evaluation_batches(split(), Letters(process=n + 1), **OPTIONS, process_index=n, process_count=2))
         for n in range(2)
     ]
-    assert_same(shares, whole)
+    assert_same(shares, batches)
     assert CALLS[1] == CALLS[2] == 20
 
 
-def test_processes_exchange_what_each_has_measured():
+def test_processes_exchange_the_measured_lengths():
     tables = []
 
     def first(array):
@@ -108,17 +111,17 @@ def test_processes_exchange_what_each_has_measured():
         return np.stack([array, other])
 
     options = {**OPTIONS, "seed": 3}
-    share = taken(train_batches(split(), Letters(process=1), **options, process_count=2, gather=first))
+    share = take(train_batches(split(), Letters(process=1), **options, process_count=2, gather=first))
     assert MEASURES[1] == 20 and np.count_nonzero(tables[0]) == 20
-    whole = taken(train_batches(split(), Letters(), **options))
-    assert [batch["ids"].shape[1] for batch in share] == [batch["ids"].shape[1] for batch in whole]
+    batches = take(train_batches(split(), Letters(), **options))
+    assert [batch["ids"].shape[1] for batch in share] == [batch["ids"].shape[1] for batch in batches]
 
 
-def test_lengths_are_kept_by_content():
+def test_lengths_are_stored_by_content():
     options = {**OPTIONS, "seed": 3, "process_count": 2}
     for key, expected in (("content", 40), ("content", 40), ("another", 80)):
-        taken(train_batches(split(key), Letters(process=1), **options), 1)
+        take(train_batches(split(key), Letters(process=1), **options), 1)
         assert MEASURES[1] == expected
-    # What another processor makes may have other lengths.
-    taken(train_batches(split("content"), Letters(process=2), **options), 1)
+    # Another processor may give other lengths.
+    take(train_batches(split("content"), Letters(process=2), **options), 1)
     assert MEASURES[2] == 40

@@ -1,4 +1,4 @@
-"""Shifts of images and of texts: what they change, and that a draw decides it."""
+"""Shifts of images and texts: their effect, and that it is determined by the random key."""
 
 import math
 
@@ -21,23 +21,23 @@ def picture(height=13, width=9, channels=3):
 
 @pytest.mark.parametrize("shift", IMAGES, ids=lambda shift: type(shift).__name__)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_stays_one_and_the_same_draw_gives_the_same(shift, channels):
+def test_a_shifted_image_is_valid_and_equal_for_equal_keys(shift, channels):
     image = picture(channels=channels)
     before = image.copy()
-    first, again = (shift(image, random(1)) for _ in range(2))
+    first, second = (shift(image, random(1)) for _ in range(2))
     assert first.dtype == np.uint8 and first.shape == image.shape
-    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(image, before)
     assert not np.array_equal(first, image)
 
 
-def test_a_quarter_turn_is_against_the_clock():
+def test_a_quarter_turn_is_anticlockwise():
     image = picture(11, 11)
     np.testing.assert_array_equal(Rotate(degrees=90.0)(image, random()), np.rot90(image))
     np.testing.assert_array_equal(Rotate(degrees=0.0)(image, random()), image)
 
 
-def test_contrast_is_about_the_mean_of_the_image():
+def test_contrast_keeps_the_mean_of_the_image():
     image = picture()
     mean = image.astype(float).mean()
     expected = np.clip(np.round(mean + 1.7 * (image.astype(float) - mean)), 0, 255)
@@ -45,7 +45,7 @@ def test_contrast_is_about_the_mean_of_the_image():
     assert len(np.unique(Contrast(factor=0.0)(image, random()))) == 1
 
 
-def test_noise_has_its_standard_deviation():
+def test_noise_has_the_stated_standard_deviation():
     grey = np.full((200, 200, 3), 128, np.uint8)
     noise = GaussianNoise(std=0.1)(grey, random()) / 255 - 128 / 255
     assert noise.std() == pytest.approx(0.1, rel=0.01) and abs(noise.mean()) < 0.001
@@ -62,7 +62,7 @@ def test_blur_spreads_an_edge_by_sigma(sigma):
     assert math.sqrt((spread * (places - centre) ** 2).sum()) == pytest.approx(sigma, rel=0.03)
 
 
-def test_occlusion_is_a_black_rectangle_of_its_share_anywhere():
+def test_occlusion_is_a_black_rectangle_of_the_stated_share():
     white, begins = np.full((20, 10, 3), 255, np.uint8), set()
     for seed in range(60):
         rows, columns = np.nonzero((Occlude(share=0.25)(white, random(seed)) == 0).all(-1))
@@ -72,26 +72,26 @@ def test_occlusion_is_a_black_rectangle_of_its_share_anywhere():
     assert not Occlude(share=1.0)(white, random()).any()
 
 
-def test_words_are_dropped_in_place_and_one_stays():
+def test_words_are_dropped_in_order_and_at_least_one_remains():
     words = TEXT.split()
     fewer, few = (DropWords(share=share)(TEXT, random(3)).split() for share in (0.7, 0.3))
     remaining = iter(few)
     assert 0 < len(fewer) < len(few) < len(words) and all(word in remaining for word in fewer)
-    kept = [len(DropWords(share=0.3)(TEXT, random(seed)).split()) for seed in range(300)]
-    assert np.mean(kept) == pytest.approx(0.7 * len(words), rel=0.03)
+    lengths = [len(DropWords(share=0.3)(TEXT, random(seed)).split()) for seed in range(300)]
+    assert np.mean(lengths) == pytest.approx(0.7 * len(words), rel=0.03)
     assert {len(DropWords(share=1.0)(TEXT, random(seed)).split()) for seed in range(5)} == {1}
     assert DropWords(share=0.5)("", random()) == ""
 
 
-def test_typos_strike_letters_alone():
-    found = {share: Typos(share=share)(TEXT, random(3)) for share in (0.3, 0.7, 1.0)}
-    for share, text in found.items():
+def test_typos_change_letters_only():
+    texts = {share: Typos(share=share)(TEXT, random(3)) for share in (0.3, 0.7, 1.0)}
+    for share, text in texts.items():
         assert len(text) == len(TEXT)
-        for letter, before, more in zip(text, TEXT, found[1.0], strict=True):
+        for letter, before, more in zip(text, TEXT, texts[1.0], strict=True):
             assert letter in (before, more)
             assert letter.isalpha() == before.isalpha() and (before.isalpha() or letter == before), share
-    assert found[1.0] == found[1.0].lower()
-    struck = {share: {n for n, letter in enumerate(found[share]) if letter != TEXT[n]} for share in found}
+    assert texts[1.0] == texts[1.0].lower()
+    struck = {share: {n for n, letter in enumerate(texts[share]) if letter != TEXT[n]} for share in texts}
     assert struck[0.3] < struck[0.7] < struck[1.0]
 
 
@@ -105,7 +105,7 @@ def test_typos_strike_letters_alone():
         (lambda: DropWords(share=0.0), "share=0.0; expected more than 0 and at most 1"),
     ],
 )
-def test_impossible_shifts_are_refused(make, message):
+def test_invalid_shifts_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert str(error.value) == message

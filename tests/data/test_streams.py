@@ -13,9 +13,9 @@ LABELS = np.repeat([0, 1, 2], [40, 60, 100])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_subsets_of_one_seed_nest_and_hold_every_class(seed):
-    held = [set(subset(LABELS, shots=shots, seed=seed).tolist()) for shots in (1, 8, 16, 40)]
-    for shots, small, large in zip((1, 8, 16), held, held[1:], strict=False):
+def test_subsets_of_one_seed_are_nested_and_have_every_class(seed):
+    subsets = [set(subset(LABELS, shots=shots, seed=seed).tolist()) for shots in (1, 8, 16, 40)]
+    for shots, small, large in zip((1, 8, 16), subsets, subsets[1:], strict=False):
         assert small < large
         assert np.bincount(LABELS[sorted(small)]).tolist() == [shots] * 3
     shares = [subset(LABELS, fraction=fraction, seed=seed) for fraction in (0.001, 0.1, 0.5, 1.0)]
@@ -29,10 +29,10 @@ def test_subsets_of_one_seed_nest_and_hold_every_class(seed):
     ]
 
 
-def test_subsets_are_drawn_by_the_seed_alone():
+def test_subsets_depend_on_the_seed_only():
     assert subset(LABELS, shots=4, seed=0).tolist() == subset(LABELS, shots=4, seed=0).tolist()
     assert subset(LABELS, shots=4, seed=0).tolist() != subset(LABELS, shots=4, seed=1).tolist()
-    # Pinned, because results of years are compared by it.
+    # These values are fixed, because results of different years are compared on these subsets.
     assert subset(LABELS, shots=2, seed=7).tolist() == [6, 37, 51, 65, 114, 156]
 
 
@@ -56,25 +56,25 @@ def test_a_class_with_too_few_examples_is_named():
         ({"channels": 2}, "channels=2; expected 1 (grey) or 3 (colour)"),
     ],
 )
-def test_impossible_data_is_refused(fields, message):
+def test_invalid_data_are_refused(fields, message):
     with pytest.raises(ValueError) as error:
         Data(**{"target": "digits", **fields})
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_lengths_end_with_tokens():
+def test_the_longest_bucket_equals_tokens():
     assert Data(target="digits", tokens=48).lengths == (32, 48)
     assert Data(target="digits", tokens=512, buckets=(64, 32)).lengths == (32, 64, 512)
 
 
-def test_shots_cut_train_alone_and_change_the_fingerprint():
+def test_shots_reduce_train_only_and_change_the_fingerprint():
     data = Data(target="digits")
-    whole, few, others = load(data, 0), load(replace(data, shots=8), 0), load(replace(data, shots=8), 1)
+    everything, few, other_seed = load(data, 0), load(replace(data, shots=8), 0), load(replace(data, shots=8), 1)
     assert np.bincount(few.train.labels()).tolist() == [8] * 10
-    assert len(few.validation) == len(whole.validation) and len(few.test) == len(whole.test)
+    assert len(few.validation) == len(everything.validation) and len(few.test) == len(everything.test)
     assert set(few.train.rows.tolist()) < set(load(replace(data, shots=16), 0).train.rows.tolist())
-    assert len({whole.fingerprint, few.fingerprint, others.fingerprint}) == 3
+    assert len({everything.fingerprint, few.fingerprint, other_seed.fingerprint}) == 3
     assert (
         load(replace(data, shots=8, subset_seed=0), 1).fingerprint
         == few.fingerprint
@@ -85,8 +85,8 @@ def test_shots_cut_train_alone_and_change_the_fingerprint():
     assert str(error.value) == "class '0' has 125 training examples, fewer than shots=200"
 
 
-def made_up(monkeypatch, target="class", **labels):
-    """Opens, in place of what lies on disk, a data set of these splits."""
+def fake_dataset(monkeypatch, target="class", **labels):
+    """Replace the data set on disk by one with these splits."""
     label = Column("class", ("a", "b")) if target == "class" else Column("number")
     columns = {"text": Column("text"), "label": label}
 
@@ -98,8 +98,8 @@ def made_up(monkeypatch, target="class", **labels):
     return Data(target="made up")
 
 
-def test_validation_is_carved_from_train_where_there_is_none(monkeypatch):
-    data = made_up(monkeypatch, train=[0, 1] * 50, test=[0, 1])
+def test_validation_is_split_from_train_if_it_is_missing(monkeypatch):
+    data = fake_dataset(monkeypatch, train=[0, 1] * 50, test=[0, 1])
     first, second = load(data, 0), load(data, 1)
     assert np.bincount(first.validation.labels()).tolist() == [5, 5]
     assert sorted([*first.train.rows, *first.validation.rows]) == list(range(100))
@@ -111,8 +111,8 @@ def test_validation_is_carved_from_train_where_there_is_none(monkeypatch):
     [({}, "has no test split"), ({"test": [-1, -1]}, "does not publish the labels of its test split")],
     ids=["none", "withheld"],
 )
-def test_without_test_labels_there_is_nothing_to_test_on(monkeypatch, test, why):
-    data = made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
+def test_without_test_labels_there_is_no_test_split(monkeypatch, test, why):
+    data = fake_dataset(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
     splits = load(data, 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (100, 3, 0)
     assert splits.untested == f"data set 'made up' {why} (data.test_on='validation' tests on the validation split)"
@@ -120,14 +120,14 @@ def test_without_test_labels_there_is_nothing_to_test_on(monkeypatch, test, why)
     assert f"this run has no test score: {splits.untested}" in notes(data, splits, 8)
     with pytest.raises(PermissionError):
         splits.test.labels()
-    # Classes of the target that were chosen leave an empty test split empty, and sealing it changes nothing.
+    # A choice of target classes leaves an empty test split empty, and sealing changes nothing.
     chosen = load(replace(data, target_classes=("a", "b")), 0, test=False)
     assert (len(chosen.test), len(chosen.validation)) == (0, 3)
 
 
 @pytest.mark.parametrize("test", [{}, {"test": [-1, -1]}, {"test": [0, 1]}], ids=["none", "withheld", "there"])
-def test_validation_is_the_test_where_that_was_asked_for(monkeypatch, test):
-    data = made_up(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
+def test_validation_is_the_test_split_if_requested(monkeypatch, test):
+    data = fake_dataset(monkeypatch, train=[0, 1] * 50, validation=[0, 1, 1], **test)
     data = replace(data, test_on="validation")
     splits = load(data, 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (90, 10, 3)
@@ -143,14 +143,14 @@ def test_validation_is_the_test_where_that_was_asked_for(monkeypatch, test):
     [([0.0, 5.0], [-1.0, -1.0], True), ([-1.0, 5.0], [-1.0, 2.0], False), ([0.0, 5.0], [float("nan")] * 2, True),
      ([0.0, 5.0], [0.0, 1.0], False)],
 )  # fmt: skip
-def test_numbers_are_withheld_too(monkeypatch, train, test, withheld):
-    """As in STS-B, whose test labels are -1 and whose others lie in [0, 5]."""
-    data = made_up(monkeypatch, "number", train=train * 10, validation=[0.5, 1.0], test=test)
+def test_missing_numbers_are_recognised(monkeypatch, train, test, withheld):
+    """STS-B has test labels of -1, and other labels in [0, 5]."""
+    data = fake_dataset(monkeypatch, "number", train=train * 10, validation=[0.5, 1.0], test=test)
     assert bool(load(data, 0).untested) == withheld
 
 
-def test_a_split_to_test_on_that_is_not_there_is_refused(monkeypatch):
-    data = replace(made_up(monkeypatch, train=[0, 1] * 9, test=[0, 1]), test_on="validation")
+def test_a_missing_test_split_is_refused(monkeypatch):
+    data = replace(fake_dataset(monkeypatch, train=[0, 1] * 9, test=[0, 1]), test_on="validation")
     with pytest.raises(
         ValueError, match=r"data.test_on is 'validation', but data set 'made up' has no validation split"
     ):
@@ -160,17 +160,17 @@ def test_a_split_to_test_on_that_is_not_there_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_a_label_of_minus_one_among_others_is_refused(monkeypatch, split):
+def test_a_label_of_minus_one_among_other_labels_is_refused(monkeypatch, split):
     labels = {"train": [0, 1] * 9, "validation": [0, 1], "test": [0, 1]}
-    data = made_up(monkeypatch, **(labels | {split: [*labels[split], -1]}))
+    data = fake_dataset(monkeypatch, **(labels | {split: [*labels[split], -1]}))
     with pytest.raises(
         ValueError, match=rf"made up {split}\[{len(labels[split])}\]: label is -1; expected one of the 2 classes"
     ):
         load(data, 0)
 
 
-def test_numbers_are_drawn_without_strata(monkeypatch):
-    data = made_up(monkeypatch, "number", train=np.linspace(0, 1, 50).tolist(), validation=[0.5], test=[0.5])
+def test_subsets_of_numbers_are_not_stratified(monkeypatch):
+    data = fake_dataset(monkeypatch, "number", train=np.linspace(0, 1, 50).tolist(), validation=[0.5], test=[0.5])
     assert len(load(replace(data, shots=7), 0).train) == 7
     assert len(load(replace(data, fraction=0.5), 0).train) == 25
 
@@ -185,26 +185,26 @@ def test_numbers_are_drawn_without_strata(monkeypatch):
         ({"train": [0, 5], "validation": [0], "test": [0]}, "made up train[1]: label is 5 ... 2 classes 0..1"),
     ],
 )
-def test_splits_that_cannot_be_used_are_refused(monkeypatch, labels, message):
+def test_unusable_splits_are_refused(monkeypatch, labels, message):
     with pytest.raises(ValueError) as error:
-        load(made_up(monkeypatch, **labels), 0)
+        load(fake_dataset(monkeypatch, **labels), 0)
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_the_processor_follows_the_data_and_the_weights():
+def test_the_processor_follows_from_the_data_and_the_weights():
     digits = Data(target="digits")
     splits = load(digits, 0)
 
-    def processor_for(data, splits, brought=None):
-        return fit(data, splits.columns, brought, example=lambda: splits.validation[0])
+    def processor_for(data, splits, pretrained=None):
+        return fit(data, splits.columns, pretrained, example=lambda: splits.validation[0])
 
     assert processor_for(digits, splits).shape == (8, 8, 1)
     assert processor_for(replace(digits, size=28, channels=3), splits).shape == (28, 28, 3)
     pretrained = ImageProcessor(size=40, crop=(32, 32), mean=(0.2, 0.4, 0.6), std=(0.5,))
     assert processor_for(digits, splits, pretrained) == pretrained
-    given = processor_for(replace(digits, size=16, channels=1), splits, pretrained)
-    assert given.shape == (16, 16, 1) and given.mean == pytest.approx((0.4,))
+    processor = processor_for(replace(digits, size=16, channels=1), splits, pretrained)
+    assert processor.shape == (16, 16, 1) and processor.mean == pytest.approx((0.4,))
 
     tokenizer = TextProcessor.load(assets.extract("minilm-l6"))
     with pytest.raises(ValueError) as error:
@@ -222,7 +222,7 @@ def test_the_processor_follows_the_data_and_the_weights():
     )
 
 
-def test_a_sealed_split_has_a_length_and_no_content(monkeypatch):
+def test_a_sealed_split_has_a_length_but_no_content(monkeypatch):
     splits, sealed = (load(Data(target="digits"), 0, test=test) for test in (True, False))
     assert len(sealed.test) == len(splits.test) and sealed.fingerprint == splits.fingerprint
     with pytest.raises(PermissionError) as error:

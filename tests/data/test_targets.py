@@ -1,4 +1,4 @@
-"""Label arrays that a task makes: of several classes, of a tag for each word, with any name."""
+"""Label arrays of tasks: several classes per example, one tag per word, and any name."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def processor():
 
 @dataclass(frozen=True)
 class Tags:
-    """The tag of each word at its first token."""
+    """A task that puts the tag of each word on its first token."""
 
     def fields(self):
         return {"label": Field((None,), "int32", -100), "count": Field((), "int32")}
@@ -44,7 +44,7 @@ class Tags:
 
 @dataclass(frozen=True)
 class Several:
-    """1 for each class of the example."""
+    """A task with 1 for each class of the example."""
 
     def fields(self):
         return {"label": Field((3,), "float32")}
@@ -58,7 +58,7 @@ def tagged():
     return Examples("tags", "train", records, {"words": Column("words"), "label": Column("tags", ("O", "NAME"))})
 
 
-def test_words_are_tokenised_with_the_number_of_each(processor):
+def test_each_token_has_the_number_of_its_word(processor):
     assert processor({"words": WORDS[0]})["input_ids"].tolist() == [1, 4, 5, 6, 7, 2]
     assert processor.word_ids({"words": WORDS[0]}).tolist() == [-1, 0, 1, 1, 2, -1]
     assert processor.measure([{"words": words} for words in WORDS]) == [6, 3, 6]
@@ -83,7 +83,7 @@ def test_a_word_whose_end_is_cut_off_keeps_its_number(processor):
     assert TextProcessor(processor.tokenizer, 4).word_ids({"words": WORDS[0]}).tolist() == [-1, 0, 1, -1]
 
 
-def test_an_example_hands_over_what_the_label_column_holds():
+def test_an_example_has_the_value_of_its_label_column():
     assert tagged()[0] == {"words": WORDS[0], "label": TAGS[0], "index": 0}
     assert "label" not in tagged().unlabelled()[0]
     with pytest.raises(TypeError, match=r"each label of tags train is a list \(tags\)"):
@@ -108,7 +108,7 @@ def test_several_classes_are_one_array(processor):
     assert batch["label"].dtype == np.float32
 
 
-def test_a_table_has_the_same_labels_without_reading_an_image(tmp_path):
+def test_labels_can_be_read_without_the_images(tmp_path):
     class Unread(dict):
         def __getitem__(self, name):
             assert name != "image", "the image was read"
@@ -131,7 +131,7 @@ def test_a_table_has_the_same_labels_without_reading_an_image(tmp_path):
         ({"words": [], "label": []}, ("'words'", "no words")),
     ],
 )
-def test_words_and_tags_that_do_not_fit_are_refused(record, parts):
+def test_words_and_tags_of_different_length_are_refused(record, parts):
     examples = Examples("tags", "train", [record], tagged().columns)
     with pytest.raises(ValueError) as error:
         examples[0]

@@ -1,4 +1,4 @@
-"""Files that are whole or as they were, and one error for every way in which a storage refuses."""
+"""Files are complete or unchanged, and every storage failure is one error."""
 
 import errno
 import hashlib
@@ -30,36 +30,36 @@ from tlx.files.durable import (
         ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device [source locations=...]"),
     ],
 )
-def test_a_full_disk_is_one_error_whoever_noticed(tmp_path, error):
-    with pytest.raises(DiskFull) as told, guarded(tmp_path):
+def test_a_full_disk_is_one_error_whoever_detects_it(tmp_path, error):
+    with pytest.raises(DiskFull) as recorded, guarded(tmp_path):
         raise error
-    assert str(told.value) == (
+    assert str(recorded.value) == (
         f"the disk is full: {tmp_path} cannot be written. Everything saved before is intact; free some space and "
         "continue with --resume"
     )
-    assert told.value.__cause__ is error
+    assert recorded.value.__cause__ is error
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE])
 def test_a_storage_that_refuses_a_file_of_the_run_is_one_error_too(tmp_path, number):
     file = tmp_path / "checkpoints" / "1" / "notes.json"
-    with pytest.raises(StorageError) as told, guarded(tmp_path):
+    with pytest.raises(StorageError) as recorded, guarded(tmp_path):
         raise OSError(number, os.strerror(number), str(file))
-    assert str(told.value) == (
+    assert str(recorded.value) == (
         f"{file}: {os.strerror(number)}. Everything saved before is intact; make {tmp_path} writable and continue with "
         "--resume"
     )
-    assert not isinstance(told.value, DiskFull)
+    assert not isinstance(recorded.value, DiskFull)
 
 
-def test_the_record_of_a_folders_checksums_is_in_the_form_of_sha256sum(tmp_path):
+def test_the_checksums_of_a_folder_are_in_the_form_of_sha256sum(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "a b").write_bytes(b"abc")
     write_digests(tmp_path)
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    line, own = (tmp_path / "files.sha256").read_text().splitlines()
+    line, value = (tmp_path / "files.sha256").read_text().splitlines()
     assert line == f"{digest}  below/a b"
-    assert own == f"# {hashlib.sha256(f'{line}'.encode() + bytes([10])).hexdigest()}"
+    assert value == f"# {hashlib.sha256(f'{line}'.encode() + bytes([10])).hexdigest()}"
     check_digests(tmp_path)
     stamp = stamp_of(tmp_path)
     (tmp_path / "below" / "a b").write_bytes(b"abd")
@@ -68,7 +68,7 @@ def test_the_record_of_a_folders_checksums_is_in_the_form_of_sha256sum(tmp_path)
         check_digests(tmp_path)
 
 
-def test_room_that_is_not_there_is_noticed_before_anything_is_written(tmp_path):
+def test_missing_space_is_detected_before_anything_is_written(tmp_path):
     check_room(tmp_path, 10_000)
     with pytest.raises(OSError) as error:
         check_room(tmp_path, 2**60)
@@ -76,7 +76,7 @@ def test_room_that_is_not_there_is_noticed_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failing_device_may_name_no_file(tmp_path):
+def test_an_error_of_a_failing_device_may_name_no_file(tmp_path):
     with pytest.raises(StorageError, match=r"Input/output error"), guarded(tmp_path):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -90,13 +90,13 @@ def test_a_failing_device_may_name_no_file(tmp_path):
         MemoryError("RESOURCE_EXHAUSTED: Out of memory on device"),
     ],
 )
-def test_other_errors_pass_as_they_are(tmp_path, error):
-    with pytest.raises(type(error)) as told, guarded(tmp_path):
+def test_other_errors_pass_unchanged(tmp_path, error):
+    with pytest.raises(type(error)) as recorded, guarded(tmp_path):
         raise error
-    assert told.value is error
+    assert recorded.value is error
 
 
-def test_who_guards_outside_says_what_to_do_unless_the_inner_block_knows_better(tmp_path):
+def test_the_outer_block_says_what_to_do_unless_the_inner_block_knows_better(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     study, cell, page = guarded(tmp_path, "run it again"), guarded(tmp_path / "cell"), guarded(tmp_path, "draw it")
     with pytest.raises(DiskFull, match=r"free some space and draw it$"), study, cell, page:
@@ -106,7 +106,7 @@ def test_who_guards_outside_says_what_to_do_unless_the_inner_block_knows_better(
         raise full
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+def test_a_file_is_complete_or_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_whole(path, [b"old"])
 
@@ -118,7 +118,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         write_whole(path, pieces())
     assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["file"]
     true = os.write
-    # A write may take less than it is given.
+    # A write may write fewer bytes than requested.
     monkeypatch.setattr("tlx.files.durable.os.write", lambda descriptor, view: true(descriptor, view[:3]))
     write_whole(path, [b"a longer ", memoryview(b"content")], sync=True)
     assert path.read_bytes() == b"a longer content"
@@ -126,7 +126,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     sync_tree(tmp_path)
 
 
-def test_a_hash_is_computed_again_where_the_file_has_changed(tmp_path):
+def test_a_hash_is_computed_again_if_the_file_changed(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one")
     first, times = sha256_once(path), path.stat()
@@ -136,6 +136,6 @@ def test_a_hash_is_computed_again_where_the_file_has_changed(tmp_path):
     assert sha256_once(path) != first
 
 
-def test_several_folders_have_the_nearest_one_in_common(tmp_path):
+def test_the_nearest_common_folder_of_several_folders(tmp_path):
     assert common_folder([tmp_path / "a"]) == tmp_path / "a"
     assert common_folder([tmp_path / "a", tmp_path / "b" / "c"]) == tmp_path

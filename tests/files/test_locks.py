@@ -35,8 +35,8 @@ def recipe():
 
 
 @pytest.fixture
-def elsewhere():
-    """`elsewhere(folder)`: another process that holds the folder."""
+def lock_in_another_process():
+    """Return `elsewhere(folder)`: another process that locks the folder."""
     started = []
 
     def hold(folder):
@@ -52,8 +52,8 @@ def elsewhere():
         process.stdout.close()
 
 
-def test_a_second_process_is_refused_until_the_first_one_dies(elsewhere, tmp_path):
-    holder = elsewhere(tmp_path / "run")
+def test_a_second_process_is_refused_until_the_first_one_dies(lock_in_another_process, tmp_path):
+    holder = lock_in_another_process(tmp_path / "run")
     with pytest.raises(InUse) as error, writing(tmp_path / "run"):
         pass
     assert str(error.value).startswith(f"another run or command is writing to {tmp_path / 'run'}")
@@ -64,15 +64,15 @@ def test_a_second_process_is_refused_until_the_first_one_dies(elsewhere, tmp_pat
         pass
 
 
-def test_a_thread_may_take_it_again_and_another_thread_may_not(tmp_path):
-    found = []
+def test_the_same_thread_may_lock_again_and_another_thread_may_not(tmp_path):
+    results = []
 
     def other():
         try:
             with writing(tmp_path):
-                found.append("taken")
+                results.append("taken")
         except InUse:
-            found.append("refused")
+            results.append("refused")
 
     with writing(tmp_path):
         with writing(tmp_path / "." / ""):
@@ -83,10 +83,10 @@ def test_a_thread_may_take_it_again_and_another_thread_may_not(tmp_path):
     thread = threading.Thread(target=other)
     thread.start()
     thread.join()
-    assert found == ["refused", "taken"]
+    assert results == ["refused", "taken"]
 
 
-def test_a_directory_in_which_nothing_was_written_is_gone_again(tmp_path):
+def test_an_unused_directory_is_removed_again(tmp_path):
     with writing(tmp_path / "a" / "b"):
         assert vacant(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
@@ -102,17 +102,17 @@ def test_a_directory_in_which_nothing_was_written_is_gone_again(tmp_path):
     assert [path.name for path in (tmp_path / "given").iterdir()] == ["model"]
 
 
-def test_a_finished_run_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
-    """The suite may run as root, for whom every directory can be written."""
+def test_a_finished_run_is_read_in_a_read_only_directory(tmp_path, monkeypatch):
+    """The tests may run as root, which can write to every directory."""
     recipe = Recipe(
         data=Data(target="digits", shots=4), task=tasks.Classification(classes=10),
         model=models.Mlp(inputs=(8, 8, 1), widths=(8,)), train=Train(steps=1, batch=8, eval_batch=64),
     )  # fmt: skip
-    done = tlx.run(recipe, tmp_path / "run", quiet=True)
+    outcome = tlx.run(recipe, tmp_path / "run", quiet=True)
     (tmp_path / "run" / LOCK).unlink()
     monkeypatch.setattr("os.access", lambda path, mode: False)
     monkeypatch.setattr("filelock.FileLock.acquire", None)
-    assert tlx.run(recipe, tmp_path / "run", resume=True, quiet=True).result == done.result
+    assert tlx.run(recipe, tmp_path / "run", resume=True, quiet=True).result == outcome.result
     assert not (tmp_path / "run" / LOCK).exists()
 
 
@@ -126,8 +126,8 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = CliRunner().invoke(main, ["run", config, "--out", str(out), "--quiet"])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, ["run", config, "--out", str(out), "--quiet"])
+    assert result.exit_code == 0, result.output
     return str(out)
 
 
@@ -143,38 +143,38 @@ def finished(config, tmp_path_factory):
     ],
     ids=" ".join,
 )
-def test_every_command_that_writes_waits_for_nobody(words, config, finished, elsewhere, tmp_path):
-    elsewhere(tmp_path / "out")
+def test_no_writing_command_waits_for_a_lock(words, config, finished, lock_in_another_process, tmp_path):
+    lock_in_another_process(tmp_path / "out")
     named = {"CONFIG": config, "RUN": finished, "OUT": str(tmp_path / "out")}
     refused(CliRunner().invoke(main, [named.get(word, word) for word in words]), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("words", [("changes",), ("report",), ("run", "CONFIG", "--resume", "--out")], ids=" ".join)
-def test_what_writes_into_a_finished_run_takes_its_lock(words, config, finished, elsewhere):
-    holder = elsewhere(finished)
+def test_commands_that_write_into_a_finished_run_lock_it(words, config, finished, lock_in_another_process):
+    holder = lock_in_another_process(finished)
     refused(CliRunner().invoke(main, [*(config if word == "CONFIG" else word for word in words), finished]), finished)
     holder.kill()
     holder.wait()
     assert CliRunner().invoke(main, ["report", finished]).exit_code == 0
 
 
-def refused(done, folder):
-    assert done.exit_code == 2, done.output
-    assert done.output.count("\n") == 1
-    assert done.output.startswith(f"tlx: another run or command is writing to {folder}"), done.output
+def refused(outcome, folder):
+    assert outcome.exit_code == 2, outcome.output
+    assert outcome.output.count("\n") == 1
+    assert outcome.output.startswith(f"tlx: another run or command is writing to {folder}"), outcome.output
 
 
 @pytest.mark.slow
 def test_of_two_runs_that_start_at_once_one_is_refused(config, tmp_path):
-    """Their recipes differ, and what is left is of one of them."""
+    """Their recipes differ, and the remaining files belong to one of them."""
     command = [sys.executable, "-m", "tlx.cli", "run", config, "--out", str(tmp_path / "run"), "--quiet", "--set"]
     pair = [subprocess.Popen([*command, f"seed={n}"], stderr=subprocess.PIPE, text=True) for n in (1, 2)]
-    said = [process.communicate(timeout=240)[1] for process in pair]
+    output = [process.communicate(timeout=240)[1] for process in pair]
     codes = [process.returncode for process in pair]
-    assert sorted(codes) == [0, 2], said
+    assert sorted(codes) == [0, 2], output
     loser = codes.index(2)
-    assert said[loser].count("\n") == 1
-    assert said[loser].startswith(f"tlx: {tmp_path / 'run'} ")
+    assert output[loser].count("\n") == 1
+    assert output[loser].startswith(f"tlx: {tmp_path / 'run'} ")
     assert tlx.records.run_directory.read(tmp_path / "run")["seed"] == 2 - loser
     assert tlx.records.run_directory.read(tmp_path / "run", "recipe.json")["recipe"]["seed"] == 2 - loser

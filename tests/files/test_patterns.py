@@ -1,4 +1,4 @@
-"""Regular expressions of the user: the answers of `re`, in bounded time."""
+"""Regular expressions of the user: the results of `re`, in bounded time."""
 
 import itertools
 import random
@@ -19,13 +19,13 @@ SLOW = (
 
 
 @pytest.mark.parametrize("pattern", SLOW)
-def test_a_pattern_that_re_never_ends_is_answered_at_once(pattern):
+def test_a_pattern_that_is_endless_in_re_is_answered_at_once(pattern):
     start = time.perf_counter()
     assert not compile_pattern(pattern).fullmatch("a" * 59)
     assert time.perf_counter() - start < 1.0
 
 
-def test_the_automaton_answers_as_re_does():
+def test_the_automaton_gives_the_results_of_re():
     one = r"a b [ab] [^a] . (a|b) (?:ab)+ a? b{1,2} (a*)* ^ $ \b (?=a) (?!b) (?i:A) \w (ab|a)(b|) a+? \d"
     pieces = one.split(" ")
     texts = ["".join(letters) for n in range(5) for letters in itertools.product("ab1", repeat=n)]
@@ -41,7 +41,7 @@ def test_the_automaton_answers_as_re_does():
 
 
 @pytest.mark.parametrize("pattern", [r"blocks/0[0-3]/.*", ".*", ".*/(query|value)/kernel", r"(stem|head)/.*"])
-def test_ordinary_rules_are_left_to_re(pattern):
+def test_ordinary_rules_are_passed_to_re(pattern):
     assert choices(syntax.parse(pattern)) <= 3
     assert Pattern(pattern).automaton is None
 
@@ -57,7 +57,7 @@ def test_ordinary_rules_are_left_to_re(pattern):
         ("a{99999999999999999999}", "repeats too often"),
     ],
 )
-def test_a_pattern_that_cannot_be_followed_is_refused_in_one_line(pattern, words):
+def test_a_pattern_that_cannot_be_converted_is_refused_in_one_line(pattern, words):
     with pytest.raises(ValueError, match=words) as error:
         compile_pattern(pattern, "rule")
     assert str(error.value).startswith("rule ")

@@ -1,4 +1,4 @@
-"""Which files are a run's: none of another run is read as its own, and no other is deleted."""
+"""Which files belong to a run: files of another run are never read as its files, and other files are not deleted."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ OTHER = dataclasses.replace(RECIPE, seed=1)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs, and the same two as cells of a study leave them."""
+    """Two runs, and the same two runs as cells of a study."""
     place = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def mixed(runs, tmp_path):
-    """`mixed(name, cell)`: the first run with a file or directory of the second in the place of its own."""
+    """Return `mixed(name, cell)`: the first run with one file or directory of the second run."""
 
     def mix(name, end=""):
         shutil.copytree(runs / f"one{end}", tmp_path / "run")
@@ -70,7 +70,7 @@ def refuses(read, path, name):
 def test_a_result_of_another_recipe_is_never_read(name, mixed):
     path = mixed(name)
     recipe = OTHER if name == "recipe.json" else RECIPE
-    # The list of the run's files sees it first; without that list the fingerprints do.
+    # The file list of the run detects it first; without the list the fingerprints do.
     refuses(lambda: run_directory.read(path), path, f"{name} was changed after the run wrote it")
     (path / "files.json").unlink()
     prints = [tlx.config.fingerprint(one) for one in (RECIPE, OTHER)]
@@ -86,49 +86,49 @@ def test_a_result_of_another_recipe_is_never_read(name, mixed):
     with pytest.raises(ValueError) as error:
         run_directory.read(path)
     assert all(one in str(error.value) for one in prints)
-    done = CliRunner().invoke(main, ["report", str(path)])
-    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    result = CliRunner().invoke(main, ["report", str(path)])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["model", "model/model.safetensors"])
-def test_a_model_of_another_run_answers_nothing(name, mixed, tmp_path):
+def test_a_model_of_another_run_gives_no_predictions(name, mixed, tmp_path):
     path = mixed(name)
     for read in (lambda: load_pretrained(path), lambda: predict(path, []), lambda: reopen(path)):
         refuses(read, path, "model/model.safetensors")
-    done = CliRunner().invoke(main, ["export", str(path), str(tmp_path / "out")])
-    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    result = CliRunner().invoke(main, ["export", str(path), str(tmp_path / "out")])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert not (tmp_path / "out").exists()
-    # The directory of the model, given by itself, belongs to the run as well.
+    # The directory of the model belongs to the run too if it is given alone.
     refuses(lambda: load_pretrained(path / "model"), path, "model/model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["predictions", "metrics.jsonl", "parameters.json"])
-def test_a_page_draws_the_records_of_one_run(name, mixed):
+def test_a_report_has_the_records_of_one_run(name, mixed):
     path = mixed(name)
     if name == "parameters.json":
         (path / name).write_text((path / name).read_text() + " ")
     refuses(lambda: tlx.report.write(path), path, name)
 
 
-def test_what_a_cell_learned_is_its_own(mixed):
+def test_the_trained_parameters_of_a_cell_belong_to_it(mixed):
     path = mixed("learned.safetensors", "-cell")
     refuses(lambda: rebuild(path), path, "learned.safetensors")
     assert not (path / "model").exists()
 
 
-def test_what_a_cell_answered_is_its_own(mixed):
+def test_the_predictions_of_a_cell_belong_to_it(mixed):
     path = mixed("predictions", "-cell")
     refuses(lambda: run_directory.read_predictions(path, "test"), path, "predictions/test.npz")
 
 
-def test_what_moved_is_of_this_run(runs, tmp_path):
+def test_the_changes_of_weights_belong_to_this_run(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "run")
     document = {"fingerprint": tlx.config.fingerprint(OTHER)}
     (tmp_path / "run" / "moved.json").write_text(json.dumps(document))
     refuses(lambda: tlx.report.write(tmp_path / "run"), tmp_path / "run", "moved.json")
 
 
-def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_recipe_is_not_resumed(tmp_path, monkeypatch):
     def stop(self, step, loss, rate):
         if step == 3:
             raise KeyboardInterrupt
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(tmp_path, monkeypatc
     refuses(lambda: tlx.run(RECIPE, tmp_path / "one", resume=True, quiet=True), tmp_path / "one", "checkpoints")
 
 
-def test_a_study_says_which_cell_holds_another_recipes_result(runs, tmp_path):
+def test_a_study_names_the_cell_with_the_result_of_another_recipe(runs, tmp_path):
     prints = [tlx.config.fingerprint(one) for one in (RECIPE, OTHER)]
     shutil.copytree(runs / "two-cell", tmp_path / "cells" / prints[0])
     listed = [{"fingerprint": prints[0], "names": {"seed": 0}}]
@@ -166,7 +166,7 @@ def test_a_rebuilt_cell_lists_its_model(runs, tmp_path):
     files = digests.known(tmp_path / "cell")
     assert {"learned.safetensors", "predictions/test.npz", "model/config.json", "parameters.json"} <= files.keys()
     load_pretrained(tmp_path / "cell")
-    # One that was killed half-way is made again.
+    # A model that was killed half-way is rebuilt.
     listed = {name: digest for name, digest in files.items() if not name.startswith("model")}
     (tmp_path / "cell" / "files.json").write_text(json.dumps({"version": 1, "sha256": listed}))
     (tmp_path / "cell" / "model" / "config.json").unlink()
@@ -174,11 +174,11 @@ def test_a_rebuilt_cell_lists_its_model(runs, tmp_path):
     assert (tmp_path / "cell" / "model" / "config.json").is_file()
 
 
-def test_overwriting_deletes_what_the_run_wrote_and_keeps_what_the_user_did(runs, tmp_path, monkeypatch):
+def test_overwriting_deletes_the_files_of_the_run_and_keeps_those_of_the_user(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     run = tmp_path / "run"
     shutil.copytree(runs / "one", run)
-    mine = [
+    custom = [
         "notes.md",
         "model/README.md",
         "predictions/mine.npz",
@@ -186,7 +186,7 @@ def test_overwriting_deletes_what_the_run_wrote_and_keeps_what_the_user_did(runs
         "checkpoints/keep.txt",
         "a/b.txt",
     ]
-    for name in mine:
+    for name in custom:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("mine")
     before = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
@@ -195,17 +195,17 @@ def test_overwriting_deletes_what_the_run_wrote_and_keeps_what_the_user_did(runs
     (run / ".result.json.partial").write_text("{")
     run_files.delete(run)
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    assert left == {*mine, ".lock"} < before
+    assert left == {*custom, ".lock"} < before
     shutil.copyfile(runs / "one" / "recipe.json", run / "recipe.json")
     tlx.run(OTHER, run, overwrite=True, quiet=True)
     assert run_directory.read(run)["seed"] == 1
-    assert all((run / name).read_text() == "mine" for name in mine)
-    # A second run over it is not stopped by what the user put there.
+    assert all((run / name).read_text() == "mine" for name in custom)
+    # Files of the user do not stop a second run in this folder.
     tlx.run(RECIPE, run, overwrite=True, quiet=True)
-    assert all((run / name).read_text() == "mine" for name in mine)
+    assert all((run / name).read_text() == "mine" for name in custom)
 
 
-def test_everything_that_a_run_writes_is_known(runs):
+def test_every_file_of_a_run_is_known(runs):
     for name in ("one", "one-cell"):
         files = {path.relative_to(runs / name) for path in (runs / name).rglob("*") if path.is_file()}
         known = set(run_files.written(runs / name))
@@ -213,7 +213,7 @@ def test_everything_that_a_run_writes_is_known(runs):
 
 
 @pytest.mark.parametrize("place", ["model", "checkpoints", "predictions", "model/adapter", "report.html"])
-def test_a_link_is_removed_and_what_it_leads_to_stays(place, tmp_path):
+def test_a_link_is_removed_and_its_target_stays(place, tmp_path):
     far, run = tmp_path / "far", tmp_path / "run"
     for name in ("config.json", "12/array", "test.npz", "adapter/adapter_config.json"):
         (far / name).parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def test_a_link_is_removed_and_what_it_leads_to_stays(place, tmp_path):
     assert not (run / place).is_symlink()
 
 
-def test_a_directory_that_is_a_link_is_overwritten_in_its_place(tmp_path):
+def test_a_directory_that_is_a_link_is_overwritten_in_place(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "mine.txt").write_text("mine")
     run_directory.claim(tmp_path / "disk", RECIPE, overwrite=False)
@@ -241,7 +241,7 @@ def test_a_damaged_file_is_not_read(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "run")
     file = tmp_path / "run" / "predictions" / "test.npz"
     with np.load(file) as arrays:
-        held = dict(arrays)
-    held["logits"] = held["logits"] + 1
-    np.savez(file, **held)
+        stored = dict(arrays)
+    stored["logits"] = stored["logits"] + 1
+    np.savez(file, **stored)
     refuses(lambda: run_directory.read_predictions(tmp_path / "run", "test"), tmp_path / "run", "predictions/test.npz")

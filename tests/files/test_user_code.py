@@ -1,4 +1,4 @@
-"""The source code that a recipe depends on: which edits count, and what is said of a run whose code changed since."""
+"""The source code that a recipe depends on: which edits count, and the report of a run with changed code."""
 
 import dataclasses
 import functools
@@ -69,7 +69,7 @@ def forget():
 
 @pytest.fixture
 def code(tmp_path):
-    """A directory with `net.py`, which imports `layers.py`, which imports `scales.py`, and `small.py`, a config."""
+    """A directory with `net.py`, which imports `layers.py`, which imports `scales.py`, and a config `small.py`."""
     forget()
     for name, text in {"net": NET, "layers": LAYERS, "scales": "SCALE = 1.0\n", "small": CONFIG}.items():
         (tmp_path / f"{name}.py").write_text(text)
@@ -81,7 +81,7 @@ def edit(path, before, after):
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))
-    # Edits of one length within a tick of the clock would pass for the same file to Python's own cache.
+    # Python's cache may miss an edit of equal length within one tick of the clock.
     stat = path.stat()
     edit.count += 1
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + edit.count * 10**9))
@@ -91,12 +91,12 @@ edit.count = 0
 
 
 def fingerprint(path, name="recipe"):
-    """That of the config as another process would see it."""
+    """Return the fingerprint of the config as another process would compute it."""
     forget()
     return config.fingerprint(function_of(str(path), name, "config")())
 
 
-def test_recipes_without_the_users_code_keep_their_fingerprints():
+def test_recipes_without_user_code_keep_their_fingerprints():
     assert config.sources(PINNED) == {}
     assert config.fingerprint(PINNED) == "8b33527d5fee4086"
     assert config.fingerprint(PINNED) == config.fingerprint(PINNED, with_sources=False)
@@ -110,7 +110,7 @@ def test_recipes_without_the_users_code_keep_their_fingerprints():
         ("scales.py", "1.0", "2.0"),
     ],
 )
-def test_an_edit_of_the_code_is_another_recipe(file, before, after, code):
+def test_an_edit_of_the_code_gives_another_recipe(file, before, after, code):
     first = fingerprint(code / "small.py")
     assert fingerprint(code / "small.py") == first
     edit(code / file, before, after)
@@ -195,7 +195,7 @@ def recipe():
         ("def make(module):", "def make(module):\n    print()", False),
     ],
 )
-def test_of_a_config_only_what_its_classes_need_counts(before, after, counts, code):
+def test_only_code_that_the_classes_of_a_config_need_counts(before, after, counts, code):
     (code / "inside.py").write_text(INSIDE)
     first = fingerprint(code / "inside.py")
     edit(code / "inside.py", before, after)
@@ -247,7 +247,7 @@ def test_lambdas_partials_and_closures_count(name, counting, other, code):
     assert fingerprint(code / "functions.py", name) != first
 
 
-def test_lambdas_of_one_line_and_of_one_function_are_told_apart(code):
+def test_two_lambdas_of_one_line_or_function_are_distinguished(code):
     (code / "functions.py").write_text(
         "K = 1\n"
         "def one(n=0):\n    return (lambda x: x + K, lambda x: (x - K) * 2, lambda x: x)[n]\n"
@@ -260,8 +260,8 @@ def test_lambdas_of_one_line_and_of_one_function_are_told_apart(code):
                for n in range(3) for m in range(3))  # fmt: skip
     first = fingerprint(code / "functions.py", "both")
     for edited in ("        lambda x: x + K", "        lambda x: x - K"):
-        held = function_of(str(code / "functions.py"), "both", "config")()
-        recorded = {os.path.relpath(path, code): digest for path, digest in config.sources(held).items()}
+        stored = function_of(str(code / "functions.py"), "both", "config")()
+        recorded = {os.path.relpath(path, code): digest for path, digest in config.sources(stored).items()}
         assert len(recorded) == 2
         assert user_code.changed(recorded, code) == []
         edit(code / "functions.py", edited, f"{edited} * 2")
@@ -272,7 +272,7 @@ def test_lambdas_of_one_line_and_of_one_function_are_told_apart(code):
     assert fingerprint(code / "functions.py", "both") != first
 
 
-def test_terms_and_tunings_of_the_users_count_as_modules_do(code):
+def test_user_defined_terms_and_tunings_count_as_modules_do(code):
     (code / "term.py").write_text(
         "import dataclasses\nfrom tlx.objectives import Supervised\n\n\n"
         "@dataclasses.dataclass(frozen=True, kw_only=True)\nclass Mine(Supervised):\n"
@@ -290,13 +290,13 @@ def test_terms_and_tunings_of_the_users_count_as_modules_do(code):
     sys.modules.pop("term")
 
 
-def test_what_is_changed_while_it_runs_does_not_change_the_fingerprint():
-    seen = []
+def test_changes_at_run_time_do_not_change_the_fingerprint():
+    recorded = []
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Counting(Supervised):
         def loss(self, view):
-            seen.append(view)
+            recorded.append(view)
             return super().loss(view)
 
     class Make:
@@ -311,12 +311,12 @@ def test_what_is_changed_while_it_runs_does_not_change_the_fingerprint():
     make = Make()
     recipe = dataclasses.replace(PINNED, objective=(Counting(),), model=models.Nnx(make=make, shape=(8,)))
     first = config.fingerprint(recipe)
-    seen.append(1)
+    recorded.append(1)
     make(None)
     assert config.fingerprint(recipe) == first
 
 
-def test_a_file_that_is_edited_while_it_is_loaded_counts_as_it_was_loaded(code):
+def test_a_file_edited_while_it_is_loaded_counts_as_loaded(code):
     recipe = function_of(str(code / "small.py"), "recipe", "config")()
     first = config.fingerprint(recipe)
     edit(code / "net.py", "Dense(10)", "Dense(10, use_bias=False)")
@@ -330,8 +330,8 @@ def test_a_file_that_is_edited_while_it_is_loaded_counts_as_it_was_loaded(code):
     assert config.fingerprint(fresh) != first
 
 
-def test_a_notebook_has_no_file_and_its_cells_count(tmp_path):
-    """The cells of IPython lie in `linecache`, and their module has no file."""
+def test_cells_of_a_notebook_count(tmp_path):
+    """IPython puts cells into `linecache`; their module has no file."""
     program = """
 import linecache
 from tlx import config
@@ -355,7 +355,7 @@ print(config.fingerprint((make,)))
     assert once("2", "a") != first
 
 
-def test_installed_packages_and_the_standard_library_are_nobodys_own():
+def test_installed_packages_and_the_standard_library_do_not_count():
     assert config.sources(models.Nnx(make=json.loads, shape=(8,))) == {}
     assert config.sources(models.Nnx(make=functools.partial(pytest.raises, 1), shape=(8,))) == {}
     assert not user_code.is_users(tlx.__file__)
@@ -372,8 +372,8 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     available = tlx.report.available
     monkeypatch.setattr("tlx.report.available", lambda: False)
     out = "runs/small"
-    done = call("study", "small.py", "--quiet")
-    assert done.exit_code == 0, done.output
+    outcome = call("study", "small.py", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
     listed = {path.name for path in (code / out / "cells").iterdir()}
     assert "1 done" in call("study", "small.py", "--status").output
     edit(code / "scales.py", "1.0", "2.0")
@@ -381,9 +381,9 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     assert "0 done, 0 running, 0 failed, 0 waiting, 1 stale" in status
     assert status.count("stale: scales.py changed since") == 1
     assert "does not contain 1 new cells of the study" in status
-    found = studies.read(code / out)
-    assert [cell.state for cell in found.cells] == ["stale"]
-    assert all(cell.result is None and cell.stands == "stale: scales.py changed since" for cell in found.cells)
+    actual = studies.read(code / out)
+    assert [cell.state for cell in actual.cells] == ["stale"]
+    assert all(cell.result is None and cell.stands == "stale: scales.py changed since" for cell in actual.cells)
     results = call("study", "small.py", "--results").output
     assert "1 stale cells are left out, because scales.py changed since they ran" in results
     assert results.count("\n| ") == 1
@@ -395,14 +395,14 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     assert call("study", "small.py", "--quiet").exit_code == 0
     assert len({path.name for path in (code / out / "cells").iterdir()} - listed) == 1
     assert "1 done" in call("study", "small.py", "--status").output
-    # The first code again finds its own cells, which are not run again.
+    # With the first code, the study finds its cells again and does not repeat them.
     edit(code / "scales.py", "2.0", "1.0")
     assert call("study", "small.py", "--quiet").exit_code == 0
     assert [cell.state for cell in studies.read(code / out).cells] == ["done"]
     assert {cell.fingerprint for cell in studies.read(code / out).cells} == listed
 
 
-def test_a_run_after_an_edit_says_which_file_changed(code, monkeypatch):
+def test_a_run_after_an_edit_names_the_changed_file(code, monkeypatch):
     monkeypatch.chdir(code)
     assert call("run", "small.py", "--out", "run", "--quiet").exit_code == 0
     written = json.loads((code / "run" / "recipe.json").read_text())
@@ -412,9 +412,9 @@ def test_a_run_after_an_edit_says_which_file_changed(code, monkeypatch):
     edit(code / "layers.py", "relu", "gelu")
     assert run_directory.stale(code / "run") == ["layers.py"]
     for words in (("--resume",), ()):
-        told = call("run", "small.py", "--out", "run", "--quiet", *words)
-        assert told.exit_code == 2
-        assert told.output.startswith(
+        recorded = call("run", "small.py", "--out", "run", "--quiet", *words)
+        assert recorded.exit_code == 2
+        assert recorded.output.startswith(
             "tlx: run contains the run of this recipe, but the run is stale, because layers.py changed"
         )
     recipe = function_of("small.py", "recipe", "config")()
@@ -425,7 +425,7 @@ def test_a_run_after_an_edit_says_which_file_changed(code, monkeypatch):
     page = call("report", "run")
     assert page.exit_code == 0
     assert "Stale: layers.py changed since this run" in (code / "run" / "report.html").read_text()
-    # The code and the run may move together, and be looked at from elsewhere.
+    # The code and the run may move together, and be read from another place.
     monkeypatch.chdir("/")
     (code / "moved").mkdir()
     for name in ("run", "net.py", "layers.py", "scales.py"):
@@ -449,6 +449,6 @@ def test_a_run_of_an_earlier_version_is_reopened_without_its_sources(code, monke
         (code / "run" / name).write_text(json.dumps(document))
     recipe = function_of("small.py", "recipe", "config")()
     assert reopen("run", recipe).result["seed"] == 0
-    told = call("run", "small.py", "--out", "run", "--resume", "--quiet")
-    assert told.exit_code == 2
-    assert "by an earlier version of tlx, which did not record its source code" in told.output
+    recorded = call("run", "small.py", "--out", "run", "--resume", "--quiet")
+    assert recorded.exit_code == 2
+    assert "by an earlier version of tlx, which did not record its source code" in recorded.output

@@ -1,4 +1,4 @@
-"""Losses against float64 by hand."""
+"""Losses, compared with float64 by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +20,24 @@ def by_definition(logits, labels, smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 def test_cross_entropy_is_its_definition(smoothing):
-    ours = losses.cross_entropy(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS), smoothing)
-    assert ours.shape == (6,)
-    np.testing.assert_allclose(ours, by_definition(LOGITS, LABELS, smoothing), rtol=1e-5, atol=1e-6)
+    actual = losses.cross_entropy(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LABELS), smoothing)
+    assert actual.shape == (6,)
+    np.testing.assert_allclose(actual, by_definition(LOGITS, LABELS, smoothing), rtol=1e-5, atol=1e-6)
 
 
 def test_cross_entropy_of_uniform_logits_is_log_classes():
-    ours = losses.cross_entropy(jnp.zeros((2, 5)), jnp.array([0, 4]), 0.3)
-    np.testing.assert_allclose(ours, np.log(5), rtol=1e-6)
+    actual = losses.cross_entropy(jnp.zeros((2, 5)), jnp.array([0, 4]), 0.3)
+    np.testing.assert_allclose(actual, np.log(5), rtol=1e-6)
 
 
-def test_cross_entropy_does_not_change_with_a_shift_and_stays_finite_far_out():
+def test_cross_entropy_does_not_change_with_a_shift_and_stays_finite_for_large_logits():
     huge = jnp.array([[1e4, -1e4, 0.0]])
     assert losses.cross_entropy(huge, jnp.array([0]))[0] == 0
     assert losses.cross_entropy(huge, jnp.array([1]))[0] == 2e4
     assert bool(jnp.isfinite(jax.grad(lambda x: losses.cross_entropy(x, jnp.array([1])).sum())(huge)).all())
 
 
-def test_its_gradient_is_the_probabilities_less_the_target():
+def test_its_gradient_is_the_probabilities_minus_the_target():
     logits = jnp.asarray(LOGITS, jnp.float32)
     gradient = jax.grad(lambda x: losses.cross_entropy(x, jnp.asarray(LABELS), 0.2).sum())(logits)
     target = 0.8 * np.eye(4)[LABELS] + 0.05
@@ -52,17 +52,17 @@ def test_losses_are_float32_whatever_the_activations():
 
 def test_squared_error_is_the_mean_over_outputs():
     targets = RANDOM.normal(size=(6, 4))
-    ours = losses.squared_error(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(targets, jnp.float32))
-    np.testing.assert_allclose(ours, ((LOGITS - targets) ** 2).mean(-1), rtol=1e-5)
+    actual = losses.squared_error(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(targets, jnp.float32))
+    np.testing.assert_allclose(actual, ((LOGITS - targets) ** 2).mean(-1), rtol=1e-5)
 
 
 def test_a_single_output_takes_targets_without_its_axis():
-    # By broadcasting [B, 1] against [B] every prediction would be compared with every target.
+    # Broadcasting [B, 1] against [B] would compare every prediction with every target.
     predictions, targets = jnp.array([[1.0], [2.0]]), jnp.array([0.0, 4.0])
     np.testing.assert_array_equal(losses.squared_error(predictions, targets), [1.0, 4.0])
 
 
-def test_weighted_mean_leaves_out_what_weighs_nothing():
+def test_weighted_mean_leaves_out_examples_of_weight_zero():
     values = jnp.array([1.0, 3.0, 100.0])
     assert losses.weighted_mean(values[:2]) == 2
     assert losses.weighted_mean(values, jnp.array([1.0, 1.0, 0.0])) == 2
@@ -81,15 +81,15 @@ def as_float32(*arrays):
     return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
-def test_what_compares_distributions_is_its_definition():
-    ours, other = as_float32(LOGITS, OTHER)
+def test_losses_on_distributions_follow_their_definition():
+    actual, other = as_float32(LOGITS, OTHER)
     p, q = softmax(LOGITS), softmax(OTHER)
     np.testing.assert_allclose(losses.soft_cross_entropy(*as_float32(LOGITS, q)), -(q * np.log(p)).sum(-1), 1e-5)
-    np.testing.assert_allclose(losses.entropy(ours), -(p * np.log(p)).sum(-1), 1e-4)
-    np.testing.assert_allclose(losses.divergence(ours, other), (p * np.log(p / q)).sum(-1), 1e-4)
-    np.testing.assert_allclose(losses.divergence(ours, ours), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.entropy(actual), -(p * np.log(p)).sum(-1), 1e-4)
+    np.testing.assert_allclose(losses.divergence(actual, other), (p * np.log(p / q)).sum(-1), 1e-4)
+    np.testing.assert_allclose(losses.divergence(actual, actual), 0, atol=1e-6)
     t, s = softmax(OTHER / 4), softmax(LOGITS / 4)
-    np.testing.assert_allclose(losses.distillation(ours, other, 4.0), 16 * (t * np.log(t / s)).sum(-1), 1e-4)
+    np.testing.assert_allclose(losses.distillation(actual, other, 4.0), 16 * (t * np.log(t / s)).sum(-1), 1e-4)
 
 
 def test_a_distribution_of_one_class_has_no_entropy_and_finite_gradients():
@@ -99,31 +99,31 @@ def test_a_distribution_of_one_class_has_no_entropy_and_finite_gradients():
         assert bool(jnp.isfinite(jax.grad(lambda x, f=function: f(x).sum())(sure)).all())
 
 
-def test_distances_of_features_are_over_units_and_the_mean_over_places():
-    ours, other = RANDOM.normal(size=(2, 2, 3, 5, 4))
+def test_distances_of_features_are_summed_over_units_and_averaged_over_positions():
+    actual, other = RANDOM.normal(size=(2, 2, 3, 5, 4))
     units = RANDOM.uniform(size=4)
-    squares = (ours - other) ** 2
-    np.testing.assert_allclose(losses.feature_distance(*as_float32(ours, other)), squares.sum(-1).mean((1, 2)), 1e-5)
+    squares = (actual - other) ** 2
+    np.testing.assert_allclose(losses.feature_distance(*as_float32(actual, other)), squares.sum(-1).mean((1, 2)), 1e-5)
     np.testing.assert_allclose(
-        losses.feature_distance(*as_float32(ours, other, units)), (squares * units).sum(-1).mean((1, 2)), 1e-5
+        losses.feature_distance(*as_float32(actual, other, units)), (squares * units).sum(-1).mean((1, 2)), 1e-5
     )
     mask = np.array([[1, 1, 0], [1, 1, 1]])
-    found = losses.feature_distance(*as_float32(ours[:, :, 0], other[:, :, 0]), mask=jnp.asarray(mask))
+    result = losses.feature_distance(*as_float32(actual[:, :, 0], other[:, :, 0]), mask=jnp.asarray(mask))
     rows = squares[:, :, 0].sum(-1)
-    np.testing.assert_allclose(found, [rows[0, :2].mean(), rows[1].mean()], 1e-5)
+    np.testing.assert_allclose(result, [rows[0, :2].mean(), rows[1].mean()], 1e-5)
 
 
-def test_attention_is_compared_over_the_tokens_that_are_there():
-    ours, other = RANDOM.normal(size=(2, 2, 3, 4, 4))
-    p, q = softmax(other), softmax(ours)
+def test_attention_is_compared_over_real_tokens_only():
+    actual, other = RANDOM.normal(size=(2, 2, 3, 4, 4))
+    p, q = softmax(other), softmax(actual)
     rows = (p * np.log(p / q)).sum(-1).mean(1)
     mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
-    np.testing.assert_allclose(losses.attention_divergence(*as_float32(ours, other)), rows.mean(-1), 1e-4)
-    found = losses.attention_divergence(*as_float32(ours, other), jnp.asarray(mask))
-    np.testing.assert_allclose(found, [rows[0, :3].mean(), rows[1].mean()], 1e-4)
+    np.testing.assert_allclose(losses.attention_divergence(*as_float32(actual, other)), rows.mean(-1), 1e-4)
+    result = losses.attention_divergence(*as_float32(actual, other), jnp.asarray(mask))
+    np.testing.assert_allclose(result, [rows[0, :3].mean(), rows[1].mean()], 1e-4)
 
 
-def test_squared_distance_adds_up_the_leaves():
+def test_squared_distance_sums_over_the_parameters():
     leaves, anchors = {"a": jnp.ones((2, 3)), "b": jnp.array([2.0])}, {"a": jnp.zeros(()), "b": jnp.array([5.0])}
     assert losses.squared_distance(leaves, anchors) == 6 + 9
     assert losses.squared_distance({}, {}) == 0
@@ -157,7 +157,7 @@ def test_equal_and_zero_singular_values_have_finite_gradients(matrix):
         assert bool(jnp.isfinite(gradient).all())
 
 
-def test_more_singular_values_than_there_are_is_refused():
+def test_more_singular_values_than_exist_are_refused():
     for squares in (losses.smallest_squares, losses.largest_squares):
         with pytest.raises(ValueError, match="a matrix of 3x5 does not have 4 singular values"):
             squares(jnp.ones((3, 5)), 4)
@@ -166,10 +166,10 @@ def test_more_singular_values_than_there_are_is_refused():
 def test_log_odds_are_those_of_the_softmax():
     logits, labels = RANDOM.normal(size=(5, 3)) * 3, np.array([0, 2, 1, 1, 0])
     p = softmax(logits)[np.arange(5), labels]
-    found = losses.log_odds(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
-    np.testing.assert_allclose(found, np.log(p / (1 - p)), rtol=1e-5, atol=1e-6)
+    actual = losses.log_odds(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    np.testing.assert_allclose(actual, np.log(p / (1 - p)), rtol=1e-5, atol=1e-6)
     # Where p_y rounds to 0 and to 1: by hand, and with the slopes of z_y - log sum_{c != y} exp(z_c).
     far, label = jnp.array([[1e4, -1e4, -1e4], [-1e4, 1e4, 0.0]]), jnp.array([0, 0])
-    found, slopes = losses.log_odds(far, label), jax.grad(lambda z: jax.nn.softplus(losses.log_odds(z, label)).sum())
-    np.testing.assert_allclose(found, [2e4 - np.log(2), -2e4], rtol=1e-6)
+    actual, slopes = losses.log_odds(far, label), jax.grad(lambda z: jax.nn.softplus(losses.log_odds(z, label)).sum())
+    np.testing.assert_allclose(actual, [2e4 - np.log(2), -2e4], rtol=1e-6)
     np.testing.assert_allclose(slopes(far), [[1.0, -0.5, -0.5], [0.0, 0.0, 0.0]], atol=1e-6)

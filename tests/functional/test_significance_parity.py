@@ -20,14 +20,14 @@ def test_t_intervals_and_tests(seed):
     from statsmodels.stats.weightstats import DescrStatsW
 
     gain = draw(seed)
-    theirs = DescrStatsW(gain)
-    found = significance.paired(gain, np.zeros_like(gain))
-    assert (found.low, found.high) == pytest.approx(theirs.tconfint_mean(0.05))
-    assert significance.over_seeds(gain)[1:] == pytest.approx(theirs.tconfint_mean(0.05))
-    assert significance.t_test(found) == pytest.approx(theirs.ttest_mean(0)[1])
-    side = "larger" if found.mean > 0 else "smaller"
-    beyond = theirs.ttest_mean(np.copysign(0.3, found.mean), alternative=side)[1]
-    assert significance.t_test(found, smallest=0.3) == pytest.approx(min(1.0, 2 * beyond))
+    reference_side = DescrStatsW(gain)
+    actual = significance.paired(gain, np.zeros_like(gain))
+    assert (actual.low, actual.high) == pytest.approx(reference_side.tconfint_mean(0.05))
+    assert significance.over_seeds(gain)[1:] == pytest.approx(reference_side.tconfint_mean(0.05))
+    assert significance.t_test(actual) == pytest.approx(reference_side.ttest_mean(0)[1])
+    side = "larger" if actual.mean > 0 else "smaller"
+    beyond = reference_side.ttest_mean(np.copysign(0.3, actual.mean), alternative=side)[1]
+    assert significance.t_test(actual, smallest=0.3) == pytest.approx(min(1.0, 2 * beyond))
 
 
 @pytest.mark.parametrize("seed", DRAWS)
@@ -51,20 +51,23 @@ def test_mcnemar(seed):
     from statsmodels.stats.contingency_tables import mcnemar
 
     random = np.random.default_rng(seed)
-    ours, theirs = random.random(60) < 0.7, random.random(60) < 0.5
-    table = [[np.sum(ours & theirs), np.sum(ours & ~theirs)], [np.sum(~ours & theirs), np.sum(~ours & ~theirs)]]
-    assert significance.mcnemar(ours, theirs) == pytest.approx(min(1.0, mcnemar(table, exact=True).pvalue))
+    tlx_side, reference_side = random.random(60) < 0.7, random.random(60) < 0.5
+    table = [
+        [np.sum(tlx_side & reference_side), np.sum(tlx_side & ~reference_side)],
+        [np.sum(~tlx_side & reference_side), np.sum(~tlx_side & ~reference_side)],
+    ]
+    assert significance.mcnemar(tlx_side, reference_side) == pytest.approx(min(1.0, mcnemar(table, exact=True).pvalue))
 
 
 @pytest.mark.parametrize("pairs", [2, 3, 5, 10, 30, 200])
 @pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
-def test_what_could_have_been_seen(pairs, power):
+def test_the_minimum_detectable_difference(pairs, power):
     from statsmodels.stats.power import TTestPower
 
-    theirs = TTestPower().power(significance.detectable(2.0, pairs, power=power) / 2.0, pairs, 0.05)
-    assert theirs == pytest.approx(power, abs=1e-6)
+    reference_side = TTestPower().power(significance.detectable(2.0, pairs, power=power) / 2.0, pairs, 0.05)
+    assert reference_side == pytest.approx(power, abs=1e-6)
     if pairs > 2:
-        # Of two pairs its search for the root does not converge.
+        # With two pairs its root search does not converge.
         effect = TTestPower().solve_power(nobs=pairs, alpha=0.05, power=power)
         assert significance.detectable(2.0, pairs, power=power) == pytest.approx(2.0 * effect, rel=1e-5)
 

@@ -1,15 +1,15 @@
-"""Mutations of files, each decided by a random number generator: what is changed, and what it did in words.
+"""Mutations of files, each determined by a random number generator: the changed content, and a description in words.
 
-`free` mutations may give another document that is just as valid (a flipped bit of a number): only files that tlx wrote
-itself, whose digests it knows, are subject to those. Everything else is `strict`: the result is no document of its kind
-any more, or one that means the same.
+`free` mutations may give another valid document (a flipped bit of a number). They apply only to files that tlx wrote
+and whose digests it knows. All other mutations are `strict`: the result is no valid document of its kind, or has the
+same meaning.
 """
 
 import json
 import random
 import struct
 
-# Of the other kinds of JSON values than that of the value they replace.
+# JSON values of another type than the value that they replace.
 WRONG = {
     "number": (True, "x", "12", [], {}, [[1]], {"a": None}),
     "bool": ("x", "true", [], {}, 2.5, 7),
@@ -32,7 +32,7 @@ def kind_of(value):
 
 
 def places(document, at=()):
-    """Every place in a JSON document, as a tuple of keys."""
+    """Return every place in a JSON document, as a tuple of keys."""
     yield at
     if isinstance(document, dict):
         for key, value in document.items():
@@ -56,7 +56,7 @@ def put(document, place, value):
 
 
 def chosen_place(rng, document, least=1):
-    """A place, deep or not: a key of each level in turn, for a vocabulary has more places than all the rest."""
+    """Return a random place: a random key at each level, because a vocabulary has more places than everything else."""
     place = ()
     while True:
         here = at(document, place)
@@ -66,7 +66,7 @@ def chosen_place(rng, document, least=1):
         place = (*place, rng.choice(keys))
 
 
-# Mutations of bytes. Each gives (bytes, words), or None where it does not apply.
+# Mutations of bytes. Each returns (bytes, words), or None if it does not apply.
 
 
 def truncated(rng, content):
@@ -87,12 +87,12 @@ def blanked(rng, content):
 def zeroed(rng, content):
     start = rng.randrange(len(content))
     size = rng.choice([1, 8, 512, len(content)])
-    made = content[:start] + bytes(min(size, len(content) - start)) + content[start + size :]
-    return (made, f"{size} bytes from {start} on set to zero") if made != content else None
+    built = content[:start] + bytes(min(size, len(content) - start)) + content[start + size :]
+    return (built, f"{size} bytes from {start} on set to zero") if built != content else None
 
 
 def noise(rng, content):
-    # Never UTF-8: a few random letters are a valid text.
+    # Never UTF-8, because a few random letters are a valid text.
     size = rng.choice([3, 40, 4000])
     return b"\xff" + rng.randbytes(size - 1), f"replaced by {size} random bytes"
 
@@ -112,11 +112,11 @@ def invalid(rng, content):
 
 
 def flipped(rng, content):
-    made = bytearray(content)
-    places = [rng.randrange(len(made)) for _ in range(rng.choice([1, 1, 8]))]
+    built = bytearray(content)
+    places = [rng.randrange(len(built)) for _ in range(rng.choice([1, 1, 8]))]
     for place in places:
-        made[place] ^= 1 << rng.randrange(8)
-    return (bytes(made), f"bits flipped at {places}") if bytes(made) != content else None
+        built[place] ^= 1 << rng.randrange(8)
+    return (bytes(built), f"bits flipped at {places}") if bytes(built) != content else None
 
 
 def cut_out(rng, content):
@@ -131,7 +131,7 @@ def doubled(rng, content):
     return content + content, "written twice"
 
 
-# Mutations of JSON documents. Each gives (text, words) or None.
+# Mutations of JSON documents. Each returns (text, words) or None.
 
 
 def wrong_type(rng, document, how):
@@ -218,48 +218,48 @@ JSON = (wrong_type, wrong_type, wrong_type, wrong_type, wrong_size, wrong_size, 
 
 
 def mutated_json(rng, content, how):
-    """Strict mutations of a JSON file."""
+    """Return the strict mutations of a JSON file."""
     for _ in range(20):
         if rng.random() < 0.3:
-            made = rng.choice(BYTES)(rng, content)
+            built = rng.choice(BYTES)(rng, content)
         else:
-            found = rng.choice(JSON)(rng, json.loads(content), how)
-            made = None if found is None else (found[0].encode("utf-8", "surrogatepass"), found[1])
-        # A blank that reads as the same document changed nothing.
-        if made is not None and made[0] != content:
-            return made
+            actual = rng.choice(JSON)(rng, json.loads(content), how)
+            built = None if actual is None else (actual[0].encode("utf-8", "surrogatepass"), actual[1])
+        # An added blank gives the same document, so nothing changed.
+        if built is not None and built[0] != content:
+            return built
     return truncated(rng, content)
 
 
 def mutated_lines(rng, content, how):
-    """Mutations of a file of JSON lines: one line is mutated as a document, or the bytes of the whole."""
+    """Mutate a file of JSON lines: one line as a document, or the bytes of the file."""
     lines = content.decode().splitlines()
     if rng.random() < 0.4 or not lines:
         return rng.choice((emptied, noise, marked, encoded, invalid))(rng, content)
     n = rng.randrange(len(lines))
     line, words = mutated_json(rng, lines[n].encode(), how)
-    made = [text.encode() for text in lines]
-    made[n] = line
-    return b"\n".join(made) + b"\n", f"line {n + 1}: {words}"
+    built = [text.encode() for text in lines]
+    built[n] = line
+    return b"\n".join(built) + b"\n", f"line {n + 1}: {words}"
 
 
 def mutated_bytes(rng, content, how):
-    """Mutations after which a file of tlx's own may still look like one."""
-    while (made := rng.choice(FREE)(rng, content)) is None or made[0] == content:
+    """Mutations that may leave a valid file of tlx."""
+    while (built := rng.choice(FREE)(rng, content)) is None or built[0] == content:
         pass
-    return made
+    return built
 
 
 def mutated_binary(rng, content, how):
-    """Strict mutations of a binary file without a checksum."""
+    """Return the strict mutations of a binary file without a checksum."""
     for _ in range(9):
-        if (made := rng.choice((truncated, truncated, emptied, noise, blanked))(rng, content)) and made[0] != content:
-            return made
+        if (built := rng.choice((truncated, truncated, emptied, noise, blanked))(rng, content)) and built[0] != content:
+            return built
     return emptied(rng, content)
 
 
 def mutated_text(rng, content, how):
-    """Strict mutations of a text file."""
+    """Return the strict mutations of a text file."""
     return rng.choice((emptied, noise, marked, encoded, invalid))(rng, content)
 
 
@@ -269,7 +269,7 @@ DTYPES = ("F16", "F64", "I32", "I8", "U8", "BOOL", "BF16", "F8_E4M3", "X", "", 3
 
 
 def mutated_tensors(rng, content, how):
-    """Mutations of a safetensors file: its header by fields, its bytes, numbers that are not finite."""
+    """Mutate a safetensors file: header fields, bytes, numbers that are not finite."""
     size = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     names = [name for name in header if name != "__metadata__"]
@@ -348,7 +348,7 @@ SLIPS = (
 
 
 def mutated_python(rng, content, how):
-    """Slips of the pen in a Python file, and bytes that are no Python."""
+    """Typing errors in a Python file, and bytes that are not Python."""
     if rng.random() < 0.3:
         return rng.choice((noise, encoded, invalid, blanked))(rng, content)
     text = content.decode()

@@ -1,8 +1,8 @@
-"""What is mutated: directories made once, the command that reads each, and what its answer is.
+"""The mutated subjects: directories that are built once, the command that reads each, and its answer.
 
-A subject's files are listed with the mutations that have a decidable outcome on them; `files` are glob patterns below
-its directory, the first that matches a file decides. `answer` is what the command gave, compared with that of the
-intact directory.
+The files of a subject are listed with the mutations that have a decidable outcome. `files` are glob patterns below its
+directory; the first pattern that matches a file decides. `answer` is the output of the command, compared with that of
+the intact directory.
 """
 
 import json
@@ -18,7 +18,7 @@ SIZES = {
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "image_size", "patch_size", "num_channels", "num_virtual_tokens", "r",
 }  # fmt: skip
-# Fields that choose among valid forms, so that another type of value, or none, names another valid model.
+# Fields that choose among valid forms: another type of value, or a missing value, names another valid model.
 FREE_FIELDS = {"num_attention_heads"}
 CONFIG = {"sizes": SIZES - {"num_attention_heads"}, "needed": ("model_type", "hidden_size", "vocab_size", "id2label")}
 TOKENS = {"needed": ("model", "vocab", "type", "content", "id")}
@@ -27,7 +27,7 @@ OWN = (("*", m.mutated_bytes, PLAIN),)
 
 
 class Subject(NamedTuple):
-    """`arguments` of the command, in which {root} stands for the directory; `answer(root, output)` what it gave."""
+    """`arguments` of the command, in which {root} is the directory; `answer(root, output)` is its answer."""
 
     name: str
     weight: float
@@ -41,13 +41,13 @@ def printed(root, output):
 
 
 def page(root, output):
-    """The page without what differs from one drawing to the next."""
+    """Return the report without the parts that differ each time."""
     text = (root / "report.html").read_text(encoding="utf-8")
     return re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?", "", text)
 
 
 def metrics(root, output):
-    """What a run measured, and the weights that it ended with."""
+    """Return the metrics of a run and its final weights."""
     result = json.loads((root / "result.json").read_text())
     return [result["metrics"], m_hash(root / "model" / "model.safetensors")]
 
@@ -102,10 +102,10 @@ SUBJECTS = (
             (("predict", "{root}", "{root}/picture.png", "--json"),), printed),
     Subject("texts", 2, (("texts.txt", m.mutated_text, PLAIN),),
             (("predict", "{root}", "{root}/texts.txt", "--json"),), printed),
-    # A finished run: every byte of it is known by its digest.
+    # A finished run: every byte has a digest.
     Subject("run-model", 8, OWN, (("predict", "{root}", "{root}/../picture.png", "--json"),), printed),
     Subject("run-page", 4, OWN, (("report", "{root}"),), page),
-    # The same without the digests, as an older version left it: the forms alone hold.
+    # The same run without digests, as an older version wrote it: only the forms are checked.
     Subject("old-run", 10, RECORDS, (("report", "{root}"),), page),
     Subject("run-export", 3, OWN, (("export", "{root}", "{root}/exported"),), exported),
     Subject("checkpoint", 3, (("checkpoints/*", m.mutated_bytes, PLAIN), ("metrics.jsonl", *RECORDS[0][1:]),
@@ -146,15 +146,15 @@ def space():
 
 
 def make_all(root: Path) -> None:
-    """Makes every subject's directory below `root`, where it is not there already."""
+    """Build the directory of every subject below `root` if it is missing."""
     os.environ["TLX_CACHE"] = str(root / "cache")
     from click.testing import CliRunner
 
     from tlx.cli import main
 
     def call(*arguments):
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        assert done.exit_code == 0, (arguments, done.output, done.exception)
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
 
     make_texts(root)
     make_images(root)
@@ -197,7 +197,7 @@ def make_all(root: Path) -> None:
 
 
 def stopped(config, folder):
-    """A run that was interrupted after its second step, with a checkpoint there."""
+    """A run that was interrupted after its second step, with a checkpoint."""
     import tlx
     from tlx.cli.group import load_recipe
     from tlx.records.log import Progress
@@ -302,7 +302,7 @@ def hash_of(text):
 
 
 def adapt(folder):
-    """A LoRA adapter beside the base, as `save_pretrained` writes it."""
+    """A LoRA adapter with its base, as `save_pretrained` writes it."""
     import jax
 
     import tlx
@@ -318,7 +318,7 @@ def adapt(folder):
 
 
 def make_data(root):
-    """A prepared data set of 90 digits, which tlx knows from disk alone."""
+    """A prepared data set of 90 digits that exists only on disk."""
     import numpy as np
     import tensorflow_datasets as tfds
     from sklearn.datasets import load_digits

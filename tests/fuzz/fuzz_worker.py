@@ -1,6 +1,6 @@
-"""A process that applies one mutation after another and says what came of each, a JSON line a mutation.
+"""A process that applies mutations one after another and prints the outcome of each as a JSON line.
 
-By hand: `python tests/fuzz/fuzz_worker.py FIXTURES SCRATCH SEED...` shows the outcome of single seeds in full.
+By hand: `python tests/fuzz/fuzz_worker.py FIXTURES SCRATCH SEED...` shows the full outcome of single seeds.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from pathlib import Path
 import fuzz_mutators as m
 from fuzz_subjects import SUBJECTS
 
-# A data set is called by its name, a stored prefix by its folder.
+# A data set is named by its name, a feature cache by its folder.
 CALLED = {"data": ("figures",), "cache": ("prefixes", "labels")}
 
 
 class Worker:
-    """Runs commands in this process, on a copy of a subject's directory that always has the same path."""
+    """Run commands in this process, on a copy of the directory of a subject that always has the same path."""
 
     def __init__(self, fixtures: Path, scratch: Path):
         self.fixtures, self.scratch, self.intact, self.count = fixtures, scratch, {}, 0
@@ -35,7 +35,7 @@ class Worker:
         return root
 
     def outcome(self, seed):
-        """The outcome of the mutation of that seed: `subject`, `file`, `words`, `kind`, `output`, `seconds`."""
+        """Return the outcome of the mutation of a seed: `subject`, `file`, `words`, `kind`, `output`, `seconds`."""
         rng = m.generator(seed)
         subject = rng.choices(SUBJECTS, [subject.weight for subject in SUBJECTS])[0]
         root = self.copy(subject.name)
@@ -53,14 +53,14 @@ class Worker:
             path.mkdir()
             words = "a directory in its place"
         else:
-            made, words = mutate(rng, content, how)
-            path.write_bytes(made)
+            built, words = mutate(rng, content, how)
+            path.write_bytes(built)
         start = time.perf_counter()
         kind, answer, output = self.run(subject, root, command)
         if kind == "answered":
             kind = "same" if answer == self.intact[key] else "other numbers"
         names = (path.name, str(path.parent), subject.name, *CALLED.get(subject.name, ()))
-        # A recipe whose fields fit each other, and not the data, is refused by its fields.
+        # A recipe with consistent fields that do not fit the data is refused by its fields.
         named = subject.name == "python" or any(name in output for name in names)
         if kind == "refused" and not named:
             kind = "names no file"
@@ -75,7 +75,7 @@ class Worker:
         }  # fmt: skip
 
     def file(self, rng, subject, root):
-        """A file of the subject, and how it is mutated; each pattern has the same chance."""
+        """Return a file of the subject and its mutation; each pattern has the same chance."""
         every = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
         by_pattern = {}
         for path in every:
@@ -89,7 +89,7 @@ class Worker:
         return rng.choice(by_pattern[n]), *subject.files[n][1:]
 
     def run(self, subject, root, command):
-        """`(kind, answer, output)` of the command: answered, refused, traceback, several lines."""
+        """Return `(kind, answer, output)` of the command: answered, refused, traceback, several lines."""
         from click.testing import CliRunner
 
         from tlx.cli import main
@@ -99,25 +99,25 @@ class Worker:
         forget()
         arguments = [part.format(root=root) for part in command]
         with captured() as lower:
-            done = CliRunner().invoke(main, arguments)
-        output = done.output + lower()
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            return "traceback", None, f"{output}\n{type(done.exception).__name__}: {done.exception}"
+            result = CliRunner().invoke(main, arguments)
+        output = result.output + lower()
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            return "traceback", None, f"{output}\n{type(result.exception).__name__}: {result.exception}"
         if "internal error" in output or "Traceback" in output:
             return "traceback", None, output
-        if done.exit_code == 0:
+        if result.exit_code == 0:
             try:
-                return "answered", json.loads(json.dumps(subject.answer(root, done.stdout))), output
+                return "answered", json.loads(json.dumps(subject.answer(root, result.stdout))), output
             except Exception as error:
                 return "traceback", None, f"{output}\nno answer: {type(error).__name__}: {error}"
         lines = [line for line in output.splitlines() if line.strip() and not line.startswith("tlx: warning: ")]
-        if len(lines) != 1 or not lines[0].startswith("tlx: ") or done.exit_code != 2:
-            return "several lines", None, f"exit code {done.exit_code}\n{output}"
+        if len(lines) != 1 or not lines[0].startswith("tlx: ") or result.exit_code != 2:
+            return "several lines", None, f"exit code {result.exit_code}\n{output}"
         return "refused", None, output
 
 
 def forget():
-    """What this process remembers of earlier files, which a new process would not."""
+    """Clear the caches of this process for earlier files, which a new process would not have."""
     from tlx.data import examples
     from tlx.files.documents import digests
 
@@ -127,22 +127,22 @@ def forget():
 
 @contextlib.contextmanager
 def captured():
-    """What libraries write below Python, to the file descriptor of stderr."""
+    """Capture the output of libraries that write to the file descriptor of stderr."""
     sys.stderr.flush()
-    kept, text = os.dup(2), []
+    remaining, text = os.dup(2), []
     with tempfile.TemporaryFile() as stream:
         os.dup2(stream.fileno(), 2)
         try:
             yield lambda: text[0] if text else ""
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(remaining, 2)
+            os.close(remaining)
             stream.seek(0)
             text.append(stream.read().decode("utf-8", "replace"))
 
 
 def prepare():
-    """The settings of a process that runs mutations."""
+    """Apply the settings of a process that runs mutations."""
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     os.environ |= {"TLX_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "TLX_WATTS": "10"}
     os.environ.pop("TLX_TRACEBACK", None)

@@ -1,19 +1,19 @@
-"""Every file that a user can hand over, mutated: no traceback, no hang, no other numbers; each refusal is one line.
+"""Mutate every file that a user can pass to tlx: no traceback, no hang, no other numbers; each refusal is one line.
 
-The oracle. A mutation passes where the command (a) ends with exit code 2 and a single line that begins with "tlx: " and
-names the mutated file, its directory or its subject, or (b) gives the answer of the intact directory, bit for bit:
-probabilities, pages, metrics, weights. It fails where something escapes as a traceback or an "internal error", where
-the answer is another one, where the command is stuck, and where a refusal is several lines or names no file.
+The oracle. A mutation passes in two cases. (a) The command ends with exit code 2 and a single line that begins with
+"tlx: " and names the mutated file, its directory or its subject. (b) The command gives the answer of the intact
+directory, bit for bit: probabilities, pages, metrics, weights. A mutation fails if an error escapes as a traceback or
+an "internal error", if the answer differs, if the command hangs, or if a refusal has several lines or names no file.
 
-What is not decidable is not mutated. In a foreign format (config.json, tokenizer.json, safetensors, peft's adapter) no
-checksum exists: a flipped bit of a weight, another layer_norm_eps, a deleted normalizer is another valid document,
-which transformers would load the same way. There the mutators replace values by values of another JSON type, by
-impossible sizes, delete or rename fields without which the document means nothing, nest, repeat, truncate and
-re-encode. In what tlx wrote itself (a finished run, a checkpoint, cached features, a study) every bit may change, for
-digests know it; `old-run` is a run whose digests were lost, where the forms alone must hold.
+Undecidable mutations are not made. Foreign formats (config.json, tokenizer.json, safetensors, adapters of peft) have no
+checksum: a flipped bit of a weight, another layer_norm_eps or a deleted normalizer gives another valid document, and
+transformers would load it in the same way. For these formats the mutators replace values by another JSON type or by
+impossible sizes, delete or rename necessary fields, nest, repeat, truncate and re-encode. In the files of tlx (a
+finished run, a checkpoint, cached features, a study) every bit may change, because their digests are known. `old-run`
+is a run without digests, where only the forms are checked.
 
-`TLX_FUZZ=10000` sets the number of mutations, `TLX_FUZZ_SEED` the first seed, `TLX_FUZZ_REPORT=FILE` writes every
-outcome as a JSON line. A single seed is repeated by tests/fuzz/fuzz_worker.py.
+`TLX_FUZZ=10000` sets the number of mutations, `TLX_FUZZ_SEED` the first seed, and `TLX_FUZZ_REPORT=FILE` writes every
+outcome as a JSON line. tests/fuzz/fuzz_worker.py repeats a single seed.
 """
 
 import collections
@@ -32,13 +32,13 @@ HERE = Path(__file__).parent
 COUNT = int(os.environ.get("TLX_FUZZ", "2000"))
 FIRST = int(os.environ.get("TLX_FUZZ_SEED", "0"))
 WORKERS = 2
-# A mutation that computes for longer, or waits for longer while others use the machine, is stuck.
+# A mutation that computes or waits longer than this counts as a hang.
 CPU_SECONDS, WALL_SECONDS = 10.0, 60.0
 PASSED = ("refused", "same")
 
 
 class Served:
-    """A worker process, started again where it had to be killed."""
+    """A worker process, restarted if it had to be killed."""
 
     def __init__(self, fixtures, scratch):
         self.command = [sys.executable, str(HERE / "fuzz_worker.py"), str(fixtures), str(scratch)]
@@ -61,7 +61,7 @@ class Served:
         answers.put(None)
 
     def spent(self):
-        """Seconds of the processor that the process has used."""
+        """Return the CPU seconds that the process has used."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -69,13 +69,15 @@ class Served:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def outcome(self, seed, first):
-        """`first` mutations of a worker also compute what the intact directories give, so they have more time."""
+        """The `first` mutations of a worker have more time, because they also compute the answers of the intact
+        directories.
+        """
         self.process.stdin.write(f"{seed}\n")
         self.process.stdin.flush()
         begun, cpu, factor = time.monotonic(), self.spent(), 6 if first else 1
         while True:
             try:
-                found = self.answers.get(timeout=0.5)
+                actual = self.answers.get(timeout=0.5)
             except queue.Empty:
                 stuck = self.spent() - cpu > factor * CPU_SECONDS * 1.0
                 if not stuck and time.monotonic() - begun < factor * WALL_SECONDS:
@@ -83,11 +85,11 @@ class Served:
                 self.stop()
                 self.start()
                 return {"seed": seed, "kind": "hang"}
-            if found is None:
+            if actual is None:
                 code = self.process.wait()
                 self.start()
                 return {"seed": seed, "kind": "crash", "output": f"exit code {code}"}
-            return found
+            return actual
 
     def stop(self):
         self.process.kill()
@@ -96,8 +98,8 @@ class Served:
 
 def fuzz(folder, seeds):
     """The outcome of every seed."""
-    made = [sys.executable, str(HERE / "fuzz_worker.py"), str(folder / "fixtures"), str(folder / "none"), "make"]
-    subprocess.run(made, check=True, capture_output=True, timeout=600)
+    built = [sys.executable, str(HERE / "fuzz_worker.py"), str(folder / "fixtures"), str(folder / "none"), "make"]
+    subprocess.run(built, check=True, capture_output=True, timeout=600)
     left, outcomes = collections.deque(seeds), []
 
     def work(number):
@@ -108,9 +110,9 @@ def fuzz(folder, seeds):
                     seed = left.popleft()
                 except IndexError:
                     return
-                found = worker.outcome(seed, count < 40)
-                count = 0 if found["kind"] in ("hang", "crash") else count + 1
-                outcomes.append(found)
+                actual = worker.outcome(seed, count < 40)
+                count = 0 if actual["kind"] in ("hang", "crash") else count + 1
+                outcomes.append(actual)
         finally:
             worker.stop()
 
@@ -119,7 +121,7 @@ def fuzz(folder, seeds):
         thread.start()
     for thread in threads:
         thread.join()
-    return sorted(outcomes, key=lambda found: found["seed"])
+    return sorted(outcomes, key=lambda actual: actual["seed"])
 
 
 @pytest.mark.slow
@@ -128,10 +130,10 @@ def test_no_mutated_file_gives_a_traceback_other_numbers_or_a_hang(tmp_path):
     outcomes = fuzz(tmp_path, range(FIRST, FIRST + COUNT))
     assert len(outcomes) == COUNT
     if report := os.environ.get("TLX_FUZZ_REPORT"):
-        Path(report).write_text("".join(json.dumps(found) + "\n" for found in outcomes), encoding="utf-8")
-    counts = collections.Counter(found["kind"] for found in outcomes)
+        Path(report).write_text("".join(json.dumps(actual) + "\n" for actual in outcomes), encoding="utf-8")
+    counts = collections.Counter(actual["kind"] for actual in outcomes)
     print(f"{COUNT} mutations in {time.monotonic() - start:.0f} s: {dict(counts)}")
-    faults = [found for found in outcomes if found["kind"] not in PASSED]
+    faults = [actual for actual in outcomes if actual["kind"] not in PASSED]
     assert not faults, f"{dict(counts)}; the first: {json.dumps(faults[:3], indent=2)}"
-    # A harness that refuses everything, or changes nothing, would pass too.
+    # This must fail for a harness that refuses everything or changes nothing.
     assert min(counts[kind] for kind in PASSED) > COUNT / 20

@@ -1,4 +1,4 @@
-"""What the layers promise beyond parity: slopes, noise that is fair and belongs to an example, masks."""
+"""Properties of the layers beyond parity: slopes, noise that is fair and belongs to an example, masks."""
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +36,14 @@ def test_gelu_has_the_slopes_of_its_definition_in_both_modes():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.003])
 def test_a_mask_drops_at_its_rate_everywhere(rate):
-    kept = np.asarray(keep_mask(Context(jax.random.key(0), True), (64, 32, 256), rate, 0))
+    remaining = np.asarray(keep_mask(Context(jax.random.key(0), True), (64, 32, 256), rate, 0))
     for axis in (None, (1, 2), (0, 2), (0, 1)):
-        count = kept.size if axis is None else np.prod([kept.shape[n] for n in axis])
-        error = np.abs((~kept).mean(axis) - rate) / np.sqrt(rate * (1 - rate) / count)
+        count = remaining.size if axis is None else np.prod([remaining.shape[n] for n in axis])
+        error = np.abs((~remaining).mean(axis) - rate) / np.sqrt(rate * (1 - rate) / count)
         assert error.max() < 5
 
 
-def test_masks_of_examples_salts_keys_and_neighbours_do_not_agree_more_than_chance():
+def test_masks_of_different_examples_salts_and_keys_agree_only_by_chance():
     def noise(seed, salt):
         return np.asarray(keep_mask(Context(jax.random.key(seed), True), (16, 4096), 0.5, salt), float) - 0.5
 
@@ -52,14 +52,14 @@ def test_masks_of_examples_salts_keys_and_neighbours_do_not_agree_more_than_chan
         assert abs((4 * base * other).mean()) < 5 / np.sqrt(base.size)
 
 
-def test_noise_belongs_to_the_example_not_to_how_devices_share_the_batch():
+def test_noise_depends_on_the_example_and_not_on_the_division_among_devices():
     key = jax.random.key(3)
-    whole = keep_mask(Context(key, True), (8, 5, 7), 0.3, 2)
+    full = keep_mask(Context(key, True), (8, 5, 7), 0.3, 2)
     halves = [keep_mask(Context(key, True, offset=offset), (4, 5, 7), 0.3, 2) for offset in (0, 4)]
-    np.testing.assert_array_equal(whole, jnp.concatenate(halves))
+    np.testing.assert_array_equal(full, jnp.concatenate(halves))
 
 
-def test_masked_tokens_do_not_reach_the_others_and_a_fully_masked_row_stays_finite():
+def test_masked_tokens_do_not_affect_others_and_a_fully_masked_row_stays_finite():
     keys = iter(jax.random.split(jax.random.key(0), 100))
     params = map_named(lambda path, param: param.init(next(keys), param.shape), declare_attention(8, 2))
     x = jax.random.normal(jax.random.key(1), (2, 4, 8))
@@ -80,7 +80,7 @@ def drawn_attention(**how):
     return map_named(lambda path, param: param.init(next(keys), param.shape), declared)
 
 
-def test_no_token_sees_a_later_one_and_all_see_a_prefix():
+def test_no_token_reads_a_later_one_and_all_read_a_prefix():
     params = drawn_attention()
     prefix = {name: jax.random.normal(jax.random.key(n), (3, 6)) for n, name in enumerate(("key", "value"))}
     x = jax.random.normal(jax.random.key(1), (2, 5, 12))
@@ -96,7 +96,7 @@ def test_no_token_sees_a_later_one_and_all_see_a_prefix():
 
 
 @pytest.mark.parametrize("inserted", ["nothing", "prefix", "lora"])
-def test_decoding_step_by_step_is_the_whole_causal_pass_with_what_a_tuning_inserts(inserted):
+def test_decoding_step_by_step_equals_the_whole_causal_pass_with_inserted_parameters(inserted):
     params = drawn_attention()
     if inserted == "prefix":
         rows = {name: jax.random.normal(jax.random.key(n), (3, 6)) for n, name in enumerate(("key", "value"))}
@@ -106,18 +106,18 @@ def test_decoding_step_by_step_is_the_whole_causal_pass_with_what_a_tuning_inser
         lora = {name: jax.random.normal(jax.random.key(7), shape) for name, shape in draws.items()}
         params["key"] = params["key"] | {"lora": lora | {"scale": jnp.float32(0.5)}}
     x = jax.random.normal(jax.random.key(1), (2, 5, 12))
-    whole = attention(params, x, heads=4, key_heads=2, causal=True)
+    full = attention(params, x, heads=4, key_heads=2, causal=True)
     cache, outputs = empty_cache(2, 6, 2, 3), []
     for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
         output, cache = attention_step(params, x[:, rows], cache, heads=4)
         outputs.append(output)
-    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), full, atol=1e-5)
 
 
 def test_a_declared_memory_has_its_own_width():
     params = drawn_attention(memory=7, size=5, output_bias=False)
     shapes = {"query": (12, 20), "key": (7, 10), "value": (7, 10), "output": (20, 12)}
-    assert {name: own["kernel"].shape for name, own in params.items()} == shapes
+    assert {name: value["kernel"].shape for name, value in params.items()} == shapes
     assert "bias" not in params["output"]
     memory = jax.random.normal(jax.random.key(2), (2, 3, 7))
     assert attention(params, jnp.ones((2, 5, 12)), heads=4, key_heads=2, memory=memory).shape == (2, 5, 12)

@@ -1,4 +1,4 @@
-"""What the tests of models share."""
+"""Common parts of the model tests."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def quick():
-    """Small models run each operation once: most of the time is compiling, so the compiler does little."""
+    """Most of the time is compilation of small models, so the compiler optimises little."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -1,4 +1,4 @@
-"""What a backward pass computes again is not kept, and is what it was."""
+"""Values that a backward pass recomputes are not stored and are equal."""
 
 from functools import cache, partial
 
@@ -13,7 +13,7 @@ from tlx.objectives import Supervised
 from tlx.training.step import Parts, compile_step, initial_state
 from tlx.types import Context
 
-# Of the shape of MiniLM, but for its depth and its vocabulary.
+# The shape of MiniLM, except its depth and its vocabulary.
 SHAPE = {"vocabulary": 64, "width": 384, "depth": 3, "heads": 12, "mlp": 1536, "positions": 64}
 TEXT = models.Bert(**SHAPE, dropout=0.0, attention_dropout=0.0, head_dropout=0.0)
 TUNINGS = {"lora": tuning.Lora(rank=8), "full": tuning.Full()}
@@ -21,7 +21,7 @@ TUNINGS = {"lora": tuning.Lora(rank=8), "full": tuning.Full()}
 
 @cache
 def step(how, remat):
-    """Bytes of temporaries, and FLOPs, of a compiled step."""
+    """Return the bytes of temporaries and the FLOPs of a compiled step."""
     model = models.build(TEXT, 2)
     variables = jax.jit(partial(models.initialise, model))(jax.random.key(0))
     variables = variables._replace(params=TUNINGS[how].insert(model, variables.params, jax.random.key(1)))
@@ -36,40 +36,40 @@ def step(how, remat):
 
 
 @pytest.mark.slow
-def test_what_is_computed_again_is_not_kept():
-    """On processors `jax.checkpoint` by itself saves a hundredth of these temporaries, or nothing."""
+def test_recomputed_values_are_not_stored():
+    """On CPUs `jax.checkpoint` alone saves a hundredth of these temporaries, or nothing."""
     for how, dots, stages in (("lora", 0.75, 0.55), ("full", 0.7, 0.5)):
-        whole = step(how, "none")[0]
-        assert step(how, "dots")[0] < dots * whole
-        assert step(how, "stages")[0] < stages * whole
+        full = step(how, "none")[0]
+        assert step(how, "dots")[0] < dots * full
+        assert step(how, "stages")[0] < stages * full
 
 
 @pytest.mark.slow
-def test_a_lora_step_costs_no_more_than_seven_tenths_of_a_full_one():
+def test_a_lora_step_costs_at_most_seven_tenths_of_a_full_one():
     assert step("lora", "dots")[1] <= 0.7 * step("full", "none")[1]
     assert step("full", "dots")[1] <= 1.02 * step("full", "none")[1]
 
 
-def kept(*shapes, **numbers):
-    """Whether the product of two arrays is, by the names of their axes."""
-    found = []
+def is_stored(*shapes, **numbers):
+    """Return whether the product of two arrays is stored, by the names of their axes."""
+    results = []
 
     def policy(primitive, *given, **how):
-        found.append(large(primitive, *given, **how))
-        return found[-1]
+        results.append(large(primitive, *given, **how))
+        return results[-1]
 
     left, right = (jnp.zeros(shape) for shape in shapes)
     product = jax.checkpoint(lambda x, y: jnp.sin(jnp.einsum(numbers["axes"], x, y)), policy=policy)
     jax.make_jaxpr(jax.grad(lambda x: product(x, right).sum()))(left)
-    return any(found)
+    return any(results)
 
 
-def test_what_takes_more_to_keep_than_to_do_again_is_not_kept():
-    assert kept((4, 16), (16, 64), axes="BI,IO->BO")
-    assert kept((4, 64), (64, 16), axes="BI,IO->BO")
-    assert kept((4, 64), (64, 2), axes="BI,IR->BR")
-    assert not kept((4, 2), (2, 64), axes="BR,RO->BO")
-    assert not kept((4, 3, 8), (4, 5, 8), axes="BTD,BSD->BTS")
+def test_values_that_are_cheap_to_recompute_are_not_stored():
+    assert is_stored((4, 16), (16, 64), axes="BI,IO->BO")
+    assert is_stored((4, 64), (64, 16), axes="BI,IO->BO")
+    assert is_stored((4, 64), (64, 2), axes="BI,IR->BR")
+    assert not is_stored((4, 2), (2, 64), axes="BR,RO->BO")
+    assert not is_stored((4, 3, 8), (4, 5, 8), axes="BTD,BSD->BTS")
 
 
 def stage(params, stats, carry, context):
@@ -79,7 +79,7 @@ def stage(params, stats, carry, context):
 
 @pytest.mark.parametrize("how", ["dots", "stage"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_slopes_and_values_are_those_of_the_stage_itself(how, dtype):
+def test_gradients_and_values_equal_those_of_the_stage_itself(how, dtype):
     random = np.random.default_rng(0)
     kernel, frozen, x = (jnp.asarray(random.normal(size=(3, 3)), dtype) for _ in range(3))
 
@@ -89,18 +89,18 @@ def test_slopes_and_values_are_those_of_the_stage_itself(how, dtype):
         return (carry["hidden"] ** 2).sum() + stats["mean"].sum() + carry["mask"].sum().astype(x.dtype), carry
 
     slopes = [jax.value_and_grad(lambda k, x, a=a: loss(a, k, x)[0], (0, 1)) for a in (stage, again(stage, how))]
-    plain, held = (jax.jit(slope)(kernel, x) for slope in slopes)
-    jax.tree.map(np.testing.assert_array_equal, plain, held)
-    # Over several sets of weights at once, and over some whose slope is nothing.
+    plain, stored = (jax.jit(slope)(kernel, x) for slope in slopes)
+    jax.tree.map(np.testing.assert_array_equal, plain, stored)
+    # For several sets of weights at once, and for some with gradient zero.
     several = jnp.stack([kernel, 2 * kernel])
-    ours, theirs = (jax.vmap(slope, (0, None))(several, x) for slope in slopes)
+    actual, expected = (jax.vmap(slope, (0, None))(several, x) for slope in slopes)
     tolerance = 1e-2 if dtype == "bfloat16" else 1e-6
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance), ours, theirs)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance), actual, expected)
     nothing = jax.grad(lambda k: jax.lax.stop_gradient(loss(again(stage, how), k, x)[0]) + k.sum())(kernel)
     np.testing.assert_array_equal(nothing, np.ones((3, 3)))
 
 
-def test_a_slope_that_is_no_number_stays_none():
+def test_a_nan_gradient_stays_nan():
     apply = again(stage, "stage")
 
     def loss(x):

@@ -1,4 +1,4 @@
-"""What an architecture promises: heads, inputs, initial values, and that one of your own works without editing tlx."""
+"""The contract of an architecture: heads, inputs, initial values; a user-defined one works without editing tlx."""
 
 import hashlib
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ CONFIGS = {
     "cnn": models.Cnn(size=13, channels=2, widths=(4, 6), dense=5),
     "mlp": models.Mlp(inputs=(3, 5), widths=(7, 6)),
 }
-# A hash of every path and shape, and a weighted sum of all initial values at the key 7, without a head (None: not
-# recorded) and with one of 3 outputs. Checkpoints, saved runs and measured results depend on them.
+# A hash of all paths and shapes, and a weighted sum of all initial values at the key 7, without a head (None: not
+# recorded) and with a head of 3 outputs. Checkpoints, saved runs and measured results depend on them.
 DRAWN = {
     "bert": (("c3eba13a75259159", -1.6035345), ("133f08137dce7319", -1.5040427)),
     "roberta": (("7d12dd5be75c62d8", -1.5781315), ("db735043aaea61d8", -1.3298217)),
@@ -48,12 +48,12 @@ DRAWN = {
 
 @dataclass(frozen=True)
 class Regions(Head):
-    """A head of one's own: a number for each of the two halves of the features."""
+    """A user-defined head: a number for each half of the features."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Halves(Architecture):
-    """An architecture of one's own, in one's own file."""
+    """A user-defined architecture in a file of the user."""
 
     supported_heads = (Pooled, Regions)
 
@@ -91,7 +91,7 @@ def digest(model):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_paths_and_initial_values_are_those_of_every_earlier_version(name):
+def test_paths_and_initial_values_equal_those_of_every_earlier_version(name):
     for head, expected in zip((None, 3), DRAWN[name], strict=True):
         if expected is not None:
             names, total = digest(models.build(CONFIGS[name], head))
@@ -100,7 +100,7 @@ def test_paths_and_initial_values_are_those_of_every_earlier_version(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_model_is_traced_from_the_fields_that_its_architecture_declares(name):
+def test_a_model_is_traced_from_the_declared_fields_of_its_architecture(name):
     config = CONFIGS[name]
     fields, inputs = config.input_fields(), models.example_inputs(config, batch=3, tokens=5)
     for field, shape in inputs.items():
@@ -110,7 +110,7 @@ def test_a_model_is_traced_from_the_fields_that_its_architecture_declares(name):
     assert taps["logits"].shape == (3, 4)
 
 
-def test_a_ragged_axis_is_no_longer_than_the_model_has_positions_for():
+def test_a_ragged_axis_is_not_longer_than_the_positions_of_the_model():
     assert models.example_inputs(CONFIGS["roberta"], tokens=99)["input_ids"].shape == (2, 14)
     assert models.example_inputs(CONFIGS["bert"], tokens=99)["input_ids"].shape == (2, 16)
     assert CONFIGS["roberta"].input_fields()["input_ids"].pad == 1
@@ -140,12 +140,12 @@ def test_an_unsupported_head_is_refused_with_the_supported_ones(function):
         function(CONFIGS["cnn"], 0)
 
 
-def test_what_is_no_architecture_is_refused():
+def test_values_that_are_not_architectures_are_refused():
     with pytest.raises(TypeError, match="dict is not an architecture"):
         models.build({}, 3)
 
 
-def test_an_architecture_of_ones_own_and_its_own_head():
+def test_a_user_defined_architecture_and_its_head():
     inputs = {"features": np.ones((2, 6), np.float32)}
     for head, shape in ((3, (2, 3)), (Regions(2), (2, 2, 2))):
         model = models.build(Halves(), head)
@@ -160,7 +160,7 @@ def test_an_architecture_of_ones_own_and_its_own_head():
         models.build(Halves(), PerToken(2))
 
 
-def test_an_architecture_that_defines_nothing_says_what_it_needs():
+def test_an_architecture_without_definitions_says_what_it_needs():
     @dataclass(frozen=True, kw_only=True)
     class Empty(Architecture):
         """Nothing."""
@@ -200,7 +200,7 @@ def test_learned_tokens_before_a_text_get_no_label():
     assert taps["hidden"].shape[1] == 9 and taps["logits"].shape == (2, 5, 3)
 
 
-def test_a_mean_over_tokens_is_no_head_of_every_token():
+def test_a_mean_over_tokens_cannot_label_every_token():
     with pytest.raises(ValueError, match=r"pooling='mean'.*PerToken.*pooling='first'"):
         models.build(CONFIGS["mean"], PerToken(3))
 

@@ -1,4 +1,4 @@
-"""What a bridged module may return, and may keep. That the bridge changes nothing is held in `test_chain.py`."""
+"""What a bridged module may return and store. `test_chain.py` tests that the bridge changes nothing."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from tlx.trees import flatten
 
 
 class Verbose(nn.Module):
-    """Its own features beside the logits, and the other name of the switch."""
+    """A module that returns its features with the logits, and has the other name of the train switch."""
 
     @nn.compact
     def __call__(self, x, deterministic):
@@ -34,7 +34,7 @@ class Counting(nn.Module):
 
 
 class Own(nnx.Module):
-    """Statistics, dropout, and a parameter of its own."""
+    """A module with statistics, dropout, and a separate parameter."""
 
     def __init__(self, rngs):
         self.inner, self.norm = nnx.Linear(6, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)
@@ -51,10 +51,10 @@ NNX = Recipe(
 KEPT = tuning.Rules((r"module/inner/.*", None), (".*", Learn()))
 
 
-# What the contract asks of the other architectures (`test_contract.py`), of the tunings that a bridge takes.
+# The checks of `test_contract.py` for other architectures, with the tunings that a bridge supports.
 @pytest.mark.parametrize("how", [tuning.Full(), KEPT, tuning.Gradual(), tuning.Episodes()])
 @pytest.mark.parametrize("objective", [(terms.Supervised(),), (terms.LabelSmoothing(), terms.L2SP(), terms.RDrop())])
-def test_an_nnx_module_takes_its_steps(how, objective, quick):
+def test_an_nnx_module_trains(how, objective, quick):
     ready = prepare(replace(NNX, tuning=how, objective=objective))
     parts, random = ready.parts(0), np.random.default_rng(0)
     start = initial_state(parts, ready.variables, 2, jax.random.key(1))
@@ -69,7 +69,7 @@ def test_an_nnx_module_takes_its_steps(how, objective, quick):
         assert np.isfinite(float(metrics["loss"]))
     before, after = flatten(start.variables.params), flatten(state.variables.params)
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
-    # What stands before batch norm cannot be heard: its gradient is rounding.
+    # Parameters before batch norm have no gradient except rounding.
     assert moved | {"module/inner/bias"} == {*parts.learning, "module/inner/bias"}
     assert len(moved) > 3
     learning = sum(before[path].size for path in parts.learning)
@@ -80,7 +80,7 @@ def test_an_nnx_module_takes_its_steps(how, objective, quick):
 
 
 @pytest.mark.parametrize("how", [tuning.Lora(), tuning.Prompt(), tuning.SideHead(), tuning.Bottleneck()])
-def test_an_nnx_module_reads_nothing_that_a_tuning_adds(how):
+def test_an_nnx_module_reads_no_inserted_parameters(how):
     with pytest.raises(ValueError, match=r"which a bridged module \(Nnx\) does not read"):
         prepare(replace(NNX, tuning=how))
 

@@ -1,4 +1,4 @@
-"""What holds for every architecture, and what is each one's own beside its parity with `transformers`."""
+"""Properties of every architecture, and of single ones beside their parity with `transformers`."""
 
 import subprocess
 import sys
@@ -20,12 +20,12 @@ from tlx.types import Model, Param, Stage, Variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 BATCH, TOKENS, CLASSES = 8, 7, 3
-# Six whole patches of side 4, so that a ViT has as many tokens as a sentence, and the two share compiled operations.
+# Six whole patches of side 4, so a ViT has as many tokens as a sentence, and the two share compiled operations.
 SHAPE = (9, 13, 2)
 
 
 class Net(nn.Module):
-    """A researcher's own module."""
+    """A user-defined module."""
 
     rate: float = 0.5
 
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 class OtherNet(nnx.Module):
-    """The same in NNX, with layers in a list."""
+    """The same module in NNX, with layers in a list."""
 
     def __init__(self, rngs: nnx.Rngs, rate: float = 0.5):
         flat = SHAPE[0] * SHAPE[1] * SHAPE[2]
@@ -83,7 +83,7 @@ class Made(NamedTuple):
 
 @cache
 def made(name: str) -> Made:
-    """The model with a head, every leaf off its initial value, and a batch for it."""
+    """Return the model with a head, every parameter off its initial value, and a batch for it."""
     config, rng = CONFIGS[name], np.random.default_rng(0)
     model = build(config, CLASSES)
 
@@ -107,17 +107,17 @@ def equal(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-def test_the_table_holds_every_architecture():
+def test_the_table_has_every_architecture():
     assert {type(config) for config in CONFIGS.values()} == set(architectures())
 
 
-def test_importing_the_models_leaves_flax_alone():
+def test_importing_the_models_does_not_import_flax():
     probe = "import sys, tlx.models; sys.exit('flax' in sys.modules)"
     subprocess.run([sys.executable, "-c", probe], check=True)
 
 
 @EVERY
-def test_a_cut_chain_gives_what_the_whole_one_gives(name):
+def test_a_chain_in_two_parts_equals_the_whole_chain(name):
     model, variables, inputs = made(name)
     key = jax.random.key(1)
     taps, stats = forward(model, variables, inputs, key=key, train=True)
@@ -147,7 +147,7 @@ def test_every_stage_has_a_tap(name):
 
 @pytest.mark.parametrize("outputs", [None, CLASSES])
 @EVERY
-def test_every_parameter_is_declared_whole(name, outputs):
+def test_every_parameter_is_fully_declared(name, outputs):
     model = build(CONFIGS[name], outputs)
     declared = flatten(model.params) | flatten(model.stats)
     for param in declared.values():
@@ -162,7 +162,7 @@ def test_every_parameter_is_declared_whole(name, outputs):
 
 
 @EVERY
-def test_a_leaf_begins_the_same_whatever_else_there_is(name):
+def test_the_initial_value_of_a_parameter_does_not_depend_on_other_parameters(name):
     model = build(CONFIGS[name], CLASSES)
     first = initialise(model, jax.random.key(0))
     added = {"aaa": Param((2,), (None,), jax.random.normal)}
@@ -183,9 +183,9 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
     )
     assert equal(one, same)
     assert float(abs(one - two).max()) > 1e-3
-    still, _ = forward(model, variables, inputs)
+    unchanged, _ = forward(model, variables, inputs)
     keyed, _ = forward(model, variables, inputs, key=jax.random.key(1))
-    assert equal(still["logits"], keyed["logits"])
+    assert equal(unchanged["logits"], keyed["logits"])
 
 
 @pytest.mark.parametrize(
@@ -204,21 +204,21 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("cnn", "dropout", "pool"),
     ],
 )
-def test_each_rate_acts_where_it_should(name, rate, stage):
+def test_each_dropout_rate_acts_at_its_place(name, rate, stage):
     _, variables, inputs = made(name)
     rates = {field: 0.0 for field in vars(CONFIGS[name]) if "dropout" in field or field == "stochastic_depth"}
     model = build(replace(CONFIGS[name], **(rates | {rate: 0.5})), CLASSES)
-    # In this stage alone, so that no other can stand in for it.
-    others = {other.name for other in model.stages} - {stage}
-    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=others)
+    # In this stage only, so no other stage can have the effect.
+    rest = {other.name for other in model.stages} - {stage}
+    taps, _ = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=rest)
     assert not equal(taps[stage], forward(model, variables, inputs)[0][stage])
     silent = build(replace(CONFIGS[name], **rates), CLASSES)
-    taps, _ = forward(silent, variables, inputs, key=jax.random.key(1), train=True, still=others)
+    taps, _ = forward(silent, variables, inputs, key=jax.random.key(1), train=True, still=rest)
     assert equal(taps[stage], forward(silent, variables, inputs)[0][stage])
 
 
 @EVERY
-def test_a_still_stage_runs_as_in_evaluation(name):
+def test_a_frozen_stage_runs_as_in_evaluation(name):
     model, variables, inputs = made(name)
     every = {stage.name for stage in model.stages}
     taps, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=every)
@@ -237,7 +237,7 @@ def test_a_stage_keeps_its_noise_when_another_is_added():
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n not in ("cnn", "cnn-average", "linen", "nnx")])
-def test_noise_does_not_depend_on_how_the_batch_is_split(name):
+def test_noise_does_not_depend_on_the_division_of_the_batch(name):
     model, variables, inputs = made(name)
 
     def run(rows: slice) -> jax.Array:
@@ -251,9 +251,9 @@ def test_noise_does_not_depend_on_how_the_batch_is_split(name):
 
 @OURS
 def test_bfloat16_stays_near_float32(name):
-    """A bfloat16 has 8 bits: every operation rounds by up to 1 part in 256, which a few blocks add up to hundredths.
+    """A bfloat16 has 8 bits: every operation rounds by up to 1 part in 256; a few blocks add up to hundredths.
 
-    Anything tighter would test the rounding alone; a wrong cast, of moments or of scores, costs more.
+    A tighter limit would test the rounding only. A wrong cast of moments or scores has a larger effect.
     """
     model, variables, inputs = made(name)
     wide, _ = forward(model, variables, inputs)
@@ -266,7 +266,7 @@ def test_bfloat16_stays_near_float32(name):
 
 
 @FAMILY
-def test_masked_tokens_reach_no_other(name):
+def test_masked_tokens_affect_no_other_token(name):
     model, variables, inputs = made(name)
     mask = inputs["attention_mask"]
     ids = np.where(mask == 1, inputs["input_ids"], (inputs["input_ids"] + 1) % 23)
@@ -277,16 +277,16 @@ def test_masked_tokens_reach_no_other(name):
 
 
 @FAMILY
-def test_without_mask_all_tokens_are_seen_and_of_type_0(name):
+def test_without_a_mask_all_tokens_are_read_and_have_type_0(name):
     model, variables, inputs = made(name)
     ids = {"input_ids": inputs["input_ids"]}
-    whole = ids | {"attention_mask": np.ones((BATCH, TOKENS), int), "token_type_ids": np.zeros((BATCH, TOKENS), int)}
-    bare, full = (forward(model, variables, given)[0]["logits"] for given in (ids, whole))
+    complete = ids | {"attention_mask": np.ones((BATCH, TOKENS), int), "token_type_ids": np.zeros((BATCH, TOKENS), int)}
+    bare, full = (forward(model, variables, arguments)[0]["logits"] for arguments in (ids, complete))
     assert equal(bare, full)
     assert not equal(full, forward(model, variables, inputs)[0]["logits"])
 
 
-def test_batch_statistics_move_in_training_alone():
+def test_batch_statistics_move_in_training_only():
     model, variables, inputs = made("cnn")
     _, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True)
     x = inputs["image"]
@@ -302,21 +302,21 @@ def test_batch_statistics_move_in_training_alone():
     assert equal(forward(model, variables, inputs)[1], variables.stats)
 
 
-def test_linen_gives_what_the_module_gives():
+def test_linen_equals_the_module():
     model, variables, inputs = made("linen")
-    own = {"params": variables.params["module"], "batch_stats": variables.stats["module"]}
+    value = {"params": variables.params["module"], "batch_stats": variables.stats["module"]}
     taps, _ = forward(model, variables, inputs)
-    assert equal(taps["logits"], Net().apply(own, inputs["image"]))
+    assert equal(taps["logits"], Net().apply(value, inputs["image"]))
     key = jax.random.key(1)
     taps, stats = forward(model, variables, inputs, key=key, train=True)
     rngs = {"dropout": jax.random.fold_in(key, zlib.crc32(b"module"))}
-    logits, moved = Net().apply(own, inputs["image"], train=True, rngs=rngs, mutable=["batch_stats"])
+    logits, moved = Net().apply(value, inputs["image"], train=True, rngs=rngs, mutable=["batch_stats"])
     assert equal(taps["logits"], logits)
     assert equal(stats["module"], moved["batch_stats"])
     assert not equal(stats, variables.stats)
 
 
-def test_nnx_gives_what_the_module_gives():
+def test_nnx_equals_the_module():
     config = Nnx(make=lambda rngs: OtherNet(rngs, rate=0.0), shape=SHAPE)
     _, variables, inputs = made("nnx")
     model = build(config, CLASSES)
@@ -336,7 +336,7 @@ def test_nnx_gives_what_the_module_gives():
     assert not equal(stats, variables.stats)
 
 
-def test_a_bridged_leaf_begins_as_the_module_begins_it():
+def test_a_bridged_parameter_has_the_initial_value_of_the_module():
     key = jax.random.key(4)
     image = jnp.zeros((2, *SHAPE))
     wanted = flatten(Net().init(key, image)["params"])
@@ -363,13 +363,13 @@ def test_a_bridge_of_another_width_is_refused(name):
         (CONFIGS["vit"], {"image": np.ones((2, 8, 8, 2))}, r"'image' .*\(2, 8, 8, 2\); expected \[batch, 9, 13, 2\]"),
     ],
 )
-def test_inputs_are_checked_at_the_door(config, inputs, message):
+def test_inputs_are_checked_before_tracing(config, inputs, message):
     model = build(config)
     with pytest.raises(ValueError, match=message):
         forward(model, initialise(model, jax.random.key(0)), inputs)
 
 
-def test_a_stage_that_does_not_exist_names_the_near_ones():
+def test_a_missing_stage_names_the_nearest_ones():
     model, variables, inputs = made("mlp")
     with pytest.raises(ValueError, match="no stage 'block/00'; close: 'blocks/00'"):
         forward(model, variables, inputs, stop="block/00")
@@ -383,6 +383,6 @@ def test_a_stage_that_does_not_exist_names_the_near_ones():
         (lambda: Cnn(size=7), "size 7 cannot be halved 3 times"),
     ],
 )
-def test_configs_that_cannot_be_are_refused(make, message):
+def test_invalid_configs_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

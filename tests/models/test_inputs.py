@@ -1,4 +1,4 @@
-"""Inputs that a model has no row for, or does not read, are refused; positions that are given are used."""
+"""Inputs outside the range of a model, or that it does not read, are refused; given positions are used."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ DISTIL = models.Bert(family="distilbert", types=0, **TINY)
 IDS = np.array([[5, 6, 7, 8], [9, 10, 11, 12]])
 
 
-def made(config, outputs=2):
+def build(config, outputs=2):
     model = models.build(config, outputs)
     rng = np.random.default_rng(0)
     tree = models.initialise(model, jax.random.key(0)).params
@@ -24,7 +24,7 @@ def made(config, outputs=2):
 
 
 def logits(config, **inputs):
-    model, variables = made(config)
+    model, variables = build(config)
     return np.asarray(tlx.forward(model, variables, inputs)[0]["logits"])
 
 
@@ -53,14 +53,14 @@ def logits(config, **inputs):
         ({"input_ids": IDS, "head_mask": IDS}, "the model does not read 'head_mask'"),
     ],
 )
-def test_an_input_without_a_meaning_for_the_model_is_refused(inputs, message):
+def test_an_input_outside_the_range_of_the_model_is_refused(inputs, message):
     with pytest.raises(ValueError) as error:
         logits(BERT, **inputs)
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_a_model_of_one_type_refuses_another_and_a_model_of_none_reads_none():
+def test_a_model_with_one_token_type_refuses_another_and_a_model_without_types_reads_none():
     with pytest.raises(ValueError, match="token_type_ids contains 1, but the model has 1 token type"):
         logits(ROBERTA, input_ids=IDS, token_type_ids=IDS * 0 + 1)
     same = logits(DISTIL, input_ids=IDS, token_type_ids=IDS * 0 + 1)
@@ -74,8 +74,8 @@ def test_an_image_model_refuses_what_it_does_not_read():
 
 
 @pytest.mark.parametrize("name", ["input_ids", "token_type_ids", "position_ids"])
-def test_in_a_compiled_function_an_index_without_a_row_gives_nan_and_not_another_answer(name):
-    model, variables = made(BERT)
+def test_in_a_compiled_function_an_index_out_of_range_gives_nan(name):
+    model, variables = build(BERT)
     forward = jax.jit(lambda variables, inputs: tlx.forward(model, variables, inputs)[0]["logits"])
     inputs = {"input_ids": IDS, "token_type_ids": IDS * 0, "position_ids": np.broadcast_to(np.arange(4), IDS.shape)}
     np.testing.assert_allclose(
@@ -84,12 +84,12 @@ def test_in_a_compiled_function_an_index_without_a_row_gives_nan_and_not_another
     for wrong in (99, -1):
         array = np.array(inputs[name])
         array[1, 2] = wrong
-        found = np.asarray(forward(variables, inputs | {name: array}))
-        assert np.isnan(found[1]).all() and np.isfinite(found[0]).all()
+        actual = np.asarray(forward(variables, inputs | {name: array}))
+        assert np.isnan(actual[1]).all() and np.isfinite(actual[0]).all()
 
 
 @pytest.mark.parametrize("config", [BERT, ROBERTA, DISTIL], ids=lambda own: own.family)
-def test_positions_that_are_given_are_used(config):
+def test_given_positions_are_used(config):
     first = config.pad + 1 if config.family == "roberta" else 0
     usual = np.arange(first, first + 4)
     before = logits(config, input_ids=IDS)
@@ -99,10 +99,10 @@ def test_positions_that_are_given_are_used(config):
     assert np.abs(logits(config, input_ids=IDS, position_ids=usual[::-1].copy()) - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("own", [tuning.Prompt(tokens=2), tuning.Prefix(tokens=2)])
-def test_positions_and_a_learned_prompt_are_not_both_given(own):
-    model, variables = made(BERT)
-    params = own.insert(model, variables.params, jax.random.key(0))
+@pytest.mark.parametrize("value", [tuning.Prompt(tokens=2), tuning.Prefix(tokens=2)])
+def test_positions_and_a_learned_prompt_exclude_each_other(value):
+    model, variables = build(BERT)
+    params = value.insert(model, variables.params, jax.random.key(0))
     with pytest.raises(ValueError, match="learned prompt or prefix does not accept position_ids"):
         tlx.forward(model, Variables(params, {}), {"input_ids": IDS, "position_ids": np.arange(4)})
     assert models.text_room(model, params) == 8
@@ -118,11 +118,11 @@ def test_positions_are_those_of_transformers(tmp_path, name):
     kind = getattr(transformers, name)
     config = kind.config_class(intermediate_size=16, max_position_embeddings=10, pad_token_id=1, **fields)
     torch.manual_seed(0)
-    theirs = kind(config).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = tlx.load_pretrained(tmp_path)
+    expected = kind(config).eval()
+    expected.save_pretrained(tmp_path)
+    actual = tlx.load_pretrained(tmp_path)
     places = np.array([[7, 3, 2, 5], [2, 2, 9, 4]])
     with torch.no_grad():
-        wanted = theirs(torch.tensor(IDS), position_ids=torch.tensor(places)).logits.numpy()
-    taps, _ = tlx.forward(ours.model, ours.variables, {"input_ids": IDS, "position_ids": places})
+        wanted = expected(torch.tensor(IDS), position_ids=torch.tensor(places)).logits.numpy()
+    taps, _ = tlx.forward(actual.model, actual.variables, {"input_ids": IDS, "position_ids": places})
     np.testing.assert_allclose(taps["logits"], wanted, atol=1e-5, rtol=0)

@@ -1,9 +1,9 @@
-"""Our transformers against `transformers` on torch, in float32: hidden states, pooled, logits, and every gradient.
+"""The transformers of tlx compared with `transformers` on torch, in float32: hidden states, logits, and every gradient.
 
-Every torch parameter is moved off its initial value, for a bias of 0 or a scale of 1 hides a wrong function. Values
-are held to a maximal absolute difference of 1e-5. A leaf's gradient is held to a relative difference of 1e-5 in the
-Euclidean norm. One leaf is measured against another: the gradient of a key's bias is zero but for rounding (softmax
-does not see a shift of all scores), so it is held to 1e-5 of the norm of the gradient of the key's kernel.
+Every torch parameter is moved off its initial value, because a bias of 0 or a scale of 1 hides a wrong function. Values
+must agree to a maximal absolute difference of 1e-5, gradients to a relative difference of 1e-5 in the Euclidean norm.
+One parameter is measured against another: the gradient of the bias of a key is zero except for rounding, because
+softmax does not depend on a shift of all scores. Its limit is 1e-5 of the norm of the gradient of the kernel.
 """
 
 import json
@@ -83,14 +83,14 @@ CASES = {
 
 
 def head_of(case: Case, outputs: int = CLASSES) -> Head | None:
-    """What our model of a class of `transformers` ends in."""
+    """Return the head of the tlx model for a class of `transformers`."""
     if case.model.endswith("ForTokenClassification"):
         return PerToken(outputs)
     return None if case.model.endswith("Model") else Pooled(outputs)
 
 
 def reference(case: Case) -> Any:
-    """The torch model in evaluation, every parameter off its initial value."""
+    """The torch model in evaluation mode, with every parameter off its initial value."""
     kind = getattr(transformers, case.model)
     torch.manual_seed(0)
     model = kind(kind.config_class(**case.fields, num_labels=CLASSES)).eval()
@@ -101,7 +101,7 @@ def reference(case: Case) -> Any:
 
 
 def draw(case: Case) -> dict[str, np.ndarray]:
-    """Inputs in our names: sentences whole, padded on the right, padded on the left; or images."""
+    """Inputs in the names of tlx: whole sentences, padded on the right, padded on the left; or images."""
     rng = np.random.default_rng(0)
     if "image_size" in case.fields:
         size = case.fields["image_size"]
@@ -124,13 +124,13 @@ def as_torch(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarray]:
-    """The arrays of `state`, named and shaped as `save_pretrained` writes them, which is not as they are in memory."""
+    """Return the arrays of `state` as `save_pretrained` writes them; names and shapes differ from those in memory."""
     model.save_pretrained(folder, state_dict=state)
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def ours(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our leaves by path from tensors by foreign name; what stays unread must be allowed to."""
+def tlx_params(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Read the tlx parameters by path from tensors with foreign names; unread tensors must be allowed."""
     prefix = module.prefix(config) if head is not None else ""
     named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, head)}
     for unread in tensors.keys() - named.keys():
@@ -154,7 +154,7 @@ def norm(array: np.ndarray) -> float:
 
 
 def gradient_differences(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> dict[str, float]:
-    """By path, the norm of the difference over that of the gradient it is measured against."""
+    """Return by path the norm of the difference, divided by the norm of the reference gradient."""
     yardstick = {path: path.replace("/key/bias", "/key/kernel") for path in wanted}
     return {path: norm(got[path] - wanted[path]) / norm(wanted[yardstick[path]]) for path in wanted}
 
@@ -162,14 +162,16 @@ def gradient_differences(got: dict[str, np.ndarray], wanted: dict[str, np.ndarra
 def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """The gradient with 0 in the rows of the padding id, as torch declares it (`padding_idx`).
 
-    The true one is not 0 where a class token is read off padding, as in RoBERTa with padding on the left.
+    The true gradient is not 0 if a class token is read from padding, as in RoBERTa with padding on the left.
     """
     rows = ("stem/words/embedding", "stem/positions/embedding") if config.family == "roberta" else ()
     return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
 
 
 def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compiled: bool = False) -> dict[str, float]:
-    """The differences of both implementations on one model: values by tap, and `gradients` at its worst leaf."""
+    """Return the differences between both implementations of one model: values by tap, and `gradients` at the worst
+    parameter.
+    """
     headed = torch_model.base_model is not torch_model
     head = head_of(Case(type(torch_model).__name__, {}))
     parameters = dict(torch_model.named_parameters())
@@ -178,7 +180,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     module = foreign(document["model_type"])
     config = module.read(document)
     model = build(config, head)
-    leaves = ours(module, config, head, tensors)
+    leaves = tlx_params(module, config, head, tensors)
     assert {path: leaf.shape for path, leaf in leaves.items()} == {
         path: param.shape for path, param in flatten(model.params).items()
     }
@@ -187,7 +189,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     if not headed:
         wanted = {"hidden": result.last_hidden_state, "pooled": result.get("pooler_output")}
     else:
-        # The last of these is the final hidden state of BERT, but stands before the final norm of a ViT.
+        # The last one is the final hidden state of BERT, but comes before the final norm of a ViT.
         last = {"hidden": result.hidden_states[-1]} if isinstance(config, Bert) else {}
         wanted = last | {"logits": result.logits}
     wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -202,22 +204,22 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     both = jax.value_and_grad(loss, has_aux=True)
     (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
-    found = {}
+    results = {}
     for name, value in wanted.items():
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
-        found[name] = float((difference[real > 0] if name == "hidden" else difference).max())
+        results[name] = float((difference[real > 0] if name == "hidden" else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
-    theirs = ours(module, config, head, stored(torch_model, grads, folder / "gradients"))
-    differences = gradient_differences(without_padding(config, flatten(gradient)), theirs)
-    return found | {"gradients": max(differences.values())}
+    reference_side = tlx_params(module, config, head, stored(torch_model, grads, folder / "gradients"))
+    differences = gradient_differences(without_padding(config, flatten(gradient)), reference_side)
+    return results | {"gradients": max(differences.values())}
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", CASES)
 def test_random_models_agree(name, tmp_path):
-    found = compare(reference(CASES[name]), draw(CASES[name]), tmp_path)
-    assert {"logits", "gradients"} <= found.keys() if "-" in name else {"hidden", "gradients"} <= found.keys()
-    assert max(found.values()) <= TOLERANCE, found
+    actual = compare(reference(CASES[name]), draw(CASES[name]), tmp_path)
+    assert {"logits", "gradients"} <= actual.keys() if "-" in name else {"hidden", "gradients"} <= actual.keys()
+    assert max(actual.values()) <= TOLERANCE, actual
 
 
 def test_minilm_agrees(tmp_path):
@@ -227,9 +229,9 @@ def test_minilm_agrees(tmp_path):
     rng = np.random.default_rng(0)
     mask = np.array([[1] * 21, [1] * 13 + [0] * 8])
     inputs = {"input_ids": rng.integers(1000, 30000, mask.shape), "attention_mask": mask}
-    found = compare(torch_model, inputs, tmp_path, compiled=True)
-    assert found.keys() == {"hidden", "pooled", "gradients"}
-    assert max(found.values()) <= TOLERANCE, found
+    actual = compare(torch_model, inputs, tmp_path, compiled=True)
+    assert actual.keys() == {"hidden", "pooled", "gradients"}
+    assert max(actual.values()) <= TOLERANCE, actual
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "dinov2"])
@@ -245,7 +247,7 @@ def test_positions_resize_as_in_transformers(name, size):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_config_reads_as_it_was_written(name):
+def test_a_config_is_read_as_it_was_written(name):
     case = CASES[name]
     config_class = getattr(transformers, case.model).config_class
     document = config_class(**case.fields).to_dict() | {"architectures": [case.model]}
@@ -255,12 +257,16 @@ def test_a_config_reads_as_it_was_written(name):
     written = module.write(config, head_of(case), {})
     assert module.read(written) == config
     assert written["architectures"] == [case.model]
-    # Every number that we write is one that transformers has, by the same name, and takes.
-    theirs = config_class.from_dict(written).to_dict()
-    assert all(theirs[key] == value for key, value in written.items() if key != "classifier_dropout" or key in theirs)
+    # Every number that tlx writes exists in transformers with the same name, and is used.
+    reference_side = config_class.from_dict(written).to_dict()
+    assert all(
+        reference_side[key] == value
+        for key, value in written.items()
+        if key != "classifier_dropout" or key in reference_side
+    )
 
 
 @pytest.mark.parametrize("kind", foreign_kinds())
-def test_fields_left_out_mean_what_transformers_takes_them_for(kind):
+def test_missing_fields_have_the_defaults_of_transformers(kind):
     config_class = transformers.AutoConfig.for_model(kind).__class__
     assert foreign(kind).read({"model_type": kind}) == foreign(kind).read(config_class().to_dict())

@@ -1,7 +1,7 @@
-"""Our adapters against `peft` on torch, in float32, and the files of each opened by the other: logits to 1e-5.
+"""Adapters of tlx compared with `peft` on torch, in float32; each opens the files of the other: logits to 1e-5.
 
-The base is a tiny random classifier of `transformers`, every number of the adapter random. peft knows prefixes and
-prompts for text alone, and no prefix for DistilBERT, whose attention reads no earlier keys.
+The base is a tiny random classifier of `transformers`; every number of the adapter is random. peft supports prefixes
+and prompts for text only, and no prefix for DistilBERT, whose attention reads no earlier keys.
 """
 
 import json
@@ -22,7 +22,8 @@ from tlx.trees import flatten, nest
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.usefixtures("quick"),
-    # peft's own habit with transformers 5; any other of its warnings, about a file of ours say, is an error.
+    # A usual warning of peft with transformers 5. Any other warning of peft, about a file of tlx for example, is an
+    # error.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 TOLERANCE = 1e-5
@@ -72,7 +73,7 @@ TUNINGS = {
     "prefix": tuning.Prefix(tokens=3),
     "prompt": tuning.Prompt(tokens=3),
 }
-# The names of the layers in peft: those to be tuned, those of the feed-forward layer among them.
+# The names of the layers in peft: the tuned layers, and those of the feed-forward layer among them.
 BERT = (["query", "value", "key"], "layer.1.output.dense")
 NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
     name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2")
@@ -83,25 +84,25 @@ PAIRS = [
     for name in MODELS
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
-    # What these three have of their own is names, and the width of an embedding.
+    # These three differ in names and in the width of an embedding.
     if name not in ("electra", "deit", "dinov2") or how in ("lora", "prompt")
 ]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """The directory of each base, all of its parameters off their initial values."""
-    found = {}
-    for name, (made, fields) in MODELS.items():
+    """The directory of each base, with all parameters off their initial values."""
+    results = {}
+    for name, (built, fields) in MODELS.items():
         torch.manual_seed(0)
-        kind = getattr(transformers, made)
+        kind = getattr(transformers, built)
         model = kind(kind.config_class(**fields, num_labels=CLASSES))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
-        found[name] = tmp_path_factory.mktemp(name)
-        model.save_pretrained(found[name])
-    return found
+        results[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(results[name])
+    return results
 
 
 def theirs(base, name):
@@ -109,7 +110,7 @@ def theirs(base, name):
 
 
 def draw(name):
-    """Inputs in our names: sentences whole, padded on the right, padded on the left; or images."""
+    """Inputs in the names of tlx: whole sentences, padded on the right, padded on the left; or images."""
     rng = np.random.default_rng(0)
     if name in IMAGES:
         return {"image": rng.normal(size=(3, 15, 15, 2)).astype(np.float32)}
@@ -132,33 +133,33 @@ def our_logits(pretrained, inputs):
 
 
 def shaken(pretrained, how):
-    """The model with the tuning's leaves, which learn and the head all random."""
+    """The model with the parameters of the tuning; trainable parameters and head are random."""
     params = flatten(how.insert(pretrained.model, pretrained.variables.params, jax.random.key(0)))
     declared, rng = flatten(pretrained.model.params), np.random.default_rng(1)
-    still = ("scale", "dropout", "vera/a", "vera/b")
+    unchanged = ("scale", "dropout", "vera/a", "vera/b")
     for path, leaf in params.items():
-        if path.startswith("head/") or (path not in declared and not path.endswith(still)):
+        if path.startswith("head/") or (path not in declared and not path.endswith(unchanged)):
             params[path] = np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
     return pretrained._replace(variables=pretrained.variables._replace(params=nest(params)))
 
 
 @pytest.mark.parametrize(("name", "how"), PAIRS)
-def test_peft_opens_ours_with_the_same_logits(name, how, bases, tmp_path):
+def test_peft_opens_tlx_adapters_with_the_same_logits(name, how, bases, tmp_path):
     before = tlx.load_pretrained(bases[name])
-    ours = shaken(before, TUNINGS[how])
-    tlx.save_adapter(ours, tmp_path)
+    tlx_side = shaken(before, TUNINGS[how])
+    tlx.save_adapter(tlx_side, tmp_path)
     inputs = draw(name)
     wanted = torch_logits(peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path).eval(), inputs)
-    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(our_logits(tlx_side, inputs), wanted, rtol=0, atol=TOLERANCE)
     assert not np.allclose(our_logits(before, inputs), wanted, atol=1e-3)
-    # What we read again is what we wrote.
-    again = tlx.load_adapter(before, tmp_path).variables.params
-    assert flatten(again).keys() == flatten(ours.variables.params).keys()
-    for path, leaf in flatten(ours.variables.params).items():
-        np.testing.assert_allclose(flatten(again)[path], leaf, rtol=1e-6, err_msg=path)
+    # Reading the file again gives the written parameters.
+    reopened = tlx.load_adapter(before, tmp_path).variables.params
+    assert flatten(reopened).keys() == flatten(tlx_side.variables.params).keys()
+    for path, leaf in flatten(tlx_side.variables.params).items():
+        np.testing.assert_allclose(flatten(reopened)[path], leaf, rtol=1e-6, err_msg=path)
 
 
-# What moves of the base beside an adapter goes along by whole modules, and peft puts no adapter into one of those.
+# Base parameters that move beside an adapter are saved as whole modules, and peft puts no adapter into such a module.
 MOVED = [
     ("bert", tuning.Lora(rank=2), r".*/norm/.*|.*/mlp/.*", "LORA"),
     ("vit", tuning.Lora(rank=2), r"stem/patch/.*", "LORA"),
@@ -174,18 +175,16 @@ MOVED = [
 
 
 @pytest.mark.parametrize(("name", "how", "moved", "kind"), MOVED)
-def test_what_moved_beside_an_adapter_is_in_peft_s_form_only_where_peft_opens_it(
-    name, how, moved, kind, bases, tmp_path
-):
+def test_trained_base_parameters_are_in_the_form_of_peft_only_if_peft_opens_it(name, how, moved, kind, bases, tmp_path):
     before = tlx.load_pretrained(bases[name])
     leaves, rng = flatten(shaken(before, how).variables.params), np.random.default_rng(2)
     paths = [path for path in flatten(before.model.params) if re.fullmatch(moved, path)]
     leaves |= {path: leaves[path] + 0.3 * rng.normal(size=leaves[path].shape).astype(np.float32) for path in paths}
-    ours = before._replace(variables=before.variables._replace(params=nest(leaves)))
-    tlx.save_adapter(ours, tmp_path, moved=paths)
+    tlx_side = before._replace(variables=before.variables._replace(params=nest(leaves)))
+    tlx.save_adapter(tlx_side, tmp_path, moved=paths)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == kind
     inputs = draw(name)
-    logits = our_logits(ours, inputs)
+    logits = our_logits(tlx_side, inputs)
     np.testing.assert_allclose(our_logits(tlx.load_adapter(before, tmp_path), inputs), logits, rtol=0, atol=TOLERANCE)
     if kind != "TLX":
         wanted = torch_logits(peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path).eval(), inputs)
@@ -195,16 +194,16 @@ def test_what_moved_beside_an_adapter_is_in_peft_s_form_only_where_peft_opens_it
 def peft_config(name, how):
     attention, inner = NAMES.get(name, BERT)
     task = None if name in IMAGES else "SEQ_CLS"
-    kept = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
+    remaining = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
     dimensions = {"token_dim": 9 if name == "electra" else 15, "num_layers": 2, "num_attention_heads": 3}
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
-    lora = {"task_type": task, "target_modules": [*attention[:2], inner], **kept}
+    lora = {"task_type": task, "target_modules": [*attention[:2], inner], **remaining}
     return {
         "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3, rank_pattern={inner: 4}, alpha_pattern={inner: 5}, **lora),
         "rank-stabilised": lambda: peft.LoraConfig(r=4, use_rslora=True, lora_dropout=0.1, **lora),
         "dora": lambda: peft.LoraConfig(r=2, use_dora=True, **lora),
         "ia3": lambda: peft.IA3Config(
-            task_type=task, target_modules=[*attention[1:], inner], feedforward_modules=[inner], **kept
+            task_type=task, target_modules=[*attention[1:], inner], feedforward_modules=[inner], **remaining
         ),
         "vera": lambda: peft.VeraConfig(r=4, **lora),
         "prefix": lambda: peft.PrefixTuningConfig(**tokens | {"token_dim": 15}),
@@ -213,7 +212,7 @@ def peft_config(name, how):
 
 
 @pytest.mark.parametrize(("name", "how"), PAIRS)
-def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
+def test_tlx_opens_peft_adapters_with_the_same_logits(name, how, bases, tmp_path):
     torch.manual_seed(2)
     model = peft.get_peft_model(theirs(bases[name], name), peft_config(name, how)).eval()
     with torch.no_grad():
@@ -223,28 +222,28 @@ def test_we_open_theirs_with_the_same_logits(name, how, bases, tmp_path):
     model.save_pretrained(tmp_path / "theirs")
     inputs = draw(name)
     wanted = torch_logits(model, inputs)
-    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path / "theirs")
-    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
-    # Every tensor of the file has a line.
-    told = {line.foreign for line in ours.manifest.entries}
-    assert set(load_file(tmp_path / "theirs" / "adapter_model.safetensors")) <= told
+    tlx_side = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path / "theirs")
+    np.testing.assert_allclose(our_logits(tlx_side, inputs), wanted, rtol=0, atol=TOLERANCE)
+    # Every tensor of the file has a line in the manifest.
+    recorded = {line.foreign for line in tlx_side.manifest.entries}
+    assert set(load_file(tmp_path / "theirs" / "adapter_model.safetensors")) <= recorded
     # And back again.
-    tlx.save_adapter(ours, tmp_path / "ours")
-    again = peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path / "ours").eval()
-    np.testing.assert_allclose(torch_logits(again, inputs), wanted, rtol=0, atol=TOLERANCE)
+    tlx.save_adapter(tlx_side, tmp_path / "ours")
+    second = peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path / "ours").eval()
+    np.testing.assert_allclose(torch_logits(second, inputs), wanted, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
     ("begun", "stays"), [("gaussian", True), ("orthogonal", True), ("pissa", False), ("olora", False)]
 )
-def test_an_adapter_by_which_peft_changes_its_base_is_refused_and_no_other(begun, stays, bases, tmp_path):
+def test_only_adapters_by_which_peft_changes_its_base_are_refused(begun, stays, bases, tmp_path):
     torch.manual_seed(2)
     settings = {"r": 2, "target_modules": ["query"], "init_lora_weights": begun, "task_type": "SEQ_CLS"}
     peft.get_peft_model(theirs(bases["bert"], "bert"), peft.LoraConfig(**settings)).save_pretrained(tmp_path)
     opened = peft.PeftModel.from_pretrained(theirs(bases["bert"], "bert"), tmp_path)
     kernel = "bert.encoder.layer.0.attention.self.query"
-    held = opened.get_submodule(f"base_model.model.{kernel}.base_layer").weight
-    assert torch.equal(held, theirs(bases["bert"], "bert").get_submodule(kernel).weight) == stays
+    stored = opened.get_submodule(f"base_model.model.{kernel}.base_layer").weight
+    assert torch.equal(stored, theirs(bases["bert"], "bert").get_submodule(kernel).weight) == stays
     before = tlx.load_pretrained(bases["bert"])
     if stays:
         tlx.load_adapter(before, tmp_path)
@@ -253,16 +252,16 @@ def test_an_adapter_by_which_peft_changes_its_base_is_refused_and_no_other(begun
             tlx.load_adapter(before, tmp_path)
 
 
-def test_a_head_that_transformers_does_not_have_leaves_the_backbone_to_peft(bases, tmp_path):
+def test_with_a_head_that_transformers_lacks_peft_opens_only_the_backbone(bases, tmp_path):
     before = tlx.load_pretrained(bases["bert"], pooling="mean")
-    ours = shaken(before, TUNINGS["dora"])
-    tlx.save_adapter(ours, tmp_path)
+    tlx_side = shaken(before, TUNINGS["dora"])
+    tlx.save_adapter(tlx_side, tmp_path)
     inputs = draw("bert")
     backbone = transformers.AutoModel.from_pretrained(bases["bert"])
     model = peft.PeftModel.from_pretrained(backbone, tmp_path).eval()
     with torch.no_grad():
         hidden = model(**{name: torch.tensor(array) for name, array in inputs.items()}).last_hidden_state.numpy()
     real = inputs["attention_mask"] > 0
-    taps, _ = tlx.forward(ours.model, ours.variables, inputs)
+    taps, _ = tlx.forward(tlx_side.model, tlx_side.variables, inputs)
     np.testing.assert_allclose(np.asarray(taps["hidden"])[real], hidden[real], rtol=0, atol=TOLERANCE)
     assert np.array_equal(our_logits(tlx.load_adapter(before, tmp_path), inputs), taps["logits"])

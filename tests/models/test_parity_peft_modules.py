@@ -1,4 +1,4 @@
-"""Adapters of `peft` with more than a head kept whole, and the layers that a config names: ours and theirs agree.
+"""Adapters of `peft` with more saved modules than a head, and the layers that a config names, in both libraries.
 
 Models, inputs and bases are those of `test_parity_peft`.
 """
@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import tlx
 from tlx.weights.peft_targets import layer_number, why_not
 
-# Test files are no package.
+# Test files are not a package.
 spec = importlib.util.spec_from_file_location("peers", Path(__file__).with_name("test_parity_peft.py"))
 peers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(peers)
@@ -44,7 +44,7 @@ KEPT = {
 
 
 def random_adapter(name, how, base, folder, **fields):
-    """A peft model with a random adapter and random kept modules, saved."""
+    """A saved peft model with a random adapter and random saved modules."""
     torch.manual_seed(2)
     config = peft_config(name, how)
     config.modules_to_save = [*(config.modules_to_save or []), *KEPT[name]]
@@ -60,27 +60,27 @@ def random_adapter(name, how, base, folder, **fields):
 
 
 @pytest.mark.parametrize(("name", "how"), PAIRS)
-def test_kept_modules_survive_the_way_from_peft_to_us_and_back(name, how, bases, tmp_path):
+def test_saved_modules_survive_the_way_from_peft_to_tlx_and_back(name, how, bases, tmp_path):
     model = random_adapter(name, how, bases[name], tmp_path / "theirs")
     inputs = draw(name)
     wanted, before = torch_logits(model, inputs), tlx.load_pretrained(bases[name])
-    ours = tlx.load_adapter(before, tmp_path / "theirs")
-    np.testing.assert_allclose(our_logits(ours, inputs), wanted, rtol=0, atol=TOLERANCE)
-    # Back to them, and to us from there; twice, for what was read must be known to have been read.
+    tlx_side = tlx.load_adapter(before, tmp_path / "theirs")
+    np.testing.assert_allclose(our_logits(tlx_side, inputs), wanted, rtol=0, atol=TOLERANCE)
+    # Back to peft, and from there to tlx; twice, because what was read must be recorded as read.
     for source, target in (("theirs", "ours"), ("ours", "again")):
         loaded = tlx.load_adapter(before, tmp_path / source)
         tlx.save_adapter(loaded, tmp_path / target)
         assert json.loads((tmp_path / target / "adapter_config.json").read_text())["peft_type"] != "TLX"
         opened = peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path / target).eval()
         np.testing.assert_allclose(torch_logits(opened, inputs), wanted, rtol=0, atol=TOLERANCE)
-        again = tlx.load_adapter(before, tmp_path / target)
-        np.testing.assert_allclose(our_logits(again, inputs), wanted, rtol=0, atol=TOLERANCE)
-    # The kept modules matter.
+        reopened = tlx.load_adapter(before, tmp_path / target)
+        np.testing.assert_allclose(our_logits(reopened, inputs), wanted, rtol=0, atol=TOLERANCE)
+    # The saved modules matter.
     assert not np.allclose(our_logits(before, inputs), wanted, atol=1e-2)
     # The whole model, saved and read, is the same too.
-    tlx.save_pretrained(ours, tmp_path / "whole")
-    whole = tlx.load_pretrained(tmp_path / "whole")
-    np.testing.assert_allclose(our_logits(whole, inputs), wanted, rtol=0, atol=TOLERANCE)
+    tlx.save_pretrained(tlx_side, tmp_path / "whole")
+    full = tlx.load_pretrained(tmp_path / "whole")
+    np.testing.assert_allclose(our_logits(full, inputs), wanted, rtol=0, atol=TOLERANCE)
 
 
 NAMED = [
@@ -96,7 +96,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize("fields", NAMED)
-def test_the_layers_that_a_config_names_are_peft_s(fields, bases, tmp_path):
+def test_the_layers_that_a_config_names_are_those_of_peft(fields, bases, tmp_path):
     torch.manual_seed(2)
     settings = {"target_modules": ["query", "value"], "task_type": "SEQ_CLS", "r": 2} | fields
     model = peft.get_peft_model(theirs(bases["bert"], "bert"), peft.LoraConfig(**settings)).eval()
@@ -110,7 +110,7 @@ def test_the_layers_that_a_config_names_are_peft_s(fields, bases, tmp_path):
     np.testing.assert_allclose(
         our_logits(tlx.load_adapter(before, tmp_path), inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE
     )
-    # As it was written, too: peft resolves "all-linear" as it saves.
+    # As written too: peft resolves "all-linear" when it saves.
     document = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(document | fields))
     np.testing.assert_allclose(
@@ -134,12 +134,12 @@ def test_tensors_that_peft_leaves_out_are_refused(fields, bases, tmp_path):
 
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("fields", [{}, {"rank_pattern": {"layers.0.attention.q_proj": 3}}])
-def test_an_adapter_in_the_older_names_of_an_image_model_is_the_same(name, fields, bases, tmp_path):
-    # Those that transformers 4 gave to the modules in memory, and its files still have.
+def test_an_adapter_with_the_older_names_of_an_image_model_is_the_same(name, fields, bases, tmp_path):
+    # The names that transformers 4 used in memory; its files still have them.
     stem = "encoder.layer" if name == "dinov2" else "layers"
     older = [(f"{name}.{stem}.", f"{name}.encoder.layer."), ("layers.", "encoder.layer.")]
-    older += [(f"attention.{own[0]}_proj", f"attention.attention.{own}") for own in ("query", "key", "value")]
-    older += [(f"{own[0]}_proj", own) for own in ("query", "key", "value")]
+    older += [(f"attention.{item[0]}_proj", f"attention.attention.{item}") for item in ("query", "key", "value")]
+    older += [(f"{item[0]}_proj", item) for item in ("query", "key", "value")]
     older += [] if name == "dinov2" else [("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense")]
     alphas = {"q_proj": 7, f"{name}.{stem}.1.attention.v_proj": 11}
     settings = {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": alphas, "r": 2, "lora_alpha": 3}
@@ -167,11 +167,11 @@ def test_an_adapter_in_the_older_names_of_an_image_model_is_the_same(name, field
     document["target_modules"] = ["query", "value"]
     (tmp_path / "adapter_config.json").write_text(json.dumps(document))
     inputs = draw(name)
-    ours = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
-    np.testing.assert_allclose(our_logits(ours, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
+    tlx_side = tlx.load_adapter(tlx.load_pretrained(bases[name]), tmp_path)
+    np.testing.assert_allclose(our_logits(tlx_side, inputs), torch_logits(model, inputs), rtol=0, atol=TOLERANCE)
 
 
-def test_the_decision_is_peft_s():
+def test_the_decision_is_that_of_peft():
 
     modules = [
         f"bert.encoder.layer.{n}.{name}" for n in (0, 1, 11) for name in ("attention.self.query", "output.dense")
@@ -185,8 +185,15 @@ def test_the_decision_is_peft_s():
         "a.b.2",
     ]
     configs = [
-        {"target_modules": own} | more
-        for own in (["dense"], ["query", "fc1"], ["layer.1.output.dense"], ["classifier"], r".*(query|fc\d)", "bert.*")
+        {"target_modules": value} | more
+        for value in (
+            ["dense"],
+            ["query", "fc1"],
+            ["layer.1.output.dense"],
+            ["classifier"],
+            r".*(query|fc\d)",
+            "bert.*",
+        )
         for more in (
             {},
             {"exclude_modules": ["query"]},
@@ -197,7 +204,7 @@ def test_the_decision_is_peft_s():
                 {"layers_to_transform": layers, "layers_pattern": lists}
                 for layers in ([], [1], 11, [0, 11])
                 for lists in (None, "layer", ["layers", "layer"])
-                if not isinstance(own, str)
+                if not isinstance(value, str)
             ),
         )
     ]

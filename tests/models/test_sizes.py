@@ -1,4 +1,4 @@
-"""What config.json describes is compared with the tensors beside it before anything of that size is built."""
+"""The sizes in config.json are compared with the tensors before anything of that size is built."""
 
 import json
 import time

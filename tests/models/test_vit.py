@@ -1,4 +1,4 @@
-"""What is a vision transformer's own, beside its parity with `transformers`."""
+"""Properties of the vision transformer beside its parity with `transformers`."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def draw(*shape: int) -> np.ndarray:
 
 
 def made(config: Vit) -> tuple[Any, Variables, dict[str, np.ndarray]]:
-    """A model with a head, its variables of a deviation at which every part counts, and a batch for it."""
+    """Return a model with a head, its variables at a deviation at which every part matters, and a batch for it."""
     model = build(config, 3)
     return model, initialise(model, jax.random.key(0)), {"image": draw(8, 9, 13, 2)}
 
@@ -29,24 +29,24 @@ def test_stochastic_depth_drops_a_whole_branch_of_an_example():
     model, variables, inputs = made(config)
     params = variables.params
     block = params["blocks"]["02"]
-    # With nothing from the second branch, a kept first branch counts twice and a dropped one not at all.
+    # Without the second branch, a kept first branch counts twice and a dropped one not at all.
     block = block | {"mlp": block["mlp"] | {"down": jax.tree.map(jnp.zeros_like, block["mlp"]["down"])}}
     x = jax.random.normal(jax.random.key(2), (64, 7, 15))
 
     def branch(rate: float, train: bool) -> jax.Array:
         return vit.encode(config, rate, block, x, Context(jax.random.key(3), train)) - x
 
-    whole, drawn = branch(0.5, False), branch(0.5, True)
-    kept = abs(drawn).max((1, 2)) > 0
-    assert 16 < kept.sum() < 48
-    np.testing.assert_allclose(drawn[kept], 2 * whole[kept], atol=1e-5)
+    full, drawn = branch(0.5, False), branch(0.5, True)
+    remaining = abs(drawn).max((1, 2)) > 0
+    assert 16 < remaining.sum() < 48
+    np.testing.assert_allclose(drawn[remaining], 2 * full[remaining], atol=1e-5)
     # The rates rise from 0, so the first block never drops.
     taps = [forward(model, variables, inputs, key=jax.random.key(1), train=t)[0] for t in (False, True)]
     assert np.array_equal(taps[0]["blocks/00"], taps[1]["blocks/00"])
     assert not np.array_equal(taps[0]["blocks/02"], taps[1]["blocks/02"])
 
 
-def test_pixels_past_the_last_whole_patch_are_not_read():
+def test_pixels_beyond_the_last_whole_patch_are_not_read():
     model, variables, inputs = made(Vit(**IMAGE, deviation=0.3))
     image = inputs["image"].copy()
     image[:, 8:], image[:, :, 12:] = 7.0, 7.0
@@ -94,6 +94,6 @@ def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
         (lambda: VitFormat().read({"model_type": "vit", "pooler_output_size": 4}), "4 pooler outputs"),
     ],
 )
-def test_configs_that_cannot_be_are_refused(make, message):
+def test_invalid_configs_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

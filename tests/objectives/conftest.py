@@ -1,4 +1,4 @@
-"""A small network that is also worked out by hand, in float64."""
+"""A small network, with the same network computed by hand in float64."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def drawn(model, seed):
 
 
 def save(folder, config, classes, seed, names=()):
-    """A saved model with numbers drawn from `seed`; gives them."""
+    """Save a model with random numbers from `seed`, and return the numbers."""
     built = models.build(config, classes)
     variables = drawn(built, seed)
     task = tasks.Classification(classes=classes, names=names) if classes else None
@@ -38,7 +38,7 @@ def save(folder, config, classes, seed, names=()):
 
 
 def by_hand(variables, x):
-    """Hidden states of the two layers and logits of MLP, in float64."""
+    """Return the hidden states of the two layers and the logits of MLP, in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(variables.params).items()}
     first = np.tanh(np.asarray(x, np.float64) @ p["stem/kernel"] + p["stem/bias"])
     second = np.tanh(first @ p["blocks/00/kernel"] + p["blocks/00/bias"])
@@ -53,16 +53,16 @@ def softmax(logits):
 def labelled(config=MLP, rows=BATCH, seed=1):
     random = np.random.default_rng(seed)
     inputs = {name: random.normal(size=(rows, *s.shape[1:])) for name, s in models.example_inputs(config).items()}
-    given = {name: array.astype(np.float32) for name, array in inputs.items()}
+    arguments = {name: array.astype(np.float32) for name, array in inputs.items()}
     labels = random.integers(0, CLASSES, rows).astype(np.int32)
-    return given | {"label": labels, "index": np.arange(rows, dtype=np.int32)}
+    return arguments | {"label": labels, "index": np.arange(rows, dtype=np.int32)}
 
 
 TASK = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
 
 
 def preview_of(term, model, *, task=TASK, streams=("labelled", "source", "unlabelled"), params=None, fresh=frozenset()):
-    """What the checks of `term` may know, after they have passed it: as `prepare` makes it."""
+    """Return the input of the checks of `term`, as `prepare` builds it, after the checks pass."""
     references = load_references((term,), streams)
     preview = Preview(model, model.params if params is None else params, task, streams, fresh, references)
     check_terms((term,), preview)
@@ -71,8 +71,11 @@ def preview_of(term, model, *, task=TASK, streams=("labelled", "source", "unlabe
 
 def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, progress=0.0, data=None, train=False,
          turn=0, average=None, **setting):  # fmt: skip
-    """The loss of `term` on a batch, and those of `others` by stream, where the model has the numbers `now`, having
-    come with those of `brought`, in the move `turn` of a step: `(value, told, gradient by path)`."""
+    """Compute the loss of `term` on a batch.
+
+    The batches of `others` belong to other streams. `now` are the present weights, `brought` the initial weights, and
+    `turn` is the move of the step. Returns `(value, metrics, gradient by path)`.
+    """
     model = models.build(config, CLASSES)
     brought = drawn(model, 0) if brought is None else brought
     batch = labelled(config) if batch is None else batch
@@ -86,10 +89,10 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
 
     @partial(jax.value_and_grad, has_aux=True)
     def value(params, given, memory):
-        held = {"labelled": given, **(others or {})}
-        streams = with_created((term,), held, tick)
+        stored = {"labelled": given, **(others or {})}
+        streams = with_created((term,), stored, tick)
         taps = {}
-        for stream, salt, *_ in passes((term,), sorted(held), streams):
+        for stream, salt, *_ in passes((term,), sorted(stored), streams):
             key = jax.random.fold_in(tick.key, salt)
             taps[stream], _ = models.forward(model, Variables(params, now.stats), streams[stream], key=key, train=train)
         view = View(
@@ -98,23 +101,25 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
         )  # fmt: skip
         return loss_of(term, view)
 
-    (total, told), gradient = jax.jit(value)(now.params, batch, memory)
-    told = {name: np.asarray(number) for name, number in told.items()}
-    return SimpleNamespace(value=float(total), told=told, gradient=flatten(gradient), params=inserted, memory=memory)
+    (total, recorded), gradient = jax.jit(value)(now.params, batch, memory)
+    recorded = {name: np.asarray(number) for name, number in recorded.items()}
+    return SimpleNamespace(
+        value=float(total), told=recorded, gradient=flatten(gradient), params=inserted, memory=memory
+    )
 
 
 def across(streams, term, **more):
-    """`look` with several streams."""
-    others = {name: batch for name, batch in streams.items() if name != "labelled"}
-    return look(term, batch=streams["labelled"], others=others, **more)
+    """Call `look` with several streams."""
+    rest = {name: batch for name, batch in streams.items() if name != "labelled"}
+    return look(term, batch=streams["labelled"], others=rest, **more)
 
 
 def network(params, name, x, hidden="01", last="2"):
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params[name]).items()}
     for layer in hidden:
         x = np.maximum(x @ p[f"{layer}/kernel"] + p[f"{layer}/bias"], 0)
-    found = x @ p[f"{last}/kernel"] + p[f"{last}/bias"]
-    return found[:, 0] if found.shape[1] == 1 else found
+    actual = x @ p[f"{last}/kernel"] + p[f"{last}/bias"]
+    return actual[:, 0] if actual.shape[1] == 1 else actual
 
 
 def softplus(x):
@@ -132,7 +137,7 @@ def mlp():
 
 @pytest.fixture
 def seen(mlp):
-    """The batches of three streams, and what the small network says of each: `(x, features, logits)`."""
+    """The batches of three streams, and for each stream its `(x, features, logits)` in the small network."""
     streams = {name: mlp.labelled(rows=rows, seed=seed)
                for name, rows, seed in (("labelled", 4, 1), ("source", 6, 2), ("unlabelled", 5, 3))}  # fmt: skip
     known = streams["source"]["label"], streams["labelled"]["label"]

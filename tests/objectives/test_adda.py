@@ -1,4 +1,4 @@
-"""A target encoder before the discriminator of a source encoder, worked out by hand in float64."""
+"""A target encoder and a source encoder before one discriminator, worked out by hand in float64."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tlx.types import Turn
 
 
 @pytest.fixture
-def seen(mlp):
+def three_streams(mlp):
     streams = {"source": mlp.labelled(rows=7, seed=2), "unlabelled": mlp.labelled(rows=5, seed=3)}
     del streams["unlabelled"]["label"]
     return streams
@@ -27,52 +27,54 @@ def softplus(x):
     return np.log1p(np.exp(x))
 
 
-def test_what_each_turn_asks(mlp, seen):
-    """The source encoder is the one that was brought, however far the target encoder has come."""
-    brought, now = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 4)
+def test_the_loss_of_each_turn(mlp, three_streams):
+    """The source encoder has the initial weights, however far the target encoder has moved."""
+    pretrained, now = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 4)
     term = terms.Adda(width=3, weight=2.0)
-    found = [mlp.look(term, brought=brought, now=now, others=seen, turn=turn) for turn in (0, 1)]
-    _, before, _ = mlp.by_hand(brought, seen["source"]["x"])
-    _, after, _ = mlp.by_hand(now, seen["unlabelled"]["x"])
-    source, target = (network(found[0].params, rows) for rows in (before, after))
+    actual = [mlp.look(term, brought=pretrained, now=now, others=three_streams, turn=turn) for turn in (0, 1)]
+    _, before, _ = mlp.by_hand(pretrained, three_streams["source"]["x"])
+    _, after, _ = mlp.by_hand(now, three_streams["unlabelled"]["x"])
+    source, target = (network(actual[0].params, rows) for rows in (before, after))
     risk = 0.5 * softplus(-source).mean() + 0.5 * softplus(target).mean()
     fooled = softplus(-target).mean()
     right = 0.5 * (source > 0).mean() + 0.5 * (target < 0).mean()
-    for own, value in zip(found, (risk, fooled), strict=True):
-        assert own.value == pytest.approx(2 * value, rel=1e-5)
-        assert float(own.told["risk"]) == pytest.approx(risk, rel=1e-5)
-        assert float(own.told["fooled"]) == pytest.approx(fooled, rel=1e-5)
-        assert float(own.told["accuracy"]) == pytest.approx(right)
-    # One entry of what the target encoder hears in its turn, by differences: nothing reaches it by the source.
+    for item, value in zip(actual, (risk, fooled), strict=True):
+        assert item.value == pytest.approx(2 * value, rel=1e-5)
+        assert float(item.told["risk"]) == pytest.approx(risk, rel=1e-5)
+        assert float(item.told["fooled"]) == pytest.approx(fooled, rel=1e-5)
+        assert float(item.told["accuracy"]) == pytest.approx(right)
+    # One entry of the gradient of the target encoder, by finite differences; the source gives no gradient.
     step, where, values = 1e-5, (0, 1), []
     for sign in (1, -1):
         moved = mlp.drawn(mlp.model, 4)
         kernel = np.asarray(moved.params["blocks"]["00"]["kernel"], np.float64).copy()
         kernel[where] += sign * step
         moved.params["blocks"]["00"]["kernel"] = kernel
-        values.append(softplus(-network(found[0].params, mlp.by_hand(moved, seen["unlabelled"]["x"])[1])).mean())
+        values.append(
+            softplus(-network(actual[0].params, mlp.by_hand(moved, three_streams["unlabelled"]["x"])[1])).mean()
+        )
     slope = 2.0 * (values[0] - values[1]) / (2 * step)
-    assert found[1].gradient["blocks/00/kernel"][where] == pytest.approx(slope, rel=1e-3, abs=1e-6)
-    # The head is not asked.
-    assert np.abs(found[1].gradient["head/kernel"]).max() == 0
+    assert actual[1].gradient["blocks/00/kernel"][where] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    # The head has no gradient.
+    assert np.abs(actual[1].gradient["head/kernel"]).max() == 0
 
 
-def test_the_encoder_that_learns_gets_no_pass_of_the_source():
-    term, given = terms.Adda(), ["source", "unlabelled"]
-    check_needs((term,), given)
-    assert batch_streams((term,), given) == given
-    assert [own.stream for own in passes((term,), given, {name: {} for name in given})] == ["unlabelled"]
+def test_the_trainable_encoder_has_no_pass_of_the_source():
+    term, inputs = terms.Adda(), ["source", "unlabelled"]
+    check_needs((term,), inputs)
+    assert batch_streams((term,), inputs) == inputs
+    assert [value.stream for value in passes((term,), inputs, {name: {} for name in inputs})] == ["unlabelled"]
     with pytest.raises(
         ValueError, match=r"^Adda reads the stream 'source', which does not exist; the streams are: unlabelled$"
     ):
         check_needs((term,), ["unlabelled"])
 
 
-def test_what_moves_in_each_turn(mlp):
+def test_the_parameters_that_move_in_each_turn(mlp):
     assert terms.Adda().turns(mlp.model) == (Turn(("adda/",)), Turn(("stem/", "blocks/00/")))
 
 
-def test_what_was_drawn_afresh_is_no_source_encoder(mlp):
+def test_randomly_initialised_weights_are_refused_as_source_encoder(mlp):
     with pytest.raises(ValueError, match=r"^Adda .* 'head/kernel' .* is drawn at random: .* weights=Weights"):
         mlp.preview(terms.Adda(), mlp.model, fresh=frozenset({"head/kernel"}))
     with pytest.raises(ValueError, match=r"^Adda: width is 0; expected "):

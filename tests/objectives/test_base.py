@@ -1,4 +1,4 @@
-"""What the terms share."""
+"""Common parts of the terms."""
 
 import jax
 import numpy as np
@@ -15,14 +15,14 @@ EXPORTED = {
 }
 
 
-def test_passes_are_of_what_is_read_and_a_stream_that_is_added_changes_no_other():
+def test_passes_follow_from_the_streams_that_are_read_and_an_added_stream_changes_no_other():
     one, two = {"index": None}, {"index": None}
     plain = passes((terms.Supervised(),), ["labelled"], {"labelled": one})
     assert plain == [Pass("labelled", 0, True)]
     both = passes((terms.Supervised(), terms.CutMix()), ["labelled"], {"labelled": one, "cutmix": two})
     assert both[0] == plain[0]
     assert (both[1].stream, both[1].moves) == ("cutmix", False)
-    # By itself, the mixed images are all that the running statistics see, and there is no pass of the plain ones.
+    # A term alone: the running statistics see only the mixed images, and the plain images have no pass.
     (only,) = passes((terms.CutMix(),), ["labelled"], {"labelled": one, "cutmix": two})
     assert only == both[1]._replace(moves=True)
     assert not passes((terms.L2SP(),), ["labelled"], {"labelled": one})
@@ -32,15 +32,15 @@ def test_passes_are_of_what_is_read_and_a_stream_that_is_added_changes_no_other(
     ("reads", "moving"),
     [(("source",), ["source"]), (("source", "unlabelled"), ["unlabelled"]), (("unlabelled", "labelled"), None)],
 )
-def test_the_target_moves_the_running_statistics_where_it_is_read(reads, moving):
-    given = ["source", "labelled", "unlabelled"]
+def test_the_target_updates_the_running_statistics_if_it_is_read(reads, moving):
+    inputs = ["source", "labelled", "unlabelled"]
     objective = [terms.Entropy(on=stream) for stream in reads]
-    found = passes(objective, given, {name: {"index": None} for name in given})
-    assert [own.stream for own in found] == [stream for stream in given if stream in reads]
-    assert [own.stream for own in found if own.moves] == (moving or ["labelled", "unlabelled"])
+    actual = passes(objective, inputs, {name: {"index": None} for name in inputs})
+    assert [value.stream for value in actual] == [stream for stream in inputs if stream in reads]
+    assert [value.stream for value in actual if value.moves] == (moving or ["labelled", "unlabelled"])
 
 
-def test_a_stream_that_is_not_there_is_refused():
+def test_a_missing_stream_is_refused():
     check_needs((terms.Supervised(), terms.Mixup(), terms.Entropy(on="mixup")), ["labelled"])
     with pytest.raises(ValueError) as error:
         check_needs((terms.Supervised(), terms.RDrop(), terms.Entropy(on="unlabelled")), ["labelled"])
@@ -53,7 +53,7 @@ def test_a_stream_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("make", [terms.Mixup, terms.CutMix, terms.RDrop, terms.Supervised, terms.Lwf])
-def test_every_term_says_which_stream_it_misses(make):
+def test_every_term_names_its_missing_stream(make):
     with pytest.raises(ValueError) as error:
         check_needs((make(on="labeled"),), ["labelled"])
     assert str(error.value).startswith(
@@ -61,7 +61,7 @@ def test_every_term_says_which_stream_it_misses(make):
     )
 
 
-def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(mlp):
+def test_parameters_of_terms_follow_separate_rules_and_are_not_part_of_the_model(mlp):
     params = mlp.drawn(mlp.model, 0).params
     more, rules = inserted((terms.Supervised(), terms.Lwf()), mlp.model, params, jax.random.key(0))
     assert rules == ((r"lwf/head/bias|lwf/head/kernel", Learn()),)
@@ -72,7 +72,7 @@ def test_what_terms_add_learns_by_rules_of_its_own_and_is_no_part_of_the_model(m
 
 
 @pytest.mark.parametrize("name", [name for name in EXPORTED if name not in ("CoTuning", "Distill")])
-def test_no_weight_is_negative(name):
+def test_negative_weights_are_refused(name):
     for weight in (-1.0, terms.Ramp(0.0, -1.0)):
         with pytest.raises(ValueError) as error:
             EXPORTED[name](weight=weight)
@@ -88,14 +88,14 @@ NEED_CLASSES = (
 
 
 @pytest.mark.parametrize("name", NEED_CLASSES)
-def test_what_needs_classes_refuses_numbers(name, mlp):
+def test_terms_that_need_classes_refuse_numbers(name, mlp):
     streams = ("labelled", "source", "unlabelled")
     with pytest.raises(ValueError) as error:
         check_needs((EXPORTED[name](),), streams, tasks.Regression(outputs=3))
     assert str(error.value) == f"{name} needs the task tasks.Classification, not tasks.Regression"
 
 
-def test_the_weight_of_the_moment_is_logged_where_it_changes(mlp):
+def test_a_changing_weight_is_logged(mlp):
     ramp = mlp.look(terms.Supervised(weight=terms.Ramp(0.0, 4.0)), progress=0.25)
     plain = mlp.look(terms.Supervised())
     assert ramp.told["weight"] == 1.0
@@ -118,29 +118,29 @@ MORE = {
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_every_weight_may_follow_the_clock(name, mlp, tmp_path):
+def test_every_weight_may_be_a_ramp(name, mlp, tmp_path):
     config = IMAGES if name in ("Mixup", "CutMix", "FixMatch") else mlp.config
     mlp.save(tmp_path / "saved", config, 5, seed=8)
-    more = {field: str(tmp_path / own) if own == "saved" else own for field, own in MORE.get(name, {}).items()}
+    more = {field: str(tmp_path / value) if value == "saved" else value for field, value in MORE.get(name, {}).items()}
     now = mlp.drawn(models.build(config, 3), 3)
     ramp = EXPORTED[name](weight=terms.Ramp(0.0, 4.0), **more)
-    others = (ramp, EXPORTED[name](weight=1.0, **more))
+    rest = (ramp, EXPORTED[name](weight=1.0, **more))
     elsewhere = {"source": mlp.labelled(config, seed=2), "unlabelled": mlp.labelled(config, seed=3)}
     average = mlp.drawn(models.build(config, 3), 4).params
     half, plain = (
-        mlp.look(own, config=config, now=now, progress=0.125, others=elsewhere, average=average) for own in others
+        mlp.look(value, config=config, now=now, progress=0.125, others=elsewhere, average=average) for value in rest
     )
     assert half.value == pytest.approx(0.5 * plain.value, rel=1e-6)
     assert plain.value != 0
     assert half.told["weight"] == 0.5
 
 
-def test_the_supervised_risk_is_the_tasks_own(mlp):
-    found, batch = mlp.look(terms.Supervised(weight=0.5)), mlp.labelled()
+def test_the_supervised_loss_is_the_loss_of_the_task(mlp):
+    actual, batch = mlp.look(terms.Supervised(weight=0.5)), mlp.labelled()
     p = mlp.softmax(mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])[2])
-    assert found.value == pytest.approx(-0.5 * np.log(p[np.arange(len(p)), batch["label"]]).mean(), rel=1e-5)
+    assert actual.value == pytest.approx(-0.5 * np.log(p[np.arange(len(p)), batch["label"]]).mean(), rel=1e-5)
 
 
-def test_terms_that_look_at_images_are_told_apart_by_what_the_model_reads():
+def test_terms_on_images_are_checked_against_the_input_of_the_model():
     assert "image" in models.example_inputs(models.Cnn())
     assert "image" not in models.example_inputs(models.Bert())

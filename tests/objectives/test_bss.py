@@ -1,4 +1,4 @@
-"""No small singular values among the features."""
+"""Penalise small singular values of the features."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from tlx import terms
 def test_it_is_the_sum_of_the_smallest_squared_singular_values(mlp, k, rows):
     batch = mlp.labelled(rows=rows)
     values = np.linalg.svd(mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])[1], compute_uv=False)
-    found = mlp.look(terms.Bss(k=k, weight=2.0), batch=batch)
-    assert found.value == pytest.approx(2 * (np.sort(values)[:k] ** 2).sum(), rel=1e-4)
+    actual = mlp.look(terms.Bss(k=k, weight=2.0), batch=batch)
+    assert actual.value == pytest.approx(2 * (np.sort(values)[:k] ** 2).sum(), rel=1e-4)
 
 
-def test_more_than_there_are_is_refused(mlp):
+def test_more_singular_values_than_exist_are_refused(mlp):
     with pytest.raises(ValueError) as error:
         mlp.preview(terms.Bss(k=5), mlp.model)
     assert str(error.value).startswith("Bss: k is 5, but 4 features ")

@@ -1,4 +1,4 @@
-"""The head that came with a checkpoint learns on."""
+"""The head of the checkpoint is trained further."""
 
 import dataclasses
 
@@ -15,28 +15,28 @@ def test_it_is_its_definition(mlp, tmp_path):
     batch["label"][:] = [0, 0, 0, 2, 2, 0, 2, 2]
     # The last example only fills the batch.
     data = [batch | {"weight": np.array([1] * 7 + [0], np.float32)}]
-    found = mlp.look(terms.CoTuning(source=str(tmp_path / "source"), weight=2.0), now=now, batch=batch, data=data)
+    actual = mlp.look(terms.CoTuning(source=str(tmp_path / "source"), weight=2.0), now=now, batch=batch, data=data)
     _, features, _ = mlp.by_hand(now, batch["x"])
     old = mlp.softmax(mlp.by_hand(source, batch["x"])[2])
     relationship = np.stack([old[[0, 1, 2, 5]].mean(0), np.full(5, 0.2), old[[3, 4, 6]].mean(0)])
-    np.testing.assert_allclose(found.memory["relationship"], relationship, rtol=1e-5)
+    np.testing.assert_allclose(actual.memory["relationship"], relationship, rtol=1e-5)
     q = mlp.softmax(features @ np.float64(source.params["head"]["kernel"]) + source.params["head"]["bias"])
-    assert found.value == pytest.approx(-2 * (relationship[batch["label"]] * np.log(q)).sum(-1).mean(), rel=1e-5)
-    assert np.abs(found.gradient["cotuning/head/kernel"]).max() > 0
+    assert actual.value == pytest.approx(-2 * (relationship[batch["label"]] * np.log(q)).sum(-1).mean(), rel=1e-5)
+    assert np.abs(actual.gradient["cotuning/head/kernel"]).max() > 0
 
 
-def test_the_source_is_read_no_more_than_it_must(mlp, tmp_path, monkeypatch):
+def test_the_source_is_read_only_as_often_as_needed(mlp, tmp_path, monkeypatch):
     mlp.save(tmp_path / "source", mlp.config, 5, seed=8)
     read = []
     load = reference.load_pretrained
     for module in (reference, cotuning):
         monkeypatch.setattr(module, "load_pretrained", lambda source: read.append(source) or load(source))
     mlp.look(terms.CoTuning(source=str(tmp_path / "source")))
-    # Once for the checks, once for its head, once for its answers, never in the trace.
+    # Once for the checks, once for its head, once for its predictions, and never during tracing.
     assert len(read) == 3
 
 
-def test_a_source_that_does_not_fit_is_refused(mlp, tmp_path):
+def test_an_invalid_source_is_refused(mlp, tmp_path):
     mlp.save(tmp_path / "bare", mlp.config, None, seed=8)
     mlp.save(tmp_path / "wide", dataclasses.replace(mlp.config, widths=(5, 7)), 5, seed=8)
     mlp.save(tmp_path / "long", dataclasses.replace(mlp.config, inputs=(9,)), 5, seed=8)

@@ -1,4 +1,4 @@
-"""Feature maps stay near those of the model that was brought."""
+"""Feature maps stay near those of the initial model."""
 
 import dataclasses
 
@@ -17,39 +17,39 @@ def test_it_is_half_the_squared_distance_of_the_units(mlp):
     one, other, x = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3), mlp.labelled()["x"]
     before, now = mlp.by_hand(one, x), mlp.by_hand(other, x)
     apart = [((a - b) ** 2).sum(-1).mean() for a, b in zip(before, now, strict=True)]
-    found = mlp.look(terms.Delta(weight=0.5), now=other, brought=one)
-    assert found.value == pytest.approx(0.25 * (apart[0] + apart[1]), rel=1e-5)
-    assert np.abs(found.gradient["stem/kernel"]).max() > 0
-    assert np.abs(found.gradient["head/kernel"]).max() == 0
+    actual = mlp.look(terms.Delta(weight=0.5), now=other, brought=one)
+    assert actual.value == pytest.approx(0.25 * (apart[0] + apart[1]), rel=1e-5)
+    assert np.abs(actual.gradient["stem/kernel"]).max() > 0
+    assert np.abs(actual.gradient["head/kernel"]).max() == 0
     first = mlp.look(terms.Delta(weight=0.5, stages=("stem",)), now=other, brought=one)
     assert first.value == pytest.approx(0.25 * apart[0], rel=1e-5)
 
 
-def test_the_model_that_was_brought_runs_without_dropout(mlp):
+def test_the_initial_model_runs_without_dropout(mlp):
     config = dataclasses.replace(mlp.config, dropout=0.5)
     assert mlp.look(terms.Delta(), config=config).value == 0.0
     assert mlp.look(terms.Delta(), config=config, train=True).value > 0.0
 
 
-def test_leaves_that_never_move_are_not_remembered(mlp):
+def test_frozen_parameters_are_not_remembered(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
     moving = frozenset(path for path in flatten(one.params) if not path.startswith("stem"))
     now = other._replace(params=other.params | {"stem": one.params["stem"]})
-    found = mlp.look(terms.Delta(), now=now, brought=one, moving=moving)
-    assert flatten(found.memory["params"]).keys() == moving
-    assert found.value == pytest.approx(mlp.look(terms.Delta(), now=now, brought=one).value)
+    actual = mlp.look(terms.Delta(), now=now, brought=one, moving=moving)
+    assert flatten(actual.memory["params"]).keys() == moving
+    assert actual.value == pytest.approx(mlp.look(terms.Delta(), now=now, brought=one).value)
 
 
-def test_units_weigh_by_how_much_the_loss_grows_without_them(mlp):
-    batch, brought = mlp.labelled(rows=12), mlp.drawn(mlp.model, 0)
+def test_units_are_weighted_by_the_increase_of_the_loss_without_them(mlp):
+    batch, pretrained = mlp.labelled(rows=12), mlp.drawn(mlp.model, 0)
     weight = np.array([1.0] * 10 + [0.0] * 2, np.float32)
     task = tasks.Classification(classes=3)
-    setting = Setting(mlp.model, brought, task, lambda stream: [batch | {"weight": weight}])
+    setting = Setting(mlp.model, pretrained, task, lambda stream: [batch | {"weight": weight}])
     increases = loss_increases(setting, ["stem", "blocks/00"], "labelled", 1)
 
-    # By hand: the head is fitted once, on the features as they came.
-    params = {path: np.float64(leaf) for path, leaf in flatten(brought.params).items()}
-    first, second, _ = mlp.by_hand(brought, batch["x"])
+    # By hand: the head is fitted once, on the initial features.
+    params = {path: np.float64(leaf) for path, leaf in flatten(pretrained.params).items()}
+    first, second, _ = mlp.by_hand(pretrained, batch["x"])
     targets = np.eye(3)[batch["label"]]
     rows = np.concatenate([second, np.ones((12, 1))], 1)[:10]
     solution = np.linalg.lstsq(rows, targets[:10], rcond=None)[0]
@@ -66,15 +66,15 @@ def test_units_weigh_by_how_much_the_loss_grows_without_them(mlp):
         assert increases["stem"][unit] == pytest.approx(error(without) - error(second), rel=1e-3, abs=1e-4)
 
 
-def test_attention_weighs_the_units_of_the_distance(mlp):
+def test_attention_weights_the_units_of_the_distance(mlp):
     one, other, batch = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3), mlp.labelled()
-    found = mlp.look(terms.Delta(stages=("blocks/00",), attention=True, weight=2.0), now=other, brought=one)
-    units = np.float64(found.memory["units"]["blocks"]["00"])
+    actual = mlp.look(terms.Delta(stages=("blocks/00",), attention=True, weight=2.0), now=other, brought=one)
+    units = np.float64(actual.memory["units"]["blocks"]["00"])
     assert units.sum() == pytest.approx(4)
     assert units.std() > 0.01
     apart = (mlp.by_hand(one, batch["x"])[1] - mlp.by_hand(other, batch["x"])[1]) ** 2
-    assert found.value == pytest.approx((units * apart).sum(-1).mean(), rel=1e-5)
-    # Without data every unit counts the same.
+    assert actual.value == pytest.approx((units * apart).sum(-1).mean(), rel=1e-5)
+    # Without data all units have the same weight.
     plain = mlp.look(terms.Delta(attention=True), now=other, brought=one, data=[])
     assert plain.value == pytest.approx(mlp.look(terms.Delta(), now=other, brought=one).value)
 
@@ -85,8 +85,8 @@ def test_a_channel_of_an_image_is_a_unit():
     random = np.random.default_rng(0)
     batch = {"image": random.normal(size=(6, 4, 4, 1)).astype("f4"), "label": np.array([0, 1, 2, 0, 1, 2], np.int32)}
     setting = Setting(cnn, variables, tasks.Classification(classes=3), lambda stream: [batch])
-    found = loss_increases(setting, ["stem", "blocks/00"], "labelled", 1)
-    assert {stage: increase.shape for stage, increase in found.items()} == {"stem": (2,), "blocks/00": (3,)}
+    actual = loss_increases(setting, ["stem", "blocks/00"], "labelled", 1)
+    assert {stage: increase.shape for stage, increase in actual.items()} == {"stem": (2,), "blocks/00": (3,)}
 
 
 def test_the_fitted_head_is_least_squares():
@@ -96,7 +96,7 @@ def test_the_fitted_head_is_least_squares():
     kernel, bias = least_squares(rows, targets, weight)
     expected = np.linalg.lstsq(np.concatenate([rows, np.ones((20, 1))], 1)[:15], targets[:15], rcond=None)[0]
     np.testing.assert_allclose(np.concatenate([kernel, bias[None]]), expected, atol=1e-5)
-    # Of features that are all the same there is nothing to read but the mean.
+    # If all features are equal, only the mean can be fitted.
     kernel, bias = least_squares(np.ones((4, 3)), targets[:4], np.ones(4))
     np.testing.assert_allclose(kernel, 0, atol=1e-8)
     np.testing.assert_allclose(bias, targets[:4].mean(0), atol=1e-8)
@@ -106,7 +106,7 @@ def test_attention_of_equal_increases_is_one_each():
     np.testing.assert_allclose(attended(np.full(5, 0.3)), jnp.ones(5), rtol=1e-6)
 
 
-def test_a_stage_that_is_not_there_is_named(mlp):
+def test_an_unknown_stage_is_named(mlp):
     with pytest.raises(ValueError, match=r"^Delta: batches is 0; expected "):
         terms.Delta(attention=True, batches=0)
     with pytest.raises(ValueError) as error:

@@ -1,4 +1,4 @@
-"""How devices share a batch changes nothing in any term."""
+"""The division of a batch among devices changes no term."""
 
 import jax
 import numpy as np
@@ -15,14 +15,14 @@ CNN = models.Cnn(size=4, widths=(4, 6), dense=None, dropout=0.2)
 
 @pytest.fixture(scope="module")
 def walked(mlp, tmp_path_factory):
-    """By how it is compiled: what two steps of all terms at once give."""
+    """Two steps of all terms at once, for each way to compile them."""
     folder = tmp_path_factory.mktemp("saved")
     mlp.save(folder / "source", CNN, 5, seed=8)
     mlp.save(folder / "teacher", CNN, 3, seed=9)
-    brought, teacher = str(folder / "source"), str(folder / "teacher")
+    pretrained, teacher = str(folder / "source"), str(folder / "teacher")
     objective = (
         terms.Supervised(weight=terms.Ramp(0.5, 1.0)), terms.L2SP(), terms.Delta(attention=True), terms.Bss(k=2),
-        terms.CoTuning(source=brought), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
+        terms.CoTuning(source=pretrained), terms.Distill(teacher=teacher), terms.Lwf(), terms.LabelSmoothing(),
         terms.Distill(teacher=teacher, what="hidden"), terms.Mixup(), terms.CutMix(), terms.RDrop(), terms.Entropy(),
         terms.Mmd(), terms.Coral(weight=100.0), terms.Dann(width=4), terms.Mcc(), terms.Cmd(), terms.Afn(),
         terms.Cdan(width=4), terms.Gate(width=4, normalised=True), terms.Jmmd(), terms.Mdd(width=4),
@@ -46,23 +46,23 @@ def walked(mlp, tmp_path_factory):
     assert all(np.ptp(memory[str(number)]["counts"]) > 0.1 for number in (-2 % len(objective), -1 % len(objective)))
     references = structures(load_references(objective, tuple(streams)))
     parts = Parts(model, task, objective, Optim("sgd", lr=0.1), claimed, ema=0.9, references=references)
-    found = {}
+    results = {}
     for how, devices in (("jit", 8), ("pmap", 8)):
         compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
         state = compiled.place(initial_state(parts, variables, 4, jax.random.key(3), memory))
         for _ in range(2):
-            state, metrics = compiled.train(state, {name: compiled.put(own) for name, own in streams.items()})
-        found[how, devices] = compiled.fetch(state), jax.device_get(metrics)
-    return found
+            state, metrics = compiled.train(state, {name: compiled.put(value) for name, value in streams.items()})
+        results[how, devices] = compiled.fetch(state), jax.device_get(metrics)
+    return results
 
 
 @pytest.mark.slow
 def test_pmap_and_jit_agree(walked):
-    (state, metrics), (whole, told) = walked["pmap", 8], walked["jit", 8]
-    assert told["bss/squares"] > 1e-4
-    for name, value in told.items():
+    (state, metrics), (full, recorded) = walked["pmap", 8], walked["jit", 8]
+    assert recorded["bss/squares"] > 1e-4
+    for name, value in recorded.items():
         assert np.isfinite(value).all(), name
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    ours = flatten(state.variables.params) | flatten(state.stats)
-    for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
-        np.testing.assert_allclose(ours[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+    actual = flatten(state.variables.params) | flatten(state.stats)
+    for path, leaf in (flatten(full.variables.params) | flatten(full.stats)).items():
+        np.testing.assert_allclose(actual[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)

@@ -9,8 +9,8 @@ from tlx import terms
 def test_it_is_its_definition(mlp):
     batch = mlp.labelled()
     p = mlp.softmax(mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])[2])
-    found = mlp.look(terms.Entropy(weight=0.5))
-    assert found.value == pytest.approx(-0.5 * (p * np.log(p)).sum(-1).mean(), rel=1e-5)
+    actual = mlp.look(terms.Entropy(weight=0.5))
+    assert actual.value == pytest.approx(-0.5 * (p * np.log(p)).sum(-1).mean(), rel=1e-5)
 
 
 def test_it_needs_no_labels(mlp):

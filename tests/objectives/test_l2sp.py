@@ -1,4 +1,4 @@
-"""The starting point as an anchor."""
+"""The initial weights as an anchor."""
 
 import jax
 import numpy as np
@@ -8,42 +8,42 @@ from tlx import terms, tuning
 from tlx.trees import flatten, nest
 
 
-def by_hand(now, brought, paths, heads):
-    near = sum(((np.float64(now[p]) - brought[p]) ** 2).sum() for p in paths)
+def by_hand(now, pretrained, paths, heads):
+    near = sum(((np.float64(now[p]) - pretrained[p]) ** 2).sum() for p in paths)
     return near, sum((np.float64(now[p]) ** 2).sum() for p in heads)
 
 
-def test_the_backbone_is_held_to_where_it_began_and_the_head_to_zero(mlp):
+def test_the_backbone_is_pulled_to_its_initial_weights_and_the_head_to_zero(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
-    found = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, brought=one)
+    actual = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, brought=one)
     before, now = flatten(one.params), flatten(other.params)
     near, head = by_hand(
         now, before, [p for p in now if not p.startswith("head")], [p for p in now if p.startswith("head")]
     )
-    assert found.value == pytest.approx(0.25 * near + 0.1 * head, rel=1e-5)
-    np.testing.assert_allclose(found.gradient["stem/kernel"], 0.5 * (now["stem/kernel"] - before["stem/kernel"]), 1e-5)
-    np.testing.assert_allclose(found.gradient["head/kernel"], 0.2 * now["head/kernel"], 1e-5)
+    assert actual.value == pytest.approx(0.25 * near + 0.1 * head, rel=1e-5)
+    np.testing.assert_allclose(actual.gradient["stem/kernel"], 0.5 * (now["stem/kernel"] - before["stem/kernel"]), 1e-5)
+    np.testing.assert_allclose(actual.gradient["head/kernel"], 0.2 * now["head/kernel"], 1e-5)
 
 
-def test_what_was_drawn_afresh_counts_as_the_head_and_what_is_frozen_not_at_all(mlp):
+def test_random_weights_count_as_the_head_and_frozen_ones_do_not_count(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
     fresh = frozenset(("blocks/00/kernel",))
     moving = frozenset(("blocks/00/kernel", "blocks/00/bias", "head/bias"))
-    found = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, brought=one, fresh=fresh, moving=moving)
+    actual = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, brought=one, fresh=fresh, moving=moving)
     near, head = by_hand(
         flatten(other.params), flatten(one.params), ["blocks/00/bias"], ["blocks/00/kernel", "head/bias"]
     )
-    assert found.value == pytest.approx(0.25 * near + 0.1 * head, rel=1e-5)
-    assert flatten(found.memory["start"]).keys() == {"blocks/00/bias"}
-    # A zero a leaf is all that the head costs.
-    assert {leaf.shape for leaf in jax.tree.leaves(found.memory["head"])} == {()}
+    assert actual.value == pytest.approx(0.25 * near + 0.1 * head, rel=1e-5)
+    assert flatten(actual.memory["start"]).keys() == {"blocks/00/bias"}
+    # The head needs only one zero per parameter.
+    assert {leaf.shape for leaf in jax.tree.leaves(actual.memory["head"])} == {()}
 
 
-def test_what_a_tuning_adds_is_held_to_where_it_began_and_what_terms_add_is_left_alone(mlp):
-    brought = mlp.drawn(mlp.model, 0)
-    lora = tuning.Lora(rank=2, on="stem").insert(mlp.model, brought.params, jax.random.key(0))
+def test_inserted_parameters_are_pulled_to_their_start_and_those_of_terms_are_ignored(mlp):
+    pretrained = mlp.drawn(mlp.model, 0)
+    lora = tuning.Lora(rank=2, on="stem").insert(mlp.model, pretrained.params, jax.random.key(0))
     lora = nest(flatten(lora) | {"lwf/head/bias": np.ones(3, np.float32)})
-    found = mlp.look(terms.L2SP(weight=2.0, head=0.0), brought=brought._replace(params=lora))
-    assert found.value == 0.0
-    assert "stem/lora/a" in flatten(found.memory["start"])
-    assert not [path for path in flatten(found.memory) if "lwf" in path]
+    actual = mlp.look(terms.L2SP(weight=2.0, head=0.0), brought=pretrained._replace(params=lora))
+    assert actual.value == 0.0
+    assert "stem/lora/a" in flatten(actual.memory["start"])
+    assert not [path for path in flatten(actual.memory) if "lwf" in path]

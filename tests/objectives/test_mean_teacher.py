@@ -1,4 +1,4 @@
-"""A model beside its own moving average."""
+"""A model and its moving average."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from tlx.types import Variables
 KEEP = 0.7
 
 
-def test_it_is_the_distance_to_the_average_of_what_learned(mlp):
+def test_it_is_the_distance_to_the_moving_average(mlp):
     batch = mlp.labelled(rows=7)
     terms_ = (terms.Supervised(), terms.MeanTeacher(on="labelled", weight=3.0))
     (phase,) = tuning.Freeze(through="stem").phases(mlp.model)
@@ -23,49 +23,49 @@ def test_it_is_the_distance_to_the_average_of_what_learned(mlp):
     variables, task = mlp.drawn(mlp.model, 0), tasks.Classification(classes=3)
     parts = Parts(mlp.model, task, terms_, Optim("sgd", lr=0.3), claimed, ema=KEEP)
     state = initial_state(parts, variables, 5, jax.random.key(0))
-    train, seen = jax.jit(partial(train_step, parts)), []
+    train, recorded = jax.jit(partial(train_step, parts)), []
     for _ in range(5):
         now = flatten(state.variables.params)
-        # The average of what there was after each step, as its definition has it; before the first, what was brought.
-        weights = np.array([KEEP ** (len(seen) - 1 - n) for n in range(len(seen))])
-        average = now if not seen else {
-            path: sum(w * np.float64(own[path]) for w, own in zip(weights, seen, strict=True)) / weights.sum()
+        # By definition: the average over the parameters after each step; before the first step, the initial parameters.
+        weights = np.array([KEEP ** (len(recorded) - 1 - n) for n in range(len(recorded))])
+        average = now if not recorded else {
+            path: sum(w * np.float64(value[path]) for w, value in zip(weights, recorded, strict=True)) / weights.sum()
             for path in now
         }  # fmt: skip
-        p, q = (mlp.softmax(mlp.by_hand(Variables(nest(own), {}), batch["x"])[2]) for own in (now, average))
+        p, q = (mlp.softmax(mlp.by_hand(Variables(nest(value), {}), batch["x"])[2]) for value in (now, average))
         risk = -np.log(p[np.arange(7), batch["label"]]).mean()
-        held = state.average
-        state, told = train(state, {"labelled": batch})
+        stored = state.average
+        state, reported = train(state, {"labelled": batch})
         apart = ((p - q) ** 2).mean()
-        assert float(told["meanteacher/distance"]) == pytest.approx(apart, rel=1e-4, abs=1e-9)
-        assert float(told["loss"]) == pytest.approx(risk + 3 * apart, rel=1e-5)
-        seen.append(flatten(state.variables.params))
+        assert float(reported["meanteacher/distance"]) == pytest.approx(apart, rel=1e-4, abs=1e-9)
+        assert float(reported["loss"]) == pytest.approx(risk + 3 * apart, rel=1e-5)
+        recorded.append(flatten(state.variables.params))
     assert apart > 1e-5
-    # What is frozen has no average of its own.
-    assert set(flatten(held["0"]["mean"])) == {path for path, own in claimed.items() if own is not None}
+    # Frozen parameters have no separate average.
+    assert set(flatten(stored["0"]["mean"])) == {path for path, value in claimed.items() if value is not None}
 
 
 def test_the_teacher_has_no_gradient(mlp):
-    """The slope of mean (p - q)^2 in the logits, q a constant."""
+    """Return the slope of mean (p - q)^2 in the logits, for a constant q."""
     batch = mlp.labelled(rows=5)
     average = mlp.drawn(mlp.model, 1).params
-    found = mlp.look(terms.MeanTeacher(on="labelled", weight=3.0), batch=batch, average=average)
+    actual = mlp.look(terms.MeanTeacher(on="labelled", weight=3.0), batch=batch, average=average)
     _, hidden, logits = mlp.by_hand(mlp.drawn(mlp.model, 0), batch["x"])
     p = mlp.softmax(logits)
     q = mlp.softmax(mlp.by_hand(Variables(average, {}), batch["x"])[2])
     slope = 2 * (p - q) / 3 / 5 * 3.0
     through = p * (slope - (slope * p).sum(-1, keepdims=True))
-    np.testing.assert_allclose(found.gradient["head/kernel"], hidden.T @ through, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(actual.gradient["head/kernel"], hidden.T @ through, rtol=1e-4, atol=1e-6)
 
 
 def test_without_an_average_it_is_refused(mlp):
-    asked = "MeanTeacher reads the moving average of the parameters, but the run keeps none: set train.ema=0.99"
+    requested = "MeanTeacher reads the moving average of the parameters, but the run keeps none: set train.ema=0.99"
     with pytest.raises(ValueError) as error:
         mlp.look(terms.MeanTeacher(on="labelled"))
-    assert str(error.value) == asked
-    given = {"data": Data(target="digits"), "task": tasks.Classification(), "model": models.Mlp()}
+    assert str(error.value) == requested
+    inputs = {"data": Data(target="digits"), "task": tasks.Classification(), "model": models.Mlp()}
     objective = (terms.Supervised(), terms.MeanTeacher(on="labelled"))
-    Recipe(objective=objective, train=Train(ema=0.9), **given)
+    Recipe(objective=objective, train=Train(ema=0.9), **inputs)
     with pytest.raises(ValueError) as error:
-        Recipe(objective=objective, **given)
-    assert str(error.value) == asked
+        Recipe(objective=objective, **inputs)
+    assert str(error.value) == requested

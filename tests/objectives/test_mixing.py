@@ -1,4 +1,4 @@
-"""Images mixed two by two."""
+"""Images that are mixed in pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from tlx.types import Tick
 IMAGES = models.Mlp(inputs=(6, 5, 1), widths=(4,), activation="tanh")
 
 
-def test_neighbours_change_places():
+def test_neighbours_are_swapped():
     np.testing.assert_array_equal(neighbours(jnp.arange(6)), [1, 0, 3, 2, 5, 4])
     assert neighbours(jnp.zeros((4, 2, 3))).shape == (4, 2, 3)
 
@@ -28,9 +28,9 @@ def test_the_share_is_drawn_from_a_symmetric_beta(alpha):
 
 
 @pytest.mark.parametrize("kind", [terms.Mixup, terms.CutMix])
-def test_images_and_labels_are_mixed_alike(mlp, kind):
+def test_images_and_labels_are_mixed_in_the_same_way(mlp, kind):
     batch, term = mlp.labelled(IMAGES), kind(alpha=1.0, weight=2.0)
-    found = mlp.look(term, config=IMAGES, batch=batch)
+    actual = mlp.look(term, config=IMAGES, batch=batch)
     tick = Tick(jnp.float32(0.0), jax.random.key(7))
     stream = term.streams({"labelled": batch}, tick)[term.adds[0]]
     share, partner = np.float64(stream["share"][0]), np.asarray(batch["image"])[[1, 0, 3, 2, 5, 4]]
@@ -39,28 +39,28 @@ def test_images_and_labels_are_mixed_alike(mlp, kind):
     if kind is terms.Mixup:
         np.testing.assert_allclose(mixed, share * batch["image"] + (1 - share) * partner, atol=1e-6)
     else:
-        own = mixed == batch["image"]
-        assert (own | (mixed == partner)).all()
-        # One box, the same in every image, and the labels are shared as the pixels are.
-        assert own.mean() == pytest.approx(share)
-        assert (own == own[:1]).all()
-        rows, columns = np.nonzero(~own[0, :, :, 0])
-        assert (~own[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]).all()
+        value = mixed == batch["image"]
+        assert (value | (mixed == partner)).all()
+        # All images have the same box, and the labels are mixed by the share of its pixels.
+        assert value.mean() == pytest.approx(share)
+        assert (value == value[:1]).all()
+        rows, columns = np.nonzero(~value[0, :, :, 0])
+        assert (~value[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]).all()
     p = mlp.softmax(logits(mlp, mixed))
     log = -np.log(p)
     risk = share * log[range(6), batch["label"]] + (1 - share) * log[range(6), batch["label"][[1, 0, 3, 2, 5, 4]]]
-    assert found.value == pytest.approx(2 * risk.mean(), rel=1e-4)
-    assert found.told["share"] == pytest.approx(share)
+    assert actual.value == pytest.approx(2 * risk.mean(), rel=1e-4)
+    assert actual.told["share"] == pytest.approx(share)
 
 
 def logits(mlp, images):
     variables = mlp.drawn(models.build(IMAGES, 3), 0)
-    own = {name: {n: np.float64(leaf) for n, leaf in variables.params[name].items()} for name in ("stem", "head")}
-    hidden = np.tanh(images.reshape(6, -1) @ own["stem"]["kernel"] + own["stem"]["bias"])
-    return hidden @ own["head"]["kernel"] + own["head"]["bias"]
+    value = {name: {n: np.float64(leaf) for n, leaf in variables.params[name].items()} for name in ("stem", "head")}
+    hidden = np.tanh(images.reshape(6, -1) @ value["stem"]["kernel"] + value["stem"]["bias"])
+    return hidden @ value["head"]["kernel"] + value["head"]["bias"]
 
 
-def test_the_draw_is_the_ticks_alone(mlp):
+def test_the_draw_depends_on_the_tick_only(mlp):
     batch = mlp.labelled(IMAGES)
     shares = {
         float(terms.Mixup().streams({"labelled": batch}, Tick(None, jax.random.key(key)))["mixup"]["share"][0])
@@ -69,7 +69,7 @@ def test_the_draw_is_the_ticks_alone(mlp):
     assert len(shares) == 2
 
 
-def test_what_cannot_be_mixed_is_refused(mlp):
+def test_inputs_that_cannot_be_mixed_are_refused(mlp):
     tick = Tick(None, jax.random.key(0))
     for kind, name in ((terms.Mixup, "Mixup"), (terms.CutMix, "CutMix")):
         with pytest.raises(ValueError) as error:

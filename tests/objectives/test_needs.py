@@ -1,4 +1,4 @@
-"""Terms of a user, in a file outside tlx: all that `needs` can declare, and all that is rejected by it."""
+"""User-defined terms in a file outside tlx: everything that `needs` can declare, and everything that it rejects."""
 
 import dataclasses
 import sys
@@ -29,7 +29,7 @@ TWO = Data(source="mnist5k", target="digits", labels=0, size=8, shots=20)
 
 
 class OnlyLoss(Term):
-    """No field, no needs: it reads every stream."""
+    """A term without fields and without needs reads every stream."""
 
     def loss(self, view):
         squares = {stream: (taps["logits"] ** 2).mean() for stream, taps in view.taps.items()}
@@ -38,7 +38,7 @@ class OnlyLoss(Term):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doubled(Term):
-    """The risk on images twice as bright: a stream that it creates."""
+    """The supervised loss on images of twice the brightness: a stream that the term creates."""
 
     on: str = "labelled"
 
@@ -71,7 +71,7 @@ class Spread(Term):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Anchored(Term):
-    """How far the average of the parameters is from zero, times the mean of an input that was read once."""
+    """The distance of the average of the parameters from zero, times the mean of an input that is read once."""
 
     def needs(self, streams):
         return Needs(once=("unlabelled",), average=True, frozen_head=True, taps=("head", "hidden"), features=False)
@@ -120,14 +120,14 @@ def no_page(monkeypatch):
     monkeypatch.setattr(report, "available", lambda: False)
 
 
-def test_a_term_that_is_nothing_but_a_loss_trains(tmp_path):
+def test_a_term_with_only_a_loss_trains(tmp_path):
     recipe = dataclasses.replace(
         RECIPE, objective=(OnlyLoss(),), train=dataclasses.replace(RECIPE.train, accumulate=2)
     )  # fmt: skip
-    done = run(recipe, tmp_path / "run", how=How(quiet=True, leave="learned"))
-    assert "train/onlyloss/labelled" in logged(done.folder)
-    # Nothing says whether it compares examples.
-    assert any("OnlyLoss" in note and "features=True" in note for note in done.result["notes"])
+    outcome = run(recipe, tmp_path / "run", how=How(quiet=True, leave="learned"))
+    assert "train/onlyloss/labelled" in logged(outcome.folder)
+    # The term does not declare whether it compares examples.
+    assert any("OnlyLoss" in note and "features=True" in note for note in outcome.result["notes"])
 
 
 def test_everything_that_needs_can_declare(mlp, tmp_path):
@@ -140,15 +140,15 @@ def test_everything_that_needs_can_declare(mlp, tmp_path):
         RECIPE, data=TWO, objective=objective, tuning=tuning.Rules((r"head/.*", None), (".*", Learn())),
         train=dataclasses.replace(RECIPE.train, accumulate=2, ema=0.9),
     )  # fmt: skip
-    done = run(recipe, tmp_path / "run", how=How(quiet=True, leave="learned"))
-    metrics = logged(done.folder)
-    # Half of a batch at a time, and both streams whole where the term compares examples.
+    outcome = run(recipe, tmp_path / "run", how=How(quiet=True, leave="learned"))
+    metrics = logged(outcome.folder)
+    # Half of a batch at a time; both streams are whole where the term compares examples.
     assert metrics["train/doubled/rows"] == 8 and metrics["train/spread/rows"] == 32
     images = [batch["image"] for batch in ([*read_images(recipe)])]
     assert metrics["train/anchored/centre"] == pytest.approx(np.concatenate(images).mean(), rel=1e-4)
     assert metrics["train/taught/distance"] > 0
-    assert "taught by Mlp" in done.result["notes"]
-    assert not any("features=True" in note for note in done.result["notes"])
+    assert "taught by Mlp" in outcome.result["notes"]
+    assert not any("features=True" in note for note in outcome.result["notes"])
 
 
 def read_images(recipe):
@@ -160,7 +160,7 @@ def read_images(recipe):
 
 
 def term_with(**needs):
-    """A term that needs this."""
+    """Return a term with these needs."""
     return type("Mine", (OnlyLoss,), {"needs": lambda self, streams: Needs(**needs)})()
 
 
@@ -182,7 +182,7 @@ BY_RECIPE = [
 
 @pytest.mark.parametrize(("term", "changes", "parts"), BY_RECIPE)
 @pytest.mark.parametrize("call", [open_data, prepare, lambda recipe: run(recipe, "nowhere", quiet=True)])
-def test_what_the_recipe_tells_is_rejected_before_anything_is_opened(term, changes, parts, call, monkeypatch):
+def test_errors_that_follow_from_the_recipe_are_raised_before_data_are_opened(term, changes, parts, call, monkeypatch):
     recipe = dataclasses.replace(RECIPE, objective=(term,), **changes)
     for opens in ("prepare.load", "prepare.models.build", "prepare.weights.load_pretrained"):
         monkeypatch.setattr(f"tlx.training.{opens}", None)
@@ -192,7 +192,7 @@ def test_what_the_recipe_tells_is_rejected_before_anything_is_opened(term, chang
     assert all(part in str(error.value) for part in parts), str(error.value)
 
 
-def test_a_moving_average_that_nobody_keeps_is_rejected_by_the_recipe():
+def test_a_missing_moving_average_is_rejected_by_the_recipe():
     with pytest.raises(ValueError, match=r"^Mine reads the moving average .*train\.ema"):
         dataclasses.replace(RECIPE, objective=(term_with(forward=("labelled",), average=True),))
 
@@ -210,7 +210,7 @@ BY_MODEL = [
 
 
 @pytest.mark.parametrize(("term", "changes", "parts"), BY_MODEL)
-def test_what_the_model_tells_is_rejected_before_anything_is_drawn_or_compiled(term, changes, parts, monkeypatch):
+def test_errors_that_follow_from_the_model_are_raised_before_compilation(term, changes, parts, monkeypatch):
     recipe = dataclasses.replace(RECIPE, objective=(term,), **changes)
     monkeypatch.setattr("tlx.training.prepare.jax", SimpleNamespace(**{**vars(jax), "jit": None}))
     with pytest.raises(ValueError) as error:
@@ -227,7 +227,7 @@ def test_what_the_model_tells_is_rejected_before_anything_is_drawn_or_compiled(t
         ({"task": "classification"}, ("Mine.needs", "task='classification'", "class")),
     ],
 )
-def test_needs_that_are_malformed_are_named(needs, parts):
+def test_malformed_needs_are_named(needs, parts):
     with pytest.raises(TypeError) as error:
         check_needs((term_with(**needs),), ("labelled",))
     assert all(part in str(error.value) for part in parts), str(error.value)
@@ -243,15 +243,15 @@ def test_needs_that_are_malformed_are_named(needs, parts):
         (("labelled",), ("labelled",), "'labelled', which already exists"),
     ],
 )
-def test_a_step_has_the_streams_that_needs_declare(creates, adds, message):
-    mine = term_with(creates=creates)
-    object.__setattr__(mine, "streams", lambda batch, tick: {**batch, **{stream: {} for stream in adds}})
+def test_a_step_has_the_declared_streams(creates, adds, message):
+    custom = term_with(creates=creates)
+    object.__setattr__(custom, "streams", lambda batch, tick: {**batch, **{stream: {} for stream in adds}})
     with pytest.raises(ValueError, match=message):
-        with_created((mine,), {"labelled": {}}, Tick(jnp.float32(0), jax.random.key(0)))
+        with_created((custom,), {"labelled": {}}, Tick(jnp.float32(0), jax.random.key(0)))
 
 
 def caches():
-    """The size of every container and cache at the level of a module of tlx."""
+    """Return the size of every container and cache at module level in tlx."""
     sizes = {}
     for name, module in [*sys.modules.items()]:
         if name.partition(".")[0] != "tlx":
@@ -264,8 +264,8 @@ def caches():
     return sizes
 
 
-def test_a_trace_fills_no_cache_and_leaks_nothing(mlp, tmp_path):
-    """The same step is traced twice, and neither trace leaves anything behind."""
+def test_tracing_fills_no_cache_and_leaks_nothing(mlp, tmp_path):
+    """The same step is traced twice; neither trace leaves objects behind."""
     config = models.Mlp(inputs=(4, 4, 1), widths=(5, 4), activation="tanh")
     mlp.save(tmp_path / "saved", config, 3, seed=8)
     saved = str(tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""A batch in pieces gives the step of the whole batch, in every term."""
+"""A batch in pieces gives the step of the whole batch, for every term."""
 
 import dataclasses
 from functools import partial
@@ -28,7 +28,7 @@ CLASSES, ROWS = 3, 16
 TASK = tasks.Classification(classes=CLASSES)
 BETWEEN = {"width": 4, "reversal": 0.5}
 SEVERAL = ("source", "labelled")
-# Every term, and those with other arithmetic in other settings, each large enough to count.
+# Every term, and settings with other arithmetic; each weight is large enough to matter.
 CASES = {
     "Supervised": terms.Supervised(), "L2SP": terms.L2SP(), "Delta": terms.Delta(weight=1.0), "Bss": terms.Bss(k=2),
     "Lwf": terms.Lwf(), "LabelSmoothing": terms.LabelSmoothing(), "Mixup": terms.Mixup(), "CutMix": terms.CutMix(),
@@ -61,13 +61,13 @@ def saved(mlp, tmp_path_factory):
 
 def streams_of(mlp, config=MLP):
     names = ("labelled", "source", "unlabelled")
-    found = {name: mlp.labelled(config, rows=ROWS, seed=n) for n, name in enumerate(names, 1)}
-    del found["unlabelled"]["label"]
-    return found
+    actual = {name: mlp.labelled(config, rows=ROWS, seed=n) for n, name in enumerate(names, 1)}
+    del actual["unlabelled"]["label"]
+    return actual
 
 
-def made(streams, objective, config=MLP, task=TASK, **fields):
-    """The static half of a step, and its first state."""
+def build_step(streams, objective, config=MLP, task=TASK, **fields):
+    """Return the static half of a step, and its initial state."""
     model = models.build(config, CLASSES)
     variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(0))
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
@@ -76,8 +76,8 @@ def made(streams, objective, config=MLP, task=TASK, **fields):
     turns = tuple(turn for term in objective for turn in term.turns(model))
     update = Alternating() if turns else Sum()
     [claimed] = in_turns(update, objective, model, [claimed])
-    given = Setting(model, variables, task, lambda s: [streams["labelled"]], inputs=lambda s: [streams[s]])
-    memory = memories(objective, given)
+    inputs = Setting(model, variables, task, lambda s: [streams["labelled"]], inputs=lambda s: [streams[s]])
+    memory = memories(objective, inputs)
     fields = {
         "ema": 0.9 if any(term.needs(tuple(streams)).average for term in objective) else None,
         "update": update,
@@ -88,25 +88,25 @@ def made(streams, objective, config=MLP, task=TASK, **fields):
     return parts, initial_state(parts, variables, 4, jax.random.key(3), memory)
 
 
-def stepped(parts, state, streams):
-    # A second step, so that what is remembered (averages, moments) is tried too.
+def two_steps(parts, state, streams):
+    # A second step also tests remembered values (averages, moments).
     step = jax.jit(partial(train_step, parts), compiler_options=QUICK)
     for _ in range(2):
         state, metrics = step(state, streams)
     return state, jax.device_get(metrics)
 
 
-def same(found, expected, tolerance=2e-5):
-    (state, metrics), (whole, told) = found, expected
-    assert metrics.keys() == told.keys()
-    for name, value in told.items():
+def same(actual, expected, tolerance=2e-5):
+    (state, metrics), (full, recorded) = actual, expected
+    assert metrics.keys() == recorded.keys()
+    for name, value in recorded.items():
         np.testing.assert_allclose(metrics[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
-    ours = flatten(state.variables.params)
-    for path, leaf in flatten(whole.variables.params).items():
-        np.testing.assert_allclose(ours[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
+    tlx_side = flatten(state.variables.params)
+    for path, leaf in flatten(full.variables.params).items():
+        np.testing.assert_allclose(tlx_side[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
 
 
-def test_every_term_is_tried():
+def test_every_term_is_tested():
     assert {name.split(",")[0] for name in (*CASES, *LOADED)} == EXPORTED.keys()
 
 
@@ -115,11 +115,11 @@ def test_every_term_is_tried():
 def test_four_pieces_give_the_step_of_one(name, mlp, saved):
     streams = streams_of(mlp)
     objective = (CASES[name] if name in CASES else LOADED[name](saved),)
-    parts, state = made(streams, objective)
-    same(stepped(parts._replace(accumulate=4), state, streams), stepped(parts, state, streams))
+    parts, state = build_step(streams, objective)
+    same(two_steps(parts._replace(accumulate=4), state, streams), two_steps(parts, state, streams))
 
 
-# Those that compare examples, beside one that does not, each so large that its error would show in the sum.
+# Terms that compare examples, and one that does not; each is so large that an error would show in the sum.
 TOGETHER = (
     terms.Supervised(), terms.Cmd(), terms.M3sda(sources=SEVERAL),
     terms.Mdan(sources=SEVERAL, share=1.0, **BETWEEN), terms.Gate(most=10.0, normalised=True, **BETWEEN),
@@ -129,33 +129,33 @@ TOGETHER = (
 
 
 @pytest.fixture(scope="module")
-def whole(mlp):
+def whole_batch(mlp):
     streams = streams_of(mlp)
-    parts, state = made(streams, TOGETHER)
-    return parts, state, streams, stepped(parts, state, streams)
+    parts, state = build_step(streams, TOGETHER)
+    return parts, state, streams, two_steps(parts, state, streams)
 
 
 @pytest.mark.parametrize("pieces", [4, pytest.param(16, marks=pytest.mark.slow)])
-def test_terms_that_compare_examples_see_the_whole_batch(pieces, whole):
-    """Two rows a piece, or one: fewer than a covariance or a singular value needs."""
-    parts, state, streams, expected = whole
-    same(stepped(parts._replace(accumulate=pieces), state, streams), expected)
+def test_terms_that_compare_examples_see_the_whole_batch(pieces, whole_batch):
+    """Two rows per piece, or one: fewer than a covariance or a singular value needs."""
+    parts, state, streams, expected = whole_batch
+    same(two_steps(parts._replace(accumulate=pieces), state, streams), expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "devices"), [("jit", 8), ("pmap", 4)])
-def test_devices_that_share_the_pieces_change_nothing(how, devices, whole):
-    parts, state, streams, expected = whole
+def test_dividing_the_pieces_among_devices_changes_nothing(how, devices, whole_batch):
+    parts, state, streams, expected = whole_batch
     compiled = compile_step(parts._replace(accumulate=2), sharding.make_mesh(jax.devices()[:devices]), how)
     placed = compiled.place(state)
     for _ in range(2):
-        placed, metrics = compiled.train(placed, {name: compiled.put(own) for name, own in streams.items()})
+        placed, metrics = compiled.train(placed, {name: compiled.put(value) for name, value in streams.items()})
     same((compiled.fetch(placed), jax.device_get(metrics)), expected, tolerance=1e-4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uneven(tasks.Classification):
-    """A task whose examples weigh differently, some nothing at all, as texts with different numbers of words do."""
+    """A task in which examples have different weights, some zero, like texts with different numbers of words."""
 
     def loss(self, outputs, batch):
         sums, _ = super().loss(outputs, batch)
@@ -163,7 +163,7 @@ class Uneven(tasks.Classification):
         return weights * sums, weights
 
 
-# Every term that reads the task's loss.
+# Every term that reads the loss of the task.
 WEIGHED = (
     terms.Supervised(), terms.Mixup(), terms.CutMix(), terms.RDrop(), terms.Pada(**BETWEEN), terms.Gate(**BETWEEN),
     terms.Mdan(sources=SEVERAL, **BETWEEN), terms.Kmm(),
@@ -177,7 +177,7 @@ WEIGHING = [
 @pytest.mark.parametrize(
     ("task", "objective", "ways"),
     [
-        # Pieces on several devices at once, and every way with every term among the slow tests.
+        # Pieces on several devices; the slow tests have every term in every way.
         (WEIGHING[1], (terms.Supervised(), terms.RDrop()), (("pmap", 2, 2),)),
         *(
             pytest.param(task, WEIGHED, (("jit", 8, 1), ("pmap", 4, 1), ("pmap", 2, 2)), marks=pytest.mark.slow)
@@ -186,24 +186,24 @@ WEIGHING = [
     ],
 )
 def test_the_loss_is_the_sum_over_the_sum_of_weights_of_the_whole_batch(task, objective, ways, mlp):
-    """Not a mean of the means of pieces, nor of devices; by hand for the supervised risk."""
+    """It is not a mean over the means of pieces or devices; by hand for the supervised loss."""
     streams = streams_of(mlp)
-    parts, state = made(streams, objective, task=task)
-    expected = stepped(parts, state, streams)
-    same(stepped(parts._replace(accumulate=4), state, streams), expected)
+    parts, state = build_step(streams, objective, task=task)
+    expected = two_steps(parts, state, streams)
+    same(two_steps(parts._replace(accumulate=4), state, streams), expected)
     for how, devices, pieces in ways:
         compiled = compile_step(parts._replace(accumulate=pieces), sharding.make_mesh(jax.devices()[:devices]), how)
         placed = compiled.place(state)
         for _ in range(2):
-            placed, metrics = compiled.train(placed, {name: compiled.put(own) for name, own in streams.items()})
+            placed, metrics = compiled.train(placed, {name: compiled.put(value) for name, value in streams.items()})
         same((compiled.fetch(placed), jax.device_get(metrics)), expected, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("task", WEIGHING)
-def test_the_risk_of_a_weighing_task_by_hand(task, mlp):
-    still = dataclasses.replace(MLP, dropout=0.0)
-    streams = {"labelled": mlp.labelled(still, rows=ROWS, seed=1)}
-    parts, state = made(streams, (terms.Supervised(),), config=still, task=task)
+def test_the_loss_of_a_weighted_task_by_hand(task, mlp):
+    unchanged = dataclasses.replace(MLP, dropout=0.0)
+    streams = {"labelled": mlp.labelled(unchanged, rows=ROWS, seed=1)}
+    parts, state = build_step(streams, (terms.Supervised(),), config=unchanged, task=task)
     taps, _ = models.forward(parts.model, state.variables, {"image": streams["labelled"]["image"]})
     sums, weights = (np.asarray(array, np.float64) for array in task.loss(taps, streams["labelled"]))
     _, metrics = jax.jit(partial(train_step, parts))(state, streams)
@@ -212,15 +212,17 @@ def test_the_risk_of_a_weighing_task_by_hand(task, mlp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"update": Sam(rho=0.1)}, {"joint": True}, {"remat": "stages"}, {"ema": 0.5}])
-def test_other_ways_of_taking_a_step_have_pieces_too(fields, mlp):
+def test_other_updates_have_pieces_too(fields, mlp):
     streams = streams_of(mlp)
-    parts, state = made(streams, (terms.Supervised(), terms.Cmd(), terms.Mdan(sources=SEVERAL, **BETWEEN)), **fields)
-    same(stepped(parts._replace(accumulate=4), state, streams), stepped(parts, state, streams))
+    parts, state = build_step(
+        streams, (terms.Supervised(), terms.Cmd(), terms.Mdan(sources=SEVERAL, **BETWEEN)), **fields
+    )
+    same(two_steps(parts._replace(accumulate=4), state, streams), two_steps(parts, state, streams))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread(Term):
-    """The variance of the logits over the batch: a term of a user's own, which says that it compares examples."""
+    """The variance of the logits over the batch: a user-defined term that declares that it compares examples."""
 
     on: str = "labelled"
 
@@ -235,7 +237,7 @@ class Spread(Term):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plain(Term):
-    """A term of a user's own that says nothing of how it is made."""
+    """A user-defined term that does not declare how it is computed."""
 
     on: str = "labelled"
 
@@ -252,29 +254,29 @@ NORMED = "batch norm computes its statistics on each of 4 pieces of 4 examples"
         ("mlp", (terms.Supervised(), terms.Bss(k=1)), 4, tuning.Full(), []),
         ("cnn", (terms.Supervised(),), 1, tuning.Full(), []),
         ("cnn", (terms.Supervised(),), 4, tuning.Full(), [NORMED]),
-        # Where every norm is frozen, it runs by its running statistics.
+        # If every norm is frozen, the model uses its running statistics.
         ("cnn", (terms.Supervised(),), 4, tuning.Probe(), []),
         ("mlp", (Plain(),), 4, tuning.Full(), ["Plain is computed on each of 4 pieces of 4 examples"]),
         ("mlp", (Plain(),), 1, tuning.Full(), []),
         ("mlp", (Spread(),), 4, tuning.Full(), []),
     ],
 )  # fmt: skip
-def test_what_sees_the_pieces_one_by_one_is_a_note(model, objective, accumulate, way, expected):
+def test_a_term_that_sees_the_pieces_one_by_one_is_noted(model, objective, accumulate, way, expected):
     shapes = {"mlp": models.Mlp(inputs=(8, 8, 1), widths=(6,)), "cnn": models.Cnn(size=8, widths=(2,), dense=None)}
     recipe = Recipe(
         data=Data(target="digits", shots=2), task=tasks.Classification(), model=shapes[model], objective=objective,
         tuning=way, train=Train(steps=1, batch=16, accumulate=accumulate),
     )  # fmt: skip
     splits = open_data(recipe)
-    found = [note for note in odd(prepare(recipe, splits), splits, 1) if "pieces" in note]
-    assert len(found) == len(expected)
-    for note, begins in zip(found, expected, strict=True):
+    messages = [note for note in odd(prepare(recipe, splits), splits, 1) if "pieces" in note]
+    assert len(messages) == len(expected)
+    for note, begins in zip(messages, expected, strict=True):
         assert note.startswith(begins)
 
 
-def test_a_term_of_a_users_own_sees_the_whole_batch_where_it_says_so(mlp):
+def test_a_user_defined_term_sees_the_whole_batch_if_it_declares_so(mlp):
     streams = streams_of(mlp)
-    parts, state = made(streams, (Spread(), terms.Supervised(weight=0.5)))
-    found = stepped(parts._replace(accumulate=4), state, streams)
-    same(found, stepped(parts, state, streams))
-    assert found[1]["spread/rows"] == ROWS
+    parts, state = build_step(streams, (Spread(), terms.Supervised(weight=0.5)))
+    actual = two_steps(parts._replace(accumulate=4), state, streams)
+    same(actual, two_steps(parts, state, streams))
+    assert actual[1]["spread/rows"] == ROWS

@@ -1,4 +1,4 @@
-"""Weights that change as the run goes on."""
+"""Weights that change during a run."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def at(weight, progress):
         (0.3, lambda p: 0.3),
     ],
 )
-def test_the_way_is_its_formula(ramp, expected):
+def test_the_ramp_follows_its_formula(ramp, expected):
     for progress in (0.0, 0.2, 0.25, 0.5, 0.7, 1.0):
         assert at(ramp, progress) == pytest.approx(expected(progress), rel=1e-6, abs=1e-7)
 
@@ -40,7 +40,7 @@ def test_the_way_is_its_formula(ramp, expected):
         (lambda: Ramp(steepness=0.0), "steepness is 0.0; expected "),
     ],
 )
-def test_what_is_no_ramp_is_refused(make, message):
+def test_an_invalid_ramp_is_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Sources whose examples count by weights that are found once."""
+"""Sources with example weights that are computed once."""
 
 import numpy as np
 import pytest
@@ -20,68 +20,68 @@ RECIPE = Recipe(
 
 
 @pytest.mark.parametrize("kind", FIND)
-def test_it_is_the_weighed_risk_whatever_order_examples_come_in(mlp, kind):
+def test_it_is_the_weighted_loss_in_any_order_of_examples(mlp, kind):
     source, target = mlp.labelled(rows=9, seed=2), mlp.labelled(rows=7, seed=3)
     target["x"] = target["x"] * 0.5 + 0.8
     source["index"] = np.array([4, 0, 11, 2, 7, 1, 3, 9, 8], np.int32)
     streams = {"source": source, "unlabelled": {name: target[name] for name in ("x", "index")}}
-    brought, now = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
-    before = [mlp.by_hand(brought, batch["x"])[1] for batch in streams.values()]
+    pretrained, now = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
+    before = [mlp.by_hand(pretrained, batch["x"])[1] for batch in streams.values()]
     order = np.argsort(source["index"])
     expected = np.empty(9)
     expected[order] = FIND[kind](before[0][order], before[1])
 
-    # In two batches, of which the second is filled with a copy.
+    # In two batches; the second is filled with a copy.
     def inputs(stream):
-        own = {name: array for name, array in streams[stream].items() if name != "label"}
-        rows = len(own["index"])
+        value = {name: array for name, array in streams[stream].items() if name != "label"}
+        rows = len(value["index"])
         for part in (np.arange(5), np.array([*range(5, rows), 0])):
             weight = np.ones(len(part), np.float32)
             weight[-1] = 1.0 if part[0] == 0 else 0.0
-            yield {name: array[part] for name, array in own.items()} | {"weight": weight}
+            yield {name: array[part] for name, array in value.items()} | {"weight": weight}
 
     batch = {name: array[[6, 2, 5]] for name, array in source.items()}
-    # The stream is the first of the harness, whose name is another there.
+    # The test harness calls its first stream by another name.
     term = kind(on="labelled", target="unlabelled", weight=2.0)
-    found = mlp.look(term, now=now, brought=brought, batch=batch,
+    actual = mlp.look(term, now=now, brought=pretrained, batch=batch,
                      inputs=lambda stream: inputs("source" if stream == "labelled" else stream))  # fmt: skip
     logits = mlp.by_hand(now, batch["x"])[2]
     risks = -np.log(mlp.softmax(logits)[np.arange(3), batch["label"]])
-    assert found.value == pytest.approx(2 * (expected[[6, 2, 5]] * risks).mean(), rel=1e-4)
+    assert actual.value == pytest.approx(2 * (expected[[6, 2, 5]] * risks).mean(), rel=1e-4)
     share = expected.sum() ** 2 / (9 * (expected**2).sum())
     assert share < 0.95
-    assert float(found.told["effective"]) == pytest.approx(share, rel=1e-4)
-    # The weights are constants of the loss: its gradient at the head's bias is that of the weighed risk.
+    assert float(actual.told["effective"]) == pytest.approx(share, rel=1e-4)
+    # The weights are constants of the loss: its gradient at the bias of the head is that of the weighted loss.
     residual = mlp.softmax(logits) - np.eye(3)[batch["label"]]
     slope = 2 * (expected[[6, 2, 5], None] * residual).mean(0)
-    np.testing.assert_allclose(found.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(actual.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", FIND)
-def test_without_data_it_is_the_plain_risk(mlp, kind):
-    found = mlp.look(kind(on="labelled"), data=[])
-    assert found.value == pytest.approx(mlp.look(terms.Supervised()).value, rel=1e-6)
-    assert found.told["effective"] == 1.0
+def test_without_data_it_is_the_plain_loss(mlp, kind):
+    actual = mlp.look(kind(on="labelled"), data=[])
+    assert actual.value == pytest.approx(mlp.look(terms.Supervised()).value, rel=1e-6)
+    assert actual.told["effective"] == 1.0
 
 
-def test_the_target_is_looked_at_once_and_no_step_reads_it_or_a_label_of_it(tmp_path):
+def test_the_target_is_read_once_and_no_step_reads_it_or_its_labels(tmp_path):
     splits = open_data(RECIPE)
     assert list(splits.streams) == ["source"] and list(splits.looked) == ["unlabelled"]
     ready = prepare(RECIPE, splits)
-    given = setting(ready, splits)
+    arguments = setting(ready, splits)
     for stream, count in (("source", 3500), ("unlabelled", 200)):
-        batches = list(given.inputs(stream))
+        batches = list(arguments.inputs(stream))
         assert sum(int(batch["weight"].sum()) for batch in batches) == count
         assert {name for batch in batches for name in batch} == {"image", "index", "position", "weight"}
     with pytest.raises(ValueError, match="the labels of 'unlabelled', which has no labels"):
-        given.batches("unlabelled")
-    found = run(RECIPE, tmp_path / "run", how=How(quiet=True, leave="learned"))
-    told = {line["name"]: line["value"] for line in read_metrics(found.folder)}
-    assert 0.0 < told["train/kmm/effective"] < 0.9
-    assert set(found.result["examples"]) == {"source", "validation", "test"}
+        arguments.batches("unlabelled")
+    outcome = run(RECIPE, tmp_path / "run", how=How(quiet=True, leave="learned"))
+    metrics = {line["name"]: line["value"] for line in read_metrics(outcome.folder)}
+    assert 0.0 < metrics["train/kmm/effective"] < 0.9
+    assert set(outcome.result["examples"]) == {"source", "validation", "test"}
 
 
-def test_a_target_that_is_not_there_is_named():
+def test_a_missing_target_is_named():
     with pytest.raises(ValueError) as error:
         check_needs((terms.Kmm(),), ("source", "labelled"))
     assert (
@@ -105,7 +105,7 @@ def test_a_target_that_is_not_there_is_named():
         (lambda: terms.Kliep(weight=-1.0), "Kliep: weight is -1.0; a weight is 0 or more"),
     ],
 )
-def test_impossible_terms_are_refused(make, message):
+def test_invalid_terms_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     for part in message.split(" ... "):

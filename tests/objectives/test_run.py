@@ -1,4 +1,4 @@
-"""A run whose objective remembers, adds leaves and makes streams."""
+"""A run with an objective that remembers values, adds parameters and creates streams."""
 
 import dataclasses
 import json
@@ -43,23 +43,23 @@ def test_a_run_on_an_earlier_run_with_many_terms(first, tmp_path, monkeypatch):
     assert ready.trainable == {
         f"{where}head/{leaf}" for where in ("", "cotuning/", "lwf/") for leaf in ("bias", "kernel")
     }
-    done = run(recipe, tmp_path / "second", quiet=True)
-    lines = [json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines()]
-    told = {line["name"]: line["value"] for line in lines if line["name"].startswith("train/")}
-    assert told["train/mixup/weight"] == 0.5
-    assert {"train/cotuning/risk", "train/lwf/risk", "train/l2sp/distance"} <= told.keys()
-    # What the terms added is no part of the model that is saved.
-    model = load_pretrained(done.folder)
+    outcome = run(recipe, tmp_path / "second", quiet=True)
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    recorded = {line["name"]: line["value"] for line in lines if line["name"].startswith("train/")}
+    assert recorded["train/mixup/weight"] == 0.5
+    assert {"train/cotuning/risk", "train/lwf/risk", "train/l2sp/distance"} <= recorded.keys()
+    # Parameters that the terms added are not part of the saved model.
+    model = load_pretrained(outcome.folder)
     assert model.variables.params.keys() == {"stem", "head"}
     before = load_pretrained(first).variables.params["stem"]["kernel"]
     np.testing.assert_array_equal(model.variables.params["stem"]["kernel"], before)
 
 
-def test_a_stream_that_the_data_do_not_have_is_refused_before_anything_is_built():
+def test_a_missing_stream_is_refused_before_training():
     with pytest.raises(ValueError) as error:
         prepare(dataclasses.replace(RECIPE, objective=(terms.Supervised(), terms.Entropy(on="unlabelled"))))
     assert str(error.value) == "Entropy reads the stream 'unlabelled', which does not exist; the streams are: labelled"
 
 
-def test_from_scratch_everything_is_fresh():
+def test_from_scratch_everything_is_random():
     assert prepare(RECIPE).new == {"stem/bias", "stem/kernel", "head/bias", "head/kernel"}

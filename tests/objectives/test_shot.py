@@ -1,4 +1,4 @@
-"""Features that a still head can read, by hand in float64."""
+"""Features for a frozen head, by hand in float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +22,10 @@ def by_hand(f, p):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_labels_are_of_the_nearest_centroid(seed):
+def test_labels_are_those_of_the_nearest_centroid(seed):
     random = np.random.default_rng(seed)
     f, scores = random.normal(size=(23, 5)), 2 * random.normal(size=(23, 7))
-    # The last class is likeliest for no example, and nearly so for all.
+    # No example has the last class as its most likely class, but for all examples it is nearly the most likely.
     scores[np.arange(23), random.integers(0, 6, 23)] += 5
     scores[:, 6] = scores[:, :6].max(-1) - 0.1
     p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
@@ -34,9 +34,9 @@ def test_labels_are_of_the_nearest_centroid(seed):
     assert 6 not in expected and (expected != p.argmax(-1)).any()
 
 
-def test_it_is_the_papers_loss(mlp):
+def test_it_is_the_loss_of_the_paper(mlp):
     batch = {name: array for name, array in mlp.labelled(rows=11, seed=3).items() if name != "label"}
-    found = mlp.look(terms.Shot(pseudo=0.7, weight=2.0), others={"unlabelled": batch})
+    actual = mlp.look(terms.Shot(pseudo=0.7, weight=2.0), others={"unlabelled": batch})
     variables = mlp.drawn(mlp.model, 0)
     _, f, logits = mlp.by_hand(variables, batch["x"])
     labels = by_hand(f, mlp.softmax(logits))
@@ -48,10 +48,10 @@ def test_it_is_the_papers_loss(mlp):
         return sure, -(mean * np.log(mean)).sum(), -np.log(p[np.arange(11), labels]).mean()
 
     sure, diversity, risk = parts(logits)
-    assert found.value == pytest.approx(2 * (sure - diversity + 0.7 * risk), rel=1e-4, abs=1e-5)
+    assert actual.value == pytest.approx(2 * (sure - diversity + 0.7 * risk), rel=1e-4, abs=1e-5)
     for name, value in (("entropy", sure), ("diversity", diversity), ("pseudo", risk)):
-        assert float(found.told[name]) == pytest.approx(value, rel=1e-5), name
-    # One entry of the gradient by differences, the labels held as they are.
+        assert float(actual.told[name]) == pytest.approx(value, rel=1e-5), name
+    # One entry of the gradient by finite differences, with fixed labels.
     values, step, where = [], 1e-5, (2, 1)
     for sign in (1, -1):
         moved = mlp.drawn(mlp.model, 0)
@@ -61,10 +61,10 @@ def test_it_is_the_papers_loss(mlp):
         sure, diversity, risk = parts(mlp.by_hand(moved, batch["x"])[2])
         values.append(2 * (sure - diversity + 0.7 * risk))
     slope = (values[0] - values[1]) / (2 * step)
-    assert found.gradient["blocks/00/kernel"][where] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    assert actual.gradient["blocks/00/kernel"][where] == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
-def test_the_head_is_brought_and_stays(mlp):
+def test_the_head_has_its_initial_weights_and_is_frozen(mlp):
     mlp.preview(terms.Shot(), mlp.model)
     with pytest.raises(ValueError, match=r"^Shot .* 'head/kernel' .* is drawn at random: .* weights=Weights"):
         mlp.preview(terms.Shot(), mlp.model, fresh=frozenset({"head/kernel"}))

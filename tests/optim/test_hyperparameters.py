@@ -9,7 +9,7 @@ from tlx.objectives import Ramp, Supervised
 from tlx.optim.hyperparameters import hyperparameters, with_hyperparameters
 
 
-def test_numbers_are_the_floats_alone_and_come_back_as_arrays():
+def test_numbers_are_the_floats_only_and_come_back_as_arrays():
     optim = Optim(lr=0.5, clip=None)
     numbers = hyperparameters(optim)
     named = {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum", "slant_peak", "slant_ratio"}

@@ -1,4 +1,4 @@
-"""The optimiser against optax, leaf by leaf."""
+"""The optimiser compared with optax, parameter by parameter."""
 
 import dataclasses
 import json
@@ -32,30 +32,30 @@ STEPS = 4
 
 
 def walk(optim, rules=ALL, params=PARAMS):
-    """The parameters that learn after the four gradients, and the state that went along."""
+    """Return the trainable parameters after the four gradients, and the final state."""
     parts = partition(params, rules)
     trainable = split(params, parts)[0]
     rates = jax.tree.map(jnp.float32, optimisers.leaf_rates(optim, params, parts))
     state = optimisers.transform(optim, jnp.int32(0), jnp.float32(STEPS), rates).init(trainable)
     for step, gradients in enumerate(GRADIENTS):
-        given = nest({path: leaf for path, leaf in flatten(gradients).items() if path in flatten(trainable)})
+        inputs = nest({path: leaf for path, leaf in flatten(gradients).items() if path in flatten(trainable)})
         transform = optimisers.transform(optim, jnp.float32(step), jnp.float32(STEPS), rates)
-        updates, state = transform.update(given, state, trainable)
+        updates, state = transform.update(inputs, state, trainable)
         trainable = optax.apply_updates(trainable, updates)
     return trainable, state
 
 
 def independent(transform, params=PARAMS, gradients=GRADIENTS):
     state = transform.init(params)
-    for given in gradients:
+    for inputs in gradients:
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = transform.update(given, state, params)
+            updates, state = transform.update(inputs, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
 
-def close(ours, theirs, rtol=1e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), ours, theirs)
+def close(actual, expected, rtol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-7), actual, expected)
 
 
 def test_sgd_agrees_with_optax():
@@ -68,13 +68,13 @@ def test_sgd_agrees_with_optax():
 def test_decay_skips_biases_and_norms_unless_a_rule_says_otherwise():
     optim = Optim(weight_decay=0.3)
     parts = partition(PARAMS, ((r"head/bias", Learn(weight_decay=0.7)), (r"head/.*", Learn(weight_decay=0.0)), *ALL))
-    decays = {path: found["weight_decay"] for path, found in optimisers.leaf_rates(optim, PARAMS, parts).items()}
+    decays = {path: actual["weight_decay"] for path, actual in optimisers.leaf_rates(optim, PARAMS, parts).items()}
     assert decays == {
         "head/bias": 0.7, "head/kernel": 0.0, "norm/scale": 0.0, "stem/bias": 0.0, "stem/kernel": 0.3
     }  # fmt: skip
 
 
-def test_rates_of_leaves_multiply_the_schedule():
+def test_learning_rates_of_rules_multiply_the_schedule():
     optim = Optim("sgd", lr=0.1, momentum=None, schedule="linear")
     slow, _ = walk(optim, ((r"stem/.*", Learn(lr=0.25)), *ALL))
     full, _ = walk(optim)
@@ -84,14 +84,14 @@ def test_rates_of_leaves_multiply_the_schedule():
         np.testing.assert_allclose(moved, share * (flatten(full)[path] - leaf), rtol=1e-4, atol=1e-6)
 
 
-def test_clip_bounds_the_norm_of_the_gradient_that_learns_alone():
+def test_clipping_bounds_the_norm_of_the_trainable_gradient_only():
     rules = ((r"head/.*", Learn()), (r".*", None))
     optim = Optim("sgd", lr=1.0, momentum=None, clip=0.5, schedule="constant")
-    ours, _ = walk(optim, rules)
-    head, gradients = {"head": PARAMS["head"]}, [{"head": given["head"]} for given in GRADIENTS]
-    close(ours, independent(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0)), head, gradients))
-    # Counting the frozen leaves in would have made each of the four steps shorter than the bound.
-    lengths = [float(optax.global_norm(given)) for given in gradients]
+    actual, _ = walk(optim, rules)
+    head, gradients = {"head": PARAMS["head"]}, [{"head": inputs["head"]} for inputs in GRADIENTS]
+    close(actual, independent(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0)), head, gradients))
+    # Counting the frozen parameters would have made each of the four steps shorter than the bound.
+    lengths = [float(optax.global_norm(inputs)) for inputs in gradients]
     assert min(lengths) > 0.5
 
 
@@ -99,15 +99,15 @@ STATE = {"sgd": 1, "lion": 1, "adafactor": 1, "schedule-free-sgd": 1}
 
 
 @pytest.mark.parametrize("name", optimisers.OPTIMISERS)
-def test_frozen_leaves_have_no_state(name):
+def test_frozen_parameters_have_no_state(name):
     rules = ((r"head/.*", Learn()), (r".*", None))
     optim = Optim(name, schedule="constant")
     _, state = walk(optim, rules)
     numbers, moments = 3 * 2 + 2, STATE.get(name, 2)
-    held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)))
-    assert held == moments * numbers
-    # Beside them there are counters, and the placeholders that Adafactor keeps where it does not factor.
-    assert sum(leaf.size for leaf in jax.tree.leaves(state)) - held <= 5
+    stored = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)))
+    assert stored == moments * numbers
+    # The rest is counters, and the placeholders of Adafactor for parameters that it does not factor.
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) - stored <= 5
     shapes = {"head": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), PARAMS["head"])}
     assert optimisers.state_bytes(optim, shapes) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
@@ -132,11 +132,13 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def wide():
-    """By optimiser, in float64: how far ours is from optax's, relatively, and what optax's gives."""
+    """For each optimiser, in float64: the relative difference between tlx and optax, and the result of optax."""
     program = WIDE.format(file=__file__)
     environment = os.environ | {"JAX_ENABLE_X64": "1"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    return json.loads(done.stdout)
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    return json.loads(process.stdout)
 
 
 FREE = {"lr": 0.1, "weight_decay": 0.3, "schedule": "constant"}
@@ -146,7 +148,7 @@ AGAINST = {
     "adamw": (Optim("adamw", **FREE), lambda: optax.adamw(0.1, weight_decay=0.3, mask=MATRICES)),
     "lamb": (Optim("lamb", **FREE), lambda: optax.lamb(0.1, eps=1e-8, weight_decay=0.3, mask=MATRICES)),
     "lion": (Optim("lion", **FREE, beta2=0.99), lambda: optax.lion(0.1, weight_decay=0.3, mask=MATRICES)),
-    # optax leaves the rate out of Adafactor's decay.
+    # optax does not multiply the decay of Adafactor by the learning rate.
     "adafactor": (
         Optim("adafactor", **FREE),
         lambda: optax.adafactor(0.1, weight_decay_rate=0.03, weight_decay_mask=MATRICES),
@@ -166,24 +168,26 @@ AGAINST = {
 
 @pytest.mark.parametrize("name", AGAINST)
 def test_each_optimiser_agrees_with_optax(name):
-    optim, theirs = AGAINST[name]
-    close(walk(optim)[0], independent(theirs()))
+    optim, expected = AGAINST[name]
+    close(walk(optim)[0], independent(expected()))
 
 
 @pytest.mark.parametrize("name", AGAINST)
-def test_what_is_left_between_an_optimiser_and_optax_is_rounding(name, wide):
-    """In float64 nothing is left but that our rates are float32. In float32 a run, whose numbers are arrays, is nearer
-    to that than optax with numbers of Python: there the second moment takes 1 - 0.999 rounded once, and the correction
-    for its start a difference of two rounded numbers, which is 1.3e-5 off; as arrays they are the same number and
-    cancel. So between the two there may be 3e-6 a step of 0.1, and more relatively where a parameter passes by zero.
+def test_the_difference_between_tlx_and_optax_is_rounding(name, wide):
+    """In float64 the only difference is that learning rates of tlx are float32.
+
+    In float32 a run, whose hyperparameters are arrays, is nearer to the float64 result than optax with Python numbers:
+    there the second moment uses 1 - 0.999 rounded once, and its bias correction a difference of two rounded numbers,
+    which is off by 1.3e-5. As arrays they are the same number and cancel. So the two may differ by 3e-6 for a step of
+    0.1, and by more, relatively, where a parameter passes zero.
     """
-    optim, theirs = AGAINST[name]
+    optim, expected = AGAINST[name]
     apart, exact = wide[name]
     assert apart < 2e-7
-    ours = flatten(walk(with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim))))[0])
-    for path, leaf in ours.items():
+    actual = flatten(walk(with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim))))[0])
+    for path, leaf in actual.items():
         np.testing.assert_allclose(leaf, exact[path], rtol=0, atol=1e-6)
-    plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(theirs())).items())
+    plain = max(np.abs(leaf - np.array(exact[path])).max() for path, leaf in flatten(independent(expected())).items())
     assert plain < 5e-6
 
 
@@ -196,45 +200,47 @@ def test_adafactor_factors_large_matrices():
     assert optimisers.state_bytes(optim, params) < 4 * 300
 
 
-def test_muon_turns_hidden_kernels_and_adam_does_the_rest():
+def test_muon_updates_hidden_kernels_and_adam_the_rest():
     optim = Optim("muon", lr=0.1, weight_decay=0.3, schedule="constant", momentum=0.95)
     tree = PARAMS | {"conv": {"kernel": jnp.asarray(RANDOM.normal(size=(2, 2, 3, 5)), jnp.float32)}}
-    gradients = [given | {"conv": {"kernel": jnp.cos(n + tree["conv"]["kernel"])}} for n, given in enumerate(GRADIENTS)]
+    gradients = [
+        inputs | {"conv": {"kernel": jnp.cos(n + tree["conv"]["kernel"])}} for n, inputs in enumerate(GRADIENTS)
+    ]
     layout = optimisers.Layout(hidden=frozenset({"stem/kernel", "conv/kernel"}))
     rates = optimisers.leaf_rates(optim, tree, partition(tree, ALL))
-    ours = flatten(
+    actual = flatten(
         independent(optimisers.transform(optim, jnp.int32(0), jnp.float32(9), rates, layout), tree, gradients)
     )
     options = {"weight_decay": 0.3, "consistent_rms": 0.2}
     for path, axes in (("stem/kernel", (0, 1)), ("conv/kernel", ((0, 1, 2), 3))):
         name = path.split("/")[0]
-        theirs = optax.contrib.muon(
+        reference = optax.contrib.muon(
             0.1, **options, muon_weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers(*axes)}
         )
-        kernel = [{"kernel": given[name]["kernel"]} for given in gradients]
-        expected = independent(theirs, {"kernel": tree[name]["kernel"]}, kernel)
-        np.testing.assert_allclose(ours[path], expected["kernel"], rtol=1e-6, atol=2e-7)
+        kernel = [{"kernel": inputs[name]["kernel"]} for inputs in gradients]
+        expected = independent(reference, {"kernel": tree[name]["kernel"]}, kernel)
+        np.testing.assert_allclose(actual[path], expected["kernel"], rtol=1e-6, atol=2e-7)
     adam = flatten(walk(Optim(lr=0.1, weight_decay=0.3, schedule="constant"))[0])
     for path in ("head/kernel", "head/bias", "norm/scale", "stem/bias"):
-        np.testing.assert_allclose(ours[path], adam[path], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(actual[path], adam[path], rtol=1e-6, atol=1e-7)
 
 
-def test_a_schedule_free_optimiser_answers_with_its_average():
+def test_a_schedule_free_optimiser_evaluates_its_average():
     optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant")
     values, state = walk(optim)
-    found = optimisers.averaged(optim, state, values)
-    # z descends from the start; x is the mean of its places, for all weights are alike.
+    actual = optimisers.averaged(optim, state, values)
+    # z descends from the start; x is the mean of its values, because all weights are equal.
     z, places = PARAMS, []
-    for given in GRADIENTS:
-        z = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, z, given)
+    for inputs in GRADIENTS:
+        z = jax.tree.map(lambda leaf, gradient: leaf - 0.1 * gradient, z, inputs)
         places.append(z)
-    close(found, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *places), rtol=1e-5)
-    assert not np.allclose(flatten(found)["stem/kernel"], flatten(values)["stem/kernel"])
+    close(actual, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *places), rtol=1e-5)
+    assert not np.allclose(flatten(actual)["stem/kernel"], flatten(values)["stem/kernel"])
     plain, state = walk(Optim())
     assert optimisers.averaged(Optim(), state, plain) is plain
 
 
-def test_a_group_may_have_a_schedule_of_its_own():
+def test_a_group_may_have_a_separate_schedule():
     optim = Optim("sgd", lr=0.1, momentum=None, schedule="linear")
     parts = partition(PARAMS, ((r"stem/.*", Learn(schedule="constant")), *ALL))
     rates = optimisers.leaf_rates(optim, PARAMS, parts)
@@ -253,21 +259,21 @@ FACTORS = np.array([0.1 / 25, 0.1 * (1 + 1 / 25) / 2, 0.1, 0.1 * (1 + 1e-5) / 2]
 
 
 def test_the_momentum_of_a_one_cycle_by_hand():
-    leaf, gradients = np.float64(PARAMS["stem"]["kernel"]), [np.float64(own["stem"]["kernel"]) for own in GRADIENTS]
+    leaf, gradients = np.float64(PARAMS["stem"]["kernel"]), [np.float64(value["stem"]["kernel"]) for value in GRADIENTS]
     mean, square, adam, speed, sgd = 0.0, 0.0, leaf, 0.0, leaf
     for count, (g, rate, m) in enumerate(zip(gradients, FACTORS, MOMENTA, strict=True), 1):
         mean, square = m * mean + (1 - m) * g, 0.999 * square + 0.001 * g * g
-        # The correction for the start is by the momentum of the moment, as in fastai.
+        # The bias correction uses the present momentum, as in fastai.
         adam = adam - rate * mean / (1 - m**count) / (np.sqrt(square / (1 - 0.999**count)) + 1e-8)
         speed = m * speed + g
         sgd = sgd - rate * speed
     for name, expected in (("adam", adam), ("sgd", sgd)):
         np.testing.assert_allclose(walk(Optim(name, **CYCLE))[0]["stem"]["kernel"], expected, rtol=1e-5)
-    # One that all leaves have by their rules counts too; one that some have does not.
+    # A momentum that the rules give to all parameters counts too; one that only some have does not.
     named = Optim("sgd", **(CYCLE | {"schedule": "constant"}))
     for rules, cycles in (((r".*", "one-cycle"),), True), (((r"head/.*", "one-cycle"), (r".*", None)), False):
         parts = partition(PARAMS, tuple((rule, Learn(schedule=schedule)) for rule, schedule in rules))
-        layout = optimisers.Layout(schedules={path: own.schedule for path, own in parts.items() if own.schedule})
+        layout = optimisers.Layout(schedules={path: value.schedule for path, value in parts.items() if value.schedule})
         rates = optimisers.leaf_rates(named, PARAMS, parts)
         before = optimisers.transform(named, jnp.float32(0), jnp.float32(4), rates, layout)
         _, state = before.update(GRADIENTS[0], before.init(PARAMS), PARAMS)
@@ -278,10 +284,10 @@ def test_the_momentum_of_a_one_cycle_by_hand():
 
 
 @pytest.mark.parametrize("name", ["adam", "lamb", "muon", "sgd"])
-def test_without_a_cycle_the_momentum_is_what_it_was(name):
+def test_without_a_cycle_the_momentum_is_unchanged(name):
     optim = Optim(name, **(CYCLE | {"cycle_momentum": (0.0, 0.0)}))
     cycled, _ = walk(dataclasses.replace(optim, cycle_momentum=(0.95, 0.85)))
-    # Numbers as a run has them: 1 - 0.9 is another number where the 0.9 is not yet a float32.
+    # Numbers as in a run: 1 - 0.9 is another number if 0.9 is not yet a float32.
     optim = with_hyperparameters(optim, jax.tree.map(jnp.float32, hyperparameters(optim)))
     plain, _ = walk(optim)
     with pytest.MonkeyPatch.context() as patch:
@@ -290,19 +296,19 @@ def test_without_a_cycle_the_momentum_is_what_it_was(name):
     assert not np.allclose(flatten(cycled)["head/kernel"], flatten(plain)["head/kernel"], rtol=1e-4)
 
 
-def test_what_a_schedule_free_optimiser_mixes_by_is_no_momentum():
-    """It is one number of a run: the average that answers is computed from it."""
+def test_the_interpolation_of_a_schedule_free_optimiser_is_not_a_momentum():
+    """It is one number per run: the evaluated average is computed from it."""
     rates = optimisers.leaf_rates(Optim(), PARAMS, partition(PARAMS, ALL))
     layout = optimisers.Layout(schedules=dict.fromkeys(rates, "one-cycle"))
-    found = []
+    results = []
     for pair in ((0.0, 0.0), (0.95, 0.85)):
         optim = Optim("schedule-free-sgd", lr=0.1, schedule="constant", cycle_momentum=pair)
         transform = optimisers.transform(optim, jnp.float32(1), jnp.float32(4), rates, layout)
-        found.append(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
-    jax.tree.map(np.testing.assert_array_equal, *found)
+        results.append(transform.update(GRADIENTS[0], transform.init(PARAMS), PARAMS)[0])
+    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
-def test_a_wave_is_of_the_leaves_that_learn_in_the_same_phases():
+def test_a_wave_has_the_parameters_that_are_trainable_in_the_same_phases():
     one, both = {"a": None, "b": Learn(), "c": None}, {"a": Learn(), "b": Learn(), "c": None}
     assert optimisers.wave_names([one, both, one]) == {"a": "1", "b": "0_1_2"}
     tree = {"a": 1, "b": {"x": 2}}
@@ -372,7 +378,7 @@ def test_every_number_may_be_traced(optim):
         ),
     ],
 )
-def test_an_impossible_optimiser_is_refused(fields, message):
+def test_an_invalid_optimiser_is_refused(fields, message):
     with pytest.raises(ValueError) as error:
         Optim(**fields)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""The files of processors, images and sounds: refused by form, and never by a library's own words alone."""
+"""Files of processors, images and sounds: refused by their form, never with the message of a library alone."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def form(tmp_path):
     return json.loads((tmp_path / "tokenizer.json").read_text())
 
 
-def test_a_whole_tokenizer_opens(form, tmp_path):
+def test_a_complete_tokenizer_opens(form, tmp_path):
     assert open_tokenizer(tmp_path / "tokenizer.json").encode("a b").ids == [1, 2]
 
 
@@ -53,7 +53,7 @@ def test_an_altered_tokenizer_is_refused(form, tmp_path, change, words):
     assert words in str(error.value)
 
 
-def test_a_tokenizer_cut_short_anywhere_is_refused(form, tmp_path):
+def test_a_truncated_tokenizer_is_refused(form, tmp_path):
     path = tmp_path / "tokenizer.json"
     content = path.read_bytes()
     for size in range(0, len(content) - 1, 97):
@@ -74,7 +74,7 @@ def test_a_tokenizer_cut_short_anywhere_is_refused(form, tmp_path):
         ("merges.txt", "#version: 0.2\na b\nabc\n", "line 3 is 'abc'; expected two parts"),
     ],
 )
-def test_the_files_beside_a_tokenizer_are_checked(form, tmp_path, name, text, words):
+def test_the_other_files_of_a_tokenizer_are_checked(form, tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(DocumentError) as error:
         check_tokenizer(tmp_path)
@@ -99,7 +99,7 @@ def test_a_preprocessor_of_another_form_is_refused(tmp_path, fields, words):
 
 
 def png(width, height, data=b""):
-    """A PNG whose header says its size, whatever its data are."""
+    """Return a PNG whose header states its size, whatever its data are."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", data), (b"IEND", b"")]
     chunks = [
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
@@ -115,7 +115,7 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(side):
     assert "\n" not in str(error.value)
 
 
-def test_an_image_cut_short_anywhere_is_refused():
+def test_a_truncated_image_is_refused():
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(stream, "PNG")
     content = stream.getvalue()

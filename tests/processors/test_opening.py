@@ -1,4 +1,4 @@
-"""A tokenizer's directory gives the token ids of `transformers`, whichever of its files says what."""
+"""The directory of a tokenizer gives the token ids of `transformers`, whichever of its files has the settings."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ BPE_TEXT = ["a good film", "good films! café", "films bad"] * 3
 
 
 def bert(folder):
-    """A directory as `BertTokenizer.save_pretrained` writes it, all of its files in agreement."""
+    """A directory as `BertTokenizer.save_pretrained` writes it, with consistent files."""
     raw = Tokenizer(models.WordPiece({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
     raw.normalizer = normalizers.BertNormalizer(lowercase=True)
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -65,7 +65,7 @@ def roberta(folder):
 
 
 def plain(folder):
-    """As `bert`, for a tokenizer without a class of its own."""
+    """As `bert`, for a tokenizer without a separate class."""
     bert(folder)
     write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"})
 
@@ -75,7 +75,7 @@ def write(folder, name, document):
 
 
 def settings(**fields):
-    """A change of tokenizer_config.json; a field of None is taken out."""
+    """Return a change of tokenizer_config.json; a field of None is removed."""
 
     def change(folder):
         document = json.loads((folder / "tokenizer_config.json").read_text()) | fields
@@ -85,7 +85,7 @@ def settings(**fields):
 
 
 def form(**fields):
-    """A change of tokenizer.json; a field that is a dict without a type is merged into the one that is there."""
+    """Return a change of tokenizer.json; a field that is a dict without a type is merged into the existing one."""
 
     def change(folder):
         document = json.loads((folder / "tokenizer.json").read_text())
@@ -111,7 +111,7 @@ def more(*changes):
 
 
 def added(*tokens):
-    """A change of tokenizer.json: other added tokens after those that are there."""
+    """Return a change of tokenizer.json: other added tokens after the existing ones."""
 
     def change(folder):
         document = json.loads((folder / "tokenizer.json").read_text())
@@ -122,11 +122,13 @@ def added(*tokens):
 
 
 def decoder(**fields):
-    """A change of tokenizer_config.json: the added tokens as tokenizer.json has them, `fields` changed in all."""
+    """Return a change of tokenizer_config.json: the added tokens of tokenizer.json, with `fields` changed in all of
+    them.
+    """
 
     def change(folder):
         tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-        stated = {str(own.pop("id")): own | fields for own in tokens}
+        stated = {str(value.pop("id")): value | fields for value in tokens}
         settings(added_tokens_decoder=stated)(folder)
 
     return change
@@ -141,7 +143,7 @@ FILL = {
     "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 4, "pad_type_id": 0,
     "pad_token": "[MASK]",
 }  # fmt: skip
-# The start, the change, whether tokenizer.json alone says everything.
+# The directory, the change, and whether tokenizer.json alone determines the result.
 CASES = {
     "bert as saved": (bert, more(), True),
     "bert with decoder": (bert, decoder(), True),
@@ -237,11 +239,11 @@ CASES = {
 
 
 def same_inputs(processor, reference, text, pair):
-    made = processor({"text": text} if pair is None else {"text": text, "text_pair": pair})
+    built = processor({"text": text} if pair is None else {"text": text, "text_pair": pair})
     wanted = reference(text, pair, truncation=True, max_length=processor.tokens)
-    # A model whose tokenizer gives no token types sees zeros.
+    # A model whose tokenizer gives no token types reads zeros.
     wanted = {"token_type_ids": [0] * len(wanted["input_ids"]), **wanted}
-    return all(made[name].tolist() == list(wanted[name]) for name in made)
+    return all(built[name].tolist() == list(wanted[name]) for name in built)
 
 
 @pytest.mark.parity
@@ -265,7 +267,7 @@ def test_the_token_ids_are_those_of_transformers(tmp_path, name):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", CASES)
-def test_a_saved_tokenizer_is_the_same_there_and_here(tmp_path, name):
+def test_a_saved_tokenizer_is_the_same_in_both_libraries(tmp_path, name):
     import transformers
 
     make, change, _ = CASES[name]
@@ -275,21 +277,21 @@ def test_a_saved_tokenizer_is_the_same_there_and_here(tmp_path, name):
     processor = TextProcessor.load(tmp_path / "before", 12)
     processor.save(tmp_path / "after")
     shutil.copy(tmp_path / "before" / "config.json", tmp_path / "after")
-    again = TextProcessor.load(tmp_path / "after")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
-    assert again.tokens == theirs.model_max_length == 12
-    assert theirs.padding_side == "right" and again.pad_id == processor.pad_id
+    reopened = TextProcessor.load(tmp_path / "after")
+    reference_side = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
+    assert reopened.tokens == reference_side.model_max_length == 12
+    assert reference_side.padding_side == "right" and reopened.pad_id == processor.pad_id
     for text in TEXTS:
         for pair in (None, "good film"):
-            assert same_inputs(processor, theirs, text, pair)
-            assert again({"text": text, "text_pair": pair})["input_ids"].tolist() == (
+            assert same_inputs(processor, reference_side, text, pair)
+            assert reopened({"text": text, "text_pair": pair})["input_ids"].tolist() == (
                 processor({"text": text, "text_pair": pair})["input_ids"].tolist()
             )
 
 
 @pytest.mark.parity
-def test_a_tokenizer_without_files_opens_in_transformers_as_it_is(tmp_path):
-    """Not rebuilt by the class that the model's type has there."""
+def test_a_tokenizer_without_config_files_opens_in_transformers_unchanged(tmp_path):
+    """transformers does not rebuild it with the class of the model type."""
     import transformers
 
     raw = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "good": 2, "Good": 3}, unk_token="<unk>"))
@@ -298,12 +300,16 @@ def test_a_tokenizer_without_files_opens_in_transformers_as_it_is(tmp_path):
     processor = TextProcessor(raw, 6, pad_id=0, token_types=False)
     processor.save(tmp_path)
     write(tmp_path, "config.json", {"model_type": "bert"})
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    again = processors.load(tmp_path)
-    assert theirs("Good good x")["input_ids"] == again({"text": "Good good x"})["input_ids"].tolist() == [3, 2, 1]
-    assert list(theirs("a", "b")) == ["input_ids", "attention_mask"]
-    assert again.tokens == theirs.model_max_length == 6
-    assert not again({"text": "good", "text_pair": "good"})["token_type_ids"].any()
+    reference_side = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    reopened = processors.load(tmp_path)
+    assert (
+        reference_side("Good good x")["input_ids"]
+        == reopened({"text": "Good good x"})["input_ids"].tolist()
+        == [3, 2, 1]
+    )
+    assert list(reference_side("a", "b")) == ["input_ids", "attention_mask"]
+    assert reopened.tokens == reference_side.model_max_length == 6
+    assert not reopened({"text": "good", "text_pair": "good"})["token_type_ids"].any()
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused_with_its_directory(tmp_path):

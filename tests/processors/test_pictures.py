@@ -1,4 +1,4 @@
-"""An image is the same in training and in prediction, whatever its file's mode and orientation."""
+"""An image is the same in training and in prediction, for every mode and orientation of its file."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def written(picture, form="PNG", orientation=None):
 
 
 def trained_on(content):
-    """The image as a step of training reads it: decoded by the data set, then prepared."""
+    """Return the image as a training step reads it: decoded by the data set, then prepared."""
     columns = {"image": Column("image"), "label": Column("class", ("a", "b"))}
     examples = Examples("toy", "train", [{"image": content, "label": 0}], columns)
     return examples[0]["image"]
@@ -68,7 +68,7 @@ def trained_on(content):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FILES)
-def test_training_and_prediction_see_the_colours_of_a_file(name, channels):
+def test_training_and_prediction_read_the_colours_of_a_file(name, channels):
     picture, form = FILES[name]
     content = written(picture, form)
     processor = ImageProcessor(size=(12, 10), channels=channels, mean=(0.0,), std=(1.0,), scale=1.0)
@@ -86,7 +86,7 @@ def test_training_and_prediction_see_the_colours_of_a_file(name, channels):
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_as_its_orientation_says(orientation, form):
+def test_an_image_is_rotated_by_its_orientation(orientation, form):
     from transformers.image_utils import load_image
 
     content = written(COLOURS, form, orientation)
@@ -99,14 +99,14 @@ def test_an_image_is_turned_as_its_orientation_says(orientation, form):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_image_is_what_transformers_loads(name):
+def test_an_image_equals_the_image_of_transformers(name):
     from transformers.image_utils import load_image
 
     picture, form = FILES[name]
     content = written(picture, form)
     processor = ImageProcessor(size=(12, 10), mean=(0.0,), std=(1.0,), scale=1.0)
-    theirs = np.asarray(load_image(Image.open(io.BytesIO(content))), np.float32)
-    np.testing.assert_array_equal(processor({"image": content})["image"], theirs)
+    expected = np.asarray(load_image(Image.open(io.BytesIO(content))), np.float32)
+    np.testing.assert_array_equal(processor({"image": content})["image"], expected)
 
 
 @pytest.mark.parametrize("name", DEEP)
@@ -120,7 +120,7 @@ def test_pixels_of_more_than_8_bits_are_refused_in_training_and_prediction(name)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", written(COLOURS)[:60], written(COLOURS, "JPEG")[:200]])
-def test_a_file_that_is_no_whole_image_is_refused(content):
+def test_a_file_that_is_not_a_complete_image_is_refused(content):
     for read in (trained_on, lambda own: ImageProcessor(size=(8, 8))({"image": own})):
         with pytest.raises(ValueError, match=r"(is not a readable image|is damaged)"):
             read(content)
@@ -164,15 +164,15 @@ def loaded(folder, **fields):
     ],
     ids=str,
 )
-def test_a_zero_counts_and_a_missing_field_means_what_it_means_to_transformers(tmp_path, fields):
+def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transformers(tmp_path, fields):
     import transformers.models.bit.image_processing_pil_bit as bit
     import transformers.models.deit.image_processing_pil_deit as deit
     import transformers.models.vit.image_processing_pil_vit as vit
 
     processor = loaded(tmp_path, **fields)
     kind = fields.get("image_processor_type", "ViT")
-    own = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
-    reference = own[next(name for name in own if kind.startswith(name))].from_pretrained(tmp_path)
+    value = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
+    reference = value[next(name for name in value if kind.startswith(name))].from_pretrained(tmp_path)
     image = np.asarray(COLOURS)
     wanted = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     np.testing.assert_allclose(processor({"image": image})["image"], wanted.transpose(1, 2, 0), atol=1e-5)
@@ -193,7 +193,7 @@ def test_a_zero_counts_and_a_missing_field_means_what_it_means_to_transformers(t
         ({"size": {"height": 0, "width": 10}}, "size.height is 0; expected a whole number from 1"),
     ],
 )
-def test_what_no_image_can_be_prepared_by_is_refused_with_the_file(tmp_path, fields, message):
+def test_a_preprocessor_that_cannot_prepare_images_is_refused_with_the_file(tmp_path, fields, message):
     with pytest.raises(ValueError, match=r"preprocessor_config\.json") as error:
         loaded(tmp_path, **fields)
     assert message in str(error.value)

@@ -31,14 +31,14 @@ def auto(directory):
 
 
 def assert_same_tokens(processor, reference, **example):
-    made = processor(example)
+    built = processor(example)
     expected = reference(
         example["text"], example.get("text_pair"), truncation=True, max_length=processor.tokens, padding=False
     )
     for name in ("input_ids", "token_type_ids", "attention_mask"):
         if name in expected:
-            assert made[name].dtype == np.int32
-            assert made[name].tolist() == expected[name], (name, example)
+            assert built[name].dtype == np.int32
+            assert built[name].tolist() == expected[name], (name, example)
 
 
 @pytest.mark.parametrize("tokens", [8, 128])
@@ -50,7 +50,7 @@ def test_tokens_are_those_of_transformers(minilm, tokens):
 
 
 @pytest.mark.parametrize("change", [{"do_lower_case": False}, {"strip_accents": False}, {"truncation_side": "left"}])
-def test_a_config_that_overrules_tokenizer_json_is_obeyed(minilm, tmp_path, change):
+def test_a_config_that_overrides_tokenizer_json_is_followed(minilm, tmp_path, change):
     for name in ("tokenizer.json", "vocab.txt", "config.json"):
         shutil.copy(minilm / name, tmp_path)
     settings = json.loads((minilm / "tokenizer_config.json").read_text())
@@ -60,7 +60,7 @@ def test_a_config_that_overrules_tokenizer_json_is_obeyed(minilm, tmp_path, chan
         assert_same_tokens(processor, reference, text=text)
 
 
-def test_a_byte_level_tokenizer_matches_and_brings_its_own_padding(tmp_path):
+def test_a_byte_level_tokenizer_matches_and_has_its_padding(tmp_path):
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from tokenizers import processors as post
@@ -153,14 +153,14 @@ def test_pixels_are_those_of_transformers(tmp_path, name, shape):
     image = np.random.default_rng(0).integers(0, 256, IMAGES[shape], dtype=np.uint8)
     expected = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     processor = ImageProcessor.load(tmp_path)
-    made = processor({"image": image})["image"]
-    assert made.dtype == np.float32 and made.shape == processor.shape
-    np.testing.assert_allclose(made, expected.transpose(1, 2, 0), atol=1e-6, rtol=1e-6)
+    built = processor({"image": image})["image"]
+    assert built.dtype == np.float32 and built.shape == processor.shape
+    np.testing.assert_allclose(built, expected.transpose(1, 2, 0), atol=1e-6, rtol=1e-6)
 
     processor.save(tmp_path / "again")
-    np.testing.assert_array_equal(ImageProcessor.load(tmp_path / "again")({"image": image})["image"], made)
-    again = module.ViTImageProcessorPil.from_pretrained(tmp_path / "again")
-    same = again(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
+    np.testing.assert_array_equal(ImageProcessor.load(tmp_path / "again")({"image": image})["image"], built)
+    second = module.ViTImageProcessorPil.from_pretrained(tmp_path / "again")
+    same = second(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
     np.testing.assert_allclose(same, expected, atol=1e-6, rtol=1e-6)
 
 
@@ -191,14 +191,14 @@ def test_an_image_is_pixels_or_the_bytes_of_a_file():
         ({"size": 8}, "size=8 ... images of different shapes ... (height, width), or a crop"),
     ],
 )
-def test_impossible_fields_are_refused(fields, message):
+def test_invalid_fields_are_refused(fields, message):
     with pytest.raises(ValueError) as error:
         ImageProcessor(**fields)
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_an_array_that_is_no_image_is_refused():
+def test_an_array_that_is_not_an_image_is_refused():
     with pytest.raises(ValueError) as error:
         ImageProcessor(size=(8, 8))({"image": np.zeros((8, 8, 3), np.float32)})
     assert str(error.value) == "the image is float32[8, 8, 3]; expected uint8[height, width, channels]"

@@ -1,4 +1,4 @@
-"""Sounds: decoded, shifted, drawn as pictures that a model of images learns from, and answered about."""
+"""Sounds: decoded, shifted, converted to pictures for image models, and predicted."""
 
 import dataclasses
 import io
@@ -28,12 +28,12 @@ def flac(sound, rate=RATE):
 
 
 def pitch(sound, rate=RATE):
-    """The frequency with the most power."""
+    """Return the frequency with the most power."""
     return np.fft.rfftfreq(len(sound), 1 / rate)[np.abs(np.fft.rfft(sound)).argmax()]
 
 
 class Tones(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Low or high, 40 of each in training."""
+    """Low or high sounds, 40 of each in training."""
 
     name = "tones"
     VERSION = tfds.core.Version("1.0.0")
@@ -57,7 +57,7 @@ class Tones(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Fast(Tones):
-    """The same at twice the rate."""
+    """The same at twice the sampling rate."""
 
     name = "fast"
     rate = 2 * RATE
@@ -82,7 +82,7 @@ def recipe(folder):
     )
 
 
-def test_noise_is_as_loud_as_it_says_and_of_its_generator_alone():
+def test_noise_has_its_stated_level_and_depends_on_its_generator_only():
     sound = tone(440, loud=0.1)
     noisy = BackgroundNoise(snr=10.0)(sound, np.random.default_rng(0))
     ratio = 10 * np.log10((sound**2).mean() / ((noisy - sound) ** 2).mean())
@@ -93,43 +93,43 @@ def test_noise_is_as_loud_as_it_says_and_of_its_generator_alone():
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 2.0])
-def test_what_is_played_faster_is_shorter_and_higher(factor):
+def test_faster_playback_is_shorter_and_higher(factor):
     fast = Speed(factor=factor)(tone(440), np.random.default_rng(0))
     assert fast.dtype == np.float32 and len(fast) == pytest.approx(4000 / factor, abs=1)
     assert pitch(fast) == pytest.approx(440 * factor, rel=0.01)
 
 
 def g711():
-    """All that mu-law can say (ITU-T G.711): 8 segments of 16 levels on 14 bits, each segment twice as coarse."""
+    """All values of mu-law (ITU-T G.711): 8 segments of 16 levels on 14 bits, each segment twice as coarse."""
     levels = [2 ** (segment + 1) * (place + 16.5) - 33 for segment in range(8) for place in range(16)]
     return np.array(sorted([*levels, *(-level for level in levels)])) * 4 / 32768
 
 
-def test_codecs_keep_what_they_keep():
+def test_codecs_keep_their_levels():
     sound = tone(440) + tone(1300, loud=0.2)
     rng = np.random.default_rng(0)
     lost = {law: np.abs(Codec(law=law)(sound, rng) - sound).mean() for law in ("mu-law", "a-law", "gsm")}
     assert 0 < lost["mu-law"] < 0.01 and 0 < lost["a-law"] < 0.01 < lost["gsm"] < 0.1
-    found, levels = Codec(law="mu-law")(sound, rng), g711()
-    nearest = np.abs(found[:, None] - levels).argmin(1)
-    np.testing.assert_allclose(found, levels[nearest], atol=1e-7)
-    # Each is the level that the sample is nearest to, or, at a border between two, the one beside it.
+    actual, levels = Codec(law="mu-law")(sound, rng), g711()
+    nearest = np.abs(actual[:, None] - levels).argmin(1)
+    np.testing.assert_allclose(actual, levels[nearest], atol=1e-7)
+    # Each value is the level nearest to the sample, or one of the two nearest at a border.
     assert np.abs(nearest - np.abs(sound[:, None] - levels).argmin(1)).max() <= 1
     for length in (1, 159, 160, 161, 4001):
         assert Codec()(sound[:length], rng).shape == (min(length, 4000),)
 
 
-def test_a_sound_in_a_file_is_mono_at_the_rate_that_is_asked_for():
+def test_a_sound_in_a_file_becomes_mono_at_the_requested_rate():
     both = np.stack([tone(440, rate=16000), np.zeros(8000, np.float32)], 1)
-    found = decoded(flac(both, 16000), RATE, "x")
-    assert found.shape == (4000,) and pitch(found) == pytest.approx(440, rel=0.01)
-    assert np.abs(found[100:-100]).max() == pytest.approx(0.25, abs=0.01)
+    actual = decoded(flac(both, 16000), RATE, "x")
+    assert actual.shape == (4000,) and pitch(actual) == pytest.approx(440, rel=0.01)
+    assert np.abs(actual[100:-100]).max() == pytest.approx(0.25, abs=0.01)
     with pytest.raises(ValueError, match="x is not a readable sound"):
         decoded(b"no sound", RATE, "x")
 
 
 def by_hand(sound, rate, bands, frames, hop, width, length):
-    """Frames about every `hop` samples, Hann, |FFT|^2, Slaney's mel triangles of equal area, in float64."""
+    """Frames every `hop` samples, Hann window, |FFT|^2, mel triangles of equal area (Slaney), in float64."""
     x = np.pad(sound.astype(np.float64), length // 2, mode="reflect")
     window = np.zeros(length)
     begin = (length - width) // 2
@@ -149,27 +149,27 @@ def by_hand(sound, rate, bands, frames, hop, width, length):
     return (np.maximum(mel, mel.max() - 8) + 4) / 4
 
 
-def test_the_picture_is_that_of_whisper_by_hand():
+def test_the_picture_equals_that_of_whisper_by_hand():
     """An odd number of bands and frames, and a sound that is too short: the rest is silence."""
-    made = SoundProcessor(size=(23, 31), rate=RATE, seconds=0.5)
+    built = SoundProcessor(size=(23, 31), rate=RATE, seconds=0.5)
     sound = np.random.default_rng(0).normal(0, 0.1, 3001).astype(np.float32)
-    found = made({"audio": sound})["image"]
-    assert found.shape == (23, 31, 1) and found.dtype == np.float32
+    actual = built({"audio": sound})["image"]
+    assert actual.shape == (23, 31, 1) and actual.dtype == np.float32
     expected = by_hand(np.pad(sound, (0, 999)), RATE, 23, 31, 4000 // 31, 200, 256)
-    np.testing.assert_allclose(found[..., 0], expected, atol=1e-5)
+    np.testing.assert_allclose(actual[..., 0], expected, atol=1e-5)
     longer = np.concatenate([np.pad(sound, (0, 999)), np.ones(500, np.float32)])
-    np.testing.assert_array_equal(made({"audio": longer})["image"], found)
+    np.testing.assert_array_equal(built({"audio": longer})["image"], actual)
 
 
-def test_a_processor_is_kept_with_its_model(tmp_path):
-    made = SoundProcessor(size=(16, 24), rate=16000, seconds=0.7)
-    made.save(tmp_path)
-    assert processors.load(tmp_path) == made
+def test_a_processor_is_saved_with_its_model(tmp_path):
+    built = SoundProcessor(size=(16, 24), rate=16000, seconds=0.7)
+    built.save(tmp_path)
+    assert processors.load(tmp_path) == built
 
 
-def test_a_model_learns_from_sounds_and_answers_about_files(recipe, tmp_path):
-    found = run(recipe, tmp_path / "run", quiet=True)
-    assert found.metrics["test/accuracy"] > 0.9
+def test_a_model_trains_on_sounds_and_predicts_files(recipe, tmp_path):
+    outcome = run(recipe, tmp_path / "run", quiet=True)
+    assert outcome.metrics["test/accuracy"] > 0.9
     for name, hertz in (("low", 450), ("high", 1600)):
         (tmp_path / f"{name}.wav").write_bytes(flac(tone(hertz)))
         (answer,) = predict.predict(tmp_path / "run", [str(tmp_path / f"{name}.wav")])
@@ -178,7 +178,7 @@ def test_a_model_learns_from_sounds_and_answers_about_files(recipe, tmp_path):
         predict.predict(tmp_path / "run", ["a word"])
 
 
-def test_a_shift_of_sounds_reaches_the_examples_and_no_other_kind_does(recipe):
+def test_a_sound_shift_applies_to_sounds_only(recipe):
     def shifted(*shifts):
         return load(dataclasses.replace(recipe.data, target_shift=shifts), 0)
 
@@ -188,12 +188,12 @@ def test_a_shift_of_sounds_reaches_the_examples_and_no_other_kind_does(recipe):
         with pytest.raises(ValueError, match=rf"applies to {kind}, but .* has sounds; .* BackgroundNoise"):
             shifted(wrong)
     assert all(
-        config.load(config.dump(own), classes()) == own
-        for own in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
+        config.load(config.dump(value), classes()) == value
+        for value in (Speed(factor=0.9), Codec(), BackgroundNoise(snr=3.0))
     )
 
 
-def test_sources_that_do_not_fit_are_refused(recipe, folder):
+def test_incompatible_sources_are_refused(recipe, folder):
     fast = dataclasses.replace(recipe.data, source=str(folder / "fast" / "1.0.0"), labels=0)
     with pytest.raises(
         ValueError, match=r"has sounds at 16,000 samples per second with a class, but target .* at 8,000"
@@ -213,7 +213,7 @@ def test_sources_that_do_not_fit_are_refused(recipe, folder):
         (lambda: SoundProcessor(size=(8, 8))({"audio": np.zeros((2, 9))}), "expected float32"),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_fields_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value)
@@ -227,10 +227,10 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
 @pytest.mark.slow
 def test_voices_of_the_exchange_share_no_prompt_between_splits():
-    found = open_dataset("spoken/voices")
-    assert found.classes == ("es", "fr", "it") and found.columns["audio"].rate == RATE
+    actual = open_dataset("spoken/voices")
+    assert actual.classes == ("es", "fr", "it") and actual.columns["audio"].rate == RATE
     prompts = {
-        split: {own.source[n]["prompt"].decode() for n in range(len(own))} for split, own in found.splits.items()
+        split: {value.source[n]["prompt"].decode() for n in range(len(value))} for split, value in actual.splits.items()
     }
-    assert sum(map(len, found.splits.values())) > 1100 and not prompts["train"] & prompts["test"]
-    assert set(np.unique(found.splits["test"].labels())) == {0, 1, 2}
+    assert sum(map(len, actual.splits.values())) > 1100 and not prompts["train"] & prompts["test"]
+    assert set(np.unique(actual.splits["test"].labels())) == {0, 1, 2}

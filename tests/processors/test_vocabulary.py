@@ -1,4 +1,4 @@
-"""A tokenizer that cannot be a model's is refused when it is loaded; a token without an embedding when it is met."""
+"""A tokenizer that cannot belong to a model is refused at loading; a token without an embedding when it occurs."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def model(rows=16, raw=None, positions=12, tokens=10, **fields):
 
 
 @pytest.mark.parametrize("rows", [16, 17, 24, 63, 64])
-def test_an_embedding_may_have_rows_that_no_word_reaches(tmp_path, rows):
+def test_an_embedding_may_have_unused_rows(tmp_path, rows):
     read = load_pretrained(save_pretrained(model(rows), tmp_path))
     assert read.processor.rows == rows and read.processor.type_rows == 2
     assert vocabulary.notes(read.processor) == []
@@ -78,7 +78,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, words, rows, message,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path):
+def test_the_command_line_prints_it_in_one_line(tmp_path):
     from click.testing import CliRunner
 
     from tlx.cli import main
@@ -88,9 +88,9 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
         ["predict", str(tmp_path / "model"), "w4"],
         ["export", str(tmp_path / "model"), str(tmp_path / "o")],
     ):
-        done = CliRunner().invoke(main, arguments)
-        assert done.exit_code == 2
-        assert len(done.stderr.splitlines()) == 1 and "5 entries" in done.stderr and "352" in done.stderr
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1 and "5 entries" in result.stderr and "352" in result.stderr
 
 
 def test_a_vocabulary_far_smaller_than_the_embedding_is_noted(tmp_path, caplog):
@@ -102,7 +102,7 @@ def test_a_vocabulary_far_smaller_than_the_embedding_is_noted(tmp_path, caplog):
     assert note in caplog.text
 
 
-def test_an_added_token_beyond_the_rows_is_noted_and_refused_where_a_text_holds_it(tmp_path):
+def test_an_added_token_beyond_the_rows_is_noted_and_refused_in_a_text(tmp_path):
     raw = tokenizer()
     raw.add_tokens([AddedToken("<new>")])
     read = load_pretrained(save_pretrained(model(16, raw), tmp_path))
@@ -124,7 +124,7 @@ def test_a_special_token_beyond_the_rows_is_refused():
         vocabulary.check(TextProcessor(tokenizer(), 10, pad_id=20, rows=16))
 
 
-def test_training_meets_the_same_refusal():
+def test_training_raises_the_same_error():
     from tlx.data import evaluation_batches, train_batches
     from tlx.data.examples import Examples
     from tlx.types import Column
@@ -143,7 +143,7 @@ def test_training_meets_the_same_refusal():
             next(iter(read()))
 
 
-def test_a_pair_gets_no_types_where_the_model_reads_none(tmp_path):
+def test_a_pair_has_no_types_if_the_model_reads_none(tmp_path):
     """As in `transformers`, by `model_input_names`."""
     two = {"text": "w4", "text_pair": "w5"}
     read = load_pretrained(save_pretrained(model(types=1), tmp_path / "one"))
@@ -153,8 +153,8 @@ def test_a_pair_gets_no_types_where_the_model_reads_none(tmp_path):
     assert read.processor({"text": "w4"})["token_type_ids"].tolist() == [0, 0, 0]
     file = tmp_path / "one" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_input_names": ["input_ids", "attention_mask"]}))
-    again = load_pretrained(tmp_path / "one")
-    assert again.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
+    reopened = load_pretrained(tmp_path / "one")
+    assert reopened.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
     none = load_pretrained(save_pretrained(model(types=0, family="distilbert"), tmp_path / "none"))
     assert none.processor(two)["token_type_ids"].tolist() == [0, 0, 0, 0, 0]
     save_pretrained(none, tmp_path / "again")
@@ -179,7 +179,7 @@ LONG = " ".join(["w4"] * 20 + ["w5"] * 20)
         (200, 300, "bert", 200),
     ],
 )
-def test_a_text_is_cut_where_the_tokenizer_or_the_model_says(tmp_path, stated, positions, family, wanted):
+def test_a_text_is_truncated_at_the_length_of_the_tokenizer_or_the_model(tmp_path, stated, positions, family, wanted):
     pretrained = model(positions=positions, family=family, pad=1 if family == "roberta" else 0)
     save_pretrained(pretrained, tmp_path)
     file = tmp_path / "tokenizer_config.json"
@@ -190,7 +190,7 @@ def test_a_text_is_cut_where_the_tokenizer_or_the_model_says(tmp_path, stated, p
     assert len(read.processor({"text": LONG * 10})["input_ids"]) == wanted
 
 
-def test_a_run_is_read_at_its_own_length_in_place_and_wherever_it_is_taken(tmp_path, caplog):
+def test_a_run_is_read_at_its_length_in_place_and_after_a_move(tmp_path, caplog):
     run, long = tmp_path / "run", "w4 " * 150 + "w5"
     pretrained = model(positions=400, tokens=300)
     save_pretrained(pretrained, run / "model")
@@ -207,7 +207,7 @@ def test_a_run_is_read_at_its_own_length_in_place_and_wherever_it_is_taken(tmp_p
 
 
 def test_a_run_of_an_earlier_version_keeps_its_length_when_it_is_exported(tmp_path):
-    """Its model/ states the length of the checkpoint that it began with, or none."""
+    """Its model/ states the length of its initial checkpoint, or none."""
     run = tmp_path / "run"
     save_pretrained(model(positions=400, tokens=300), run / "model")
     (run / "recipe.json").write_text(json.dumps({"recipe": {"data": {"tokens": 300}}}))

@@ -1,4 +1,4 @@
-"""What a run writes as it goes."""
+"""The files that a run writes during training."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ def write(folder, steps, begin=0):
     records.close()
 
 
-def test_one_line_a_metric(tmp_path):
+def test_one_line_per_metric(tmp_path):
     write(tmp_path, [1, 2])
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [(line["step"], line["name"], line["value"]) for line in lines] == [
@@ -29,15 +29,15 @@ def test_one_line_a_metric(tmp_path):
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_a_line_that_was_left_half_written_is_left_out(tmp_path, cut):
+def test_an_incomplete_line_is_left_out(tmp_path, cut):
     write(tmp_path, [1, 2])
     text = (tmp_path / METRICS).read_text()
     (tmp_path / METRICS).write_text(text[:-cut])
-    whole = read_metrics(tmp_path)
-    assert [line["step"] for line in whole] == ([1, 1, 2, 2] if cut == 1 else [1, 1, 2])
+    complete = read_metrics(tmp_path)
+    assert [line["step"] for line in complete] == ([1, 1, 2, 2] if cut == 1 else [1, 1, 2])
 
 
-def test_going_on_drops_what_came_after_the_checkpoint(tmp_path):
+def test_resuming_drops_lines_after_the_checkpoint(tmp_path):
     write(tmp_path, [1, 2, 3])
     with (tmp_path / METRICS).open("a") as stream:
         stream.write('{"step": 4, "na')
@@ -52,11 +52,11 @@ def test_a_start_from_the_first_step_drops_everything(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 1]
 
 
-def test_nothing_recorded_is_an_empty_list(tmp_path):
+def test_without_records_the_list_is_empty(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_a_json_file_is_whole_or_as_it_was(tmp_path):
+def test_a_json_file_is_complete_or_unchanged(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -65,17 +65,17 @@ def test_a_json_file_is_whole_or_as_it_was(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_without_a_terminal_there_is_no_bar_and_quiet_says_nothing(capsys):
+def test_without_a_terminal_there_is_no_bar_and_quiet_prints_nothing(capsys):
     for quiet in (False, True):
         with Progress(3, 0, 8, quiet) as progress:
             progress.step(1, 0.5, 0.1)
             progress.say("step 3/3")
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "step 3/3\n"
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "step 3/3\n"
 
 
-def test_a_disk_that_takes_nothing_more_is_an_error_and_no_thread_waits(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_no_thread_waits(tmp_path, monkeypatch):
     threads = threading.active_count()
     records = Records(tmp_path)
     records.write(1, {"train/loss": 1.0})
@@ -83,7 +83,7 @@ def test_a_disk_that_takes_nothing_more_is_an_error_and_no_thread_waits(tmp_path
     true = os.write
 
     def full(descriptor, view):
-        # The disk takes a part of the first line, as a real one does.
+        # The disk accepts a part of the first line, as a real disk does.
         if len(view) > 10:
             return true(descriptor, view[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -92,7 +92,7 @@ def test_a_disk_that_takes_nothing_more_is_an_error_and_no_thread_waits(tmp_path
     values = {f"train/{name}": 1.0 for name in range(300)}
     with pytest.raises(OSError, match="No space left"):
         records.write(2, values)
-    # What is left of the events does not fit either; the files are closed all the same.
+    # The rest of the events does not fit either; the files are closed all the same.
     with pytest.raises(OSError, match="No space left"):
         records.close()
     assert records.stream.closed and records.events.stream.closed
@@ -104,7 +104,7 @@ def test_a_disk_that_takes_nothing_more_is_an_error_and_no_thread_waits(tmp_path
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 2, 3, 3]
 
 
-def test_tensorboard_reads_the_events_and_drops_those_that_are_taken_again(tmp_path):
+def test_tensorboard_reads_the_events_and_drops_repeated_steps(tmp_path):
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c
 
@@ -112,7 +112,7 @@ def test_tensorboard_reads_the_events_and_drops_those_that_are_taken_again(tmp_p
     write(tmp_path, [2, 3], begin=1)
     files = sorted((tmp_path / "tensorboard").glob("events.out.tfevents.*"), key=lambda file: len(file.name))
     assert len(files) == 2
-    told = []
+    message = []
     for file in files:
         content, events = file.read_bytes(), []
         while content:
@@ -122,10 +122,12 @@ def test_tensorboard_reads_the_events_and_drops_those_that_are_taken_again(tmp_p
             events.append(Event.FromString(content[12 : 12 + size]))
             content = content[16 + size :]
         assert events[0].file_version == "brain.Event:2"
-        told.append([(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value])
+        message.append(
+            [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+        )
         start = next(event for event in events if event.HasField("session_log"))
         assert start.session_log.status == start.session_log.START
-        assert start.step == (1 if len(told) == 1 else 2)
-    assert told[1] == [(step, name, value) for step in (2, 3) for name, value in
+        assert start.step == (1 if len(message) == 1 else 2)
+    assert message[1] == [(step, name, value) for step in (2, 3) for name, value in
                        (("train/loss", pytest.approx(1 / step)), ("train/rate", 0.5))]  # fmt: skip
-    assert len(told[0]) == 6
+    assert len(message[0]) == 6

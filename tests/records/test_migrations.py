@@ -1,4 +1,4 @@
-"""Versions of recipe.json. The runs of schema 1 were written by the last tlx that had it."""
+"""Versions of recipe.json. The last tlx with schema 1 wrote the runs of schema 1."""
 
 import json
 import shutil
@@ -17,7 +17,9 @@ SCHEMA_1 = Path(__file__).parent / "schema_1"
 
 @pytest.fixture
 def users(monkeypatch):
-    """The recipe whose tuning is a user's class, as its file returns it, imported as the module that it was then."""
+    """Return the recipe with a user-defined tuning, as its file returns it, imported under the module name of that
+    time.
+    """
     monkeypatch.syspath_prepend(SCHEMA_1)
     from own_classes import recipe
 
@@ -25,7 +27,7 @@ def users(monkeypatch):
 
 
 def copied(name, folder, **changes):
-    """A run of schema 1 in another folder, with other values in its recipe.json; None takes one away."""
+    """Copy a run of schema 1 to another folder with other values in its recipe.json; None removes a value."""
     shutil.copytree(SCHEMA_1 / name, folder / "runs" / name)
     shutil.copy(SCHEMA_1 / "own_classes.py", folder / "runs")
     path = folder / "runs" / name / "recipe.json"
@@ -44,7 +46,7 @@ def test_a_run_of_schema_1_opens_with_its_fingerprint():
     ]  # fmt: skip
 
 
-def test_a_run_of_schema_1_is_continued_and_written_no_second_time(tmp_path):
+def test_a_run_of_schema_1_is_resumed_and_not_written_again(tmp_path):
     folder = copied("several", tmp_path)
     recipe = recipe_of(folder)
     assert not run_directory.finished(folder, recipe, resume=True, overwrite=False)
@@ -60,7 +62,7 @@ def test_a_run_of_schema_1_with_a_users_class_opens_with_its_file(users, tmp_pat
     folder = copied("own_tuning", tmp_path)
     with pytest.raises(ValueError, match=r"schema 1; this tlx writes 2\): no class 'LastTwo' .*--config FILE"):
         recipe_of(folder)
-    # Every field of the class counted then, and counts where that run is read.
+    # Every field of the class counted at that time, and counts when that run is read.
     assert recipe_of(folder, users) == users
     assert config.fingerprint(users, schema=1) == "f8a1df3e9444d2cd" != config.fingerprint(users)
     with pytest.raises(
@@ -70,7 +72,7 @@ def test_a_run_of_schema_1_with_a_users_class_opens_with_its_file(users, tmp_pat
     assert not run_directory.finished(folder, users, resume=False, overwrite=True)
 
 
-def test_a_recipe_of_another_fingerprint_than_its_file_says_is_refused(tmp_path):
+def test_a_recipe_that_does_not_match_its_fingerprint_is_refused(tmp_path):
     folder = copied("several", tmp_path, fingerprint="84f1063aad4dbca8")
     with pytest.raises(ValueError, match="fingerprint 84f1063aad4dbca7, and the run has 84f1063aad4dbca8"):
         recipe_of(folder)
@@ -96,7 +98,7 @@ def test_a_version_that_this_tlx_does_not_read_is_refused(tmp_path, schema, mess
             ask()
 
 
-def test_what_no_class_has_any_more_is_refused_with_the_version(tmp_path):
+def test_fields_that_no_class_has_any_more_are_refused_with_the_version(tmp_path):
     recipe = json.loads((SCHEMA_1 / "several" / "recipe.json").read_text())["recipe"]
     folder = copied("several", tmp_path, recipe=recipe | {"train": recipe["train"] | {"warm": 1}})
     with pytest.raises(ValueError, match=r"recipe\.json \(schema 1; this tlx writes 2\): Train has no field 'warm'"):
@@ -116,7 +118,7 @@ def test_a_users_class_is_written_with_its_module_and_file_and_opens_with_its_co
         ValueError, match=r"tlx_config_mine:LastTwo in .*code/mine\.py is a user's class, .*--config FILE"
     ):
         recipe_of(folder)
-    given = load_recipe(str(tmp_path / "code" / "mine.py"), ("tuning=Probe()",))[1]
-    again = recipe_of(folder, given)
-    assert (config.source(again), config.fingerprint(again)) == (config.source(recipe), config.fingerprint(recipe))
+    inputs = load_recipe(str(tmp_path / "code" / "mine.py"), ("tuning=Probe()",))[1]
+    second = recipe_of(folder, inputs)
+    assert (config.source(second), config.fingerprint(second)) == (config.source(recipe), config.fingerprint(recipe))
     assert OWN.keys().isdisjoint({"LastTwo"})

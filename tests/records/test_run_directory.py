@@ -1,4 +1,4 @@
-"""Whose a folder is."""
+"""Which folders belong to a run."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ OTHER = dataclasses.replace(RECIPE, seed=1)
 NEITHER = {"resume": False, "overwrite": False}
 
 
-def test_a_free_folder_is_claimed_with_the_recipe_in_it(tmp_path):
+def test_a_free_folder_is_claimed_and_has_the_recipe(tmp_path):
     for path in (tmp_path / "new" / "run", tmp_path):
         assert run_directory.finished(path, OTHER, **NEITHER) is False
     path = tmp_path / "new" / "run"
@@ -32,7 +32,7 @@ def refused(path, recipe, **how):
     return str(error.value)
 
 
-def test_another_recipes_run_is_left_alone(tmp_path):
+def test_a_run_of_another_recipe_is_not_changed(tmp_path):
     path = tmp_path / "run"
     run_directory.claim(path, RECIPE, overwrite=False)
     for resume in (False, True):
@@ -41,7 +41,7 @@ def test_another_recipes_run_is_left_alone(tmp_path):
             assert part in message
 
 
-def test_this_recipes_run_needs_a_word_whether_to_go_on(tmp_path):
+def test_a_run_of_this_recipe_needs_resume_or_overwrite(tmp_path):
     path = tmp_path / "run"
     run_directory.claim(path, RECIPE, overwrite=False)
     for part in (str(path), "unfinished", "--resume", "--overwrite"):
@@ -53,7 +53,7 @@ def test_this_recipes_run_needs_a_word_whether_to_go_on(tmp_path):
     assert run_directory.finished(path, OTHER, resume=False, overwrite=True) is False
 
 
-def test_what_is_no_run_is_never_touched(tmp_path):
+def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("three years")
     for how in ({"overwrite": True}, {"resume": True}, {}):
         assert refused(tmp_path, RECIPE, **how) == (
@@ -76,7 +76,7 @@ def test_overwriting_starts_from_nothing_and_resuming_keeps_everything(tmp_path)
     assert run_directory.read(path, run_directory.RECIPE)["fingerprint"] == config.fingerprint(OTHER)
 
 
-def test_reading_what_is_not_there_says_what_is(tmp_path):
+def test_reading_a_missing_run_names_the_existing_ones(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         run_directory.read(tmp_path)
     assert str(error.value) == f"{tmp_path} contains no run: there is no result.json"
@@ -87,7 +87,7 @@ def test_reading_what_is_not_there_says_what_is(tmp_path):
 
 
 def test_the_environment_is_written_in_json():
-    told = run_directory.environment()
-    assert json.loads(json.dumps(told)) == told
-    assert len(told["devices"]) == 8
-    assert told["packages"]["jax"] != "not installed as a package"
+    recorded = run_directory.environment()
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert len(recorded["devices"]) == 8
+    assert recorded["packages"]["jax"] != "not installed as a package"

@@ -1,4 +1,4 @@
-"""Small real runs, shared by the tests of what is drawn of them."""
+"""Small real runs, shared by the tests of their reports."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ class Attacked(NamedTuple):
 
 
 class Brightness(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Grey squares, and how bright they are."""
+    """Grey squares with their brightness as the target."""
 
     VERSION = tfds.core.Version("1.0.0")
     # As in tlx/data/datasets/sentiment.py.
@@ -52,7 +52,7 @@ class Brightness(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """A run with a frozen stage, chosen by validation, with an override and enough steps for a smoothed curve."""
+    """A run with a frozen stage, selected by validation, with an override and enough steps for a smoothed curve."""
     base = Recipe(
         data=Data(target="digits"),
         task=tasks.Classification(),
@@ -82,7 +82,7 @@ def brightness(tmp_path_factory):
 
 @pytest.fixture
 def attacked(digits, tmp_path):
-    """The digits' folder with markup wherever a data set, a file or a command line could have put it."""
+    """The digits run with markup everywhere a data set, a file or a command line could have put it."""
     folder = tmp_path / "run"
     shutil.copytree(
         digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "report.html", "files.json")
@@ -110,7 +110,7 @@ def finished(request):
 
 @pytest.fixture(scope="session")
 def browser():
-    """Headless Chromium that keeps its console and a list of what it asked for."""
+    """Headless Chromium that records its console and its network requests."""
     from selenium import webdriver
 
     chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -123,15 +123,14 @@ def browser():
         for switch in ("headless", "no-sandbox", "no-first-run", *quiet, f"user-data-dir={profile}"):
             options.add_argument(f"--{switch}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        yield made
-        made.quit()
+        built = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        yield built
+        built.quit()
 
 
 @pytest.fixture
 def show(browser):
-    """A function that opens a page and waits for its drawings: the addresses that it asked for, and what the console
-    said."""
+    """Return a function that opens a page, waits for its charts, and returns the requests and the console."""
 
     def opened(path):
         for kind in ("browser", "performance"):
@@ -139,17 +138,17 @@ def show(browser):
         browser.get(path.as_uri())
         wait_for(browser, "return document.documentElement.dataset.drawn")
         events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [
+        requested = [
             event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
         ]
-        return asked, [entry["message"] for entry in browser.get_log("browser")]
+        return requested, [entry["message"] for entry in browser.get_log("browser")]
 
     return opened
 
 
 @pytest.fixture
 def sized(browser):
-    """A function that gives the window a width, that of a phone below 600."""
+    """Return a function that sets the width of the window; below 600 it is a phone."""
 
     def resize(width):
         size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -161,7 +160,7 @@ def sized(browser):
 
 @pytest.fixture
 def downloads(browser, tmp_path):
-    """A function that presses a button of a figure and gives the text of the file that came of it."""
+    """Return a function that presses a button of a figure and returns the text of the downloaded file."""
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
 
     def pressed(figure, kind):

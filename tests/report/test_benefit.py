@@ -1,4 +1,4 @@
-"""The card's page: drawn from its document alone, every number with its interval, open ends said."""
+"""The page of the benefit report: drawn from its document only, every number with its interval, open ends stated."""
 
 import copy
 
@@ -21,9 +21,9 @@ def side(mean, low=None, high=None, bound=""):
     return {"mean": mean, "low": low, "high": high, "bound": bound}
 
 
-def measure(name, unit, ours, theirs, gain):
-    given = {"name": name, "title": f"{name} of a kind", "unit": unit, "pretrained": ours, "scratch": theirs}
-    return given | {"gain": gain, "folders": ["cells/0123456789abcdef"]}
+def measure(name, unit, actual, expected, gain):
+    inputs = {"name": name, "title": f"{name} of a kind", "unit": unit, "pretrained": actual, "scratch": expected}
+    return inputs | {"gain": gain, "folders": ["cells/0123456789abcdef"]}
 
 
 def times(value, low, high, bound=""):
@@ -70,20 +70,20 @@ DOCUMENT = {
 }  # fmt: skip
 
 
-def test_numbers_stand_with_their_intervals_and_no_review_is_quoted():
+def test_numbers_have_their_intervals_and_no_review_is_quoted():
     text = benefit.draw(DOCUMENT)
-    for told in (
+    for recorded in (
         "+3.1", "+1.4 to +4.8", "96.3\xa0%", "91.0\xa0% – 95.0\xa0%", "10 ×", "6.3 – 13.6",
         "≥ 8 ×", "4 – open", "≤ 0.7 ×", "open – 0.9", "≥ 3", "GFLOP", "≤ 10",
         "XLA&#39;s count of the compiled step", "declared: 24 W x 6 s",
         "1 of 3 pretrained runs never reach", "cells/0123456789abcdef/result.json", "every 5 steps",
         "by the formula of 2019: 0.1 Wh (0.09 – 0.11), 0.01 g CO2e, 24 W, PUE 1.58",
     ):  # fmt: skip
-        assert told in text, told
+        assert recorded in text, recorded
     assert "review" not in text and "168 h" not in text
 
 
-def test_the_drawings_hold_the_curves_and_the_level_to_reach():
+def test_the_charts_have_the_curves_and_the_target_level():
     specs = page.specification(benefit.draw(DOCUMENT))
     assert list(specs) == ["learning", "time"]
     assert specs["learning"]["datasets"]["level"] == [{"arm": "scratch", "mean": 0.93}]
@@ -95,7 +95,7 @@ def test_the_drawings_hold_the_curves_and_the_level_to_reach():
 
 
 def single():
-    """A card of one seed and an error."""
+    """A benefit report with one seed and an error metric."""
     document = copy.deepcopy(DOCUMENT) | {"metric": "test/mse", "seeds": [0]}
     gain = GAIN | {"value": -0.25, "low": None, "high": None}
     document["measures"][0] = measure("final", "", side(0.25), side(0.5), gain)
@@ -103,7 +103,7 @@ def single():
     return document
 
 
-def test_errors_and_single_seeds_have_a_card_too():
+def test_errors_and_single_seeds_have_a_report_too():
     text = benefit.draw(single())
     assert "-0.25" in text and "One seed: not compared." in text and "mean squared error" in text
 
@@ -117,7 +117,7 @@ def test_markup_in_a_document_stays_text():
 
 
 @pytest.mark.browser
-def test_the_level_to_reach_is_in_the_download(show, downloads, tmp_path):
+def test_the_target_level_is_in_the_download(show, downloads, tmp_path):
     show(benefit.write(tmp_path / "benefit.html", DOCUMENT))
     header, *lines = downloads("learning", "csv").splitlines()
     assert header == "part,arm,labels,mean,low,high,seeds"
@@ -128,12 +128,12 @@ def test_the_level_to_reach_is_in_the_download(show, downloads, tmp_path):
 @pytest.mark.browser
 @pytest.mark.parametrize("document", [DOCUMENT, single()], ids=["many seeds", "one seed"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_it_and_asks_for_nothing(browser, show, sized, tmp_path, width, document):
+def test_a_browser_draws_it_without_network_requests(browser, show, sized, tmp_path, width, document):
     sized(width)
     path = benefit.write(tmp_path / "benefit.html", document)
-    asked, said = show(path)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    requested, output = show(path)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('path[d]').length)"
     )

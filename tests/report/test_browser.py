@@ -1,4 +1,4 @@
-"""What a real browser makes of a page: everything is drawn, nothing is asked for, no text becomes code."""
+"""A page in a real browser: everything is drawn, no network request is made, no text becomes code."""
 
 import shutil
 
@@ -11,11 +11,11 @@ from tlx.report import page
 pytestmark = pytest.mark.browser
 
 
-def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, show, finished):
+def test_a_browser_draws_every_chart_without_network_requests(browser, show, finished):
     path = report.write_run(finished.folder)
-    asked, said = show(path)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    requested, output = show(path)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map("
         "p => [p.parentNode.id, p.querySelectorAll('svg').length, p.querySelectorAll('path[d], text').length])"
@@ -25,7 +25,7 @@ def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, show, finishe
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_a_desk_and_a_phone(browser, show, sized, digits, width):
+def test_the_page_fits_a_desktop_and_a_phone(browser, show, sized, digits, width):
     sized(width)
     show(report.write_run(digits.folder))
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
@@ -35,8 +35,8 @@ def test_the_page_fits_a_desk_and_a_phone(browser, show, sized, digits, width):
 
 
 def test_markup_in_the_records_does_nothing_in_a_browser(browser, show, attacked):
-    _, said = show(report.write_run(attacked.folder))
-    assert not said
+    _, output = show(report.write_run(attacked.folder))
+    assert not output
     assert browser.execute_script("return window.hit") is None
     assert browser.execute_script("return document.querySelectorAll('.plot svg').length") == 8
 
@@ -60,12 +60,12 @@ def test_figures_are_downloaded_and_tables_sorted(browser, show, downloads, digi
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_what_moved_is_drawn_on_a_desk_and_a_phone(browser, show, sized, digits, tmp_path, width):
+def test_changes_of_weights_are_drawn_on_a_desktop_and_a_phone(browser, show, sized, digits, tmp_path, width):
     shutil.copytree(digits.folder, tmp_path / "run")
     changes.moved(tmp_path / "run", examples=64)
     sized(width)
-    _, said = show(tmp_path / "run" / "report.html")
-    assert not said
+    _, output = show(tmp_path / "run" / "report.html")
+    assert not output
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('#moved .plot')].map(p => p.querySelectorAll('svg path[d]').length)"
     )

@@ -1,5 +1,7 @@
-"""Categories look different: by colour with normal sight, deuteranopia and protanopia, on both themes, and by dash or
-shape beyond the number of colours."""
+"""Categories are distinguishable by colour, or by dash or shape beyond the number of colours.
+
+This holds for normal sight, deuteranopia and protanopia, on both themes.
+"""
 
 import re
 from pathlib import Path
@@ -11,7 +13,7 @@ from tlx import report
 from tlx.report import scales
 
 STYLE = Path(report.__file__).parent / "templates" / "style.css"
-# How a person with this colour vision sees linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).
+# Linear RGB as seen by a person with this colour vision (Machado, Oliveira and Fernandes, 2009, severity 1).
 SIGHTS = {
     "normal": np.eye(3),
     "deuteranopia": np.array(
@@ -30,7 +32,7 @@ def linear(text):
 
 
 def oklab(colours):
-    """OKLab (Ottosson, 2020) of linear RGB [N, 3]: equal distances look equally different."""
+    """Return OKLab (Ottosson, 2020) of linear RGB [N, 3]: equal distances look equally different."""
     cones = np.array([
         [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
         [0.0883024619, 0.2817188376, 0.6299787005],
@@ -56,27 +58,27 @@ def themes():
 
 @pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_any_two_colours_differ_and_all_can_be_seen(theme, sight):
+def test_any_two_colours_differ_and_all_are_visible(theme, sight):
     card, palette = themes()[theme]
     assert len(palette) == scales.COLOURS
     colours = np.stack([linear(text) for text in palette])
     assert contrast(colours, linear(card)).min() >= 3
-    seen = oklab(np.clip(colours @ SIGHTS[sight].T, 0, 1))
-    distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    recorded = oklab(np.clip(colours @ SIGHTS[sight].T, 0, 1))
+    distances = np.linalg.norm(recorded[:, None] - recorded[None], axis=-1)
     assert distances[np.triu_indices(len(palette), 1)].min() >= LEAST[sight]
 
 
 @pytest.mark.parametrize(("mark", "channel"), [("line", "strokeDash"), ("point", "shape")])
 def test_categories_beyond_the_colours_have_another_dash_or_shape(mark, channel):
     names = [f"method {n}" for n in range(4 * scales.COLOURS)]
-    made = scales.categories("label", names, mark)
-    turns = made[channel].to_dict()["scale"]["range"]
+    built = scales.categories("label", names, mark)
+    turns = built[channel].to_dict()["scale"]["range"]
     looks = [(n % scales.COLOURS, str(turn)) for n, turn in enumerate(turns)]
     assert len(set(looks)) == len(names)
     assert channel not in scales.categories("label", names[: scales.COLOURS], mark)
 
 
-def test_a_long_legend_makes_a_drawing_higher():
+def test_a_long_legend_makes_a_chart_higher():
     names = [f"a method with a long name, number {n}" for n in range(12)]
     assert scales.legend_height(names) == 11 * scales.ROW
     assert scales.legend_height(["a", "b"]) == scales.legend_height(["a"]) == 0

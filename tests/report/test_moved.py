@@ -1,4 +1,6 @@
-"""The section "What moved": drawn where it was measured, of a regression too, saying what the document says."""
+"""The section on changes of weights: drawn if they were measured, for a regression too, with the numbers of the
+document.
+"""
 
 import json
 import shutil
@@ -12,7 +14,7 @@ from tlx.report import moved, page
 
 @pytest.fixture(scope="module")
 def measured(digits, brightness, tmp_path_factory):
-    """Copies of the runs, for other tests count what is on the pages of the originals."""
+    """Copies of the runs, because other tests count the content of the original pages."""
     folders = {}
     for name, run in (("digits", digits), ("brightness", brightness)):
         folders[name] = tmp_path_factory.mktemp("moved") / name
@@ -22,7 +24,7 @@ def measured(digits, brightness, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "metrics"), [("digits", ("loss", "accuracy")), ("brightness", ("mse",))])
-def test_each_part_has_its_drawing_and_its_data(measured, name, metrics):
+def test_each_part_has_its_chart_and_its_data(measured, name, metrics):
     document = json.loads((measured[name] / "moved.json").read_text())
     html = (measured[name] / "report.html").read_text(encoding="utf-8")
     drawings = {key: spec for key, spec in page.specification(html).items() if key.startswith("moved-")}
@@ -51,7 +53,7 @@ def test_a_regression_is_probed_by_ridge(measured):
     assert "Ridge regression" in (measured["brightness"] / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_page_without_it_has_no_such_section(digits):
+def test_a_page_without_changes_has_no_such_section(digits):
     html = report.write_run(digits.folder).read_text(encoding="utf-8")
     assert 'id="moved"' not in html
     assert moved.section(None) is None
@@ -69,7 +71,7 @@ def test_names_stay_text(measured, tmp_path, attacked):
     assert html.count("<b>") == (measured["digits"] / "report.html").read_text(encoding="utf-8").count("<b>")
 
 
-def test_many_kernels_are_thinned_to_those_that_moved(measured):
+def test_of_many_kernels_those_that_changed_most_are_shown(measured):
     document = json.loads((measured["digits"] / "moved.json").read_text())
     [first, *_] = document["kernels"]
     document["kernels"] = [

@@ -1,4 +1,4 @@
-"""The page of negative transfer: drawn from its document alone, the answer first, verdicts in words and colours."""
+"""The page of negative transfer: drawn from its document only, the answer first, verdicts in words and colours."""
 
 import copy
 
@@ -77,12 +77,12 @@ DOCUMENT = {
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def drawn_page():
     return negative.draw(DOCUMENT)
 
 
-def test_the_answer_comes_first_and_every_gap_is_there(drawn):
-    answer, _, rest = drawn.partition('id="gaps"')
+def test_the_answer_comes_first_and_every_gap_is_shown(drawn_page):
+    answer, _, rest = drawn_page.partition('id="gaps"')
     assert "use <strong>mnist5k</strong>; it is not shown to be better than clothes" in answer
     assert "use no source" in answer and "Not all runs have finished: 1 failed." in answer
     assert '<data value="0.05"><strong>+5.0</strong></data>' in rest and "+3.0 to +7.0" in rest
@@ -90,39 +90,39 @@ def test_the_answer_comes_first_and_every_gap_is_there(drawn):
     assert 'href="cells/fedcba9876543210/result.json"' in rest and "shown-worse" in rest
 
 
-def test_the_drawings_hold_every_row(drawn):
-    found = page.specification(drawn)
-    assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= found.keys()
-    rows = found["map-A-0-T-"]["datasets"]["table"]
+def test_the_charts_have_every_row(drawn_page):
+    actual = page.specification(drawn_page)
+    assert {"map-A-0-T-", "arms-5", "arms-0", "classes", "distance-A-0-T-"} <= actual.keys()
+    rows = actual["map-A-0-T-"]["datasets"]["table"]
     assert [(row["source"], row["said"]) for row in rows] == [("mnist5k", "-5.0"), ("clothes", "+5.0")]
-    assert len(found["classes"]["datasets"]["table"]) == 2
-    assert {row["name"] for row in found["arms-5"]["datasets"]["table"]} == {
+    assert len(actual["classes"]["datasets"]["table"]) == 2
+    assert {row["name"] for row in actual["arms-5"]["datasets"]["table"]} == {
         "A(S,T) mnist5k", "A(S,T) clothes", "A(0,T)",
     }  # fmt: skip
 
 
-def test_examples_are_escaped_and_open_ends_are_said(drawn):
-    assert TEXT not in drawn and "&lt;b&gt;no&lt;/b&gt; good" in drawn
+def test_examples_are_escaped_and_open_ends_are_stated(drawn_page):
+    assert TEXT not in drawn_page and "&lt;b&gt;no&lt;/b&gt; good" in drawn_page
     one = copy.deepcopy(DOCUMENT)
-    for found in one["gaps"]:
-        found |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
+    for actual in one["gaps"]:
+        actual |= {"low": None, "high": None, "boot": None, "holm": None, "detectable": None}
     one |= {"classes": [], "gated": [], "related": []}
-    told = negative.draw(one)
+    recorded = negative.draw(one)
     assert '<td>snd</td><td class="number">70.0</td><td class="number">2.1</td>' in negative.draw(DOCUMENT)
-    assert "one seed" in told and 'id="by-class"' not in told and 'id="gate"' not in told
+    assert "one seed" in recorded and 'id="by-class"' not in recorded and 'id="gate"' not in recorded
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_all_of_it_on_a_desk_and_a_phone(browser, show, sized, drawn, tmp_path, width):
+def test_a_browser_draws_all_of_it_on_a_desktop_and_a_phone(browser, show, sized, drawn_page, tmp_path, width):
     sized(width)
-    path = page.write(tmp_path / "negative.html", drawn)
-    asked, said = show(path)
-    assert not said and not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    path = page.write(tmp_path / "negative.html", drawn_page)
+    requested, output = show(path)
+    assert not output and not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     counts = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('svg').length)"
     )
-    # What lies in a closed fold is drawn too.
-    assert counts == [1] * len(page.specification(drawn))
+    # Charts in a closed fold are drawn too.
+    assert counts == [1] * len(page.specification(drawn_page))
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width

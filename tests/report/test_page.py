@@ -1,4 +1,4 @@
-"""Pages of small real runs: what they say is what the records say, they escape, they reach for nothing."""
+"""Pages of small real runs: they state what the records state, escape text, and make no network request."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from tlx.report import figures, intervals, page, reading, run, words
 
 
 class Reader(HTMLParser):
-    """What a browser would see: elements with their attributes, text, the numbers marked by metric."""
+    """What a browser reads: elements with their attributes, text, and the numbers marked by metric."""
 
     def __init__(self, html):
         super().__init__()
@@ -50,7 +50,7 @@ def test_numbers_on_the_page_are_those_of_the_result(finished):
     assert f"over {finished.result['examples']['test']} test examples" in read.text
 
 
-def test_the_page_asks_the_network_for_nothing(finished):
+def test_the_page_makes_no_network_request(finished):
     html = draw(finished.folder)
     elements = Reader(html).elements
     for tag, attrs in elements:
@@ -69,31 +69,31 @@ def test_the_page_asks_the_network_for_nothing(finished):
     assert all(source.startswith("'sha256-") for source in rules["script-src"].split())
 
 
-def test_every_drawing_holds_its_data(finished):
+def test_every_chart_has_its_data(finished):
     html = draw(finished.folder)
     drawings = page.specification(html)
     assert len(drawings) == html.count('<figure class="drawing')
     assert {"train-loss", "train-rate", "train-gradient-norm"} < set(drawings)
     for name, spec in drawings.items():
         assert spec["datasets"]["table"], name
-        assert all(value["name"] in spec["datasets"] for value in found(spec, "data")), name
-        assert not found(spec, "url"), name
+        assert all(value["name"] in spec["datasets"] for value in values_of(spec, "data")), name
+        assert not values_of(spec, "url"), name
     rows = drawings["train-loss"]["datasets"]["table"]
     steps = [row["step"] for row in rows if row.get("split") != "validation"]
     assert steps == list(range(1, finished.result["steps"] + 1))
 
 
-def found(node, key):
-    """Every value of `key` anywhere in a specification, its tables aside."""
+def values_of(node, key):
+    """Return every value of `key` anywhere in a specification, except in its tables."""
     if isinstance(node, list):
-        return [value for item in node for value in found(item, key)]
+        return [value for item in node for value in values_of(item, key)]
     if not isinstance(node, dict):
         return []
     here = [node[key]] if key in node else []
-    return here + [value for name, item in node.items() if name != "datasets" for value in found(item, key)]
+    return here + [value for name, item in node.items() if name != "datasets" for value in values_of(item, key)]
 
 
-def test_drawings_agree_with_the_predictions(digits):
+def test_charts_agree_with_the_predictions(digits):
     drawings = page.specification(draw(digits.folder))
     assert "scatter" not in drawings
     cells, result = drawings["confusion"]["datasets"]["table"], digits.result
@@ -122,22 +122,22 @@ def test_a_regression_shows_predicted_against_true(brightness):
     assert "Largest errors" in Reader(draw(brightness.folder)).text
 
 
-def test_every_rule_that_was_measured_stands_with_its_step_and_its_gap(digits, brightness):
+def test_every_measured_rule_is_shown_with_its_step_and_its_gap(digits, brightness):
     rules, text = digits.result["rules"], Reader(draw(digits.folder)).text
     assert list(rules) == ["last", "oracle", "snd", "entropy"]
     assert rules["oracle"]["step"] == digits.result["selected_step"]
-    # All labels are granted, so that the best by them is no oracle.
+    # All labels are available, so the best checkpoint by labels is no oracle.
     assert "oracle" not in text.partition("Selection rules")[2].partition("Curves")[0]
-    for name, own in rules.items():
-        value, gap = (words.number(own[key], pad=True) for key in ("value", "gap"))
-        shown = "best-validation" if name == "oracle" else name
-        assert f"{shown} {own['step']} {value} {gap} {words.RULES[shown]}" in text
+    for name, item in rules.items():
+        value, gap = (words.number(item[key], pad=True) for key in ("value", "gap"))
+        displayed = "best-validation" if name == "oracle" else name
+        assert f"{displayed} {item['step']} {value} {gap} {words.RULES[displayed]}" in text
     assert "Selection rules" not in Reader(draw(brightness.folder)).text
     flattered = run.draw(reading.read(digits.folder))
     assert flattered.count("chosen on this split") == 4
 
 
-def test_what_the_rule_did_not_look_at_is_not_flattered(digits, tmp_path):
+def test_metrics_that_the_rule_did_not_use_are_not_improved(digits, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(digits.folder, copy, ignore=shutil.ignore_patterns("files.json"))
     result = json.loads((copy / "result.json").read_text())
@@ -145,11 +145,11 @@ def test_what_the_rule_did_not_look_at_is_not_flattered(digits, tmp_path):
     assert "chosen on this split" not in draw(copy)
 
 
-def test_the_page_tells_how_the_run_came_to_be(digits):
+def test_the_page_states_the_origin_of_the_run(digits):
     read = Reader(draw(digits.folder))
     text = read.text
-    for told in ("Overrides", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
-        assert told in text
+    for recorded in ("Overrides", "optim.lr", "0.001", "0.003", "From scratch", "stem/kernel", "frozen"):
+        assert recorded in text
     trainable = digits.result["parameters"]["trainable"]
     assert f"{trainable:,} of {digits.result['parameters']['total']:,}" in text
     pictures = [attrs["src"] for tag, attrs in read.elements if tag == "img"]
@@ -165,7 +165,7 @@ def test_markup_in_the_records_stays_text(attacked, digits):
     clean, html = draw(digits.folder), draw(attacked.folder)
     assert attacked.markup not in html
     read = Reader(html)
-    # The text stands there once for the reader, and neither makes an element nor is taken for a template.
+    # The text is there once for the reader; it neither makes an element nor counts as a template.
     assert "</script><script>window.hit=1</script>" in read.text
     assert "{{ 7*7 }}" in read.text
     assert not any("onerror" in attrs for _, attrs in read.elements)
@@ -175,7 +175,7 @@ def test_markup_in_the_records_stays_text(attacked, digits):
     assert attacked.markup in {row["true"] for row in page.specification(html)["confusion"]["datasets"]["table"]}
 
 
-def test_a_long_run_is_thinned_and_keeps_its_spikes(digits, tmp_path):
+def test_a_long_curve_is_thinned_and_keeps_its_spikes(digits, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "files.json"))
     lines = [{"step": n, "name": "train/loss", "value": 1 / n, "time": 0} for n in range(1, 20_001)]
@@ -239,8 +239,8 @@ def test_the_values_of_all_resamples_come_from_one_product():
     assert seen == [[[0.0, 6.0]], [[30.0, 36.0]]] and values.tolist() == [0.5, 0.5]
 
 
-def test_examples_that_score_alike_have_no_interval():
-    """Of 20 words that are all right the bootstrap would say 100 % to 100 %."""
+def test_examples_with_equal_scores_have_no_interval():
+    """For 20 correct words the bootstrap would give 100 % to 100 %."""
     counts = {"tp": np.ones((20, 2)), "fp": np.zeros((20, 2)), "fn": np.zeros((20, 2)), "loss": np.ones(20)}
     predictions = reading.Predictions(counts, np.arange(20))
     task = tasks.MultiLabel(names=("a", "b"))
@@ -273,9 +273,9 @@ def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
-    found = report.find_spec
-    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "altair" else found(name))
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
+    actual = report.find_spec
+    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "altair" else actual(name))
     assert not report.available()
     with pytest.raises(ImportError) as error:
         report.write_run(tmp_path)
@@ -288,30 +288,30 @@ def test_many_classes_need_no_numbers_in_the_cells():
     drawing = figures.confusion(counts, [f"class {n}" for n in range(120)])
     assert len(drawing.rows) <= 500
     assert sum(row["count"] for row in drawing.rows) == 500
-    assert not [mark for mark in found(drawing.spec, "mark") if mark["type"] == "text"]
+    assert not [mark for mark in values_of(drawing.spec, "mark") if mark["type"] == "text"]
 
 
 def test_a_metric_measured_once_has_no_curve(digits):
     records = reading.read(digits.folder)
-    once = [line for line in records.metrics if line["step"] == 40]
+    single = [line for line in records.metrics if line["step"] == 40]
     assert figures.validation(records)
-    assert figures.validation(records._replace(metrics=once)) == []
+    assert figures.validation(records._replace(metrics=single)) == []
 
 
-def test_what_is_no_mean_over_examples_is_resampled_too():
+def test_metrics_that_are_not_means_over_examples_are_resampled_too():
     random = np.random.default_rng(0)
     labels, logits = random.integers(0, 4, 300), random.normal(size=(300, 5))
     logits[np.arange(300), labels] += 1
     measured = tasks.Classification(classes=5)
     predictions = reading.Predictions(metrics.scores_of(logits, labels), labels)
-    whole = predictions.metrics(measured)
+    full = predictions.metrics(measured)
     low, high, _ = intervals.measure("f1", predictions, measured)
-    assert low < whole["f1"] < high < low + 0.15
+    assert low < full["f1"] < high < low + 0.15
     assert intervals.measure("ece", predictions, measured) is None
     target = random.normal(size=(200, 1))
     scores = metrics.scores_of(target + 0.5 * random.normal(size=(200, 1)), target[:, 0])
-    given = reading.Predictions(scores, np.arange(200))
-    whole = given.metrics(tasks.Regression())
+    inputs = reading.Predictions(scores, np.arange(200))
+    full = inputs.metrics(tasks.Regression())
     for name in ("r2", "pearson"):
-        low, high, _ = intervals.measure(name, given, tasks.Regression())
-        assert low < whole[name] < high < low + 0.2
+        low, high, _ = intervals.measure(name, inputs, tasks.Regression())
+        assert low < full[name] < high < low + 0.2

@@ -1,4 +1,4 @@
-"""The page of a search: drawn from its document alone, every trial in it, no text becomes markup."""
+"""The page of a search: drawn from its document only, with every trial; no text becomes markup."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def searched(tmp_path_factory):
     return out
 
 
-def test_every_trial_is_on_the_page_and_in_its_drawings(searched):
+def test_every_trial_is_on_the_page_and_in_its_charts(searched):
     document = json.loads((searched / "tune.json").read_text())
     states = {trial["state"] for trial in document["trials"]}
     assert states == {"done", "stopped", "failed"}
@@ -53,16 +53,16 @@ def test_every_trial_is_on_the_page_and_in_its_drawings(searched):
     assert all((searched / address).is_dir() for address in linked)
     begun = [one for one in document["trials"] if (searched / "cells" / one["fingerprint"]).is_dir()]
     assert linked == [f"cells/{one['fingerprint']}/" for one in begun]
-    # A batch that cannot be shared out fails before there is a folder.
+    # A batch that cannot be shared fails before there is a folder.
     assert len(measured) <= len(begun) < len(document["trials"])
     assert document["command"].replace("'", "&#39;") in text
     assert "which 8 devices cannot share evenly" in text
 
 
-def test_what_mattered_is_drawn(tmp_path):
-    found = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
+def test_the_importance_of_fields_is_drawn(tmp_path):
+    actual = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
     shares = json.loads((tmp_path / "out" / "tune.json").read_text())["importances"]
-    assert shares.keys() == SPACE.keys() and shares == found.importances
+    assert shares.keys() == SPACE.keys() and shares == actual.importances
     text = (tmp_path / "out" / "report.html").read_text()
     rows = page.specification(text)["importances"]["datasets"]["table"]
     assert {row["path"]: row["share"] for row in rows} == shares
@@ -90,18 +90,18 @@ def test_a_search_without_a_finished_trial_has_a_page(searched):
 def test_a_smaller_loss_counts_as_the_best(searched):
     document = json.loads((searched / "tune.json").read_text()) | {"direction": "minimize"}
     rows = search.history(document).rows
-    done = [row for row in rows if row["state"] == "done"]
-    assert done[-1]["best"] == min(row["value"] for row in done)
+    outcome = [row for row in rows if row["state"] == "done"]
+    assert outcome[-1]["best"] == min(row["value"] for row in outcome)
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_draws_it_and_asks_for_nothing(browser, show, sized, searched, width):
+def test_a_browser_draws_it_without_network_requests(browser, show, sized, searched, width):
     sized(width)
     path = searched / "report.html"
-    asked, said = show(path)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", path.as_uri()))]
+    requested, output = show(path)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", path.as_uri()))]
     drawn = browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing .plot')].map(p => p.querySelectorAll('path[d]').length)"
     )

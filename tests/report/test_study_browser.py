@@ -1,4 +1,4 @@
-"""A study's page in a real browser: drawn without a network, filtered, downloaded, its links lead somewhere."""
+"""The page of a study in a real browser: drawn without a network, filtered, downloaded, with working links."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ def study_page(small_study):
     return report.write_study(small_study)
 
 
-def drawn(browser):
+def visible_charts(browser):
     return browser.execute_script(
         "return [...document.querySelectorAll('figure.drawing:not([hidden]) .plot')].map("
         "p => [p.parentNode.id, p.querySelectorAll('svg').length, p.querySelectorAll('path[d], text').length])"
@@ -28,21 +28,21 @@ def drawn(browser):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_everything_is_drawn_and_nothing_asked_for(browser, show, sized, study_page, width):
+def test_everything_is_drawn_without_network_requests(browser, show, sized, study_page, width):
     sized(width)
-    asked, said = show(study_page)
-    assert not said
-    assert not [url for url in asked if not url.startswith(("data:", study_page.as_uri()))]
-    found = drawn(browser)
-    assert len(found) == len(page.specification(study_page.read_text(encoding="utf-8")))
-    assert all(count == 1 and marks > 5 for _, count, marks in found), found
+    requested, output = show(study_page)
+    assert not output
+    assert not [url for url in requested if not url.startswith(("data:", study_page.as_uri()))]
+    actual = visible_charts(browser)
+    assert len(actual) == len(page.specification(study_page.read_text(encoding="utf-8")))
+    assert all(count == 1 and marks > 5 for _, count, marks in actual), actual
     inner, outer = browser.execute_script("const e = document.documentElement; return [e.clientWidth, e.scrollWidth]")
     assert outer == inner <= width
     ends = "return [...document.querySelectorAll('.plot svg')].map(s => s.getBoundingClientRect().right)"
     assert max(browser.execute_script(ends)) <= inner
 
 
-def test_a_phone_shows_difference_and_verdict_beside_long_names(browser, show, sized, study_page):
+def test_a_phone_shows_difference_and_verdict_next_to_long_names(browser, show, sized, study_page):
     sized(390)
     show(study_page)
     right = browser.execute_script(
@@ -55,7 +55,7 @@ def test_a_phone_shows_difference_and_verdict_beside_long_names(browser, show, s
 
 
 def choose(browser, name, value):
-    """Presses a choice of the filters and waits until all is drawn again."""
+    """Press a choice of the filters and wait until everything is drawn again."""
     browser.execute_async_script(
         "const [name, value, done] = arguments; document.querySelector(`#filters [name='${name}'][value='${value}']`)"
         ".click(); tlx.redraw().then(done)",
@@ -63,7 +63,7 @@ def choose(browser, name, value):
     )  # fmt: skip
 
 
-def shown(browser, section):
+def visible_rows(browser, section):
     return browser.execute_script(
         f"return [...document.querySelectorAll('#{section} tbody tr:not([hidden])')].map(r => r.dataset.arm)"
     )
@@ -73,13 +73,17 @@ def points(browser, figure):
     return browser.execute_script(f"return document.querySelectorAll('#figure-{figure} .mark-symbol > path').length")
 
 
-def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, study_page):
+def test_filters_act_on_tables_charts_and_downloads(browser, show, downloads, study_page):
     show(study_page)
-    assert len(shown(browser, "compared")) == 4 + 2
+    assert len(visible_rows(browser, "compared")) == 4 + 2
     assert points(browser, "seeds-shots-4") == 6
     choose(browser, "method", "probe")
-    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
-    assert set(shown(browser, "cost")) == set(shown(browser, "cells")) == {"full · shots 4", "full · shots 16"}
+    assert set(visible_rows(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    assert (
+        set(visible_rows(browser, "cost"))
+        == set(visible_rows(browser, "cells"))
+        == {"full · shots 4", "full · shots 16"}
+    )
     assert points(browser, "seeds-shots-4") == 3
     # All differences are those of the probe.
     assert browser.execute_script("return document.getElementById('figure-differences').hidden")
@@ -88,40 +92,40 @@ def test_filters_act_on_tables_drawings_and_downloads(browser, show, downloads, 
     assert rows[-1]["part"] == "means"
     assert "probe" not in downloads("seeds-shots-4", "svg")
     choose(browser, "shots", "4")
-    assert shown(browser, "compared") == ["full · shots 16"]
+    assert visible_rows(browser, "compared") == ["full · shots 16"]
     assert browser.execute_script("return document.querySelector('#filters output').textContent") == "1 of 4 arms"
     browser.execute_async_script(
         "const [done] = arguments; document.querySelector('#filters [type=reset]').click();"
         "setTimeout(() => tlx.redraw().then(done))"
     )
     assert points(browser, "seeds-shots-4") == 6
-    assert len(shown(browser, "compared")) == 4 + 2
+    assert len(visible_rows(browser, "compared")) == 4 + 2
     assert not browser.get_log("browser")
 
 
-def test_any_field_of_the_recipes_filters_too(browser, show, study_page):
+def test_any_field_of_the_recipes_is_a_filter_too(browser, show, study_page):
     show(study_page)
     fields = browser.execute_script(
         "return [...document.querySelectorAll('#filters details legend')].map(l => l.textContent)"
     )
     assert fields == ["data.shots", "tuning.kind", "tuning.decay"]
-    # Put away until asked for.
-    seen = "return document.querySelector('#filters details fieldset').checkVisibility()"
-    assert not browser.execute_script(seen)
+    # Hidden until requested.
+    recorded = "return document.querySelector('#filters details fieldset').checkVisibility()"
+    assert not browser.execute_script(recorded)
     browser.execute_script("document.querySelector('#filters summary').click()")
-    assert browser.execute_script(seen)
+    assert browser.execute_script(recorded)
     choose(browser, "tuning.kind", "Probe")
-    assert set(shown(browser, "compared")) == {"full · shots 4", "full · shots 16"}
+    assert set(visible_rows(browser, "compared")) == {"full · shots 4", "full · shots 16"}
     choose(browser, "data.shots", "16")
-    assert set(shown(browser, "compared")) == set(shown(browser, "cells")) == {"full · shots 4"}
+    assert set(visible_rows(browser, "compared")) == set(visible_rows(browser, "cells")) == {"full · shots 4"}
     assert points(browser, "seeds-shots-4") == 3
     # With a column.
     choose(browser, "shots", "4")
-    assert not shown(browser, "compared")
+    assert not visible_rows(browser, "compared")
     assert browser.execute_script("return document.querySelector('#filters output').textContent") == "0 of 4 arms"
 
 
-# A browser lets a page save a few files at once, so here they are caught on their way to the disk.
+# A browser lets a page save only a few files at once, so this test catches them before they reach the disk.
 CAUGHT = """
 const done = arguments[0], kept = [];
 let blob;
@@ -147,12 +151,12 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
     for name, spec in drawings.items():
         assert files[f"{name}.svg"].startswith("<svg")
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
-        held = {part: len(given) for part, given in spec["datasets"].items()}
-        parts = Counter(row["part"] for row in rows) if len(held) > 1 else {"table": len(rows)}
-        assert parts == held
+        stored = {part: len(inputs) for part, inputs in spec["datasets"].items()}
+        parts = Counter(row["part"] for row in rows) if len(stored) > 1 else {"table": len(rows)}
+        assert parts == stored
         assert {"method", "shots", "arm"} <= set(rows[0])
         assert "anchor" not in rows[0]
-    # What is drawn beside the points: the mean of each arm and its interval.
+    # The drawn values beside the points: the mean of each arm and its interval.
     for name in ("seeds-shots-4", "by-shots"):
         rows = list(csv.DictReader(io.StringIO(files[f"{name}.csv"])))
         means = [row for row in rows if row["part"] == "means"]
@@ -164,31 +168,31 @@ def test_every_figure_is_downloaded_as_svg_and_its_data_as_csv(browser, show, st
         assert len(means) == len({row["arm"] for row in rows})
 
 
-def test_a_point_and_a_seed_open_the_run(browser, show, small_study, study_page):
+def test_a_click_on_a_point_or_a_seed_opens_the_run(browser, show, small_study, study_page):
     show(study_page)
     addresses = browser.execute_script("return [...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
     drawings = page.specification(study_page.read_text(encoding="utf-8"))
     seeds = [row for name in ("seeds-shots-4", "seeds-shots-16") for row in drawings[name]["datasets"]["table"]]
     runs = {address for address in addresses if not address.startswith("#")} | {row["href"] for row in seeds}
     fingerprints = {cell["fingerprint"] for cell in json.loads((small_study / "study.json").read_text())["cells"]}
-    # Every cell but the one that has not begun.
+    # Every cell except the one that has not begun.
     assert len({address.split("/")[1] for address in runs} & fingerprints) == len(fingerprints) - 1
     for address in runs:
         assert re.fullmatch(r"cells/[0-9a-f]{16}/(report\.html|result\.json|failed\.json)", address)
         assert (small_study / address).is_file()
-    [own] = small_study.glob("cells/*/report.html")
-    target = own.relative_to(small_study).as_posix()
+    [value] = small_study.glob("cells/*/report.html")
+    target = value.relative_to(small_study).as_posix()
     from selenium.webdriver.common.action_chains import ActionChains
 
-    # The first run of the study is that of the first point: `full`, 4 shots, seed 0.
+    # The first run of the study belongs to the first point: `full`, 4 shots, seed 0.
     assert seeds[0]["href"] == target
     point = browser.find_element("css selector", "#figure-seeds-shots-4 .mark-symbol > path")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(browser).move_to_element(point).click().perform()
-    assert browser.current_url == own.as_uri()
+    assert browser.current_url == value.as_uri()
 
 
-def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
+def test_every_number_of_an_arm_links_to_its_runs(browser, show, study_page):
     show(study_page)
     numbers = browser.execute_script(
         "return [...document.querySelectorAll('#compared tbody tr, #cost tbody tr')].flatMap(row =>"
@@ -197,16 +201,16 @@ def test_every_number_of_an_arm_leads_to_its_runs(browser, show, study_page):
         "  return [row.dataset.arm, link && document.querySelector(link.getAttribute('href')).dataset.arm];"
         "}))"
     )
-    # Means, intervals, differences and what belongs to them; the table of all statistics; the costs.
+    # Means, intervals, differences and related numbers; the table of all statistics; the costs.
     assert len(numbers) > 4 * 2 + 2 * 4 + 2 * 9 + 4 * 4
     assert all(arm == target for arm, target in numbers)
-    said = browser.execute_script(
+    output = browser.execute_script(
         "return [...document.querySelectorAll('#answer a')].map(a => document.querySelector(a.hash).dataset.arm)"
     )
-    assert said == ["probe · shots 4", "probe · shots 16"]
+    assert output == ["probe · shots 4", "probe · shots 16"]
 
 
-def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_page):
+def test_a_click_on_a_mean_opens_the_runs_of_its_arm(browser, show, study_page):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -224,8 +228,8 @@ def test_a_mean_that_is_drawn_leads_to_the_runs_of_its_arm(browser, show, study_
         WebDriverWait(browser, 10).until(lambda _: browser.execute_script(f"{listed}.length", ".pointed"))
         assert browser.current_url == f"{study_page.as_uri()}{first['anchor']}"
         assert browser.execute_script("return document.querySelector('#cells details').open")
-        own = f"[data-arm='{first['arm']}']"
-        assert browser.execute_script(listed, ".pointed") == browser.execute_script(listed, own)
+        value = f"[data-arm='{first['arm']}']"
+        assert browser.execute_script(listed, ".pointed") == browser.execute_script(listed, value)
     assert not browser.get_log("browser")
 
 
@@ -243,9 +247,9 @@ def test_names_with_markup_do_nothing(browser, show, small_study, tmp_path):
     [failed] = out.glob("cells/*/failed.json")
     failed.write_text(json.dumps({"error": evil, "traceback": evil, "time": 0}))
     (out / "plan.jsonl").write_text(json.dumps({"how": evil, "why": evil, "cells": [], "arms": 1}) + "\n")
-    _, said = show(report.write_study(out))
-    assert not said
+    _, output = show(report.write_study(out))
+    assert not output
     assert browser.execute_script("return window.hit") is None
     choose(browser, "method", "full")
-    assert len(set(shown(browser, "compared"))) == 2
+    assert len(set(visible_rows(browser, "compared"))) == 2
     assert not browser.get_log("browser")

@@ -1,4 +1,4 @@
-"""What a study is: what it takes, what it refuses, what `study.json` says."""
+"""A study: what it accepts, what it refuses, and the content of `study.json`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,13 @@ from tlx.tuning import Full, Probe
 METHODS = choice("method", {"full": {}, "probe": {"tuning": Probe(), "optim.lr": 0.1}})
 
 
-def asked(recipe, **changes):
-    given = {"base": recipe, "cells": prod(METHODS, param("seed", range(2))), "question": "Is a probe enough?"}
-    return Study(**(given | changes))
+def study_with(recipe, **changes):
+    inputs = {"base": recipe, "cells": prod(METHODS, param("seed", range(2))), "question": "Is a probe enough?"}
+    return Study(**(inputs | changes))
 
 
-def test_the_file_says_everything_that_a_reader_needs(base):
-    study = asked(base, baseline={"method": "full"}, smallest=0.01, name="probes")
+def test_the_file_has_everything_that_a_reader_needs(base):
+    study = study_with(base, baseline={"method": "full"}, smallest=0.01, name="probes")
     written = document(study, "x", "tlx study x.py", "x.py")
     fingerprints = [cell.fingerprint for cell in study.cells]
     assert written == {
@@ -52,7 +52,7 @@ def test_the_file_says_everything_that_a_reader_needs(base):
     }
 
 
-def test_a_field_that_an_override_has_made_has_nothing_before_it(base):
+def test_a_field_created_by_an_override_has_no_earlier_value(base):
     cells = [{"tuning": Full(), "tuning.decay": 0.5}]
     study = Study(base=replace(base, tuning=Probe()), cells=cells, question="?")
     assert document(study, "x")["cells"][0]["changes"] == [
@@ -61,19 +61,19 @@ def test_a_field_that_an_override_has_made_has_nothing_before_it(base):
     ]
 
 
-def test_the_metric_is_the_primary_one_of_the_task_unless_another_is_asked_for(base):
-    assert asked(base).metric == "test/accuracy"
-    assert asked(replace(base, task=tasks.Regression())).metric == "test/mse"
-    assert asked(base, metric="validation/f1").metric == "validation/f1"
+def test_the_metric_is_the_primary_metric_of_the_task_by_default(base):
+    assert study_with(base).metric == "test/accuracy"
+    assert study_with(replace(base, task=tasks.Regression())).metric == "test/mse"
+    assert study_with(base, metric="validation/f1").metric == "validation/f1"
 
 
 def test_a_baseline_may_be_a_python_value(base):
-    study = asked(base, cells=param("tuning", Full(), Probe()), baseline={"tuning": Full()})
+    study = study_with(base, cells=param("tuning", Full(), Probe()), baseline={"tuning": Full()})
     assert study.baseline == {"tuning": "Full()"}
 
 
-def test_another_base_makes_other_cells_of_the_same_names(base):
-    study = asked(base, baseline={"method": "full"})
+def test_another_base_gives_other_cells_with_the_same_names(base):
+    study = study_with(base, baseline={"method": "full"})
     other = replace(study, base=replace(base, optim=Optim("sgd")))
     assert [cell.names for cell in other.cells] == [cell.names for cell in study.cells]
     assert not other.by_fingerprint.keys() & study.by_fingerprint.keys()
@@ -108,24 +108,24 @@ def test_another_base_makes_other_cells_of_the_same_names(base):
         ({"smallest": -1.0}, ValueError, "smallest is -1; expected "),
     ],
 )
-def test_what_cannot_be_meant_is_an_error(base, changes, error, message):
+def test_invalid_studies_are_refused(base, changes, error, message):
     with pytest.raises(error) as raised:
-        asked(base, **changes)
+        study_with(base, **changes)
     assert message in str(raised.value)
 
 
-def test_the_study_of_few_labels_is_twelve_arms_of_five_seeds():
+def test_the_study_of_few_labels_has_twelve_arms_of_five_seeds():
     study = load_study(str(Path(__file__).parents[2] / "experiments" / "labels.py"), ["train.steps=2"])
     names = [cell.names for cell in study.cells]
     assert len(names) == 4 * 3 * 5
     assert set(names[0]) == {"method", "labels", "seed"}
     assert {cell.recipe.train.steps for cell in study.cells} == {2}
-    # Arms that a seed pairs differ in nothing but the method.
+    # Arms that are paired by seed differ only in the method.
     assert names[0] == {"method": "full", "labels": 16, "seed": 0}
     assert [cell.recipe.data.shots for cell in study.cells[::5]] == [8, 32, 128] * 4
 
 
-def test_a_directory_that_holds_something_else_is_left_alone(small, tmp_path):
+def test_a_directory_with_other_content_is_not_changed(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError) as raised:
         settle(tmp_path / "file", document(small, "x"))

@@ -1,4 +1,4 @@
-"""A cell has one holder at a time, and none when that one has died."""
+"""A cell has one owner at a time, and none if the owner has died."""
 
 import errno
 import subprocess
@@ -26,7 +26,7 @@ def directory(small, tmp_path):
     return tmp_path / "study"
 
 
-def test_a_claim_excludes_every_other_until_it_is_let_go(small, directory):
+def test_a_claim_excludes_every_other_until_it_is_released(small, directory):
     (name, cell), *_ = small.by_fingerprint.items()
     first = claim(directory, name, cell, 0.0)
     assert first is not None
@@ -47,13 +47,13 @@ def test_the_claim_of_a_killed_worker_is_free(small, directory):
     finally:
         holder.kill()
         holder.communicate()
-    found = claim(directory, name, cell, 0.0)
-    assert found is not None
-    found.lock.release()
+    actual = claim(directory, name, cell, 0.0)
+    assert actual is not None
+    actual.lock.release()
 
 
 def test_a_file_system_without_locks_is_refused(small, directory, monkeypatch):
-    """What stands in their place there outlives whoever holds it."""
+    """Without locks, a replacement would outlive its owner."""
 
     def without(descriptor, operation):
         raise OSError(errno.ENOSYS, "Function not implemented")
@@ -66,7 +66,7 @@ def test_a_file_system_without_locks_is_refused(small, directory, monkeypatch):
     assert claim(directory, name, cell, 0.0) is not None
 
 
-def test_done_is_settled_and_failed_until_a_later_call(small, directory):
+def test_done_is_final_and_failed_is_final_until_a_later_call(small, directory):
     name = next(iter(small.by_fingerprint))
     folder = directory / "cells" / name
     folder.mkdir()

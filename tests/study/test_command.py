@@ -1,4 +1,4 @@
-"""`tlx study`: what it tells, how it ends, and one clear line for every mistake."""
+"""`tlx study`: its output, its exit codes, and one clear line for every mistake."""
 
 import json
 
@@ -36,22 +36,22 @@ def call(*arguments):
     return CliRunner().invoke(main, ["study", *arguments])
 
 
-def told(*arguments):
-    """The one line that a mistake ends in."""
-    done = call(*arguments)
-    assert done.exit_code == 2, done.output
-    assert done.output.startswith("tlx: ")
-    assert done.output.count("\n") == 1
-    return done.output.removeprefix("tlx: ").rstrip("\n")
+def error_line(*arguments):
+    """Return the single line of an error."""
+    outcome = call(*arguments)
+    assert outcome.exit_code == 2, outcome.output
+    assert outcome.output.startswith("tlx: ")
+    assert outcome.output.count("\n") == 1
+    return outcome.output.removeprefix("tlx: ").rstrip("\n")
 
 
 def test_a_study_from_its_first_status_to_its_results(file, tmp_path):
     out = str(tmp_path / "out")
     status = call(file, "--out", out, "--status").output
     assert status == f"Does it?\n2 cells waiting; {out} does not contain a study yet\n"
-    done = call(file, "--out", out)
-    assert done.exit_code == 1
-    last = done.output.splitlines()[-1]
+    outcome = call(file, "--out", out)
+    assert outcome.exit_code == 1
+    last = outcome.output.splitlines()[-1]
     assert last == (
         f"tlx: 1 of 2 cells failed; the first is method=bad: {ERROR}; tracebacks in {out}/cells/*/failed.json; "
         f"run them again with: tlx study {file} --out {out}"
@@ -86,40 +86,44 @@ def test_set_changes_the_base_of_every_cell(file, tmp_path):
     assert before < {path.name for path in (tmp_path / "out" / "cells").iterdir()}
 
 
-def test_the_metric_is_that_of_the_task_that_set_has_chosen(tmp_path):
+def test_the_metric_follows_from_the_task_chosen_by_set(tmp_path):
     path = tmp_path / "rates.py"
     path.write_text(FILE.replace('task.classes": 3', 'optim.lr": 0.1'))
     assert load_study(str(path), []).metric == "test/accuracy"
-    told = load_study(str(path), ["task=Regression()"])
-    assert told.metric == f"test/{told.base.task.primary}" != "test/accuracy"
+    recorded = load_study(str(path), ["task=Regression()"])
+    assert recorded.metric == f"test/{recorded.base.task.primary}" != "test/accuracy"
 
 
-def test_quiet_says_nothing_but_what_failed(file, tmp_path):
-    done = call(file, "--out", str(tmp_path / "out"), "--quiet", "--jobs", "1")
-    assert done.output.startswith("tlx: 1 of 2 cells failed")
-    assert done.output.count("\n") == 1
+def test_quiet_prints_only_failures(file, tmp_path):
+    outcome = call(file, "--out", str(tmp_path / "out"), "--quiet", "--jobs", "1")
+    assert outcome.output.startswith("tlx: 1 of 2 cells failed")
+    assert outcome.output.count("\n") == 1
 
 
-def test_the_directory_is_by_default_named_after_the_file(file, tmp_path, monkeypatch):
+def test_the_directory_has_the_name_of_the_file_by_default(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(file, "--status").output.endswith("runs/small does not contain a study yet\n")
 
 
 def test_every_mistake_is_one_line(file, tmp_path):
     path = str(tmp_path / "none.py")
-    assert told(path) == f"there is no study file {path}; expected a Python file with a function study()"
+    assert error_line(path) == f"there is no study file {path}; expected a Python file with a function study()"
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert (
-        told(str(tmp_path / "empty.py"))
+        error_line(str(tmp_path / "empty.py"))
         == f"{tmp_path / 'empty.py'} has no function study(); a study file must define this function, without arguments"
     )
     (tmp_path / "three.py").write_text("def study():\n    return 3\n")
-    assert told(str(tmp_path / "three.py")) == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
-    assert told(file, "--set", "optim.lrr=1", "--status") == (
+    assert (
+        error_line(str(tmp_path / "three.py"))
+        == f"study() in {tmp_path / 'three.py'} returned int; expected a tlx.Study"
+    )
+    assert error_line(file, "--set", "optim.lrr=1", "--status") == (
         "the recipe has no field 'optim.lrr'; close: 'optim.lr', 'optim.clip', 'optim'"
     )
-    assert told(file, "--out", str(tmp_path)) == (
+    assert error_line(file, "--out", str(tmp_path)) == (
         f"{tmp_path} is not empty and contains no study; choose another directory with --out"
     )
-    assert told(file, "--out", str(tmp_path), "--results") == f"{tmp_path} contains no study: there is no study.json"
+    line = error_line(file, "--out", str(tmp_path), "--results")
+    assert line == f"{tmp_path} contains no study: there is no study.json"
     assert call(file, "--jobs", "0").exit_code == 2

@@ -1,4 +1,4 @@
-"""Which cells train together follows from the study, is recorded once, and is kept."""
+"""The cells that train together follow from the study, are recorded once, and do not change."""
 
 import json
 import subprocess
@@ -40,13 +40,13 @@ def begun(four, tmp_path):
 
 
 def written(directory):
-    """The groups as the file holds them, with whether each is decided."""
-    found = json.loads((directory / GROUPS).read_text())["groups"]
-    return [(one["cells"], one["decided"]) for one in found]
+    """Return the groups in the file, and whether each is decided."""
+    actual = json.loads((directory / GROUPS).read_text())["groups"]
+    return [(one["cells"], one["decided"]) for one in actual]
 
 
 def learned(directory, study):
-    """What every cell of a study learned, and its metrics."""
+    """Return the trained parameters and the metrics of every cell."""
     folders = {name: directory / "cells" / name for name in study.by_fingerprint}
     leaves = {name: read_file(folder / "learned.safetensors") for name, folder in folders.items()}
     metrics = {name: json.loads((folder / "result.json").read_text())["metrics"] for name, folder in folders.items()}
@@ -60,7 +60,7 @@ def assert_same(one, other):
             np.testing.assert_array_equal(leaf, other[0][name][path], err_msg=f"{name} {path}")
 
 
-def test_groups_are_pieces_of_what_can_share_in_the_order_of_the_study(base, tmp_path):
+def test_groups_are_slices_of_cells_that_can_share_in_the_order_of_the_study(base, tmp_path):
     methods = choice("method", {"full": {}, "probe": {"tuning": Probe()}, "long": {"train.steps": 4}})
     study = Study(base=base, cells=prod(methods, param("seed", range(3))), question="?")
     names = list(study.by_fingerprint)
@@ -69,19 +69,19 @@ def test_groups_are_pieces_of_what_can_share_in_the_order_of_the_study(base, tmp
     assert written(tmp_path / "study") == [(names[:4], False), (names[4:6], False), (names[6:], False)]
 
 
-def test_recorded_groups_stay_and_new_cells_make_new_ones(four, begun):
+def test_recorded_groups_stay_and_new_cells_form_new_ones(four, begun):
     directory, record = begun
     names = list(four.by_fingerprint)
     assert record(most=2) == ([], [names[:2], names[2:]])
     before = (directory / GROUPS).read_bytes()
-    notes, found = record(most=4)
-    assert found == [names[:2], names[2:]]
+    notes, messages = record(most=4)
+    assert messages == [names[:2], names[2:]]
     assert "--most 4 is not used" in notes[0] and "recorded with --most 2" in notes[0]
     assert (directory / GROUPS).read_bytes() == before
     more = replace(four, cells=param("seed", [5, 3, 2, 1, 0, 4]))
     new = [name for name in more.by_fingerprint if name not in names]
-    notes, found = record(more, most=4)
-    assert found == [names[:2], names[2:], new]
+    notes, messages = record(more, most=4)
+    assert messages == [names[:2], names[2:], new]
     assert "--most 4 applies to the 2 new cells" in notes[0]
 
 
@@ -95,7 +95,7 @@ def test_a_finished_cell_without_a_group_gets_none(four, begun):
     assert record() == ([], [[names[0], *names[2:]]])
 
 
-def test_a_group_that_has_lost_a_cell_is_made_anew_for_its_unfinished_cells(four, begun):
+def test_a_group_that_lost_a_cell_is_formed_again_for_its_unfinished_cells(four, begun):
     directory, record = begun
     names = list(four.by_fingerprint)
     record()
@@ -104,8 +104,8 @@ def test_a_group_that_has_lost_a_cell_is_made_anew_for_its_unfinished_cells(four
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     fewer = replace(four, cells=param("seed", 0, 1, 2))
-    notes, found = record(fewer)
-    assert found == [names[:1], names[1:3]]
+    notes, messages = record(fewer)
+    assert messages == [names[:1], names[1:3]]
     assert len(notes) == 1 and notes[0].startswith("2 cells trained in a group with 1 cells")
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_one_clear_error(text, begun):
         record()
 
 
-def test_a_group_is_claimed_whole_or_not_at_all(four, begun):
+def test_a_group_is_claimed_completely_or_not_at_all(four, begun):
     directory, _ = begun
     cells, names = four.by_fingerprint, list(four.by_fingerprint)
     other = locked(directory, names[2], cells[names[2]])
@@ -144,7 +144,7 @@ def test_a_group_is_claimed_whole_or_not_at_all(four, begun):
     assert claim_group(directory, cells, [*names, "gone"], 0.0) == []
 
 
-def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begun, monkeypatch):
+def test_cells_that_are_better_alone_are_free_for_other_workers(four, begun, monkeypatch):
     """The worker that decides keeps its share of the decided groups."""
     from tlx.study import work
 
@@ -155,14 +155,14 @@ def test_groups_that_are_better_one_by_one_are_free_for_other_workers(four, begu
     monkeypatch.setattr(run_many, "GAIN", 0.0)
     assert work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
     assert written(directory) == [([name], True) for name in names]
-    done = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
-    assert done == names[:2]
-    # What was looked at before is no group any more.
+    outcome = [name for name in names if (directory / "cells" / name / "result.json").is_file()]
+    assert outcome == names[:2]
+    # The previous candidate is no group any more.
     assert not work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
 
 
-def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(four, tmp_path, monkeypatch):
-    """As after a kill between two results, or where a user has deleted a cell."""
+def test_a_cell_of_a_finished_group_trains_again_with_it_to_the_same_bits(four, tmp_path, monkeypatch):
+    """As after a kill between two results, or if a user has deleted a cell."""
     import shutil
 
     monkeypatch.setattr(run_many, "GAIN", 1e9)
@@ -175,30 +175,30 @@ def test_a_cell_whose_group_is_finished_trains_again_with_it_to_the_same_bits(fo
         path: path.read_bytes() for name in names[1:] for path in (out / "cells" / name).rglob("*") if path.is_file()
     }
     shutil.rmtree(out / "cells" / names[0])
-    found = run_study(four, out, quiet=True)
-    assert found.counts["done"] == 4
+    results = run_study(four, out, quiet=True)
+    assert results.counts["done"] == 4
     assert_same(before, learned(out, four))
     assert all(path.read_bytes() == content for path, content in files.items())
     lines = (out / "executions.jsonl").read_text().splitlines()
     assert len(lines) == 5
 
 
-def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and_says_so(four, tmp_path, monkeypatch):
+def test_a_member_that_cannot_be_opened_fails_the_rest_of_its_group_with_a_message(four, tmp_path, monkeypatch):
     monkeypatch.setattr(run_many, "GAIN", 1e9)
     out, names = tmp_path / "study", list(four.by_fingerprint)
     settle(out, document(four, "x"))
     groups.write(out, Recorded(64, (Together(tuple(names), True, "x"),)))
     opened = run_many.opened
 
-    def gone(recipe, path, **how):
+    def missing_data(recipe, path, **how):
         if recipe.seed == 2:
             raise FileNotFoundError("no such model")
         return opened(recipe, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_many, "opened", gone)
-        found = run_study(four, out, quiet=True)
-    errors = [cell.failed["error"] for cell in found.cells]
+        patch.setattr(run_many, "opened", missing_data)
+        results = run_study(four, out, quiet=True)
+    errors = [cell.failed["error"] for cell in results.cells]
     assert errors[2] == "FileNotFoundError: no such model"
     assert all(names[2] in errors[n] and "must train together" in errors[n] for n in (0, 1, 3))
     assert run_study(four, out, quiet=True).counts["done"] == 4
@@ -206,23 +206,23 @@ def test_a_member_that_cannot_be_opened_any_more_fails_the_rest_of_its_group_and
 
 
 @pytest.mark.slow
-def test_a_cell_that_cannot_be_opened_changes_nothing_of_the_others_later(base, tmp_path, monkeypatch):
-    """It is in no group; when it can be opened it makes one of its own."""
+def test_a_cell_that_cannot_be_opened_does_not_change_the_others_later(base, tmp_path, monkeypatch):
+    """It is in no group; when it can be opened it forms a separate one."""
     monkeypatch.setattr(run_many, "GAIN", 1e9)
     study = Study(base=base, cells=param("seed", range(3)), question="?")
     out, names, opened = tmp_path / "study", list(study.by_fingerprint), run_many.opened
 
-    def gone(recipe, path, **how):
+    def missing_data(recipe, path, **how):
         if recipe.seed == 1:
             raise FileNotFoundError("no such model")
         return opened(recipe, path, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_many, "opened", gone)
+        patch.setattr(run_many, "opened", missing_data)
         assert run_study(study, out, quiet=True).counts == {"done": 2, "running": 0, "failed": 1, "waiting": 0}
     assert [cells for cells, decided in written(out) if decided] == [[names[0], names[2]]]
-    found = run_study(study, out, quiet=True)
-    assert found.counts["done"] == 3
+    results = run_study(study, out, quiet=True)
+    assert results.counts["done"] == 3
     assert [cells for cells, _ in written(out)] == [[names[0], names[2]], [names[1]]]
 
 
@@ -239,8 +239,8 @@ def test_groups_may_be_copied_to_repeat_a_study_elsewhere(four, begun, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_numbers_do_not_depend_on_who_works(four, tmp_path, monkeypatch):
-    """One worker or three, in whatever order they come: the same groups, the same bits."""
+def test_the_numbers_do_not_depend_on_the_workers(four, tmp_path, monkeypatch):
+    """One worker or three, in any order: the same groups, the same bits."""
     from tlx.study import work
 
     monkeypatch.setattr(run_many, "GAIN", 1e9)
@@ -270,12 +270,12 @@ def study():
 
 @pytest.mark.slow
 def test_three_workers_give_the_bits_of_one(tmp_path):
-    """A worker that decides a group keeps a part of it: the rest must be open to the others at once."""
+    """A worker that decides a group keeps a part of it; the rest must be open to the others at once."""
     file = tmp_path / "worked.py"
     file.write_text(WORKED)
     study = load_study(str(file), ())
     for name, jobs in (("one", "1"), ("three", "3")):
         command = [sys.executable, "-Pm", "tlx.cli", "study", str(file), "--out", str(tmp_path / name), "--jobs", jobs]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert process.returncode == 0, process.stderr
     assert_same(learned(tmp_path / "one", study), learned(tmp_path / "three", study))

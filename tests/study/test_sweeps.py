@@ -1,4 +1,4 @@
-"""The algebra of sweeps: laws, names, and what cannot be meant."""
+"""The algebra of sweeps: laws, names, and invalid sweeps."""
 
 import numpy as np
 import pytest
@@ -16,9 +16,9 @@ ONE = [Override({}, {})]
 
 
 def test_prod_multiplies_and_the_last_part_varies_fastest():
-    found = prod(RATES, SEEDS)
-    assert len(found) == len(RATES) * len(SEEDS)
-    assert [one.changes["seed"] for one in found] == [0, 1, 2, 0, 1, 2]
+    actual = prod(RATES, SEEDS)
+    assert len(actual) == len(RATES) * len(SEEDS)
+    assert [one.changes["seed"] for one in actual] == [0, 1, 2, 0, 1, 2]
     assert prod(prod(RATES, SEEDS), DECAYS) == prod(RATES, prod(SEEDS, DECAYS)) == prod(RATES, SEEDS, DECAYS)
     assert prod() == ONE
     assert prod(RATES, ONE) == prod(ONE, RATES) == prod(RATES) == RATES
@@ -33,7 +33,7 @@ def test_chain_concatenates():
     assert prod(chain(RATES, DECAYS), SEEDS) == chain(prod(RATES, SEEDS), prod(DECAYS, SEEDS))
 
 
-def test_zip_goes_in_step_and_demands_equal_lengths():
+def test_zip_combines_in_parallel_and_needs_equal_lengths():
     assert [one.changes for one in zip_(RATES, DECAYS)] == [
         {"optim.lr": 1e-3, "optim.weight_decay": 0.0},
         {"optim.lr": 1e-2, "optim.weight_decay": 0.1},
@@ -43,7 +43,7 @@ def test_zip_goes_in_step_and_demands_equal_lengths():
         zip_(RATES, SEEDS)
 
 
-def test_a_sweep_has_as_many_cells_as_overrides_and_their_recipes():
+def test_a_sweep_has_one_cell_for_each_override_and_recipe():
     cells = sweep(BASE, prod(RATES, SEEDS))
     assert [(cell.recipe.optim.lr, cell.recipe.seed) for cell in cells] == [
         (rate, seed) for rate in (1e-3, 1e-2) for seed in range(3)
@@ -53,7 +53,7 @@ def test_a_sweep_has_as_many_cells_as_overrides_and_their_recipes():
     assert len({cell.fingerprint for cell in cells}) == 6
 
 
-def test_plain_dicts_a_sweep_and_the_algebra_say_the_same():
+def test_plain_dicts_a_sweep_and_the_algebra_give_the_same_cells():
     plain = [{"optim.lr": rate, "seed": seed} for rate in (1e-3, 1e-2) for seed in range(3)]
     assert sweep(BASE, plain) == sweep(BASE, prod(RATES, SEEDS)) == sweep(BASE, sweep(BASE, plain))
     assert sweep(BASE, (one for one in plain)) == sweep(BASE, plain)
@@ -76,19 +76,19 @@ def test_a_choice_sets_several_fields_under_one_label():
     cells = sweep(BASE, prod(methods, SEEDS))
     assert cells[3].names == {"method": "probe", "seed": 0}
     assert (cells[3].recipe.tuning, cells[3].recipe.optim) == (Probe(), Optim(lr=1e-2))
-    # A label stays what it is, though a field has its name.
+    # A label stays unchanged even if a field has its name.
     tunings = choice("tuning", {"LoRA": {"tuning": Lora()}, "none": {"tuning": Probe()}})
     assert [cell.names for cell in sweep(BASE, tunings)] == [{"tuning": "LoRA"}, {"tuning": "none"}]
 
 
-def test_records_are_shown_as_the_text_a_user_would_write():
+def test_records_are_shown_as_a_user_would_write_them():
     cells = sweep(BASE, param("tuning", Full(), Freeze(through="stem", decay=0.5)))
     assert [cell.names["tuning"] for cell in cells] == ["Full()", "Freeze(through='stem', decay=0.5)"]
     assert [shown(value) for value in (1, 0.5, "a", None, True, (1, 2))] == [1, 0.5, "a", None, True, "(1, 2)"]
 
 
-def test_a_column_that_is_a_path_is_filled_in_from_the_recipe():
-    """One factor at a time: every row of the table says all of the factors."""
+def test_a_column_that_is_a_path_is_filled_from_the_recipe():
+    """One factor at a time: every row of the table has all factors."""
     cells = sweep(BASE, chain([{}], param("optim.lr", 1), param("tuning.decay", 0.5)))
     assert [cell.names for cell in cells] == [
         {"optim.lr": 1e-3, "tuning.decay": 1.0},
@@ -100,7 +100,7 @@ def test_a_column_that_is_a_path_is_filled_in_from_the_recipe():
     }  # fmt: skip
 
 
-def test_a_sweep_over_another_base_fills_in_what_that_base_says():
+def test_a_sweep_over_another_base_is_filled_from_that_base():
     cells = sweep(BASE, chain(RATES, param("seed", 5)))
     other = sweep(Recipe(data=BASE.data, task=BASE.task, model=BASE.model, seed=9), cells)
     assert [cell.names["seed"] for cell in other] == [9, 9, 5]
@@ -161,7 +161,7 @@ def test_a_sweep_over_another_base_fills_in_what_that_base_says():
         ),
     ],
 )
-def test_what_cannot_be_meant_is_an_error(make, error, message):
+def test_invalid_sweeps_are_refused(make, error, message):
     with pytest.raises(error) as raised:
         make()
     for part in message.split(" ... "):

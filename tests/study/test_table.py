@@ -1,4 +1,4 @@
-"""The results of a study as a table, in memory, as files, and on a terminal."""
+"""The results of a study as a table: in memory, in files, and on a terminal."""
 
 import pytest
 from filelock import FileLock
@@ -14,7 +14,7 @@ METRICS = ["accuracy", "f1", "loss", "ece"]
 
 @pytest.fixture(scope="module")
 def run(base, tmp_path_factory):
-    """What there is of a study of three methods, of which one cannot be."""
+    """The table of a study of three methods, one of which is invalid."""
     methods = choice("method", {"probe": {"tuning": Probe()}, 2: {}, "bad": {"task.classes": 3}})
     study = Study(base=base, cells=prod(methods, param("seed", 0, 1)), question="Does it?")
     folder = tmp_path_factory.mktemp("studies") / "small"
@@ -27,20 +27,20 @@ def test_a_row_is_a_cell_and_a_metric(run):
         "fingerprint", "method", "seed", "state", "split", "metric", "value", "selection", "selected_step", "steps",
         "seconds", "trainable",
     ]  # fmt: skip
-    done = frame[frame.state == "done"]
-    assert len(done) == 4 * 2 * len(METRICS)
+    outcome = frame[frame.state == "done"]
+    assert len(outcome) == 4 * 2 * len(METRICS)
     for cell in run.cells[:4]:
-        own = done[done.fingerprint == cell.fingerprint]
-        assert dict(zip(own.split + "/" + own.metric, own.value, strict=True)) == cell.metrics
-        assert set(own.method) == {str(cell.names["method"])}
-        assert set(own.seed) == {cell.seed}
-        assert set(own.trainable) == {cell.result["parameters"]["trainable"]}
-        assert set(own.seconds) == {sum(cell.result["seconds"].values()) / cell.result["pack"]["arms"]}
-    assert set(done.selection) == {"last"}
-    assert (done.steps == 3).all()
+        value = outcome[outcome.fingerprint == cell.fingerprint]
+        assert dict(zip(value.split + "/" + value.metric, value.value, strict=True)) == cell.metrics
+        assert set(value.method) == {str(cell.names["method"])}
+        assert set(value.seed) == {cell.seed}
+        assert set(value.trainable) == {cell.result["parameters"]["trainable"]}
+        assert set(value.seconds) == {sum(cell.result["seconds"].values()) / cell.result["pack"]["arms"]}
+    assert set(outcome.selection) == {"last"}
+    assert (outcome.steps == 3).all()
 
 
-def test_what_is_not_done_has_a_row_without_a_metric(run):
+def test_an_unfinished_cell_has_a_row_without_a_metric(run):
     frame = results(run.folder)
     failed = frame[frame.state != "done"]
     assert list(failed.state) == ["failed", "failed"]
@@ -48,7 +48,7 @@ def test_what_is_not_done_has_a_row_without_a_metric(run):
     assert failed[["split", "metric", "value", "seconds"]].isna().all(axis=None)
 
 
-def test_the_files_hold_the_same_table(run):
+def test_the_files_have_the_same_table(run):
     frame = results(run.folder)
     pandas.testing.assert_frame_equal(pandas.read_parquet(run.folder / "results.parquet"), frame)
     text = pandas.read_csv(run.folder / "results.csv")
@@ -56,19 +56,19 @@ def test_the_files_hold_the_same_table(run):
     assert list(text.value.dropna()) == list(frame.value.dropna())
 
 
-def test_a_study_without_a_column_of_seeds_tells_the_recipes_seed(base, tmp_path):
-    found = run_study(Study(base=base, cells=[{}], question="?"), tmp_path / "study", quiet=True)
-    assert set(results(found.folder).seed) == {0}
+def test_a_study_without_a_seed_column_has_the_seed_of_the_recipe(base, tmp_path):
+    outcome = run_study(Study(base=base, cells=[{}], question="?"), tmp_path / "study", quiet=True)
+    assert set(results(outcome.folder).seed) == {0}
 
 
-def test_a_study_that_has_not_begun_is_a_table_of_what_waits(small, tmp_path):
+def test_a_study_that_has_not_begun_is_a_table_of_waiting_cells(small, tmp_path):
     settle(tmp_path / "study", document(small, "x"))
     with FileLock(tmp_path / "study" / "claims" / f"{small.cells[0].fingerprint}.lock"):
         assert list(results(tmp_path / "study").state) == ["running", "waiting"]
     assert table.markdown(tmp_path / "study") == "| seed | steps | seconds | trainable |\n| --- | ---: | ---: | ---: |"
 
 
-def test_markdown_has_a_line_a_finished_cell(run):
+def test_markdown_has_one_line_per_finished_cell(run):
     head, rule, *lines = table.markdown(run.folder).splitlines()
     assert head == "| method | seed | test/accuracy | test/f1 | test/loss | test/ece | steps | seconds | trainable |"
     assert rule.count("---:") == 7
@@ -76,12 +76,12 @@ def test_markdown_has_a_line_a_finished_cell(run):
     assert all(line.endswith(" | 90 |") for line in lines[:2])
 
 
-def test_no_study_and_no_extra_are_named(tmp_path, monkeypatch):
+def test_a_missing_study_and_a_missing_extra_are_named(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as raised:
         results(tmp_path)
     assert str(raised.value) == f"{tmp_path} contains no study: there is no study.json"
-    found = table.find_spec
-    monkeypatch.setattr(table, "find_spec", lambda name: None if name == "pandas" else found(name))
+    actual = table.find_spec
+    monkeypatch.setattr(table, "find_spec", lambda name: None if name == "pandas" else actual(name))
     with pytest.raises(ImportError) as missing:
         results(tmp_path)
     assert str(missing.value) == "a table of results needs pandas: pip install 'tlx[study]'"

@@ -1,4 +1,4 @@
-"""The running of a study: each cell once, whatever fails, stops or works beside it."""
+"""Running a study: each cell once, with failures, interruptions and several workers."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write_file(folder, cells=TWO, steps=3, every=3):
     return path
 
 
-# A shell that puts the suite into the background lets every child ignore Ctrl-C; this one is to hear it.
+# A shell that starts the tests in the background makes children ignore Ctrl-C; this child must react to it.
 HEARING = """
 import signal, runpy
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,20 +61,20 @@ def executions(directory):
 
 
 def finished(directory):
-    """When every finished cell was written, by its fingerprint."""
+    """Return the time at which every finished cell was written, by its fingerprint."""
     return {path.parent.name: path.stat().st_mtime_ns for path in directory.glob("cells/*/result.json")}
 
 
-def test_a_finished_cell_is_never_run_again(small, tmp_path, capsys):
+def test_a_finished_cell_is_never_repeated(small, tmp_path, capsys):
     out = tmp_path / "study"
-    found = run_study(small, out, most=1)
-    assert found.counts == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
-    told = capsys.readouterr().err.splitlines()
-    assert told[:2] == ["study: Does a seed matter?", f"2 cells in {out}: 2 waiting"]
-    assert told[2].startswith("1/2  seed=0: test/accuracy 0.")
-    assert " remain" in told[2]
-    assert told[3].startswith("2/2  seed=1: test/accuracy 0.")
-    assert " remain" not in told[3]
+    outcome = run_study(small, out, most=1)
+    assert outcome.counts == {"done": 2, "running": 0, "failed": 0, "waiting": 0}
+    output = capsys.readouterr().err.splitlines()
+    assert output[:2] == ["study: Does a seed matter?", f"2 cells in {out}: 2 waiting"]
+    assert output[2].startswith("1/2  seed=0: test/accuracy 0.")
+    assert " remain" in output[2]
+    assert output[3].startswith("2/2  seed=1: test/accuracy 0.")
+    assert " remain" not in output[3]
     before = finished(out)
     run_study(small, out)
     assert capsys.readouterr().err.splitlines() == ["study: Does a seed matter?", f"2 cells in {out}: 2 done"]
@@ -86,11 +86,11 @@ def test_a_changed_recipe_is_a_new_cell_and_the_old_one_stays_unlisted(small, ba
     run_study(small, tmp_path / "study", quiet=True)
     before = finished(tmp_path / "study")
     other = replace(small, base=replace(base, train=replace(base.train, steps=2)))
-    found = run_study(replace(small, cells=param("seed", 1, 2)), tmp_path / "study", quiet=True)
-    assert [cell.seed for cell in found.cells] == [1, 2]
+    outcome = run_study(replace(small, cells=param("seed", 1, 2)), tmp_path / "study", quiet=True)
+    assert [cell.seed for cell in outcome.cells] == [1, 2]
     assert len(executions(tmp_path / "study")) == 3
-    found = run_study(other, tmp_path / "study", quiet=True)
-    assert [cell.result["steps"] for cell in found.cells] == [2, 2]
+    outcome = run_study(other, tmp_path / "study", quiet=True)
+    assert [cell.result["steps"] for cell in outcome.cells] == [2, 2]
     assert finished(tmp_path / "study").items() > before.items()
     assert len(finished(tmp_path / "study")) == 5
 
@@ -100,33 +100,33 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     bring = choice("start", {"brought": {"weights": Weights(str(model))}, "fresh": {}})
     study = Study(base=base, cells=prod(bring, param("seed", 0, 1)), question="Does it?")
     out = tmp_path / "study"
-    found = run_study(study, out)
-    assert [cell.state for cell in found.cells] == ["failed", "failed", "done", "done"]
-    failed = found.cells[0].failed
+    outcome = run_study(study, out)
+    assert [cell.state for cell in outcome.cells] == ["failed", "failed", "done", "done"]
+    failed = outcome.cells[0].failed
     assert failed["error"].startswith("FileNotFoundError: ")
     assert str(model) in failed["error"]
     assert failed["traceback"].startswith("Traceback (most recent call last):\n")
     assert failed["traceback"].endswith(failed["error"] + "\n")
     assert f"1/4  start=brought seed=0: failed, {failed['error']}" in capsys.readouterr().err
     assert Counter(line["state"] for line in executions(out)) == {"failed": 2, "done": 2}
-    # Still not there: each is tried once more, and no more often.
-    found = run_study(study, out)
+    # The file is still missing: each cell is tried once more, and no more often.
+    outcome = run_study(study, out)
     assert "2 done, 2 failed; failed cells run again" in capsys.readouterr().err
-    assert found.cells[0].failed["time"] > failed["time"]
+    assert outcome.cells[0].failed["time"] > failed["time"]
     assert len(executions(out)) == 6
     run(base, model, quiet=True)
-    found = run_study(study, out, quiet=True)
-    assert found.counts["done"] == 4
+    outcome = run_study(study, out, quiet=True)
+    assert outcome.counts["done"] == 4
     assert not list(out.glob("cells/*/failed.json"))
 
 
-def test_a_full_disk_is_no_cells_failure(small, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_fail_a_cell(small, tmp_path, monkeypatch):
     from tlx.training.checkpoint import DiskFull
 
-    def full(*given, **how):
+    def full_disk(*given, **how):
         raise DiskFull("the disk is full")
 
-    monkeypatch.setattr("tlx.training.run_many.train", full)
+    monkeypatch.setattr("tlx.training.run_many.train", full_disk)
     with pytest.raises(DiskFull):
         run_study(small, tmp_path / "study", quiet=True)
     assert not list(tmp_path.glob("study/cells/*/failed.json"))
@@ -134,7 +134,7 @@ def test_a_full_disk_is_no_cells_failure(small, tmp_path, monkeypatch):
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
 
-def test_what_a_try_left_that_died_before_its_first_record_is_in_nobodys_way(small, tmp_path):
+def test_files_of_an_attempt_that_died_early_do_not_disturb(small, tmp_path):
     folder = tmp_path / "study" / "cells" / next(iter(small.by_fingerprint))
     run_study(replace(small, cells=param("seed", 1)), tmp_path / "study", quiet=True)
     folder.mkdir()
@@ -157,20 +157,20 @@ def test_workers_that_die_leave_the_rest_for_the_next_call(small, tmp_path):
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
 
-def test_processes_side_by_side_share_the_cells_and_run_none_twice(tmp_path):
-    """Two calls on one directory, one of them of two workers."""
+def test_parallel_processes_share_the_cells_and_repeat_none(tmp_path):
+    """Two calls on one directory, one of them with two workers."""
     path, out = write_file(tmp_path, 'param("seed", range(6))'), tmp_path / "out"
     calls = [start(path, out), start(path, out, "--jobs", "2")]
     for call in calls:
         _, errors = call.communicate(timeout=300)
         assert call.returncode == 0, errors
     assert Counter(line["cell"] for line in executions(out)) == Counter(finished(out).keys())
-    # Each returned when all was done, not only its own share.
+    # Each call returned when all cells were done, not only its share.
     assert studies.read(out).counts["done"] == 6
 
 
-def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
-    # So many steps that it cannot end before the signal comes, on whatever machine.
+def test_an_interrupted_study_prints_how_to_resume_and_resumes(tmp_path):
+    # Enough steps that it cannot end before the signal arrives on any machine.
     path, out = write_file(tmp_path, 'param("seed", 0)', steps=5_000_000, every=100), tmp_path / "out"
     call = start(path, out)
     until(call, lambda: any(path.stat().st_size for path in out.glob("cells/*/metrics.jsonl")))
@@ -188,7 +188,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_path):
+def test_the_workers_of_an_interrupted_study_finish_and_save_their_step(tmp_path):
     path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
     call = start(path, out, "--jobs", "2", "--most", "1")
     until(call, lambda: sum(file.stat().st_size > 0 for file in out.glob("cells/*/metrics.jsonl")) == 2)
@@ -201,7 +201,7 @@ def test_the_workers_of_an_interrupted_study_finish_their_step_and_keep_it(tmp_p
 
 
 def until(call, happened, seconds=120.0):
-    """Waits for something that a process does."""
+    """Wait for a condition in another process."""
     begun = time.monotonic()
     while not happened():
         assert call.poll() is None, call.communicate()
@@ -211,34 +211,34 @@ def until(call, happened, seconds=120.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("most", "steps"), [(1, 60), (3, 600)], ids=["one by one", "in threes"])
-def test_five_kills_of_three_workers_leave_every_cell_once_and_the_same_table(most, steps, tmp_path):
+def test_five_kills_of_three_workers_give_every_cell_once_and_the_same_table(most, steps, tmp_path):
     path, out = write_file(tmp_path, SIXTY, steps=steps, every=20), tmp_path / "killed"
     together = ("--quiet", "--most", str(most))
-    dice, kept = random.Random(0), {}
+    dice, remaining = random.Random(0), {}
     for _ in range(KILLS):
         wanted = len(executions(out)) + dice.randint(1, 4)
         call = start(path, out, *together, "--jobs", "3", start_new_session=True)
         until(call, lambda wanted=wanted: len(executions(out)) >= wanted, 300.0)
-        # In the data, the compilation, a step, a checkpoint, the result: wherever the three happen to be.
+        # The kill may come during data, compilation, a step, a checkpoint or the result.
         time.sleep(dice.uniform(0.0, 1.0))
         assert call.poll() is None, "the study was over before it was killed five times; make it longer"
         os.killpg(call.pid, signal.SIGKILL)
         call.communicate()
-        assert finished(out).items() >= kept.items()
-        kept = finished(out)
+        assert finished(out).items() >= remaining.items()
+        remaining = finished(out)
     call = start(path, out, *together, "--jobs", "3")
     _, errors = call.communicate(timeout=900)
     assert call.returncode == 0, errors
-    assert finished(out).items() >= kept.items()
+    assert finished(out).items() >= remaining.items()
     counted = Counter(line["cell"] for line in executions(out))
     assert set(counted.values()) == {1}
-    # A worker that was killed between its results and the lines about them has left none.
+    # A worker that was killed between its results and their lines has written none of the lines.
     assert 60 - 3 * most * KILLS <= len(counted) <= 60
     call = start(path, tmp_path / "whole", *together)
     _, errors = call.communicate(timeout=900)
     assert call.returncode == 0, errors
-    whole, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
-    assert len(whole) == 60 * 8
-    assert (whole.state == "done").all()
-    # Which cells share a program follows from the study, not from who was there.
-    assert whole.equals(killed)
+    complete, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
+    assert len(complete) == 60 * 8
+    assert (complete.state == "done").all()
+    # The cells that share a program follow from the study, not from the workers.
+    assert complete.equals(killed)

@@ -1,4 +1,4 @@
-"""Several classes for each example, against scikit-learn."""
+"""Classification with several classes per example, compared with scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,14 @@ def scores(task=None):
 
 
 def test_metrics_agree_with_scikit_learn():
-    found = tasks.MultiLabel(names=NAMES).summarise(scores())
+    results = tasks.MultiLabel(names=NAMES).summarise(scores())
     guess = LOGITS > 0
-    assert found["micro_f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="micro"))
-    assert found["macro_f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"))
-    assert found["exact_match"] == pytest.approx(independent.accuracy_score(LABELS, guess))
+    assert results["micro_f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="micro"))
+    assert results["macro_f1"] == pytest.approx(independent.f1_score(LABELS, guess, average="macro"))
+    assert results["exact_match"] == pytest.approx(independent.accuracy_score(LABELS, guess))
     p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
     by_class = [independent.log_loss(LABELS[:, c], p[:, c], labels=[0, 1]) for c in range(4)]
-    assert found["loss"] == pytest.approx(np.mean(by_class), rel=1e-6)
+    assert results["loss"] == pytest.approx(np.mean(by_class), rel=1e-6)
 
 
 def test_the_loss_and_its_gradient_are_exact_for_large_logits():
@@ -42,13 +42,13 @@ def test_the_loss_and_its_gradient_are_exact_for_large_logits():
     np.testing.assert_allclose(slope, [[0.0, 0.0], [-0.5, 0.5]])
 
 
-def test_a_higher_threshold_predicts_less():
+def test_a_higher_threshold_predicts_fewer_classes():
     task = tasks.MultiLabel(names=NAMES, threshold=0.8)
     assert scores(task)["prediction"].sum() < scores()["prediction"].sum()
     np.testing.assert_array_equal(scores(task)["prediction"], np.log(4) < LOGITS)
 
 
-def test_targets_answers_and_words():
+def test_targets_answers_and_label_words():
     task = tasks.MultiLabel().resolve({"label": Column("classes", NAMES)})
     assert (task.names, task.outputs) == (NAMES, 4)
     assert task.targets({"label": [2, 0]}, None)["label"].tolist() == [1, 0, 1, 0]
@@ -68,7 +68,7 @@ def test_targets_answers_and_words():
         (lambda: tasks.MultiLabel(names=("x", "y")).resolve({"label": Column("classes", NAMES)}), ("x, y", "a, b, c")),
     ],
 )
-def test_bad_input_is_named(make, parts):
+def test_invalid_input_is_named_in_the_error(make, parts):
     with pytest.raises(ValueError) as error:
         make()
     assert all(part in str(error.value) for part in parts)

@@ -1,4 +1,4 @@
-"""Heads, losses and measures by task."""
+"""Heads, losses and metrics of each task."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +64,7 @@ def test_the_score_is_the_loss_without_smoothing():
     np.testing.assert_array_equal(one.loss(outputs, batch)[0], [1.0, 4.0])
 
 
-def test_weights_of_classes_are_those_of_torch():
+def test_class_weights_equal_those_of_torch():
     random = np.random.default_rng(1)
     logits, labels = random.normal(size=(7, 3)).astype(np.float32), random.integers(0, 3, 7)
     task = tasks.Classification(classes=3, class_weights=(0.5, 2.0, 3.0), smoothing=0.0)
@@ -74,13 +74,13 @@ def test_weights_of_classes_are_those_of_torch():
     assert float(sums.sum() / weights.sum()) == pytest.approx(float(by_hand), rel=1e-6)
 
 
-def test_smoothing_is_that_of_the_loss():
+def test_smoothing_equals_that_of_the_loss_function():
     logits = np.array([[2.0, 0.0]], np.float32)
     smooth = tasks.Classification(classes=2, smoothing=0.2).loss({"logits": logits}, {"label": np.array([0])})
     assert smooth[0] == losses.cross_entropy(logits, np.array([0]), 0.2)
 
 
-def test_the_primary_metric_is_the_first_that_is_declared():
+def test_the_primary_metric_is_the_first_declared_metric():
     for task, primary in (
         (tasks.Classification(classes=2), "accuracy"),
         (tasks.Regression(), "mse"),
@@ -91,7 +91,7 @@ def test_the_primary_metric_is_the_first_that_is_declared():
         assert task.higher_is_better == (primary != "mse")
 
 
-def test_answers_come_most_probable_first_and_sum_to_one():
+def test_answers_are_sorted_by_probability_and_sum_to_one():
     task = tasks.Classification(classes=3, names=("a", "b", "c"))
     (answer,) = task.answers({"logits": np.array([[0.0, 2.0, 1.0]])}, {})
     assert list(answer) == ["b", "c", "a"]

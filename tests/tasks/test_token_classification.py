@@ -1,4 +1,4 @@
-"""One class for each word: alignment with tokens, the loss over all words of a batch, metrics by scikit-learn."""
+"""One class per word: alignment with tokens, the loss over all words of a batch, metrics by scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ TASK = tasks.TokenClassification(names=NAMES)
 
 
 class Pieces:
-    """A processor that cuts each word into pieces, between a special token before and one after."""
+    """A processor that splits each word into pieces and adds a special token before and after the text."""
 
     def word_ids(self, example):
         ids = [n for n, word in enumerate(example["words"]) for _ in range(1 + len(word) // 3)]
         return [-1, *ids, -1]
 
 
-def test_the_label_of_a_word_is_that_of_its_first_token():
+def test_the_first_token_of_a_word_has_its_label():
     task = tasks.TokenClassification().resolve({"label": Column("tags", NAMES)})
     example = {"words": ["a", "London", "b", "b"], "label": [0, 2, 1, 1]}
     assert task.targets(example, Pieces())["label"].tolist() == [IGNORED, 0, 2, IGNORED, IGNORED, 1, 1, IGNORED]
@@ -37,19 +37,19 @@ def test_the_label_of_a_word_is_that_of_its_first_token():
 
 def test_metrics_agree_with_scikit_learn():
     arrays = jax.jit(TASK.score)({"logits": LOGITS}, {"label": LABELS})
-    found = TASK.summarise({name: np.asarray(array) for name, array in arrays.items()})
+    results = TASK.summarise({name: np.asarray(array) for name, array in arrays.items()})
     counted = LABELS != IGNORED
     true, guess = LABELS[counted], LOGITS.argmax(-1)[counted]
-    assert found["accuracy"] == pytest.approx(independent.accuracy_score(true, guess))
+    assert results["accuracy"] == pytest.approx(independent.accuracy_score(true, guess))
     for average in ("micro", "macro"):
         expected = independent.f1_score(true, guess, average=average, labels=[1, 2])
-        # The class outside is counted as absent, so the macro mean is over the two others.
-        assert found[f"{average}_f1"] == pytest.approx(expected)
+        # The class "O" does not count, so the macro mean covers the other two classes.
+        assert results[f"{average}_f1"] == pytest.approx(expected)
     log_p = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
-    assert found["loss"] == pytest.approx(-log_p[counted, true].mean(), rel=1e-5)
+    assert results["loss"] == pytest.approx(-log_p[counted, true].mean(), rel=1e-5)
 
 
-def test_the_loss_is_a_sum_with_its_number_of_words():
+def test_the_loss_is_a_sum_with_the_number_of_words():
     sums, weights = TASK.loss({"logits": LOGITS}, {"label": LABELS})
     np.testing.assert_array_equal(weights, (LABELS != IGNORED).sum(-1))
     assert float(sums[3]) == 0.0 and float(weights[3]) == 0.0
@@ -72,7 +72,7 @@ def test_answers_leave_padding_out():
         (lambda: TASK.resolve({"label": Column("tags", ("O", "X"))}), ("O, X", "B-PER")),
     ],
 )
-def test_bad_input_is_named(make, parts):
+def test_invalid_input_is_named_in_the_error(make, parts):
     with pytest.raises(ValueError) as error:
         make()
     assert all(part in str(error.value) for part in parts)

@@ -1,4 +1,4 @@
-"""What is a run's own: its phases and averages, which state is chosen, who may stop it."""
+"""The active run: its phases and moving averages, the checkpoint it selects, and the judge that may stop it."""
 
 import dataclasses
 import math
@@ -37,7 +37,7 @@ EVERY_STEP = dataclasses.replace(RECIPE.train, eval_every=1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Waves(tuning.Tuning):
-    """The head alone for the first half, then everything at `lr`."""
+    """The head only for the first half, then all parameters at `lr`."""
 
     lr: float = 1.0
 
@@ -62,7 +62,7 @@ TURNS = dataclasses.replace(
 
 @pytest.fixture(autouse=True, scope="module")
 def no_page():
-    """The page has tests of its own, and takes longer than these runs."""
+    """Turn the report off: it has separate tests, and takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
         yield
@@ -73,8 +73,8 @@ def plain(tmp_path_factory):
     return run(RECIPE, tmp_path_factory.mktemp("plain") / "run", quiet=True)
 
 
-def told(folder):
-    """Every number recorded, without the time it was."""
+def recorded_numbers(folder):
+    """Return every recorded number, without its time."""
     return [(line["step"], line["name"], line["value"]) for line in read_metrics(folder)]
 
 
@@ -89,33 +89,33 @@ def told(folder):
     ],
     ids=["after a phase", "before a checkpoint", "at the switch", "averaged, three times", "in turn, schedule-free"],
 )
-def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, goes_on):
+def test_a_resumed_run_equals_an_unstopped_run_bit_for_bit(recipe, stops, goes_on):
     goes_on(recipe, stops)
 
 
-def test_what_is_saved_and_measured_is_the_average(plain, tmp_path):
-    """With an average that keeps nothing of the past the run is the plain one, with a slow one it is not."""
-    found = {}
+def test_the_saved_and_evaluated_weights_are_the_moving_average(plain, tmp_path):
+    """With decay 0 the average equals the plain run; with a slow average it does not."""
+    results = {}
     for ema in (1e-6, 0.9):
         recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, ema=ema))
-        done = run(recipe, tmp_path / str(ema), quiet=True)
-        found[ema] = flatten(load_pretrained(done.folder).variables.params)
-        kept = np.load(done.folder / "predictions" / "test.npz")
-        image = examples.open_dataset("digits").splits["test"][int(kept["indices"][5])]
-        pretrained = load_pretrained(done.folder)
+        outcome = run(recipe, tmp_path / str(ema), quiet=True)
+        results[ema] = flatten(load_pretrained(outcome.folder).variables.params)
+        remaining = np.load(outcome.folder / "predictions" / "test.npz")
+        image = examples.open_dataset("digits").splits["test"][int(remaining["indices"][5])]
+        pretrained = load_pretrained(outcome.folder)
         inputs = {"image": pretrained.processor(image)["image"][None]}
         logits = models.forward(pretrained.model, pretrained.variables, inputs)[0]["logits"]
-        np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
-        losses = [value for _, name, value in told(done.folder) if name == "train/loss"]
+        np.testing.assert_allclose(logits[0], remaining["logits"][5], rtol=1e-5, atol=1e-6)
+        losses = [value for _, name, value in recorded_numbers(outcome.folder) if name == "train/loss"]
         np.testing.assert_allclose(
-            losses, [value for _, name, value in told(plain.folder) if name == "train/loss"], rtol=1e-5
+            losses, [value for _, name, value in recorded_numbers(plain.folder) if name == "train/loss"], rtol=1e-5
         )
     last = flatten(load_pretrained(plain.folder).variables.params)
-    np.testing.assert_allclose(found[1e-6]["head/kernel"], last["head/kernel"], rtol=1e-4, atol=1e-5)
-    assert not np.allclose(found[0.9]["head/kernel"], last["head/kernel"], rtol=1e-2)
+    np.testing.assert_allclose(results[1e-6]["head/kernel"], last["head/kernel"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(results[0.9]["head/kernel"], last["head/kernel"], rtol=1e-2)
 
 
-def test_a_phase_is_traced_once_to_run_and_once_to_be_counted(tmp_path):
+def test_a_phase_is_traced_once_to_run_and_once_to_count_flops(tmp_path):
     traces = []
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,52 +128,54 @@ def test_a_phase_is_traced_once_to_run_and_once_to_be_counted(tmp_path):
     assert len(traces) == 2 + 2
 
 
-def test_the_schedule_of_a_restarted_phase_is_on_record(tmp_path):
+def test_the_schedule_of_a_restarted_phase_is_recorded(tmp_path):
     recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(share=0.5), optim=Optim(lr=0.02))
-    done = run(recipe, tmp_path / "run", quiet=True)
-    # All leaves follow the one-cycle: 3 of 3 steps up, then up and down from a fifth.
-    rates = [value for _, name, value in told(done.folder) if name == "train/rate"]
+    outcome = run(recipe, tmp_path / "run", quiet=True)
+    # All parameters follow the one-cycle schedule: up for 3 of 3 steps, then from a fifth up and down.
+    rates = [value for _, name, value in recorded_numbers(outcome.folder) if name == "train/rate"]
     one = Optim(lr=0.02, schedule="one-cycle", cycle_peak=0.99)
     two = dataclasses.replace(one, cycle_peak=0.3, cycle_start=5.0)
     expected = [float(rate(optim, step, 3)) for optim in (one, two) for step in range(3)]
     np.testing.assert_allclose(rates, expected, rtol=1e-4)
 
 
-def test_the_best_checkpoint_is_the_one_that_is_measured(tmp_path):
-    # A rate that climbs to the absurd: what follows the first steps only spoils them.
+def test_the_best_checkpoint_is_the_evaluated_one(tmp_path):
+    # The learning rate becomes far too large: every step after the first ones makes the model worse.
     optim = Optim("sgd", lr=300.0, warmup=0.99, schedule="constant")
     recipe = dataclasses.replace(SELECTED, optim=optim, train=dataclasses.replace(SELECTED.train, eval_every=1))
     result = run(recipe, tmp_path / "run", quiet=True).result
-    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/accuracy"}
+    measured = {
+        step: value for step, name, value in recorded_numbers(tmp_path / "run") if name == "validation/accuracy"
+    }
     best = max(measured.values())
     assert measured[STEPS] < best
     assert result["selection"] == "best-validation"
     assert result["selected_step"] == min(step for step, value in measured.items() if value == best)
     assert result["metrics"]["validation/accuracy"] == best
-    kept = np.load(tmp_path / "run" / "predictions" / "validation.npz")
-    assert (kept["logits"].argmax(-1) == kept["label"]).mean() == best
+    remaining = np.load(tmp_path / "run" / "predictions" / "validation.npz")
+    assert (remaining["logits"].argmax(-1) == remaining["label"]).mean() == best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spoilt(tuning.Tuning):
-    """All goes well for the first half; then the rate is absurd."""
+    """A normal learning rate in the first half, a far too large one in the second."""
 
     def phases(self, model):
-        whole = Phase(0.5, ((".*", Learn()),))
-        return whole, whole._replace(optim=(("lr", 300.0),))
+        full = Phase(0.5, ((".*", Learn()),))
+        return full, full._replace(optim=(("lr", 300.0),))
 
 
-def test_the_best_of_an_average_is_the_average(tmp_path):
+def test_the_best_checkpoint_of_a_moving_average_has_the_average(tmp_path):
     train = dataclasses.replace(SELECTED.train, eval_every=1, ema=0.5)
     recipe = dataclasses.replace(SELECTED, tuning=Spoilt(), optim=Optim(lr=0.03), train=train)
     result = run(recipe, tmp_path / "run", quiet=True).result
-    measured = {step: value for step, name, value in told(tmp_path / "run") if name == "validation/loss"}
-    # Of one step the average is that step.
+    measured = {step: value for step, name, value in recorded_numbers(tmp_path / "run") if name == "validation/loss"}
+    # The average after one step equals that step.
     assert result["selected_step"] in (2, 3)
     assert result["metrics"]["validation/loss"] == measured[result["selected_step"]]
 
 
-def test_the_best_of_an_earlier_phase_brings_its_own_frozen_leaves(tmp_path, interrupted):
+def test_the_best_checkpoint_of_an_earlier_phase_has_its_frozen_parameters(tmp_path, interrupted):
     recipe = dataclasses.replace(
         WAVES, tuning=Waves(lr=1e6), train=dataclasses.replace(SELECTED.train, eval_every=1), optim=Optim(lr=0.03)
     )
@@ -186,14 +188,14 @@ def test_the_best_of_an_earlier_phase_brings_its_own_frozen_leaves(tmp_path, int
     assert not np.array_equal(before["head/kernel"], after["head/kernel"])
 
 
-def test_the_best_is_the_first_of_equals_and_heeds_which_way_is_better():
-    found = Variables({"x": np.ones(2, np.float32)}, {})
-    first = Best().better(1, 0.5, True, found)
-    assert first.better(2, 0.5, True, found) is first
-    assert first.better(2, 0.4, True, found) is first
-    assert first.better(2, 0.6, True, found).step == 2
-    assert first.better(2, 0.4, False, found).step == 2
-    assert first.variables.params["x"] is not found.params["x"]
+def test_the_first_of_equal_checkpoints_is_the_best_in_both_directions():
+    actual = Variables({"x": np.ones(2, np.float32)}, {})
+    first = Best().better(1, 0.5, True, actual)
+    assert first.better(2, 0.5, True, actual) is first
+    assert first.better(2, 0.4, True, actual) is first
+    assert first.better(2, 0.6, True, actual).step == 2
+    assert first.better(2, 0.4, False, actual).step == 2
+    assert first.variables.params["x"] is not actual.params["x"]
 
 
 def test_the_length_of_a_run():
@@ -224,7 +226,7 @@ def test_phases_cover_the_run_without_gap_or_overlap():
         tuning.InTurn((0.5, tuning.Full()), (math.nan, tuning.Full()))
 
 
-def test_a_phase_without_a_step_is_told():
+def test_a_phase_without_a_step_is_noted():
     turns = tuning.InTurn((0.5, tuning.Probe()), (0.01, tuning.Lora(rank=1, on="stem")), (0.49, tuning.Full()))
     recipe = dataclasses.replace(RECIPE, tuning=turns)
     splits = open_data(recipe)
@@ -235,7 +237,7 @@ def test_a_phase_without_a_step_is_told():
     assert told_at_start(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
 
 
-def test_a_last_phase_without_a_step_keeps_what_the_phases_before_have_trained(tmp_path):
+def test_a_last_phase_without_a_step_keeps_the_parameters_of_earlier_phases(tmp_path):
     turns = tuning.InTurn((0.97, tuning.Full()), (0.03, tuning.Probe()))
     recipe = dataclasses.replace(RECIPE, tuning=turns, model=models.Mlp(inputs=(8, 8, 1), widths=(6,)))
     ready = prepare(recipe, open_data(recipe))
@@ -245,7 +247,7 @@ def test_a_last_phase_without_a_step_keeps_what_the_phases_before_have_trained(t
         assert not np.array_equal(flatten(trained.params)[path], leaf), path
 
 
-def test_moved_part_leaves_out_what_no_phase_moves():
+def test_moved_part_leaves_out_parameters_that_no_phase_trains():
     ready = prepare(dataclasses.replace(RECIPE, tuning=tuning.Probe()))
     part = moved_part(ready.variables, ready.trainable)
     assert flatten(part.params).keys() == {"head/kernel", "head/bias"}
@@ -266,51 +268,51 @@ def test_two_averages_at_once_are_refused():
         Train(batch=16, accumulate=3)
 
 
-def test_the_table_of_a_phase_has_the_rates_and_the_state_of_that_phase():
+def test_the_table_of_a_phase_has_its_learning_rates_and_its_state():
     recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(), train=dataclasses.replace(RECIPE.train, ema=0.9))
     ready = prepare(recipe)
-    found = [{row.path: row.rate for row in rows(ready, phase)} for phase in range(2)]
-    assert found[0]["stem/kernel"] == 0 and found[0]["head/kernel"] == 0.01
-    assert found[1]["stem/kernel"] == pytest.approx(0.01 / 200) and found[1]["head/kernel"] == 0.005
+    actual = [{row.path: row.rate for row in rows(ready, phase)} for phase in range(2)]
+    assert actual[0]["stem/kernel"] == 0 and actual[0]["head/kernel"] == 0.01
+    assert actual[1]["stem/kernel"] == pytest.approx(0.01 / 200) and actual[1]["head/kernel"] == 0.005
     first, second = totals(ready, 0), totals(ready, 1)
     assert first["optimiser_bytes"] == 2 * 4 * 170 + 4 and first["average_bytes"] == 4 * 170
-    # Two waves, two counts.
+    # Two waves have two step counts.
     assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, SELECTED, WAVES], ids=["plain", "selected", "waves"])
-def test_a_judge_stops_a_run_where_it_stands(recipe, tmp_path):
-    asked = []
+def test_a_judge_stops_a_run_at_the_current_step(recipe, tmp_path):
+    calls = []
 
     def judge(step, measured):
-        asked.append((step, measured["accuracy"]))
+        calls.append((step, measured["accuracy"]))
         return step < first
 
-    whole = run(recipe, tmp_path / "whole", quiet=True)
+    full = run(recipe, tmp_path / "whole", quiet=True)
     first = recipe.train.eval_every
     short = run(recipe, tmp_path / "short", how=How(quiet=True, judge=judge))
-    assert asked == [(first, {s: v for s, n, v in told(whole.folder) if n == "validation/accuracy"}[first])]
+    assert calls == [(first, {s: v for s, n, v in recorded_numbers(full.folder) if n == "validation/accuracy"}[first])]
     assert short.result["steps"] == short.result["selected_step"] == first
-    assert short.result["asked_steps"] == whole.result["steps"] == whole.result["asked_steps"] == STEPS
-    # Until then nothing was different.
-    kept = [line for line in told(short.folder) if not line[1].startswith("test/")]
-    assert kept == [line for line in told(whole.folder) if line[0] <= first]
-    assert short.metrics["validation/accuracy"] == asked[0][1] and "test/accuracy" in short.metrics
+    assert short.result["asked_steps"] == full.result["steps"] == full.result["asked_steps"] == STEPS
+    # Before that step the runs are equal.
+    remaining = [line for line in recorded_numbers(short.folder) if not line[1].startswith("test/")]
+    assert remaining == [line for line in recorded_numbers(full.folder) if line[0] <= first]
+    assert short.metrics["validation/accuracy"] == calls[0][1] and "test/accuracy" in short.metrics
     with pytest.raises(FileExistsError) as error:
         run(recipe, tmp_path / "short", quiet=True, resume=True)
     for part in (str(tmp_path / "short"), f"stopped at step {first} of {STEPS}", "--overwrite"):
         assert part in str(error.value)
 
 
-def test_a_judge_that_never_minds_changes_nothing_and_is_not_asked_at_the_end(plain, tmp_path):
-    asked = []
+def test_a_judge_that_never_stops_changes_nothing_and_is_not_called_at_the_end(plain, tmp_path):
+    calls = []
 
     def judge(step, measured):
-        asked.append(step)
+        calls.append(step)
         return True
 
     run(RECIPE, tmp_path / "run", how=How(quiet=True, judge=judge))
-    assert asked == [2, 4]
-    assert told(tmp_path / "run") == told(plain.folder)
+    assert calls == [2, 4]
+    assert recorded_numbers(tmp_path / "run") == recorded_numbers(plain.folder)
     final = [load_pretrained(folder).variables for folder in (tmp_path / "run", plain.folder)]
     jax.tree.map(np.testing.assert_array_equal, *final)

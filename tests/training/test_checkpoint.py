@@ -1,4 +1,4 @@
-"""Checkpoints: all of a state, or the one before."""
+"""Checkpoints: the complete state, or the previous checkpoint."""
 
 import errno
 import logging
@@ -25,32 +25,32 @@ STATE = {
 }
 
 
-def same(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+def same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("best", [{}, {"params": {"kernel": jnp.full((2, 3), 7.0)}, "stats": {}}])
-def test_what_is_saved_comes_back_to_the_bit(tmp_path, best):
+def test_a_saved_state_is_restored_bit_for_bit(tmp_path, best):
     notes = {"best": bool(best), "best_step": 2, "best_value": 0.1}
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() is None
     checkpoints.save(3, Saved(STATE, best, notes))
     checkpoints.close()
-    again = Checkpoints(tmp_path)
-    assert again.latest() == 3
+    reopened = Checkpoints(tmp_path)
+    assert reopened.latest() == 3
     blank = jax.tree.map(jnp.zeros_like, STATE)
-    saved = again.restore(blank, {"params": {"kernel": jnp.zeros((2, 3))}, "stats": {}})
+    saved = reopened.restore(blank, {"params": {"kernel": jnp.zeros((2, 3))}, "stats": {}})
     same(saved.state, STATE)
     same(saved.best, best)
     assert saved.notes == notes
-    again.close()
+    reopened.close()
 
 
-def kept(folder, *steps, value=1.0):
-    """Checkpoints of these steps, in each of which x is the step times `value`."""
+def write_checkpoints(folder, *steps, value=1.0):
+    """Write checkpoints of these steps; in each, x is the step times `value`."""
     checkpoints = Checkpoints(folder)
     for step in steps:
         notes = {"best": False, "best_value": 0.5}
@@ -66,91 +66,95 @@ def files_of(folder):
 BLANK = {"x": jnp.zeros(3), "y": jnp.int32(0)}
 
 
-def test_numbers_that_are_no_numbers_and_arrays_without_elements_come_back_too(tmp_path):
+def test_nan_and_empty_arrays_are_restored_too(tmp_path):
     odd = np.array([0x7FC00001, 0x80000000, 0xFFC12345, 0], np.uint32).view(np.float32)
     state = {"odd": odd, "none": np.zeros((0, 3), np.float32), "minus": -np.zeros(4, np.float32), "pair": (odd[:1], {})}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, Saved(state, {}, {"best": False}))
-    found = checkpoints.restore(jax.tree.map(np.zeros_like, state), {}).state
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
-        assert (ours.shape, ours.dtype, ours.tobytes()) == (theirs.shape, theirs.dtype, theirs.tobytes())
+    actual = checkpoints.restore(jax.tree.map(np.zeros_like, state), {}).state
+    for tlx_side, expected in zip(jax.tree.leaves(actual), jax.tree.leaves(state), strict=True):
+        assert (tlx_side.shape, tlx_side.dtype, tlx_side.tobytes()) == (
+            expected.shape,
+            expected.dtype,
+            expected.tobytes(),
+        )
 
 
-def test_the_newest_two_are_kept_and_a_half_written_one_is_not_seen(tmp_path):
-    kept(tmp_path, 1, 2, 10)
+def test_the_newest_two_are_kept_and_a_partly_written_one_is_ignored(tmp_path):
+    write_checkpoints(tmp_path, 1, 2, 10)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["10", "2"]
-    # As a killed run leaves it: a directory has its name when all of it is on the disk.
+    # A killed run leaves this: a directory has its final name only if it is complete on the disk.
     shutil.copytree(tmp_path / "10", tmp_path / ".11.partial")
-    again = Checkpoints(tmp_path)
-    assert again.latest() == 10 and again.steps() == [2, 10]
-    assert again.restore(BLANK, {}).state["y"] == 10
-    assert again.restore(BLANK, {}, step=2).state["y"] == 2
+    reopened = Checkpoints(tmp_path)
+    assert reopened.latest() == 10 and reopened.steps() == [2, 10]
+    assert reopened.restore(BLANK, {}).state["y"] == 10
+    assert reopened.restore(BLANK, {}, step=2).state["y"] == 2
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1; .*: 2, 10$"):
-        again.restore(BLANK, {}, step=1)
+        reopened.restore(BLANK, {}, step=1)
 
 
-def test_who_went_back_leaves_nothing_newer_behind(tmp_path):
-    kept(tmp_path, 10, 20)
+def test_a_run_that_went_back_removes_newer_checkpoints(tmp_path):
+    write_checkpoints(tmp_path, 10, 20)
     for name in (".30.partial", ".20.partial", ".12.partial", ".12.replaced.partial"):
         shutil.copytree(tmp_path / "20", tmp_path / name)
     (tmp_path / ".20.room.partial").write_bytes(b"half")
-    kept(tmp_path, 12)
+    write_checkpoints(tmp_path, 12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["10", "12"]
 
 
-def test_a_checkpoint_that_is_deleted_while_another_process_reads_is_not_damaged(tmp_path, monkeypatch, recwarn):
-    _, newest = kept(tmp_path, 1, 2)
+def test_a_checkpoint_deleted_while_another_process_reads_is_not_called_damaged(tmp_path, monkeypatch, recwarn):
+    _, newest = write_checkpoints(tmp_path, 1, 2)
     for missing in ("stamp_of", "check_digests"):
         true = getattr(checkpoint, missing)
 
-        def gone(path, true=true):
+        def delete_then_read(path, true=true):
             if path == newest:
                 path.rename(tmp_path / ".2.partial")
             return true(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, missing, gone)
+            patch.setattr(checkpoint, missing, delete_then_read)
             assert Checkpoints(tmp_path).latest() == 1
         (tmp_path / ".2.partial").rename(newest)
     assert Checkpoints(tmp_path).latest() == 2 and not recwarn.list
 
 
-def test_a_step_that_is_written_again_takes_the_place_of_the_other(tmp_path):
-    kept(tmp_path, 1, 2)
-    kept(tmp_path, 2, value=5.0)
+def test_a_step_that_is_saved_again_replaces_the_first_one(tmp_path):
+    write_checkpoints(tmp_path, 1, 2)
+    write_checkpoints(tmp_path, 2, value=5.0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["1", "2"]
     np.testing.assert_array_equal(Checkpoints(tmp_path).restore(BLANK, {}).state["x"], np.full(3, 10.0))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two checkpoints, and the content of every file of the newer."""
+    """Two checkpoints, and the content of every file of the newer one."""
     folder = tmp_path_factory.mktemp("two")
-    _, newest = kept(folder, 1, 2)
+    _, newest = write_checkpoints(folder, 1, 2)
     return folder, {file: file.read_bytes() for file in files_of(newest)}
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_any_changed_byte_falls_back_to_the_checkpoint_before(two, part):
+def test_any_changed_byte_falls_back_to_the_previous_checkpoint(two, part):
     folder, files = two
     assert {file.name for file in files} >= {"files.sha256", "notes.json", "_METADATA", "manifest.ocdbt"}
     for file, content in files.items():
-        # Of every file the first bytes, the last, and a stride of those between.
+        # Of every file: the first bytes, the last bytes, and bytes at equal distances between them.
         ends = (*range(6), *range(len(content) - 70, len(content)))
         places = {*ends, *range(0, len(content), 61)} & set(range(len(content)))
         for place in sorted(places)[part::4]:
             file.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
-            again = Checkpoints(folder)
+            reopened = Checkpoints(folder)
             with pytest.warns(DamagedWarning, match=r"2 is damaged: .*; .* an older checkpoint"):
-                assert again.latest() == 1, (file, place)
+                assert reopened.latest() == 1, (file, place)
         file.write_bytes(content)
     saved = Checkpoints(folder).restore(BLANK, {}, step=1)
     assert saved.state["y"] == 1 and saved.notes["best_value"] == 0.5
     assert Checkpoints(folder).latest() == 2
 
 
-def test_a_cut_longer_missing_swapped_or_added_file_falls_back_too(tmp_path):
-    _, newest = kept(tmp_path, 1, 2)
+def test_a_truncated_longer_missing_swapped_or_added_file_falls_back_too(tmp_path):
+    _, newest = write_checkpoints(tmp_path, 1, 2)
 
     def falls_back():
         with pytest.warns(DamagedWarning, match=r"/2 is damaged: .*(/2/|files\.sha256)"):
@@ -182,8 +186,8 @@ def test_a_cut_longer_missing_swapped_or_added_file_falls_back_too(tmp_path):
     assert Checkpoints(tmp_path).steps() == [1, 2]
 
 
-def test_one_under_another_name_or_that_is_no_directory_falls_back(tmp_path):
-    first, newest = kept(tmp_path, 1, 2)
+def test_a_checkpoint_with_another_name_or_type_falls_back(tmp_path):
+    first, newest = write_checkpoints(tmp_path, 1, 2)
     shutil.rmtree(newest)
     shutil.copytree(first, newest)
     with pytest.warns(DamagedWarning, match="2 contains step 1,"):
@@ -196,8 +200,8 @@ def test_one_under_another_name_or_that_is_no_directory_falls_back(tmp_path):
                 assert Checkpoints(tmp_path).latest() == 1
 
 
-def test_files_that_change_after_they_were_checked_are_noticed(tmp_path):
-    kept(tmp_path, 1)
+def test_files_that_change_after_the_check_are_detected(tmp_path):
+    write_checkpoints(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() == 1
     file = max(files_of(tmp_path / "1"), key=lambda path: path.stat().st_size)
@@ -209,8 +213,8 @@ def test_files_that_change_after_they_were_checked_are_noticed(tmp_path):
         checkpoints.restore(BLANK, {}, step=1)
 
 
-def test_arrays_that_orbax_reads_otherwise_are_noticed(tmp_path, monkeypatch):
-    kept(tmp_path, 1)
+def test_arrays_that_orbax_reads_differently_are_detected(tmp_path, monkeypatch):
+    write_checkpoints(tmp_path, 1)
     load = checkpoint._load
 
     def other(folder, target):
@@ -223,8 +227,8 @@ def test_arrays_that_orbax_reads_otherwise_are_noticed(tmp_path, monkeypatch):
         Checkpoints(tmp_path).restore(BLANK, {})
 
 
-def test_without_an_intact_one_nothing_starts_again_in_silence(tmp_path):
-    folders = kept(tmp_path, 1, 2)
+def test_a_run_does_not_restart_silently_without_an_intact_checkpoint(tmp_path):
+    folders = write_checkpoints(tmp_path, 1, 2)
     for folder in folders:
         (folder / "notes.json").write_bytes((folder / "notes.json").read_bytes()[:-3])
     for ask in (Checkpoints.latest, Checkpoints.steps):
@@ -234,8 +238,8 @@ def test_without_an_intact_one_nothing_starts_again_in_silence(tmp_path):
         assert str(error.value).endswith("or delete them all to start again from step 0")
 
 
-def as_before(folder, step, value):
-    """A checkpoint as orbax's manager wrote it for tlx 0.1, which had no checksums."""
+def write_old_checkpoint(folder, step, value):
+    """Write a checkpoint as the manager of orbax wrote it for tlx 0.1, without checksums."""
     import orbax.checkpoint as ocp
 
     arrays = {"state": {"x": jnp.full(3, value), "y": jnp.int32(step)}, "best": {}}
@@ -245,8 +249,8 @@ def as_before(folder, step, value):
         manager.save(step, args=args)
 
 
-def test_a_checkpoint_of_an_older_version_is_read_and_followed_by_our_own(tmp_path):
-    as_before(tmp_path, 40, 3.0)
+def test_a_checkpoint_of_an_older_version_is_read_and_replaced_by_the_new_format(tmp_path):
+    write_old_checkpoint(tmp_path, 40, 3.0)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() == 40
     saved = checkpoints.restore(BLANK, {})
@@ -256,11 +260,11 @@ def test_a_checkpoint_of_an_older_version_is_read_and_followed_by_our_own(tmp_pa
         ValueError, match=r"\['x'\] is float32\[3\] in .* and float32\[4\] in this run|cannot be read by orbax"
     ):
         checkpoints.restore({**BLANK, "x": jnp.zeros(4)}, {})
-    kept(tmp_path, 50)
+    write_checkpoints(tmp_path, 50)
     assert Checkpoints(tmp_path).steps() == [40, 50]
-    kept(tmp_path, 60)
+    write_checkpoints(tmp_path, 60)
     assert Checkpoints(tmp_path).steps() == [50, 60]
-    # Without its records, a checkpoint of ours is damaged, and not an old one.
+    # Without its records a new checkpoint is damaged; it does not count as an old one.
     for name in ("files.sha256", "notes.json"):
         (tmp_path / "60" / name).unlink()
         with pytest.warns(DamagedWarning, match="60 is damaged"):
@@ -268,7 +272,7 @@ def test_a_checkpoint_of_an_older_version_is_read_and_followed_by_our_own(tmp_pa
 
 
 def test_a_damaged_checkpoint_of_an_older_version_is_one_error(tmp_path):
-    as_before(tmp_path, 40, 3.0)
+    write_old_checkpoint(tmp_path, 40, 3.0)
     for file in files_of(tmp_path / "40" / "arrays"):
         file.write_bytes(b"")
     with pytest.raises(DamagedCheckpoint, match=r"arrays cannot be read by orbax: "):
@@ -276,26 +280,26 @@ def test_a_damaged_checkpoint_of_an_older_version_is_one_error(tmp_path):
 
 
 def test_a_checkpoint_of_another_program_names_the_array(tmp_path):
-    kept(tmp_path, 1)
-    for other, told in (
+    write_checkpoints(tmp_path, 1)
+    for other, recorded in (
         ({"x": jnp.zeros(4), "y": jnp.int32(0)}, r"\['x'\] is float32\[3\] in .* and float32\[4\] in this run"),
         ({"y": jnp.int32(0)}, r"\['x'\] is float32\[3\] in .* and missing in this run"),
         ({**BLANK, "z": jnp.int32(0)}, r"\['z'\] is missing in .* and int32\[\] in this run"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=recorded):
             Checkpoints(tmp_path).restore(other, {})
 
 
 @pytest.mark.parametrize("part", ["check_room", "write_whole", "write_digests", "sync_tree"])
-def test_a_save_that_fails_is_told_at_the_next_and_leaves_those_before(tmp_path, monkeypatch, part):
-    kept(tmp_path, 1, 2)
+def test_a_failed_save_is_reported_at_the_next_save_and_keeps_earlier_ones(tmp_path, monkeypatch, part):
+    write_checkpoints(tmp_path, 1, 2)
     checkpoints = Checkpoints(tmp_path)
 
-    def full(*given, **how):
+    def full_disk(*given, **how):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, part, full)
+        patch.setattr(checkpoint, part, full_disk)
         checkpoints.save(3, Saved(BLANK, {}, {"best": False}))
         with pytest.raises(DiskFull, match=r"^the disk is full: "):
             checkpoints.wait()
@@ -328,21 +332,21 @@ time.sleep(0.3)
 
 @pytest.mark.parametrize("limit", [100, 3_000, 200_000])
 def test_a_disk_that_becomes_full_while_orbax_writes_prints_nothing(tmp_path, limit):
-    """As where another program takes the space that was there a moment before."""
-    done = subprocess.run(
+    """Another program takes the free space between the check and the write."""
+    process = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), str(limit)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.stdout, done.stderr) == ("full\n", "")
+    assert (process.stdout, process.stderr) == ("full\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert Checkpoints(tmp_path).latest() == 1
 
 
-def test_what_others_log_and_leave_unraised_is_still_printed(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(sys, "unraisablehook", seen.append)
-    kept(tmp_path, 1)
+def test_log_messages_and_thread_errors_of_others_are_still_printed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(sys, "unraisablehook", calls.append)
+    write_checkpoints(tmp_path, 1)
     handler = logging.Handler()
-    handler.emit = lambda record: seen.append(record.getMessage())
+    handler.emit = lambda record: calls.append(record.getMessage())
     for name in ("absl", "asyncio"):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
@@ -352,7 +356,7 @@ def test_what_others_log_and_leave_unraised_is_still_printed(tmp_path, monkeypat
             logger.error("orbax's error", exc_info=ValueError("Error writing [tensorstore_spec='{}']"))
         finally:
             logger.removeHandler(handler)
-    assert seen == ["of another library", "another's error"] * 2
+    assert calls == ["of another library", "another's error"] * 2
 
     class Event:
         exc_value = RuntimeError("something else")
@@ -360,10 +364,10 @@ def test_what_others_log_and_leave_unraised_is_still_printed(tmp_path, monkeypat
     sys.unraisablehook(Event)
     Event.exc_value = RuntimeError("Event loop is closed")
     sys.unraisablehook(Event)
-    assert seen[4:] == [Event]
+    assert calls[4:] == [Event]
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_final_name(tmp_path, monkeypatch):
     calls = []
 
     def fsync(descriptor, true=os.fsync):
@@ -377,19 +381,19 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 
     monkeypatch.setattr("tlx.files.durable.os.fsync", fsync)
     monkeypatch.setattr("tlx.files.durable.os.replace", replace)
-    kept(tmp_path, 1)
+    write_checkpoints(tmp_path, 1)
     named = calls.index(None)
-    # Every file and directory, then the name, then the directory that has the name.
+    # First every file and directory, then the rename, then the parent directory.
     within = {path.relative_to(tmp_path / "1").as_posix() for path in [tmp_path / "1", *(tmp_path / "1").rglob("*")]}
     assert {Path(path).relative_to(tmp_path / ".1.partial").as_posix() for path in calls[:named]} == within
     assert calls[named + 1 :] == [str(tmp_path)]
 
 
-def test_the_arrays_are_taken_before_save_returns(tmp_path):
+def test_the_arrays_are_copied_before_save_returns(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = {"x": jnp.ones(1000)}
     checkpoints.save(1, Saved(state, {}, {"best": False}))
-    # The step that follows gives the buffers away.
+    # The next step donates the buffers.
     jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0, tree), donate_argnums=0)(state)
     checkpoints.wait()
     np.testing.assert_array_equal(checkpoints.restore({"x": jnp.zeros(1000)}, {}).state["x"], np.ones(1000))

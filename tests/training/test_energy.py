@@ -1,4 +1,4 @@
-"""Energy: the formulas worked by hand, the assumptions said, and codecarbon without network, files or words."""
+"""Energy: formulas worked by hand, stated assumptions, and codecarbon without network, files or output."""
 
 import importlib.util
 import logging
@@ -23,7 +23,7 @@ def test_the_formula_by_hand():
     assert used.kwh == pytest.approx(176.96, rel=1e-12)
     assert used.co2e_kg == pytest.approx(168.81984 * 0.45359237, rel=1e-12)
     assert used.how == "1120 W x 100 h, PUE 1.58, 0.954 lb CO2e per kWh (Strubell et al., 2019)"
-    # One number for all accelerators is not multiplied by their count again.
+    # One number for all accelerators is not multiplied by their count.
     assert strubell(100, processors=100, memory=20, accelerator=1000, accelerators=1)[:2] == used[:2]
     today = strubell(1, processors=1000, memory=0, pue=1.1, pounds_per_kwh=0.5)
     assert today.kwh == pytest.approx(1.1) and today.co2e_kg == pytest.approx(1.1 * 0.5 * 0.45359237)
@@ -43,7 +43,7 @@ def test_declared_watts_by_hand(monkeypatch):
     assert used.how == "declared: 400 W ($TLX_WATTS) x 1800 s, 0.03 kg CO2e per kWh"
 
 
-def test_what_nobody_declared_is_assumed_aloud(monkeypatch):
+def test_undeclared_values_are_assumed_with_a_note(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)
     used = declared(3600)
     assert used.kwh == pytest.approx(0.048, rel=1e-12)
@@ -57,7 +57,7 @@ def test_what_nobody_declared_is_assumed_aloud(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["much", "-3", "inf", "nan"])
-def test_watts_that_are_none_are_refused(value, monkeypatch):
+def test_invalid_watts_are_refused(value, monkeypatch):
     monkeypatch.setenv("TLX_WATTS", value)
     with pytest.raises(ValueError) as error:
         declared(1)
@@ -74,11 +74,11 @@ def test_a_context_measures_until_it_is_stopped():
     assert meter.found is not None
 
 
-def test_watts_that_are_given_are_not_measured_again():
+def test_declared_watts_are_not_measured_again():
     assert Metered(watts=5).tracker is None
 
 
-def test_codecarbon_stays_off_the_network_leaves_no_file_and_says_nothing(tmp_path, monkeypatch, capfd):
+def test_codecarbon_uses_no_network_leaves_no_file_and_prints_nothing(tmp_path, monkeypatch, capfd):
     def refused(*given):
         raise OSError("the network is off")
 
@@ -101,7 +101,7 @@ def test_codecarbon_stays_off_the_network_leaves_no_file_and_says_nothing(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("rapl", "nvml", "told"),
+    ("rapl", "nvml", "recorded"),
     [
         (True, False, "processors 0.5 kWh (read from RAPL), memory 0.25 kWh (estimated from its size)"),
         (
@@ -111,17 +111,17 @@ def test_codecarbon_stays_off_the_network_leaves_no_file_and_says_nothing(tmp_pa
         ),
     ],
 )  # fmt: skip
-def test_what_is_read_and_what_is_estimated_is_said_of_each_part(monkeypatch, rapl, nvml, told):
+def test_each_part_states_whether_it_is_measured_or_estimated(monkeypatch, rapl, nvml, recorded):
     monkeypatch.setattr(energy, "rapl", lambda: rapl)
     monkeypatch.setattr(energy, "nvml", lambda: nvml)
     data = types.SimpleNamespace(
         cpu_energy=0.5, ram_energy=0.25, gpu_energy=2.0 * nvml, duration=9.0, codecarbon_version="3.2"
     )
-    assert energy.said(data, 0.5) == f"codecarbon 3.2: {told}; 9 s, 0.5 kg CO2e per kWh"
+    assert energy.said(data, 0.5) == f"codecarbon 3.2: {recorded}; 9 s, 0.5 kg CO2e per kWh"
     assert energy.permitted()
 
 
-def test_a_meter_that_fails_leaves_what_is_declared(monkeypatch):
+def test_a_failing_meter_falls_back_to_declared_watts(monkeypatch):
     meter = Metered("codecarbon", watts=100, intensity=1)
     meter.tracker.start = meter.tracker.stop = lambda: None
     with meter:
@@ -129,7 +129,7 @@ def test_a_meter_that_fails_leaves_what_is_declared(monkeypatch):
     assert meter.stop().how.startswith("declared: 100 W x ")
 
 
-def test_what_is_lacking_is_named_with_its_extra(monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(energy, "find_spec", lambda name: None if name == "codecarbon" else real(name))
     assert Metered().tracker is None

@@ -1,4 +1,4 @@
-"""The operations of a run: near what is counted by hand, and in proportion to what is done."""
+"""The FLOPs of a run: near a count by hand, and proportional to the work."""
 
 import dataclasses
 
@@ -24,8 +24,9 @@ def changed(**changes):
     return operations(dataclasses.replace(RECIPE, **changes)).total
 
 
-def test_a_step_is_near_what_is_counted_by_hand():
-    # Forwards PIXELS H and H C, backwards both again for the kernels and H C for what lies between, two FLOPs each.
+def test_the_flops_of_a_step_are_near_a_count_by_hand():
+    # Forward: PIXELS x H and H x C. Backward: both again for the kernels, and H x C for the activations. Two FLOPs
+    # each.
     counted = operations(RECIPE)
     by_hand = 2 * B * (2 * (PIXELS * H + H * C) + H * C)
     assert counted.steps == STEPS and counted.a_step == counted.total / STEPS
@@ -33,27 +34,27 @@ def test_a_step_is_near_what_is_counted_by_hand():
     assert counted.how == f"XLA's count of the compiled step x {STEPS} steps, without evaluation"
 
 
-def test_operations_are_in_proportion_to_the_steps_and_not_to_the_pieces():
-    whole = changed()
-    assert changed(train=Train(steps=2 * STEPS, batch=B)) == 2 * whole
-    assert changed(train=Train(steps=STEPS, batch=B, accumulate=2)) == whole
-    assert changed(train=Train(steps=STEPS, batch=2 * B)) == pytest.approx(2 * whole, rel=0.1)
+def test_flops_are_proportional_to_the_steps_and_independent_of_the_pieces():
+    full = changed()
+    assert changed(train=Train(steps=2 * STEPS, batch=B)) == 2 * full
+    assert changed(train=Train(steps=STEPS, batch=B, accumulate=2)) == full
+    assert changed(train=Train(steps=STEPS, batch=2 * B)) == pytest.approx(2 * full, rel=0.1)
 
 
-def test_terms_that_compare_examples_take_a_second_forward_pass_in_pieces():
+def test_terms_that_compare_examples_need_a_second_forward_pass_in_pieces():
     both = (terms.Supervised(), terms.Bss())
-    whole = changed(objective=both)
+    full = changed(objective=both)
     pieces = changed(objective=both, train=Train(steps=STEPS, batch=B, accumulate=2))
     forward = 2 * B * (PIXELS * H + H * C) * STEPS
-    assert pieces - whole == pytest.approx(forward, rel=0.25)
+    assert pieces - full == pytest.approx(forward, rel=0.25)
 
 
-def test_what_does_not_learn_takes_less():
-    # Nothing flows back through the stem, whose kernel is most of the model.
+def test_frozen_parameters_need_fewer_flops():
+    # No gradient goes through the stem, which has most of the parameters.
     assert changed(tuning=tuning.Probe()) < 0.65 * changed()
 
 
-def test_every_phase_is_counted_by_its_own_step():
+def test_every_phase_is_counted_by_its_step():
     halves = tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))
     assert changed(tuning=halves) == pytest.approx((changed() + changed(tuning=tuning.Probe())) / 2, rel=0.02)
 
@@ -94,29 +95,29 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_says_what_its_steps_took(name, tmp_path):
+def test_a_run_records_the_flops_of_its_steps(name, tmp_path):
     how = How(quiet=True, feature_cache=False)
-    found = run(CASES[name], tmp_path / "run", how=how).result["flops"]
-    # Counted before the compiler's last passes.
-    assert found == pytest.approx(operations(CASES[name]).total, rel=0.02)
+    outcome = run(CASES[name], tmp_path / "run", how=how).result["flops"]
+    # They are counted before the last passes of the compiler.
+    assert outcome == pytest.approx(operations(CASES[name]).total, rel=0.02)
 
 
-def test_what_a_prefix_gives_is_not_counted_again_and_arms_of_a_pack_share(tmp_path, monkeypatch):
+def test_cached_features_are_not_counted_again_and_vectorised_runs_share_them(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     probe = dataclasses.replace(RECIPE, tuning=tuning.Probe())
-    whole, above = (
+    full, above = (
         run(probe, tmp_path / f"{prefix}", how=How(quiet=True, feature_cache=prefix)).result["flops"]
         for prefix in (False, True)
     )
     by_hand = STEPS * 2 * B * 2 * H * C
-    assert by_hand < above < 1.5 * by_hand < whole
+    assert by_hand < above < 1.5 * by_hand < full
     arms = [dataclasses.replace(probe, seed=seed) for seed in (0, 1)]
     packed = run_many(arms, [tmp_path / f"arm-{seed}" for seed in (0, 1)])
     assert [arm.result["flops"] for arm in packed] == [pytest.approx(above)] * 2
 
 
-def test_arms_that_learn_other_leaves_each_take_their_own(tmp_path, monkeypatch):
+def test_vectorised_runs_with_different_trainable_parameters_are_counted_separately(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     few = tuning.Rules((r"stem/kernel", None), (r".*", Learn()))
     arms = [dataclasses.replace(RECIPE, tuning=how) for how in (tuning.Rules((r".*", Learn())), few)]
@@ -125,12 +126,12 @@ def test_arms_that_learn_other_leaves_each_take_their_own(tmp_path, monkeypatch)
     assert [arm.result["flops"] for arm in packed] == [arm.result["flops"] for arm in alone]
 
 
-def test_by_pmap_it_is_the_same(tmp_path):
+def test_the_count_is_the_same_with_pmap(tmp_path):
     recipe = dataclasses.replace(RECIPE, train=Train(steps=STEPS, batch=B, compile="pmap"))
-    found = run(recipe, tmp_path / "run", quiet=True).result["flops"]
-    assert found == pytest.approx(operations(RECIPE).total, rel=0.02)
+    outcome = run(recipe, tmp_path / "run", quiet=True).result["flops"]
+    assert outcome == pytest.approx(operations(RECIPE).total, rel=0.02)
 
 
-def test_a_device_that_does_not_say_ends_no_run(tmp_path, monkeypatch):
+def test_a_device_without_flop_counts_does_not_stop_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.stages.Lowered.cost_analysis", lambda program: None)
     assert run(RECIPE, tmp_path / "run", quiet=True).result["flops"] is None

@@ -1,4 +1,4 @@
-"""Runs that train together have one checkpoint, and end with the same bits wherever they were stopped."""
+"""Runs that train together share one checkpoint, and end with the same bits wherever they are stopped."""
 
 import json
 import os
@@ -28,9 +28,9 @@ RECIPE = Recipe(
     train=Train(steps=12, batch=16, eval_every=4, eval_batch=128, select="best-validation"),
 )
 SEEDS = [replace(RECIPE, seed=seed) for seed in range(3)]
-# One of them diverges at its second step, and its state is full of NaN from there on.
+# One of them diverges at its second step; its state is NaN from there on.
 DIVERGING = [replace(RECIPE, optim=Optim(lr=lr, clip=None)) for lr in (0.01, 1e30, 0.02)]
-# They learn other leaves of one program (see `pack.joined`).
+# They train different parameters in one program (see `pack.joined`).
 MASKS = [
     replace(RECIPE, tuning=own, train=replace(RECIPE.train, select="last"))
     for own in (tuning.Rules((r".*/bias", None), (r".*", Learn())), tuning.Full(), tuning.Full(decay=0.5))
@@ -39,15 +39,15 @@ MASKS = [
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """All that can train together does."""
+    """Group all runs that can train together."""
     monkeypatch.setattr(run_many, "GAIN", 1e9)
 
 
 @pytest.fixture
 def sizes(monkeypatch):
-    seen, train = [], run_many.train
-    monkeypatch.setattr(run_many, "train", lambda runs, *rest: seen.append(len(runs)) or train(runs, *rest))
-    return seen
+    calls, train = [], run_many.train
+    monkeypatch.setattr(run_many, "train", lambda runs, *rest: calls.append(len(runs)) or train(runs, *rest))
+    return calls
 
 
 def folders_of(base, count):
@@ -55,7 +55,7 @@ def folders_of(base, count):
 
 
 def stopped_at(monkeypatch, recipes, folders, step):
-    """Runs the recipes until the validation at a step, and is killed there."""
+    """Run the recipes until the validation at one step, and kill the process there."""
     validate = group.RunGroup.validate
 
     def stop(group):
@@ -69,21 +69,21 @@ def stopped_at(monkeypatch, recipes, folders, step):
             run_many.run_many(recipes, folders, how=LEAN)
 
 
-def assert_same(ours, theirs):
-    """Every number that the runs left is the same; errors have the same message."""
-    for mine, other in zip(ours, theirs, strict=True):
-        assert type(mine) is type(other)
-        if isinstance(mine, Exception):
-            assert str(mine) == str(other)
+def assert_same(actual, expected):
+    """Check that all recorded numbers are equal; errors have equal messages."""
+    for custom, other in zip(actual, expected, strict=True):
+        assert type(custom) is type(other)
+        if isinstance(custom, Exception):
+            assert str(custom) == str(other)
             continue
-        assert mine.metrics == other.metrics
+        assert custom.metrics == other.metrics
         for name in ("selected_step", "steps", "pack", "flops", "rules"):
-            assert mine.result[name] == other.result[name], name
-        lines = [[line | {"time": 0} for line in read_metrics(one.folder)] for one in (mine, other)]
+            assert custom.result[name] == other.result[name], name
+        lines = [[line | {"time": 0} for line in read_metrics(one.folder)] for one in (custom, other)]
         assert lines[0] == lines[1]
-        leaves, others = (read_file(one.folder / "learned.safetensors") for one in (mine, other))
-        assert leaves.keys() == others.keys()
-        for path, leaf in others.items():
+        leaves, rest = (read_file(one.folder / "learned.safetensors") for one in (custom, other))
+        assert leaves.keys() == rest.keys()
+        for path, leaf in rest.items():
             np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
 
 
@@ -92,22 +92,22 @@ def assert_same(ours, theirs):
     [SEEDS, pytest.param(DIVERGING, marks=pytest.mark.slow), pytest.param(MASKS, marks=pytest.mark.slow)],
     ids=["seeds", "one diverges", "masks"],
 )
-def test_a_group_resumes_as_one_to_the_same_bits(recipes, tmp_path, monkeypatch, sizes):
-    whole = run_many.run_many(recipes, folders_of(tmp_path / "whole", 3), how=LEAN)
+def test_a_resumed_group_has_the_same_bits(recipes, tmp_path, monkeypatch, sizes):
+    full = run_many.run_many(recipes, folders_of(tmp_path / "whole", 3), how=LEAN)
     folders = folders_of(tmp_path / "parts", 3)
     for step in (8, 12):
         stopped_at(monkeypatch, recipes, folders, step)
-        (kept,) = tmp_path.glob("parts/*/checkpoints/group-3-*")
-        assert (kept / str(step - 4)).is_dir()
-    assert_same(run_many.run_many(recipes, folders, how=LEAN), whole)
+        (remaining,) = tmp_path.glob("parts/*/checkpoints/group-3-*")
+        assert (remaining / str(step - 4)).is_dir()
+    assert_same(run_many.run_many(recipes, folders, how=LEAN), full)
     assert sizes == [3] * 4
     if recipes is DIVERGING:
-        assert isinstance(whole[1], Diverged)
+        assert isinstance(full[1], Diverged)
 
 
 @pytest.mark.slow
-def test_a_kill_between_two_results_leaves_the_rest_to_the_same_group(tmp_path, monkeypatch, sizes):
-    whole = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN)
+def test_after_a_kill_between_two_results_the_same_group_continues(tmp_path, monkeypatch, sizes):
+    full = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN)
     folders = folders_of(tmp_path / "parts", 3)
     write_all = group.write_all
 
@@ -122,14 +122,14 @@ def test_a_kill_between_two_results_leaves_the_rest_to_the_same_group(tmp_path, 
             run_many.run_many(SEEDS, folders, how=LEAN)
     first = (folders[0] / "result.json").read_bytes()
     assert not (folders[1] / "result.json").exists()
-    assert_same(run_many.run_many(SEEDS, folders, how=LEAN), whole)
+    assert_same(run_many.run_many(SEEDS, folders, how=LEAN), full)
     assert (folders[0] / "result.json").read_bytes() == first
     assert sizes == [3, 3, 3]
 
 
 @pytest.mark.slow
 def test_another_group_does_not_read_the_checkpoint(tmp_path, monkeypatch, sizes):
-    """Two of three runs: their numbers are those of a group of two from the first step on."""
+    """Two of three runs: from the first step their numbers equal those of a group of two."""
     folders = folders_of(tmp_path / "parts", 3)
     stopped_at(monkeypatch, SEEDS, folders, 8)
     both = run_many.run_many(SEEDS[:2], folders[:2], how=LEAN)
@@ -138,18 +138,18 @@ def test_another_group_does_not_read_the_checkpoint(tmp_path, monkeypatch, sizes
     assert both[0].result["pack"]["cells"] == [run.result["fingerprint"] for run in both]
 
 
-def test_the_names_of_checkpoints_tell_groups_apart():
+def test_checkpoint_names_differ_between_groups():
     names = [name_of(cells) for cells in (["a"], ["a", "b"], ["b", "a"], ["ab"], ["a", "b", "c"])]
     assert len(set(names)) == 5
     assert name_of(["a", "b"]) == names[1]
 
 
 @pytest.mark.slow
-def test_the_group_of_a_recipe_does_not_depend_on_what_is_finished(tmp_path, sizes):
+def test_the_group_of_a_recipe_does_not_depend_on_finished_runs(tmp_path, sizes):
     folders = folders_of(tmp_path / "runs", 3)
-    whole = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN, most=2)
+    full = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN, most=2)
     run_many.run_many(SEEDS[:2], folders[:2], how=LEAN, most=2)
-    assert_same(run_many.run_many(SEEDS, folders, how=LEAN, most=2), whole)
+    assert_same(run_many.run_many(SEEDS, folders, how=LEAN, most=2), full)
     assert sizes == [2, 1, 2, 1]
 
 
@@ -180,8 +180,8 @@ assert [one.result["pack"]["arms"] for one in found] == [4] * 4
 
 
 @pytest.mark.slow
-def test_ten_kills_of_a_group_of_four_leave_no_trace(tmp_path):
-    """Until then a checkpoint is written every ten steps, so most kills strike while one is written."""
+def test_ten_kills_of_a_group_of_four_change_nothing(tmp_path):
+    """A checkpoint is written every ten steps, so most kills happen during a write."""
     command = [sys.executable, "-c", SCRIPT]
     subprocess.run([*command, str(tmp_path / "whole"), "3600"], check=True, timeout=300)
     dice, kills, record = random.Random(0), 0, tmp_path / "killed" / "3" / "metrics.jsonl"
@@ -199,8 +199,8 @@ def test_ten_kills_of_a_group_of_four_leave_no_trace(tmp_path):
     assert kills == KILLS, "the runs were over before they were killed ten times; make them longer"
     subprocess.run([*command, str(tmp_path / "killed"), "3600"], check=True, timeout=300)
     for seed in range(4):
-        whole, killed = (tmp_path / base / str(seed) for base in ("whole", "killed"))
-        assert (whole / "learned.safetensors").read_bytes() == (killed / "learned.safetensors").read_bytes()
-        results = [json.loads((folder / "result.json").read_text()) for folder in (whole, killed)]
+        full, killed = (tmp_path / base / str(seed) for base in ("whole", "killed"))
+        assert (full / "learned.safetensors").read_bytes() == (killed / "learned.safetensors").read_bytes()
+        results = [json.loads((folder / "result.json").read_text()) for folder in (full, killed)]
         assert results[0]["metrics"] == results[1]["metrics"]
         assert results[0]["selected_step"] == results[1]["selected_step"]

@@ -1,4 +1,4 @@
-"""Ctrl-C: the step that it strikes in is finished and kept, and nothing is lost or different after it."""
+"""Ctrl-C: the current step is finished and saved, and a resumed run equals an unstopped run."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ HOW = How(quiet=True, checkpoint_seconds=3600)
 
 @pytest.fixture(autouse=True)
 def hearing():
-    """A shell that puts the suite into the background lets it ignore Ctrl-C."""
+    """A shell that starts the tests in the background makes them ignore Ctrl-C; undo this."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -46,7 +46,7 @@ def recipe_of(seed=0, select="last"):
 
 @pytest.fixture
 def pressed(monkeypatch):
-    """`pressed(call, at)`: Ctrl-C while the metrics of step `at` come in."""
+    """Return `pressed(call, at)`: press Ctrl-C when the metrics of step `at` arrive."""
     settle = Progress.step
 
     def begin(call, at):
@@ -63,17 +63,17 @@ def pressed(monkeypatch):
     return begin
 
 
-def same_end(ours, theirs):
-    files = [run.folder / "model" / "model.safetensors" for run in (ours, theirs)]
+def same_end(actual, expected):
+    files = [run.folder / "model" / "model.safetensors" for run in (actual, expected)]
     assert files[0].read_bytes() == files[1].read_bytes()
-    lines = [[line | {"time": 0} for line in read_metrics(run.folder)] for run in (ours, theirs)]
+    lines = [[line | {"time": 0} for line in read_metrics(run.folder)] for run in (actual, expected)]
     assert lines[0] == lines[1]
-    assert ours.metrics == theirs.metrics and ours.result["selected_step"] == theirs.result["selected_step"]
+    assert actual.metrics == expected.metrics and actual.result["selected_step"] == expected.result["selected_step"]
 
 
 @pytest.mark.parametrize("select", [pytest.param("last", marks=pytest.mark.slow), "best-validation"])
-def test_a_stopped_run_has_a_checkpoint_and_goes_on_from_it(pressed, tmp_path, select, monkeypatch):
-    # One step a program, so that the signal can come anywhere between two validations.
+def test_a_stopped_run_has_a_checkpoint_and_resumes_from_it(pressed, tmp_path, select, monkeypatch):
+    # One step per program, so the signal can come anywhere between two validations.
     monkeypatch.setattr("tlx.training.batches.MOST", 1)
     recipe, stopped = recipe_of(select=select), tmp_path / "stopped"
     for at, resume in ((2, False), (6, True), (15, True)):
@@ -84,24 +84,24 @@ def test_a_stopped_run_has_a_checkpoint_and_goes_on_from_it(pressed, tmp_path, s
 
 
 @pytest.mark.slow
-def test_runs_that_share_a_program_stop_and_go_on_together(pressed, tmp_path):
+def test_runs_that_share_a_program_stop_and_resume_together(pressed, tmp_path):
     recipes = [recipe_of(seed) for seed in range(3)]
     folders = [tmp_path / f"{seed}" for seed in range(3)]
     pressed(lambda: run_many(recipes, folders, how=HOW), 7)
-    # One checkpoint for all three, in the folder of the first.
+    # One checkpoint for all three runs, in the folder of the first.
     (group,) = tmp_path.glob("*/checkpoints/group-3-*")
     assert group.parent.parent == folders[0] and Checkpoints(group).latest()
-    whole = [tmp_path / f"whole-{seed}" for seed in range(3)]
-    for ours, theirs in zip(run_many(recipes, folders, how=HOW), run_many(recipes, whole, how=HOW), strict=True):
-        same_end(ours, theirs)
+    full = [tmp_path / f"whole-{seed}" for seed in range(3)]
+    for actual, expected in zip(run_many(recipes, folders, how=HOW), run_many(recipes, full, how=HOW), strict=True):
+        same_end(actual, expected)
 
 
-def test_a_run_that_was_at_its_end_is_whole(pressed, tmp_path):
+def test_a_run_stopped_at_its_last_step_is_complete(pressed, tmp_path):
     pressed(lambda: tlx.run(recipe_of(), tmp_path / "run", how=HOW), 23)
     assert tlx.run(recipe_of(), tmp_path / "run", how=HOW, resume=True).result["steps"] == 23
 
 
-def test_the_second_press_is_heard_at_once():
+def test_a_second_ctrl_c_stops_at_once():
     with noted() as stop:
         press()
         assert stop.asked
@@ -112,7 +112,7 @@ def test_the_second_press_is_heard_at_once():
         press()
 
 
-def test_one_that_nobody_acted_on_is_raised_at_the_end_with_the_error_that_came_between():
+def test_an_unhandled_signal_is_raised_at_the_end_with_the_error_in_between():
     with pytest.raises(KeyboardInterrupt), noted():
         press()
 
@@ -126,7 +126,7 @@ def test_one_that_nobody_acted_on_is_raised_at_the_end_with_the_error_that_came_
     assert str(interruption.value.__cause__) == "wrong"
 
 
-def test_a_scheduler_that_ends_the_process_is_noted_too():
+def test_a_signal_from_a_scheduler_is_handled_too():
     before = signal.getsignal(signal.SIGTERM)
     with noted() as stop:
         for _ in range(2):
@@ -136,29 +136,29 @@ def test_a_scheduler_that_ends_the_process_is_noted_too():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_who_ignores_it_or_is_no_main_thread_goes_on_so():
+def test_ignored_signals_and_other_threads_are_unchanged():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with noted() as stop:
         press()
         assert not stop.asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        # As in the background of a shell, where a scheduler's signal is heard all the same.
+        # In the background of a shell Ctrl-C is ignored, but the signal of a scheduler is still handled.
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
         stop.asked = False
 
     def elsewhere():
         with noted():
-            seen.append(signal.getsignal(signal.SIGINT))
+            calls.append(signal.getsignal(signal.SIGINT))
 
-    seen = []
+    calls = []
     signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert seen == [signal.default_int_handler]
+    assert calls == [signal.default_int_handler]
 
 
-def test_a_damaged_newest_checkpoint_resumes_from_the_one_before_to_the_same_bits(pressed, tmp_path, monkeypatch):
+def test_a_damaged_newest_checkpoint_resumes_from_the_previous_one_to_the_same_bits(pressed, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.batches.MOST", 1)
     recipe, stopped = recipe_of(select="best-validation"), tmp_path / "stopped"
     for at, resume in ((4, False), (15, True)):
@@ -174,7 +174,7 @@ def test_a_damaged_newest_checkpoint_resumes_from_the_one_before_to_the_same_bit
     same_end(resumed, tlx.run(recipe, tmp_path / "whole", how=HOW))
 
 
-def test_a_process_that_waits_for_a_lock_hears_a_signal(tmp_path):
+def test_a_process_that_waits_for_a_lock_reacts_to_a_signal(tmp_path):
     from filelock import FileLock
 
     with FileLock(tmp_path / "lock", is_singleton=False):
@@ -190,7 +190,7 @@ def test_a_process_that_waits_for_a_lock_hears_a_signal(tmp_path):
         look()
 
 
-def test_a_signal_of_an_outer_block_is_heard_within():
+def test_a_signal_of_an_outer_block_is_visible_inside():
     def wait():
         with noted():
             press()
@@ -218,6 +218,6 @@ with interrupt.noted():
 """
 
 
-def test_a_scheduler_that_asks_again_later_ends_the_process_at_once():
-    done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "still here\n")
+def test_a_second_signal_from_a_scheduler_ends_the_process_at_once():
+    process = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True, timeout=60, check=False)
+    assert (process.returncode, process.stdout) == (-signal.SIGTERM, "still here\n")

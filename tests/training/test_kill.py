@@ -1,4 +1,4 @@
-"""Kill -9 wherever it strikes, go on, and end with the same bits."""
+"""Kill -9 at random times, resume, and end with the same bits."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_ten_kills_leave_no_trace_in_the_final_parameters(tmp_path):
+def test_ten_kills_change_nothing_in_the_final_parameters(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     finish(start(tmp_path, "whole"))
     dice, kills, record = random.Random(0), 0, tmp_path / "killed" / "metrics.jsonl"
@@ -47,7 +47,7 @@ def test_ten_kills_leave_no_trace_in_the_final_parameters(tmp_path):
         process = start(tmp_path, "killed", "--resume")
         while process.poll() is None and not (record.exists() and record.stat().st_mtime >= began):
             time.sleep(0.01)
-        # In the compilation, a step, an evaluation, the writing of a checkpoint: wherever it happens to be.
+        # The kill may come during compilation, a step, an evaluation, or the writing of a checkpoint.
         time.sleep(dice.uniform(0.0, 2.0))
         if process.poll() is not None:
             break
@@ -56,5 +56,5 @@ def test_ten_kills_leave_no_trace_in_the_final_parameters(tmp_path):
         kills += 1
     assert kills == KILLS, "the run was over before it was killed ten times; make it longer"
     finish(start(tmp_path, "killed", "--resume"))
-    whole, killed = (tmp_path / out / "model" / "model.safetensors" for out in ("whole", "killed"))
-    assert whole.read_bytes() == killed.read_bytes()
+    full, killed = (tmp_path / out / "model" / "model.safetensors" for out in ("whole", "killed"))
+    assert full.read_bytes() == killed.read_bytes()

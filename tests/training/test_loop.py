@@ -1,4 +1,4 @@
-"""A run from recipe to result: stopping, going on, choosing, and what goes wrong."""
+"""A run from recipe to result: stopping, resuming, selecting, and failures."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ RECIPE = Recipe(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shares(tuning.Tuning):
-    """Everything, for these shares of the run."""
+    """All parameters, in phases with these shares of the run."""
 
     shares: tuple[float, ...]
     optim: tuple[tuple[str, float], ...] = ()
@@ -48,7 +48,7 @@ SELECTED = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, s
 
 @pytest.fixture(autouse=True, scope="module")
 def no_page():
-    """The page has tests of its own, and takes longer than these runs."""
+    """Turn the report off: it has separate tests, and takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
         yield
@@ -63,12 +63,12 @@ def bits(folder):
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-def told(folder):
-    """Every number recorded, without the time it was."""
+def recorded_numbers(folder):
+    """Return every recorded number, without its time."""
     return [(line["step"], line["name"], line["value"]) for line in read_metrics(folder)]
 
 
-def test_the_result_holds_what_was_promised(plain):
+def test_the_result_has_all_documented_fields(plain):
     result = json.loads((plain.folder / "result.json").read_text())
     assert result == plain.result
     assert {"fingerprint", "seed", "selection", "steps", "examples_per_second", "peak_memory_bytes"} < result.keys()
@@ -83,9 +83,9 @@ def test_the_result_holds_what_was_promised(plain):
     assert result["energy"].keys() == {"kwh", "co2e_kg", "how"} and result["energy"]["kwh"] > 0
 
 
-def test_every_number_of_a_run_is_on_record(plain):
+def test_every_number_of_a_run_is_recorded(plain):
     names = {}
-    for step, name, value in told(plain.folder):
+    for step, name, value in recorded_numbers(plain.folder):
         names.setdefault(name, {})[step] = value
     assert list(names["train/loss"]) == list(names["train/gradient_norm"]) == list(range(1, STEPS + 1))
     assert list(names["validation/accuracy"]) == [2, 4, 6]
@@ -95,14 +95,14 @@ def test_every_number_of_a_run_is_on_record(plain):
     assert names["train/rate"][6] < names["train/rate"][3] <= 0.01
 
 
-def test_what_is_measured_is_what_was_saved(plain):
-    kept = np.load(plain.folder / "predictions" / "test.npz")
-    assert plain.metrics["test/accuracy"] == (kept["logits"].argmax(-1) == kept["label"]).mean()
+def test_the_evaluated_model_is_the_saved_model(plain):
+    remaining = np.load(plain.folder / "predictions" / "test.npz")
+    assert plain.metrics["test/accuracy"] == (remaining["logits"].argmax(-1) == remaining["label"]).mean()
     pretrained = load_pretrained(plain.folder)
     source = examples.open_dataset("digits").splits["test"]
-    image = pretrained.processor(source[int(kept["indices"][5])])["image"]
+    image = pretrained.processor(source[int(remaining["indices"][5])])["image"]
     logits = models.forward(pretrained.model, pretrained.variables, {"image": image[None]})[0]["logits"]
-    np.testing.assert_allclose(logits[0], kept["logits"][5], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits[0], remaining["logits"][5], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_what_is_measured_is_what_was_saved(plain):
     [(RECIPE, (5,)), (SELECTED, (3, 6)), pytest.param(BATCH_NORM, (4,), marks=pytest.mark.slow)],
     ids=["plain", "best-validation, twice", "batch norm"],
 )
-def test_going_on_equals_never_having_stopped_bit_for_bit(recipe, stops, goes_on):
+def test_a_resumed_run_equals_an_unstopped_run_bit_for_bit(recipe, stops, goes_on):
     goes_on(recipe, stops)
 
 
-def test_what_became_of_every_tensor_is_on_record(plain, tmp_path):
+def test_the_origin_of_every_tensor_is_recorded(plain, tmp_path):
     assert not (plain.folder / "weights.json").exists()
-    brought = Weights(str(plain.folder), reset=("head/.*",))
-    second = run(dataclasses.replace(RECIPE, weights=brought), tmp_path / "run", quiet=True)
-    held = json.loads((second.folder / "weights.json").read_text())
-    assert held["source"] == str(plain.folder)
-    assert {entry["path"]: entry["action"] for entry in held["entries"]} == {
+    pretrained = Weights(str(plain.folder), reset=("head/.*",))
+    second = run(dataclasses.replace(RECIPE, weights=pretrained), tmp_path / "run", quiet=True)
+    stored = json.loads((second.folder / "weights.json").read_text())
+    assert stored["source"] == str(plain.folder)
+    assert {entry["path"]: entry["action"] for entry in stored["entries"]} == {
         "head/bias": "reset", "head/kernel": "reset", "stem/bias": "loaded", "stem/kernel": "loaded",
     }  # fmt: skip
 
@@ -128,24 +128,24 @@ def test_what_became_of_every_tensor_is_on_record(plain, tmp_path):
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_path):
     run(RECIPE, tmp_path / "again", quiet=True)
     assert bits(tmp_path / "again") == bits(plain.folder)
-    assert told(tmp_path / "again") == told(plain.folder)
+    assert recorded_numbers(tmp_path / "again") == recorded_numbers(plain.folder)
     run(dataclasses.replace(RECIPE, seed=1), tmp_path / "other", quiet=True)
     assert bits(tmp_path / "other") != bits(plain.folder)
 
 
-def test_a_run_by_pmap_goes_on_too_and_ends_where_jit_does(plain, tmp_path, interrupted):
+def test_a_run_by_pmap_resumes_too_and_ends_like_jit(plain, tmp_path, interrupted):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, compile="pmap"))
     interrupted(recipe, tmp_path / "run", 5)
     resumed = run(recipe, tmp_path / "run", resume=True, quiet=True)
-    ours, theirs = (flatten(load_pretrained(found.folder).variables.params) for found in (resumed, plain))
-    for path, leaf in ours.items():
-        np.testing.assert_allclose(leaf, theirs[path], rtol=1e-5, atol=1e-6, err_msg=path)
+    actual, expected = (flatten(load_pretrained(result.folder).variables.params) for result in (resumed, plain))
+    for path, leaf in actual.items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
 
 
-def test_a_finished_run_is_returned_as_it_is(plain):
+def test_a_finished_run_is_returned_unchanged(plain):
     before = (plain.folder / "result.json").stat().st_mtime_ns
-    again = run(RECIPE, plain.folder, resume=True, quiet=True)
-    assert again.result == plain.result
+    resumed = run(RECIPE, plain.folder, resume=True, quiet=True)
+    assert resumed.result == plain.result
     assert (plain.folder / "result.json").stat().st_mtime_ns == before
     with pytest.raises(FileExistsError) as error:
         run(RECIPE, plain.folder, quiet=True)
@@ -153,7 +153,7 @@ def test_a_finished_run_is_returned_as_it_is(plain):
         assert part in str(error.value)
 
 
-def test_the_folder_of_another_recipe_is_left_alone(plain):
+def test_the_folder_of_another_recipe_is_not_changed(plain):
     for resume in (True, False):
         with pytest.raises(FileExistsError, match="contains the run of another recipe"):
             run(dataclasses.replace(RECIPE, seed=1), plain.folder, resume=resume, quiet=True)
@@ -183,7 +183,7 @@ def test_the_folder_of_another_recipe_is_left_alone(plain):
          "a phase changes optim.warmupp, which is not a numeric setting; close: 'warmup'"),
     ],
 )  # fmt: skip
-def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(changes, kind, message, tmp_path):
+def test_an_invalid_recipe_is_refused_before_files_are_written(changes, kind, message, tmp_path):
     recipe = dataclasses.replace(RECIPE, **({"data": Data(target="digits", size=8)} | changes))
     with pytest.raises(kind) as error:
         run(recipe, tmp_path / "run", quiet=True)
@@ -202,20 +202,20 @@ def test_an_empty_split_is_named(split, tmp_path, monkeypatch):
     assert str(error.value) == f"data set 'digits' has no examples in its '{split}' split"
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_step_examples_and_parameter(tmp_path):
+def test_a_nan_loss_stops_the_run_with_step_examples_and_parameter(tmp_path):
     recipe = dataclasses.replace(RECIPE, optim=Optim("sgd", lr=float("inf")))
     with pytest.raises(Diverged) as error:
         run(recipe, tmp_path / "run", quiet=True)
-    found = re.fullmatch(
+    actual = re.fullmatch(
         r"the loss is nan at step 2, and .* gradient is nan; .* examples \[(.*)\]; .* 'head/bias' \(norm nan\)",
         str(error.value),
     )
-    assert found
-    assert len(found[1].split(", ")) == BATCH
-    assert [step for step, name, _ in told(tmp_path / "run") if name == "train/loss"] == [1]
+    assert actual
+    assert len(actual[1].split(", ")) == BATCH
+    assert [step for step, name, _ in recorded_numbers(tmp_path / "run") if name == "train/loss"] == [1]
 
 
-def test_parameters_that_are_spoilt_are_neither_measured_nor_kept(tmp_path):
+def test_nan_parameters_are_neither_evaluated_nor_saved(tmp_path):
     recipe = dataclasses.replace(
         RECIPE, optim=Optim("sgd", lr=float("inf")), train=dataclasses.replace(RECIPE.train, eval_every=1)
     )
@@ -255,21 +255,21 @@ except tlx.training.checkpoint.DiskFull as error:
 
 def test_a_full_disk_loses_nothing_that_was_saved(plain, tmp_path):
     program = FULL_DISK.format(tests=str(Path(__file__).parents[1]), file=__file__)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.stdout == (
+    assert process.stdout == (
         f"the disk is full: {tmp_path / 'run'} cannot be written. Everything saved before is intact; "
         "free some space and continue with --resume\n"
-    ), done.stderr
+    ), process.stderr
     assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
     assert not (tmp_path / "run" / "result.json").exists()
     run(RECIPE, tmp_path / "run", resume=True, quiet=True)
     assert bits(tmp_path / "run") == bits(plain.folder)
-    assert told(tmp_path / "run") == told(plain.folder)
+    assert recorded_numbers(tmp_path / "run") == recorded_numbers(plain.folder)
 
 
-def test_compiled_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_path):
+def test_compiled_programs_are_cached_unless_the_user_sets_a_folder(monkeypatch, tmp_path):
     from tlx.training.loop import remember_compilations
 
     monkeypatch.setenv("TLX_CACHE", str(tmp_path))
@@ -287,44 +287,48 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(monkeypatch, tmp_
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
-def test_environment_of_the_room():
+def test_the_test_environment_is_strict():
     assert os.environ["XLA_FLAGS"].count("device_count=8") >= 1
     assert len(jax.devices()) == 8
 
 
 class Unreadable(tuple):
-    """A source of records that nobody may read."""
+    """Records that must not be read."""
 
     def __getitem__(self, row):
         raise AssertionError(f"record {row} of the test split was read")
 
 
-def test_a_run_told_not_to_look_never_reads_a_test_example(plain, tmp_path, monkeypatch):
+def test_a_run_without_test_evaluation_never_reads_a_test_example(plain, tmp_path, monkeypatch):
     dataset = examples.open_dataset("digits")
-    held = dataset.splits["test"]
-    hidden = examples.Examples(held.name, held.split, Unreadable(range(len(held))), held.columns, rows=held.rows)
+    stored = dataset.splits["test"]
+    hidden = examples.Examples(
+        stored.name, stored.split, Unreadable(range(len(stored))), stored.columns, rows=stored.rows
+    )
     monkeypatch.setattr(
         examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=dataset.splits | {"test": hidden})
     )
     blind = run(RECIPE, tmp_path / "blind", how=How(quiet=True, test=False))
     assert {path.name for path in (blind.folder / "predictions").iterdir()} == {"validation.npz"}
     assert not (blind.folder / "mistakes.json").exists()
-    assert told(blind.folder) == [line for line in told(plain.folder) if not line[1].startswith("test/")]
+    assert recorded_numbers(blind.folder) == [
+        line for line in recorded_numbers(plain.folder) if not line[1].startswith("test/")
+    ]
     assert blind.metrics == {name: value for name, value in plain.metrics.items() if name.startswith("validation/")}
     # The rows are known without their labels.
     assert blind.result["data"] == plain.result["data"]
     with pytest.raises(AssertionError, match="was read"):
         run(RECIPE, tmp_path / "open", quiet=True)
-    # Where a frozen prefix is computed beforehand, it is not computed of them.
+    # The feature cache has no test examples either.
     probe = dataclasses.replace(RECIPE, data=Data(target="digits", shots=4), tuning=tuning.Probe())
     probed = run(probe, tmp_path / "probe", how=How(quiet=True, test=False))
     assert [phase["cut"] for phase in probed.result["prefix"]] == ["head"]
 
 
-def test_a_run_that_did_not_look_is_not_taken_for_one_that_did(tmp_path):
+def test_a_run_without_test_evaluation_does_not_count_as_complete(tmp_path):
     run(RECIPE, tmp_path / "run", how=How(quiet=True, test=False))
-    again = run(RECIPE, tmp_path / "run", resume=True, how=How(quiet=True, test=False))
-    assert "test/accuracy" not in again.metrics
+    resumed = run(RECIPE, tmp_path / "run", resume=True, how=How(quiet=True, test=False))
+    assert "test/accuracy" not in resumed.metrics
     with pytest.raises(FileExistsError) as error:
         run(RECIPE, tmp_path / "run", quiet=True, resume=True)
     for part in (str(tmp_path / "run"), "without test evaluation", "--overwrite"):

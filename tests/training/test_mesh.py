@@ -1,4 +1,4 @@
-"""A run on some of the devices: the same numbers, or refused before anything is loaded."""
+"""A run on some of the devices: the same numbers, or an error before anything is loaded."""
 
 import dataclasses
 
@@ -25,8 +25,8 @@ def logits(run):
     return np.load(run.folder / "predictions" / "validation.npz")["logits"]
 
 
-def test_a_run_on_some_devices_is_that_on_one(tmp_path):
-    """Twelve examples are no batch for all eight devices, and are one for four, for two and for one."""
+def test_a_run_on_some_devices_equals_the_run_on_one(tmp_path):
+    """Twelve examples cannot be divided among eight devices, but among four, two and one."""
     runs = {n: tlx.run(RECIPE, tmp_path / str(n), how=How(quiet=True, mesh=Mesh(data=n))) for n in (1, 4)}
     [grouped] = run_many([RECIPE], [tmp_path / "grouped"], how=dataclasses.replace(CELLS, mesh=Mesh(data=2)))
     for run in (runs[4], grouped):
@@ -62,7 +62,7 @@ def test_a_mesh_that_does_not_fit_is_refused_before_the_data_are_opened(tmp_path
         ("4", "is not of the form data=N"),
     ],
 )
-def test_the_command_line_refuses_what_is_no_mesh(tmp_path, monkeypatch, text, message):
+def test_the_command_line_refuses_an_invalid_mesh(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("from tests_mesh import recipe\n")
     (tmp_path / "tests_mesh.py").write_text(
@@ -70,8 +70,8 @@ def test_the_command_line_refuses_what_is_no_mesh(tmp_path, monkeypatch, text, m
         "def recipe():\n"
         "    return Recipe(data=Data(target='digits'), task=tasks.Classification(), model=models.Mlp(widths=(4,)))\n"
     )
-    done = CliRunner().invoke(main, ["run", "mine.py", "--mesh", text])
-    assert done.exit_code == 2
-    [line] = done.output.strip().splitlines()
+    result = CliRunner().invoke(main, ["run", "mine.py", "--mesh", text])
+    assert result.exit_code == 2
+    [line] = result.output.strip().splitlines()
     for part in message.split(" ... "):
         assert part in line

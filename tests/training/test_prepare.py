@@ -1,4 +1,4 @@
-"""What does not fit together is refused before a number is drawn, and so before a program is compiled."""
+"""Parts that do not fit together are refused before any weights are initialised and before compilation."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from tlx.types import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Halves(tuning.Tuning):
-    """Two phases that share less than a run."""
+    """Two phases with shares that do not sum to one."""
 
     def phases(self, model):
         return Phase(0.5, ((".*", Learn()),)), Phase(0.4, ((".*", Learn()),))
@@ -44,12 +44,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_tuning_that_does_not_fit_is_refused_before_a_number_is_drawn(what, monkeypatch):
-    def drawn(model, key):
+def test_an_invalid_tuning_is_refused_before_initialisation(what, monkeypatch):
+    def fail_if_initialised(model, key):
         raise AssertionError("numbers were drawn")
 
     how, message = WRONG[what]
-    monkeypatch.setattr("tlx.training.prepare.models.initialise", drawn)
+    monkeypatch.setattr("tlx.training.prepare.models.initialise", fail_if_initialised)
     recipe = Recipe(data=Data(target="digits"), task=tasks.Classification(classes=10), model=VIT, tuning=how)
     with pytest.raises(ValueError) as error:
         prepare(recipe)

@@ -1,4 +1,4 @@
-"""A finished run opened again gives exactly what it began with, or says why it cannot."""
+"""A finished run that is opened again has exactly its initial state, or the error says why not."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """From scratch, and from there with a fresh head and a still stem."""
+    """A run from scratch, and a run from its weights with a new head and a frozen stem."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
@@ -41,7 +41,7 @@ def same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def test_what_was_brought_is_rebuilt(runs):
+def test_the_initial_weights_are_rebuilt(runs):
     first, second = map(reopen, (one.folder for one in runs))
     assert first.ready.recipe == runs[0].recipe
     same(first.before, prepare(RECIPE, open_data(RECIPE)).variables)
@@ -53,29 +53,29 @@ def test_what_was_brought_is_rebuilt(runs):
     assert not np.array_equal(second.before.params["head"]["kernel"], second.after.params["head"]["kernel"])
 
 
-def test_the_meter_measures_what_the_run_did(runs):
+def test_the_meter_gives_the_metrics_of_the_run(runs):
     opened = reopen(runs[1].folder)
     for split in ("validation", "test"):
-        found = Meter(opened)(opened.after, split)
-        for name, value in found.metrics(opened.ready.task).items():
+        actual = Meter(opened)(opened.after, split)
+        for name, value in actual.metrics(opened.ready.task).items():
             assert value == pytest.approx(runs[1].metrics[f"{split}/{name}"], rel=1e-5)
         np.testing.assert_array_equal(
-            found.indices, np.load(runs[1].folder / "predictions" / f"{split}.npz")["indices"]
+            actual.indices, np.load(runs[1].folder / "predictions" / f"{split}.npz")["indices"]
         )
 
 
-def test_passes_give_every_example_once_in_order(runs):
+def test_forward_passes_give_every_example_once_in_order(runs):
     opened = reopen(runs[0].folder)
-    found = passes(batches_of(opened, opened.splits.train), lambda inputs: {"mean": inputs["image"].mean((1, 2, 3))})
-    np.testing.assert_array_equal(found["index"], opened.splits.train.rows)
-    np.testing.assert_array_equal(found["label"], opened.splits.train.labels())
-    assert len(found["mean"]) == len(opened.splits.train)
+    actual = passes(batches_of(opened, opened.splits.train), lambda inputs: {"mean": inputs["image"].mean((1, 2, 3))})
+    np.testing.assert_array_equal(actual["index"], opened.splits.train.rows)
+    np.testing.assert_array_equal(actual["label"], opened.splits.train.labels())
+    assert len(actual["mean"]) == len(opened.splits.train)
 
 
 def copied(runs, tmp_path, **changes):
-    """The second run's folder, with other values in its recipe, whose fingerprint is theirs."""
+    """Return the folder of the second run with other values in its recipe and a matching fingerprint."""
     shutil.copytree(runs[1].folder, tmp_path / "run")
-    # With its digests, no file of the run could have changed.
+    # The digests would show any other change of the files.
     (tmp_path / "run" / "files.json").unlink()
     recipe = dataclasses.replace(runs[1].recipe, **changes)
     document = {"recipe": config.dump(recipe), "fingerprint": config.fingerprint(recipe)}
@@ -85,13 +85,13 @@ def copied(runs, tmp_path, **changes):
     return tmp_path / "run"
 
 
-def test_other_weights_than_those_of_the_run_are_noticed(runs, tmp_path):
+def test_changed_initial_weights_are_detected(runs, tmp_path):
     folder = copied(runs, tmp_path, weights=None)
     with pytest.raises(ValueError, match=r"the random initial weights.* frozen parameter 'blocks/00/kernel'"):
         reopen(folder)
 
 
-def test_other_data_than_those_of_the_run_are_noticed(runs, tmp_path):
+def test_changed_data_are_detected(runs, tmp_path):
     folder = copied(runs, tmp_path, data=Data(target="digits", shots=5))
     with pytest.raises(ValueError, match="restore the data set"):
         reopen(folder)
@@ -105,27 +105,27 @@ def test_a_folder_without_a_finished_run(tmp_path):
 def test_a_recipe_that_its_file_cannot_name(tmp_path):
     from flax import linen
 
-    made = dataclasses.replace(RECIPE, model=models.Linen(module=linen.Dense(10), shape=(64,)))
-    document = {"recipe": config.dump(made), "fingerprint": config.fingerprint(made)}
+    built = dataclasses.replace(RECIPE, model=models.Linen(module=linen.Dense(10), shape=(64,)))
+    document = {"recipe": config.dump(built), "fingerprint": config.fingerprint(built)}
     (tmp_path / "recipe.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"recipe.json .*model.module: .*Dense\(.*\).* \(--config FILE\)"):
         recipe_of(tmp_path)
-    assert recipe_of(tmp_path, made) == made
+    assert recipe_of(tmp_path, built) == built
     with pytest.raises(ValueError, match="the config does not belong to"):
         recipe_of(tmp_path, RECIPE)
 
 
-def test_what_a_merge_took_away_is_left_out_and_what_stayed_is_kept(tmp_path):
-    """LoRA's kernels have moved though they were frozen; of leaves that stay, what they began with stays too."""
+def test_parameters_removed_by_a_merge_are_left_out_and_the_others_stay(tmp_path):
+    """The merged kernels of LoRA changed although they were frozen. Other parameters keep their initial values."""
     recipe = dataclasses.replace(
         RECIPE, model=models.Mlp(inputs=(8, 8, 1), widths=(4, 4)), tuning=tuning.Lora(rank=1, on="stem")
     )
     ready = prepare(recipe, open_data(recipe))
-    brought = flatten(ready.variables.params)
-    plain = {path: leaf for path, leaf in brought.items() if "lora" not in path}
+    pretrained = flatten(ready.variables.params)
+    plain = {path: leaf for path, leaf in pretrained.items() if "lora" not in path}
     merged = Variables(nest(plain | {"stem/kernel": plain["stem/kernel"] + 1}), {})
     assert flatten(aligned(ready, merged, tmp_path).params).keys() == plain.keys()
-    assert flatten(aligned(ready, ready.variables, tmp_path).params).keys() == brought.keys()
+    assert flatten(aligned(ready, ready.variables, tmp_path).params).keys() == pretrained.keys()
     other = Variables(nest(plain | {"blocks/00/kernel": plain["blocks/00/kernel"] + 1}), {})
     with pytest.raises(ValueError, match="the frozen parameter 'blocks/00/kernel' has other values"):
         aligned(ready, other, tmp_path)

@@ -1,4 +1,4 @@
-"""What a finished run leaves: a model that suffices by itself, whatever the tuning, and the adapter beside it."""
+"""The files of a finished run: a complete model for every tuning, and the adapter."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ DENSE = r"stem|blocks/\d+"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extra(Term):
-    """The supervised risk, and a leaf of its own outside of the model."""
+    """The supervised loss, and a parameter outside the model."""
 
     def insert(self, model, params, key):
         return added(params, {"extra/kernel": np.ones((2, 2), np.float32)}, "Extra")
@@ -39,7 +39,7 @@ class Extra(Term):
         return Supervised().loss(view)
 
 
-# Ways of tuning, with the model, and whether what they insert becomes plain weights.
+# Each tuning with its model, and whether its inserted parameters can be merged into plain weights.
 RUNS = {
     "Lora": (tuning.Lora(rank=2, dropout=0.1), RECIPE.model, True),
     "Dora": (tuning.Dora(rank=2, rank_stabilised=True, on=DENSE), MLP, True),
@@ -55,7 +55,7 @@ RUNS = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """No page, which has tests of its own, and a compiler that does little."""
+    """Turn the report off, which has separate tests, and compile quickly."""
     monkeypatch.setattr("tlx.report.available", lambda: False)
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
@@ -70,17 +70,17 @@ def finished(name, folder, **changes):
 
 
 def logits(pretrained, folder):
-    """The logits of the test split as the run recorded them, and as `pretrained` gives them."""
-    kept = np.load(Path(folder) / "predictions" / "test.npz")
+    """Return the recorded test logits of the run, and the test logits of `pretrained`."""
+    remaining = np.load(Path(folder) / "predictions" / "test.npz")
     source = examples.open_dataset("digits").splits["test"]
-    chosen = range(0, len(kept["indices"]), 29)
-    image = np.stack([pretrained.processor(source[int(kept["indices"][n])])["image"] for n in chosen])
+    chosen = range(0, len(remaining["indices"]), 29)
+    image = np.stack([pretrained.processor(source[int(remaining["indices"][n])])["image"] for n in chosen])
     forward = jax.jit(lambda v, x: models.forward(pretrained.model, v, {"image": x})[0]["logits"])
-    return kept["logits"][list(chosen)], np.asarray(forward(pretrained.variables, image))
+    return remaining["logits"][list(chosen)], np.asarray(forward(pretrained.variables, image))
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_with_any_tuning_leaves_a_model_that_gives_what_it_recorded(name, tmp_path):
+def test_a_run_with_any_tuning_saves_a_model_with_the_recorded_logits(name, tmp_path):
     result, recipe = finished(name, tmp_path / "run")
     merged = RUNS[name][2]
     read = tlx.load_pretrained(result.folder)
@@ -88,18 +88,18 @@ def test_a_run_with_any_tuning_leaves_a_model_that_gives_what_it_recorded(name, 
     assert (result.folder / "adapter").is_dir() == (merged is not None)
     assert (result.folder / "model" / "adapter").is_dir() == (merged is False)
     assert bool(flatten(read.variables.params).keys() - flatten(read.model.params).keys()) == (merged is False)
-    # Exported, it is the same model again.
-    again = tlx.load_pretrained(tlx.save_pretrained(read, tmp_path / "exported"))
-    jax.tree.map(np.testing.assert_array_equal, again.variables, read.variables)
+    # After export it is the same model.
+    reopened = tlx.load_pretrained(tlx.save_pretrained(read, tmp_path / "exported"))
+    jax.tree.map(np.testing.assert_array_equal, reopened.variables, read.variables)
     if merged is None:
         return
-    # The adapter alone, put onto the base of the recipe, is the model of the run.
+    # The adapter on the base of the recipe is the model of the run.
     start, plain = prepare(recipe), prepare(dataclasses.replace(recipe, tuning=tuning.Full()))
     base = read._replace(model=plain.model, variables=plain.variables)
     other = base._replace(variables=models.initialise(plain.model, jax.random.key(5)))
-    whole = tlx.load_adapter(base, result.folder / "adapter")
-    np.testing.assert_allclose(*logits(whole, result.folder), rtol=0, atol=1e-5)
-    assert flatten(whole.variables.params).keys() == flatten(start.variables.params).keys()
+    full = tlx.load_adapter(base, result.folder / "adapter")
+    np.testing.assert_allclose(*logits(full, result.folder), rtol=0, atol=1e-5)
+    assert flatten(full.variables.params).keys() == flatten(start.variables.params).keys()
     with pytest.raises(ValueError, match="was trained on another base"):
         tlx.load_adapter(other, result.folder / "adapter")
 
@@ -113,7 +113,7 @@ def test_a_run_starts_from_a_run_with_an_adapter(name, tmp_path):
     assert (second.folder / "adapter").is_dir() == (name != "Dora")
 
 
-def test_what_a_term_inserts_is_no_part_of_the_model(tmp_path):
+def test_parameters_inserted_by_a_term_are_not_part_of_the_model(tmp_path):
     result, _ = finished("SideHead", tmp_path / "run", objective=(Extra(),))
     for folder in ("adapter", "model/adapter"):
         tensors = load_file(result.folder / folder / "adapter_model.safetensors")

@@ -1,4 +1,4 @@
-"""How many runs train together: by counted operations and memory, not by the clock."""
+"""How many runs train together: chosen by counted FLOPs and memory, not by the clock."""
 
 import dataclasses
 
@@ -26,11 +26,11 @@ def varied(recipe, **fields):
 
 @pytest.fixture
 def packs(monkeypatch):
-    """Packs whatever is expected, and tells how many runs each pack had."""
-    seen, train = [], run_many.train
+    """Vectorise always, and record the number of runs in each group."""
+    calls, train = [], run_many.train
     monkeypatch.setattr(run_many, "GAIN", 1e9)
-    monkeypatch.setattr(run_many, "train", lambda runs, *rest: seen.append(len(runs)) or train(runs, *rest))
-    return seen
+    monkeypatch.setattr(run_many, "train", lambda runs, *rest: calls.append(len(runs)) or train(runs, *rest))
+    return calls
 
 
 def test_a_group_that_cannot_be_compiled_runs_one_by_one(tmp_path, packs, monkeypatch):
@@ -38,24 +38,24 @@ def test_a_group_that_cannot_be_compiled_runs_one_by_one(tmp_path, packs, monkey
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(run_many, "weighed", broken)
-    told = []
-    found = run_many.run_many(
-        [varied(RECIPE, seed=n) for n in (0, 1)], [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append
+    message = []
+    outcome = run_many.run_many(
+        [varied(RECIPE, seed=n) for n in (0, 1)], [tmp_path / "a", tmp_path / "b"], how=LEAN, note=message.append
     )
     assert packs == [1, 1]
-    assert [type(one).__name__ for one in found] == ["Run", "Run"]
-    assert told[0]["why"] == "a step could not be compiled (RuntimeError: out of memory)"
+    assert [type(one).__name__ for one in outcome] == ["Run", "Run"]
+    assert message[0]["why"] == "a step could not be compiled (RuntimeError: out of memory)"
 
 
-def test_a_pack_that_loses_is_not_taken_and_the_choice_is_told(tmp_path, monkeypatch):
+def test_a_slower_group_is_not_chosen_and_the_choice_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 0.0)
-    told = []
+    message = []
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
-    found = run_many.run_many(recipes, [tmp_path / "a", tmp_path / "b"], how=LEAN, note=told.append)
-    assert [one.result["pack"] for one in found] == [{"arms": 1, "place": 0}] * 2
-    (choice,) = told
+    outcome = run_many.run_many(recipes, [tmp_path / "a", tmp_path / "b"], how=LEAN, note=message.append)
+    assert [one.result["pack"] for one in outcome] == [{"arms": 1, "place": 0}] * 2
+    (choice,) = message
     assert (choice["how"], choice["arms"]) == ("one by one", 1)
-    assert choice["groups"] == [[one.result["fingerprint"]] for one in found]
+    assert choice["groups"] == [[one.result["fingerprint"]] for one in outcome]
     assert choice["seconds_per_step"].keys() == {"one", "pack", "pack_per_arm"}
     assert choice["memory_bytes"] > 0
     assert "expected for all 8 steps" in choice["why"]
@@ -64,23 +64,23 @@ def test_a_pack_that_loses_is_not_taken_and_the_choice_is_told(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("load", "steps", "together"),
     [
-        # A probe: what a step does beside its operations decides.
+        # A probe: the cost of a step beside its FLOPs decides.
         (run_many.Load(1e5, 4e5, False), 10_000, True),
-        # Operations that the runs share are counted once.
+        # FLOPs that the runs share are counted once.
         (run_many.Load(1e8, 1.2e8, False), 10_000, True),
-        # Nothing is saved but the start, which counts for short runs.
+        # Only the start is saved, which matters for short runs.
         (run_many.Load(1e8, 4e8, False), 10_000, False),
         (run_many.Load(1e8, 4e8, False), 10, True),
-        # Convolutions with a kernel for each run are slow on processors.
+        # Convolutions with a separate kernel for each run are slow on CPUs.
         (run_many.Load(1e7, 4e7, True), 10_000, False),
         (run_many.Load(None, None, False), 10_000, True),
     ],
 )
-def test_a_pack_is_taken_by_its_operations_and_not_by_the_clock(load, steps, together):
+def test_a_group_is_chosen_by_flops_and_not_by_the_clock(load, steps, together):
     assert run_many.expected(load, 4, steps, 0).runs == (4 if together else 1)
 
 
-def test_the_first_convolution_of_a_pack_has_a_kernel_for_each_arm_and_a_product_has_none(tmp_path):
+def test_the_first_convolution_of_a_group_has_a_kernel_for_each_run_and_a_product_has_none(tmp_path):
     for name, model, grouped in (
         ("cnn", models.Cnn(size=8, widths=(3,), dense=None), True),
         ("mlp", RECIPE.model, False),
@@ -95,7 +95,7 @@ def test_the_first_convolution_of_a_pack_has_a_kernel_for_each_arm_and_a_product
             active.close()
 
 
-def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch):
+def test_runs_that_exceed_the_memory_are_split_into_several_groups(tmp_path, packs, monkeypatch):
     weighed = run_many.weighed
 
     def heavy(runs, phase, how):
@@ -110,7 +110,7 @@ def test_what_memory_does_not_hold_is_several_packs(tmp_path, packs, monkeypatch
     assert packs == [2, 2, 1]
 
 
-def test_runs_one_by_one_take_what_the_run_before_has_made_ready(tmp_path, monkeypatch):
+def test_sequential_runs_reuse_what_the_previous_run_has_prepared(tmp_path, monkeypatch):
     before = []
 
     def noted(recipe, splits, like):
@@ -119,7 +119,7 @@ def test_runs_one_by_one_take_what_the_run_before_has_made_ready(tmp_path, monke
 
     monkeypatch.setattr("tlx.training.active_run.prepare", noted)
     recipes = [varied(RECIPE, seed=seed) for seed in range(3)]
-    found = run_many.run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN, most=1)
-    assert [one.result["pack"]["arms"] for one in found] == [1, 1, 1]
+    outcome = run_many.run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN, most=1)
+    assert [one.result["pack"]["arms"] for one in outcome] == [1, 1, 1]
     assert before[0] is None
     assert [like.recipe for like in before[1:]] == recipes[:2]

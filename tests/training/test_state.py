@@ -32,17 +32,17 @@ def batches(count, seed=0):
 
 
 def phases_of(*rules, optim=Optim(lr=0.01, schedule="constant"), **more):
-    partitions = [partition.partition(MODEL.params, own) for own in rules]
+    partitions = [partition.partition(MODEL.params, value) for value in rules]
     task = tasks.Classification(classes=3)
     return [
-        Parts(MODEL, task, (Supervised(),), optim, own, layout=optimisers.layout(MODEL, partitions, n), **more)
-        for n, own in enumerate(partitions)
+        Parts(MODEL, task, (Supervised(),), optim, value, layout=optimisers.layout(MODEL, partitions, n), **more)
+        for n, value in enumerate(partitions)
     ]
 
 
 def walk(parts, state, count, how="jit", devices=1):
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
-    # A state of one's own: the step gives its buffers away.
+    # A copy of the state, because the step donates its buffers.
     state = compiled.place(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state))
     for batch in batches(count):
         state, _ = compiled.train(state, {"labelled": compiled.put(batch)})
@@ -53,11 +53,11 @@ def begin(parts):
     return initial_state(parts, models.initialise(MODEL, jax.random.key(0)), STEPS, jax.random.key(1))
 
 
-def identical(ours, theirs):
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+def identical(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_a_wave_that_goes_on_keeps_its_moments_and_its_count_and_a_late_one_begins_afresh():
+def test_a_continuing_wave_keeps_its_moments_and_its_count_and_a_late_wave_starts_fresh():
     first, second = phases_of(HEAD, ALL)
     after, _ = walk(first, begin(first), 5)
     assert after.optimiser.keys() == {"0_1"}
@@ -67,7 +67,7 @@ def test_a_wave_that_goes_on_keeps_its_moments_and_its_count_and_a_late_one_begi
     identical(fresh.variables, after.variables)
     assert (int(fresh.step), int(fresh.optimiser["0_1"][0].count), int(fresh.optimiser["1"][0].count)) == (5, 5, 0)
     moved, _ = walk(second, fresh, 1)
-    # A fresh Adam's first step has the size of the rate wherever there is a gradient.
+    # The first step of a fresh Adam has the size of the learning rate wherever the gradient is not zero.
     before, now = flatten(fresh.trainable), flatten(moved.trainable)
     late = np.abs(np.asarray(now["stem/kernel"] - before["stem/kernel"]))
     live = np.abs(np.asarray(flatten(moved.optimiser["1"][0].mu)["stem/kernel"])) > 1e-5
@@ -78,44 +78,44 @@ def test_a_wave_that_goes_on_keeps_its_moments_and_its_count_and_a_late_one_begi
     assert not np.allclose(running, 0.01, rtol=2e-3)
 
 
-def test_a_wave_that_pauses_begins_afresh_and_holds_nothing_meanwhile():
+def test_a_wave_that_pauses_starts_fresh_and_has_no_state_meanwhile():
     first, second, third = phases_of(ALL, HEAD, ALL)
     after, _ = walk(first, begin(first), 2)
     assert after.optimiser.keys() == {"0_2", "0_1_2"}
-    still = next_state(first, after, second, STEPS)
-    assert still.optimiser.keys() == {"0_1_2"}
-    again = next_state(second, still, third, STEPS)
-    assert int(again.optimiser["0_2"][0].count) == 0
-    identical(again.optimiser["0_1_2"], after.optimiser["0_1_2"])
+    unchanged = next_state(first, after, second, STEPS)
+    assert unchanged.optimiser.keys() == {"0_1_2"}
+    repeated = next_state(second, unchanged, third, STEPS)
+    assert int(repeated.optimiser["0_2"][0].count) == 0
+    identical(repeated.optimiser["0_1_2"], after.optimiser["0_1_2"])
 
 
 @pytest.mark.parametrize(("how", "devices"), [("jit", 8), ("pmap", 4)])
-def test_the_moving_average_is_that_of_the_parameters_with_its_start_corrected(how, devices):
-    (plain,), (kept,) = phases_of(ALL), phases_of(ALL, ema=0.9)
-    seen = []
-    state, answered = begin(kept), None
+def test_the_moving_average_is_that_of_the_parameters_with_bias_correction(how, devices):
+    (plain,), (remaining,) = phases_of(ALL), phases_of(ALL, ema=0.9)
+    calls = []
+    state, answered = begin(remaining), None
     for _ in range(3):
-        state, answered = walk(kept, state, 1, how, devices)
-        seen.append(state.trainable)
+        state, answered = walk(remaining, state, 1, how, devices)
+        calls.append(state.trainable)
     total = sum(0.9**n for n in range(3))
-    expected = jax.tree.map(lambda *leaves: sum(0.9 ** (2 - n) * leaf for n, leaf in enumerate(leaves)) / total, *seen)
+    expected = jax.tree.map(lambda *leaves: sum(0.9 ** (2 - n) * leaf for n, leaf in enumerate(leaves)) / total, *calls)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), answered.trainable, expected)
     assert not np.allclose(flatten(answered.trainable)["stem/kernel"], flatten(state.trainable)["stem/kernel"])
     assert begin(plain).average == {}
 
 
-def test_an_average_changes_nothing_of_what_is_learned():
-    found = []
+def test_an_average_does_not_change_the_training():
+    results = []
     for more in ({}, {"ema": 0.5}):
         first, second = phases_of(HEAD, ALL, **more)
         state, _ = walk(first, begin(first), 2)
         state = next_state(first, state, second, STEPS)
-        found.append((walk(second, state, 2)[0].variables.params, state))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found[0][0], found[1][0])
-    assert {name: float(own["weight"]) for name, own in found[1][1].average.items()} == {"0_1": 0.75, "1": 0.0}
+        results.append((walk(second, state, 2)[0].variables.params, state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), results[0][0], results[1][0])
+    assert {name: float(value["weight"]) for name, value in results[1][1].average.items()} == {"0_1": 0.75, "1": 0.0}
 
 
-def test_leaves_that_stop_learning_stay_at_what_a_schedule_free_optimiser_answered():
+def test_parameters_that_become_frozen_keep_the_evaluation_weights_of_a_schedule_free_optimiser():
     first, second = phases_of(UPPER, HEAD, optim=Optim("schedule-free-adamw", lr=0.1, schedule="constant"))
     after, answered = walk(first, begin(first), 3)
     fresh = next_state(first, after, second, STEPS)
@@ -126,7 +126,7 @@ def test_leaves_that_stop_learning_stay_at_what_a_schedule_free_optimiser_answer
     identical(fresh.optimiser["0_1"], after.optimiser["0_1"])
 
 
-def test_the_schedules_of_a_restarted_phase_run_over_it_alone():
+def test_the_schedules_of_a_restarted_phase_cover_only_that_phase():
     (parts,) = phases_of(ALL, optim=Optim(lr=1.0, schedule="linear"))
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:1]))
     rates = {}
@@ -141,20 +141,20 @@ def test_the_schedules_of_a_restarted_phase_run_over_it_alone():
     np.testing.assert_allclose(rates[4, 8], [1.0, 0.75, 0.5, 0.25], rtol=1e-6)
 
 
-def test_what_a_tuning_added_rests_while_another_has_its_turn():
+def test_inserted_parameters_are_frozen_while_other_parameters_have_their_turn():
     how = tuning.InTurn((0.5, tuning.Lora(rank=2, on="stem", plus=2.0)), (0.5, tuning.Full()))
     variables = models.initialise(MODEL, jax.random.key(0))
     variables = variables._replace(params=how.insert(MODEL, variables.params, jax.random.key(2)))
     partitions = [partition.partition(variables.params, phase.rules) for phase in how.phases(MODEL)]
     first, second = (
-        phases_of(ALL)[0]._replace(partition=own, layout=optimisers.layout(MODEL, partitions, n))
-        for n, own in enumerate(partitions)
+        phases_of(ALL)[0]._replace(partition=value, layout=optimisers.layout(MODEL, partitions, n))
+        for n, value in enumerate(partitions)
     )
     after, _ = walk(first, initial_state(first, variables, STEPS, jax.random.key(1)), 2)
     fresh = next_state(first, after, second, STEPS)
     assert fresh.optimiser.keys() == {"0_1", "1"}
     end, _ = walk(second, fresh, 2)
-    begun, mid, last = (flatten(found.params) for found in (variables, after.variables, end.variables))
+    begun, mid, last = (flatten(actual.params) for actual in (variables, after.variables, end.variables))
     assert not np.array_equal(begun["stem/lora/b"], mid["stem/lora/b"])
     assert not np.array_equal(mid["stem/kernel"], last["stem/kernel"])
     for path in (path for path in last if "/lora/" in path):
@@ -162,9 +162,9 @@ def test_what_a_tuning_added_rests_while_another_has_its_turn():
 
 
 @pytest.mark.slow
-def test_zeros_behind_a_rank_stay_zeros():
-    """Whatever the optimiser, for those that are said to be elementwise: packs pad ranks so."""
-    for name in (name for name, own in BY_NAME.items() if own.elementwise):
+def test_zeros_beyond_a_rank_stay_zeros():
+    """Vectorised runs pad ranks with zeros, so this must hold for every elementwise optimiser."""
+    for name in (name for name, value in BY_NAME.items() if value.elementwise):
         ready = prepare(
             Recipe(
                 data=Data(target="digits", shots=4),
@@ -183,6 +183,6 @@ def test_zeros_behind_a_rank_stay_zeros():
         batch = {"image": image.astype(np.float32), "label": rows, "index": rows}
         for _ in range(3):
             state, _ = train_step(ready.parts(0), state, {"labelled": batch})
-        found = flatten(state.trainable)
-        assert all(not np.asarray(found[path])[:, 2:].any() for path in a), name
-        assert all(not np.asarray(found[path])[2:].any() for path in b), name
+        actual = flatten(state.trainable)
+        assert all(not np.asarray(actual[path])[:, 2:].any() for path in a), name
+        assert all(not np.asarray(actual[path])[2:].any() for path in b), name

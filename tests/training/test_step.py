@@ -47,14 +47,14 @@ def batches(model=MLP, count=STEPS):
     random = np.random.default_rng(0)
     shape = {"x": (4,)} if isinstance(model, models.Mlp) else {"image": (8, 8, 1)}
     for step in range(count):
-        yield {name: random.normal(size=(BATCH, *own)).astype(np.float32) for name, own in shape.items()} | {
+        yield {name: random.normal(size=(BATCH, *value)).astype(np.float32) for name, value in shape.items()} | {
             "label": random.integers(0, CLASSES, BATCH).astype(np.int32),
             "index": np.arange(BATCH, dtype=np.int32) + step * BATCH,
         }
 
 
 def walk(parts, how="jit", devices=8, seed=0, count=STEPS):
-    """The state after some steps, and the metrics of the last."""
+    """Return the state after some steps, and the last metrics."""
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
     state = compiled.place(initial_state(parts, variables_of(parts), STEPS, jax.random.key(seed)))
     for batch in batches(parts.model.config, count):
@@ -62,18 +62,18 @@ def walk(parts, how="jit", devices=8, seed=0, count=STEPS):
     return compiled.fetch(state), jax.device_get(metrics)
 
 
-def close(ours, theirs, tolerance=1e-6):
-    ours, theirs = flatten(ours), flatten(theirs)
-    assert ours.keys() == theirs.keys()
-    for path, leaf in ours.items():
-        np.testing.assert_allclose(leaf, theirs[path], rtol=tolerance, atol=tolerance, err_msg=path)
+def close(actual, expected, tolerance=1e-6):
+    actual, expected = flatten(actual), flatten(expected)
+    assert actual.keys() == expected.keys()
+    for path, leaf in actual.items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=tolerance, atol=tolerance, err_msg=path)
 
 
-def identical(ours, theirs):
-    ours, theirs = flatten(ours), flatten(theirs)
-    assert ours.keys() == theirs.keys()
-    for path, leaf in ours.items():
-        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+def identical(actual, expected):
+    actual, expected = flatten(actual), flatten(expected)
+    assert actual.keys() == expected.keys()
+    for path, leaf in actual.items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def walked():
     return walk(parts_of())
 
 
-def test_frozen_leaves_are_bit_identical_after_training_and_the_others_move(walked):
+def test_frozen_parameters_are_bit_identical_after_training_and_the_others_move(walked):
     parts = parts_of()
     before, after = flatten(variables_of(parts).params), flatten(walked[0].variables.params)
     assert before.keys() == after.keys()
@@ -90,11 +90,11 @@ def test_frozen_leaves_are_bit_identical_after_training_and_the_others_move(walk
         assert same is (learn is None), path
 
 
-def test_the_optimiser_holds_nothing_for_frozen_leaves(walked):
+def test_the_optimiser_has_no_state_for_frozen_parameters(walked):
     state, _ = walked
     learning = [leaf.shape for leaf in jax.tree.leaves(state.trainable)]
-    held = [leaf.shape for leaf in jax.tree.leaves(state.optimiser) if leaf.ndim]
-    assert sorted(held) == sorted(learning * 2)
+    stored = [leaf.shape for leaf in jax.tree.leaves(state.optimiser) if leaf.ndim]
+    assert sorted(stored) == sorted(learning * 2)
     shapes = jax.eval_shape(lambda: split(variables_of(parts_of()).params, parts_of().partition)[0])
     measured = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.optimiser))
     assert measured == optimisers.state_bytes(Optim(clip=1.0), shapes)
@@ -112,13 +112,13 @@ def flops(how):
     return jax.jit(partial(train_step, parts)).lower(state, {"labelled": batch}).compile().cost_analysis()["flops"]
 
 
-def test_the_gradient_of_frozen_leaves_is_never_computed():
-    # Forward 1, gradient of activations 1, gradient of kernels 1: a probe pays for the first alone.
+def test_the_gradient_of_frozen_parameters_is_never_computed():
+    # Forward pass 1, gradient of activations 1, gradient of kernels 1: a probe needs only the first.
     assert flops(tuning.Probe()) < 0.45 * flops(tuning.Full())
 
 
 def test_a_frozen_stage_runs_as_in_evaluation():
-    # Nothing of a batch-norm network but its head learns: its statistics stay, and no dropout disturbs its features.
+    # Only the head of a batch-norm network is trainable: its statistics stay, and dropout does not change its features.
     frozen = parts_of(CNN, tuning.Probe())
     before = variables_of(frozen)
     after, _ = walk(frozen)
@@ -127,8 +127,8 @@ def test_a_frozen_stage_runs_as_in_evaluation():
     assert not np.array_equal(flatten(before.stats)["stem/norm/mean"], flatten(moved.stats)["stem/norm/mean"])
 
 
-# Adam divides a gradient by its own size, so where batch norm leaves a gradient of nearly zero, how its sum was rounded
-# decides the step: there plain momentum says whether the gradients agree.
+# Adam divides a gradient by its size. Where batch norm leaves a gradient of nearly zero, rounding decides the step. So
+# plain momentum tests whether the gradients agree.
 @pytest.mark.parametrize(
     ("model", "optim"),
     [
@@ -138,17 +138,17 @@ def test_a_frozen_stage_runs_as_in_evaluation():
 )
 def test_eight_devices_one_device_and_pmap_agree(model, optim):
     parts = parts_of(model, tuning.Full(), optim=optim)
-    whole, told = walk(parts)
+    full, recorded = walk(parts)
     for how, devices in (("jit", 1), ("pmap", 8)):
         state, metrics = walk(parts, how, devices)
-        close(state.variables.params, whole.variables.params)
-        close(state.stats, whole.stats)
-        assert metrics.keys() == told.keys()
+        close(state.variables.params, full.variables.params)
+        close(state.stats, full.stats)
+        assert metrics.keys() == recorded.keys()
         for name, value in metrics.items():
-            np.testing.assert_allclose(value, told[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(value, recorded[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_evaluation_agrees_and_draws_nothing():
+def test_evaluation_agrees_and_uses_no_random_numbers():
     parts = parts_of()
     variables = variables_of(parts)
     batch = next(batches())
@@ -161,11 +161,11 @@ def test_evaluation_agrees_and_draws_nothing():
         np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_noise_is_drawn_by_the_seed_and_the_step():
+def test_noise_depends_on_the_seed_and_the_step():
     one, two, other = walk(parts_of())[0], walk(parts_of())[0], walk(parts_of(), seed=1)[0]
     identical(one.variables.params, two.variables.params)
     assert not np.array_equal(flatten(one.trainable)["head/kernel"], flatten(other.trainable)["head/kernel"])
-    # At rate 0 the loss of one batch differs from step to step by its noise alone.
+    # At learning rate 0 the loss of one batch differs between steps only by its noise.
     parts = parts_of(optim=Optim(lr=0.0))
     compiled = compile_step(parts, sharding.make_mesh())
     state = compiled.place(initial_state(parts, variables_of(parts), STEPS, jax.random.key(0)))
@@ -186,7 +186,7 @@ VARIED = {
 
 
 @pytest.mark.parametrize("name", VARIED)
-def test_numbers_are_not_constants_of_the_program(name):
+def test_hyperparameters_are_not_constants_of_the_program(name):
     base = parts_of(optim=Optim("sgd")) if name == "momentum" else parts_of()
     batch = {"labelled": next(batches())}
 
@@ -197,7 +197,7 @@ def test_numbers_are_not_constants_of_the_program(name):
     assert program(VARIED[name], 1, 7) == program(base, 0, 3)
 
 
-def test_one_compiled_step_serves_every_number_and_seed():
+def test_one_compiled_step_serves_all_hyperparameters_and_seeds():
     traces = []
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,15 +214,15 @@ def test_one_compiled_step_serves_every_number_and_seed():
         state = compiled.place(initial_state(parts, variables_of(parts, seed), steps, jax.random.key(seed)))
         after[seed] = compiled.train(state, {"labelled": compiled.put(batch)})[0]
     assert len(traces) == 1
-    # And it heeds them: the program of `other` itself says the same.
-    own = compile_step(other, sharding.make_mesh())
-    state = own.place(initial_state(other, variables_of(other, 1), 9, jax.random.key(1)))
-    identical(own.train(state, {"labelled": own.put(batch)})[0].trainable, after[1].trainable)
+    # The step uses them: a program compiled for `other` gives the same numbers.
+    value = compile_step(other, sharding.make_mesh())
+    state = value.place(initial_state(other, variables_of(other, 1), 9, jax.random.key(1)))
+    identical(value.train(state, {"labelled": value.put(batch)})[0].trainable, after[1].trainable)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Anchor(Term):
-    """The squared distance from the weights that were brought, which it shares with the state on purpose."""
+    """The squared distance from the initial weights, which the term shares with the state on purpose."""
 
     weight: float = 1.0
 
@@ -230,41 +230,41 @@ class Anchor(Term):
         return {"params": setting.variables.params}
 
     def loss(self, view):
-        mine, theirs = flatten(view.params), flatten(view.memory["params"])
-        distance = sum(jnp.vdot(mine[path] - theirs[path], mine[path] - theirs[path]) for path in mine)
+        custom, expected = flatten(view.params), flatten(view.memory["params"])
+        distance = sum(jnp.vdot(custom[path] - expected[path], custom[path] - expected[path]) for path in custom)
         return self.weight * distance, {"distance": distance}
 
 
 def test_a_term_of_weight_0_equals_leaving_it_out(walked):
-    # To the last bit but one: the compiler joins the operations of two programs differently.
+    # Equal up to the last bit: the compiler fuses the operations of two programs differently.
     state, metrics = walk(parts_of(terms=(Supervised(), Anchor(weight=0.0), Supervised(weight=0.0))))
     close(state.variables.params, walked[0].variables.params)
     assert metrics["anchor/distance"] > 0
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_what_a_term_remembers_survives_the_donation_of_the_state(devices):
+def test_values_that_a_term_remembers_survive_the_donation_of_the_state(devices):
     parts = parts_of(terms=(Supervised(), Anchor(weight=0.1)))
     variables, key = variables_of(parts), jax.random.key(0)
-    brought = map_named(lambda path, leaf: np.array(leaf), variables.params)
+    pretrained = map_named(lambda path, leaf: np.array(leaf), variables.params)
     for how in ("jit", "pmap"):
         compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
-        # Twice from the same variables and key, as two phases start: neither was given away.
+        # Twice from the same variables and key, as two phases start: no buffer was donated.
         for _ in range(2):
             state = compiled.place(initial_state(parts, variables, STEPS, key))
             for batch in batches(count=2):
                 state, metrics = compiled.train(state, {"labelled": compiled.put(batch)})
-            identical(compiled.fetch(state).memory["1"]["params"], brought)
-            identical(variables.params, brought)
+            identical(compiled.fetch(state).memory["1"]["params"], pretrained)
+            identical(variables.params, pretrained)
             assert metrics["anchor/distance"] > 0
 
 
-def test_a_later_phase_remembers_the_weights_that_were_brought():
+def test_a_later_phase_remembers_the_initial_weights():
     parts = parts_of(terms=(Supervised(), Anchor()))
-    brought, moved = variables_of(parts), variables_of(parts, seed=1)
-    memory = memories(parts.terms, Setting(parts.model, brought, parts.task, lambda stream: ()))
+    pretrained, moved = variables_of(parts), variables_of(parts, seed=1)
+    memory = memories(parts.terms, Setting(parts.model, pretrained, parts.task, lambda stream: ()))
     state = initial_state(parts, moved, STEPS, jax.random.key(0), memory)
-    identical(state.memory["1"]["params"], brought.params)
+    identical(state.memory["1"]["params"], pretrained.params)
     identical(state.variables.params, moved.params)
 
 
@@ -275,7 +275,7 @@ def test_two_terms_of_one_class_log_under_two_names():
     np.testing.assert_allclose(metrics["loss"], 5 * metrics["supervised.0/risk"], rtol=1e-6)
 
 
-def test_a_term_on_a_stream_that_is_not_there_names_those_that_are():
+def test_the_error_for_a_missing_stream_names_the_available_streams():
     with pytest.raises(ValueError) as error:
         walk(parts_of(terms=(Supervised(on="source"),)), count=1)
     assert str(error.value) == "Supervised reads the stream 'source', which does not exist; the streams are: labelled"
@@ -306,59 +306,59 @@ def test_the_gradient_is_that_of_the_mean_loss_by_hand():
     np.testing.assert_allclose(state.trainable["head"]["kernel"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_half_precision_is_of_activations_alone():
+def test_half_precision_applies_to_activations_only():
     parts = parts_of(CNN, tuning.Full(), dtype="bfloat16")
     state, metrics = walk(parts)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.variables, metrics))} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(state.optimiser) if leaf.ndim} == {jnp.dtype("float32")}
     inputs = {"image": next(batches(CNN))["image"]}
-    found = eval_step(parts._replace(features=True), state, inputs)
-    assert {name: leaf.dtype for name, leaf in found.items()} == {"logits": jnp.float32, "features": jnp.float32}
+    actual = eval_step(parts._replace(features=True), state, inputs)
+    assert {name: leaf.dtype for name, leaf in actual.items()} == {"logits": jnp.float32, "features": jnp.float32}
     taps, _ = models.forward(parts.model, state.variables, inputs, dtype="bfloat16")
     assert taps["stem"].dtype == jnp.bfloat16
-    whole, _ = walk(parts_of(CNN, tuning.Full()))
-    close(state.variables.params, whole.variables.params, tolerance=0.1)
+    full, _ = walk(parts_of(CNN, tuning.Full()))
+    close(state.variables.params, full.variables.params, tolerance=0.1)
 
 
-def test_every_recipe_number_is_in_the_state():
+def test_every_hyperparameter_is_in_the_state():
     parts = parts_of(terms=(Supervised(weight=0.25), Anchor(weight=0.5)))
-    held = initial_state(parts, variables_of(parts), STEPS, jax.random.key(0)).numbers
-    assert held["optim"].keys() == hyperparameters(parts.optim).keys()
-    assert held["terms"]["1"] == {"weight": 0.5}
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(held))
+    stored = initial_state(parts, variables_of(parts), STEPS, jax.random.key(0)).numbers
+    assert stored["optim"].keys() == hyperparameters(parts.optim).keys()
+    assert stored["terms"]["1"] == {"weight": 0.5}
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(stored))
 
 
 @pytest.mark.parametrize(("how", "devices"), [("jit", 1), ("jit", 8), ("pmap", 4)])
 def test_micro_batches_give_the_undivided_step(walked, how, devices):
-    # Dropout and all: noise is keyed by the example, wherever it is.
+    # This includes dropout: noise depends on the example, not on its place.
     state, metrics = walk(parts_of(accumulate=2), how, devices)
     close(state.variables.params, walked[0].variables.params)
     for name in ("loss", "gradient_norm", "supervised/risk"):
         np.testing.assert_allclose(metrics[name], walked[1][name], rtol=1e-5)
 
 
-def test_a_stream_that_the_pieces_cannot_share_is_named():
+def test_a_stream_that_cannot_be_divided_into_the_pieces_is_named():
     with pytest.raises(ValueError) as error:
         walk(parts_of(accumulate=3), devices=1, count=1)
     assert "'labelled' has 16 rows" in str(error.value) and "into 3 equal pieces" in str(error.value)
 
 
-def test_batch_statistics_are_those_of_the_pieces_one_after_the_other():
+def test_batch_statistics_are_updated_by_one_piece_after_another():
     parts = parts_of(CNN, tuning.Full(), accumulate=2)
     state, _ = walk(parts, devices=1, count=1)
-    whole, _ = walk(parts._replace(accumulate=1), devices=1, count=1)
-    mean = [flatten(found.stats)["stem/norm/mean"] for found in (state, whole)]
+    full, _ = walk(parts._replace(accumulate=1), devices=1, count=1)
+    mean = [flatten(actual.stats)["stem/norm/mean"] for actual in (state, full)]
     assert not np.allclose(mean[0], mean[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("how", ["jit", "pmap"])
 @pytest.mark.parametrize("remat", ["none", "dots", "stages"])
-def test_what_is_computed_again_is_what_was(remat, how, walked):
-    """Dropout included: the noise of a stage is drawn from its key, the second time as the first."""
+def test_rematerialisation_gives_the_same_values(remat, how, walked):
+    """This includes dropout: the noise of a stage follows from its key, in both passes."""
     close(walk(parts_of(remat=remat), how)[0].variables.params, walked[0].variables.params)
 
 
-def test_what_is_computed_again_follows_from_what_learns():
+def test_rematerialisation_follows_from_the_trainable_parameters():
     params = models.build(MLP, CLASSES).params
     stages = [stage.name for stage in parts_of().model.stages]
     few = tuning.Rules((r".*/bias", Learn()), (r"head/.*", Learn()), (r".*", None))

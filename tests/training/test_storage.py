@@ -1,4 +1,4 @@
-"""Full and failing disks: every command ends by itself with one clear line, keeps what was there, and goes on after."""
+"""Full and failing disks: every command ends with one clear line, keeps existing files, and resumes afterwards."""
 
 import ctypes
 import os
@@ -39,7 +39,7 @@ def study():
     return Study(base=recipe(), cells=param("optim.lr", 0.01, 0.02), question="Which?")
 """
 )
-# A shell that puts the suite into the background lets every child ignore Ctrl-C.
+# A shell that starts the tests in the background makes every child ignore Ctrl-C.
 PROGRAM = """
 import faulthandler, resource, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -67,12 +67,12 @@ def call(*words, limit=0, timeout=60, **environment):
 
 
 def kinds(folder):
-    """Every file of a run that its recipe decides, by its content; lines of metrics without their time."""
-    found = {}
+    """Return every file of a run that its recipe determines, by content; metric lines without their time."""
+    results = {}
     for name in ("model/model.safetensors", "predictions/test.npz", "predictions/validation.npz"):
-        found[name] = (folder / name).read_bytes()
+        results[name] = (folder / name).read_bytes()
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return found | {"metrics": [line.rpartition(', "time"')[0] for line in lines]}
+    return results | {"metrics": [line.rpartition(', "time"')[0] for line in lines]}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,8 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(config):
-    """The run as it is with room, and the seconds that it takes."""
+def complete_run(config):
+    """A run with enough space, and its seconds."""
     began = time.monotonic()
     code, errors = call("run", config, "--out", config.parent / "whole", "--quiet", timeout=200)
     assert (code, errors) == (0, [])
@@ -92,7 +92,7 @@ def whole(config):
 
 
 class Small:
-    """A file system of a few KiB, where this process may mount one; else a limit on the size of every file."""
+    """A file system of a few KiB, if this process may mount one; else a limit on the file size."""
 
     def __init__(self, folder, kib, may_mount=True):
         self.folder, self.kib, self.limit = folder, kib, 0
@@ -103,7 +103,7 @@ class Small:
         )
         self.libc = libc
         if not self.mounted:
-            # A run's largest files are a third or so of all it writes before its page.
+            # The largest files of a run are about a third of everything it writes before its report.
             self.limit = kib * 1024 // 3
 
     def grow(self):
@@ -122,8 +122,8 @@ SIZES = [4, 12, 24, 48, 64, 100, 120, 160, 220, 280, 480, 800]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kib", "may_mount"), [*((kib, True) for kib in SIZES), (3, False), (40, False), (600, False)])
-def test_a_disk_of_any_size_ends_a_run_with_one_line_and_loses_nothing(config, whole, tmp_path, kib, may_mount):
-    expected, seconds = whole
+def test_a_disk_of_any_size_ends_a_run_with_one_line_and_loses_nothing(config, complete_run, tmp_path, kib, may_mount):
+    expected, seconds = complete_run
     disk = Small(tmp_path / "disk", kib, may_mount)
     out = disk.folder / "run"
     try:
@@ -131,15 +131,15 @@ def test_a_disk_of_any_size_ends_a_run_with_one_line_and_loses_nothing(config, w
         assert code == 1 and len(errors) == 1, errors
         assert errors[0].startswith("tlx: the disk is full: ") and str(out) in errors[0] and "--resume" in errors[0]
         assert not list(out.rglob("*.partial"))
-        # Every checkpoint that is there is intact.
+        # Every existing checkpoint is intact.
         before = Checkpoints(out / "checkpoints").steps()
         if kib in (4, 64, 800):
-            # Another attempt on the full disk takes nothing away.
-            again = call("run", config, "--out", out, "--quiet", "--resume", limit=disk.limit, timeout=seconds + 10)
-            assert again[0] == 1 and len(again[1]) == 1, again
+            # A second attempt on the full disk deletes nothing.
+            second = call("run", config, "--out", out, "--quiet", "--resume", limit=disk.limit, timeout=seconds + 10)
+            assert second[0] == 1 and len(second[1]) == 1, second
             assert Checkpoints(out / "checkpoints").steps() >= before
         if kib >= 480:
-            # The run is finished and lacks its page alone.
+            # The run is finished; only its report is missing.
             assert (out / "result.json").is_file() and not (out / "report.html").exists()
         disk.grow()
         code, errors = call("run", config, "--out", out, "--quiet", "--resume", timeout=seconds + 60)
@@ -166,7 +166,7 @@ def finished(tmp_path_factory):
         return tlx.run(recipe_of(), tmp_path_factory.mktemp("finished") / "run", quiet=True)
 
 
-def test_a_missing_page_is_drawn_on_resume_without_training(finished, tmp_path, monkeypatch):
+def test_a_missing_report_is_written_on_resume_without_training(finished, tmp_path, monkeypatch):
     copy = tmp_path / "run"
     shutil.copytree(finished.folder, copy)
     (copy / "report.html").unlink(missing_ok=True)
@@ -177,17 +177,17 @@ def test_a_missing_page_is_drawn_on_resume_without_training(finished, tmp_path, 
     assert tlx.run(recipe_of(), copy, resume=True, quiet=True).result == finished.result
     assert drawn == [copy]
 
-    def full(path, task):
+    def full_disk(path, task):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tlx.report.write_run", full)
+    monkeypatch.setattr("tlx.report.write_run", full_disk)
     with pytest.raises(DiskFull, match=r"free some space and draw the page with --resume; the run itself is finished$"):
         tlx.run(recipe_of(), copy, resume=True, quiet=True)
     assert (copy / "result.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["predictions/test.npz", "model/model.safetensors"])
-def test_numbers_of_a_finished_run_that_were_changed_are_refused(finished, tmp_path, name):
+def test_changed_numbers_of_a_finished_run_are_refused(finished, tmp_path, name):
     copy = tmp_path / "run"
     shutil.copytree(finished.folder, copy)
     read = {

@@ -1,4 +1,4 @@
-"""A run in a pack is the run alone: numbers, bits of what stays, phases, choices, and what one run's end does."""
+"""A vectorised run equals the run alone: numbers, bits of frozen parameters, phases, selection, end of one run."""
 
 import dataclasses
 import shutil
@@ -36,11 +36,11 @@ LORA = tuning.Lora(rank=2)
 
 
 def varied(recipe, **fields):
-    made = {
+    built = {
         name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
         for name, value in fields.items()
     }
-    return dataclasses.replace(recipe, **made)
+    return dataclasses.replace(recipe, **built)
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +50,16 @@ def store(tmp_path, monkeypatch):
 
 @pytest.fixture
 def packs(monkeypatch):
-    """Packs whatever the clock says, and tells how many runs each pack had."""
-    seen = []
+    """Vectorise always, and record the number of runs in each group."""
+    calls = []
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     train = run_many.train
-    monkeypatch.setattr(run_many, "train", lambda runs, *rest: seen.append(len(runs)) or train(runs, *rest))
-    return seen
+    monkeypatch.setattr(run_many, "train", lambda runs, *rest: calls.append(len(runs)) or train(runs, *rest))
+    return calls
 
 
 def compared(recipes, tmp_path, packs, size=None):
-    """Runs them packed and alone; every number that each leaves agrees."""
+    """Run them vectorised and alone, and check that all their numbers agree."""
     folders = [tmp_path / "packed" / str(n) for n in range(len(recipes))]
     together = run_many.run_many(recipes, folders, how=LEAN)
     for outcome in together:
@@ -67,20 +67,21 @@ def compared(recipes, tmp_path, packs, size=None):
             raise outcome
     assert packs == [size or len(recipes)]
     assert size or {run.result["pack"]["place"] for run in together} == set(range(len(recipes)))
-    for n, (recipe, ours) in enumerate(zip(recipes, together, strict=True)):
-        theirs = run(recipe, tmp_path / "alone" / str(n), how=LEAN)
-        for name, value in theirs.metrics.items():
-            assert ours.metrics[name] == pytest.approx(value, abs=5e-5), (n, name)
-        told, expected = (
-            {(line["step"], line["name"]): line["value"] for line in read_metrics(own.folder)} for own in (ours, theirs)
+    for n, (recipe, actual) in enumerate(zip(recipes, together, strict=True)):
+        reference = run(recipe, tmp_path / "alone" / str(n), how=LEAN)
+        for name, value in reference.metrics.items():
+            assert actual.metrics[name] == pytest.approx(value, abs=5e-5), (n, name)
+        message, expected = (
+            {(line["step"], line["name"]): line["value"] for line in read_metrics(item.folder)}
+            for item in (actual, reference)
         )
-        assert told.keys() == expected.keys()
+        assert message.keys() == expected.keys()
         for at, value in expected.items():
-            assert told[at] == pytest.approx(value, rel=2e-4, abs=2e-5), (n, at)
-        mine, other = (read_file(own.folder / "learned.safetensors") for own in (ours, theirs))
-        assert mine.keys() == other.keys()
+            assert message[at] == pytest.approx(value, rel=2e-4, abs=2e-5), (n, at)
+        custom, other = (read_file(item.folder / "learned.safetensors") for item in (actual, reference))
+        assert custom.keys() == other.keys()
         for path, leaf in other.items():
-            np.testing.assert_allclose(mine[path], leaf, rtol=2e-4, atol=2e-5, err_msg=f"{n} {path}")
+            np.testing.assert_allclose(custom[path], leaf, rtol=2e-4, atol=2e-5, err_msg=f"{n} {path}")
     return together
 
 
@@ -93,7 +94,8 @@ CASES = {
     "one order": [varied(RECIPE, optim={"lr": lr}) for lr in (0.003, 0.01, 0.03)],
     "two orders": [varied(RECIPE, seed=seed, optim={"lr": lr}) for lr in (0.003, 0.03) for seed in (0, 1)],
     "two orders, streamed": [
-        # Not all of it learns: a key's bias has no gradient, and Adam divides what is left of rounding by its own size.
+        # Some gradients are only rounding: the bias of a key has no gradient, and Adam divides by the size of the
+        # gradient.
         varied(RECIPE, model=VIT, tuning=LORA, seed=seed, data={"augment": (Crop(padding=1),)}, optim={"lr": lr})
         for lr in (0.003, 0.03)
         for seed in (0, 1)
@@ -138,18 +140,18 @@ CASES = {
 }
 
 
-# Each mostly compiles: what a pack is by itself, and the others by the slow tests.
+# Most of the time is compilation, so only the basic cases are here; the slow tests have the others.
 NEAR = {"numbers and seeds", "a stored prefix", "masks"}
 
 
 @pytest.mark.parametrize(
     "name", [name if name in NEAR else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
-def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, packs):
+def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, packs):
     compared(CASES[name], tmp_path, packs)
 
 
-def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
+def test_runs_with_one_seed_and_subset_share_their_batches(tmp_path):
     recipes = [varied(RECIPE, seed=seed, optim={"lr": lr}) for seed in (0, 1) for lr in (0.1, 0.2)]
     runs = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(recipes)]
     readers = [{"labelled": active.ready.processor} for active in runs]
@@ -162,12 +164,12 @@ def test_arms_of_one_seed_and_subset_share_their_batches(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_an_arm_shares_is_held_once(tmp_path, packs):
-    held = []
+def test_arrays_shared_by_runs_are_stored_once(tmp_path, packs):
+    stored = []
     placed = vectorize.vectorised
 
     def seen(parts, mesh, states, **shared):
-        held.append(vectorize.axes_of(states))
+        stored.append(vectorize.axes_of(states))
         return placed(parts, mesh, states, **shared)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -178,35 +180,35 @@ def test_what_an_arm_shares_is_held_once(tmp_path, packs):
             for seed in (0, 1)
         ]
         compared(probes, tmp_path, packs)
-    assert all(axes.count(None) == 5 for axes in held), "the step and four frozen leaves"
+    assert all(axes.count(None) == 5 for axes in stored), "the step and four frozen leaves"
 
 
-def test_what_an_arm_of_a_mask_does_not_learn_stays_bit_for_bit(tmp_path):
-    """Weight decay, moments and the bound of the gradient know nothing of it."""
+def test_masked_parameters_of_a_run_stay_bit_for_bit(tmp_path):
+    """Weight decay, moments and gradient clipping ignore them."""
     runs = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(CASES["masks"])]
     parts = [active.ready.parts(0) for active in runs]
     readers = [{"labelled": active.ready.processor} for active in runs]
-    held = [active.ready.processor for active in runs]
+    stored = [active.ready.processor for active in runs]
     states = initial_states(runs, parts, 0, None)
-    engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, readers, held)
+    engine, states, learning = engine_of(runs, parts, sharding.make_mesh(), states, readers, stored)
     assert (
         learning
         == vectorize.joined(parts).learning
         == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
     )
-    state, given = engine.place(states), HostBatches(engine, runs, readers, 0)
+    state, inputs = engine.place(states), HostBatches(engine, runs, readers, 0)
     for step in range(3):
-        state = given.take(state, step, 8).state
+        state = inputs.take(state, step, 8).state
     for n, active in enumerate(runs):
-        found = engine.fetch(state, n)
-        assert jax.tree.structure(found) == jax.tree.structure(form_of(active).phases[0][1])
-        before, after = flatten(active.ready.variables.params), flatten(found.variables.params)
+        actual = engine.fetch(state, n)
+        assert jax.tree.structure(actual) == jax.tree.structure(form_of(active).phases[0][1])
+        before, after = flatten(active.ready.variables.params), flatten(actual.variables.params)
         for path, leaf in after.items():
             assert np.array_equal(leaf, before[path]) == (active.ready.partitions[0][path] is None), (n, path)
         active.close()
 
 
-def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
+def test_a_run_that_diverges_stops_no_other_run(tmp_path, packs):
     recipes = [varied(RECIPE, optim={"lr": lr, "clip": None}) for lr in (0.01, 1e20, 0.02)]
     fine, gone, also = run_many.run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)
     assert packs == [3]
@@ -218,7 +220,7 @@ def test_an_arm_that_diverges_stops_no_other(tmp_path, packs):
     assert np.isfinite(also.metrics["test/loss"])
 
 
-def test_a_recipe_that_does_not_fit_together_stops_no_other(tmp_path, packs):
+def test_an_invalid_recipe_stops_no_other_run(tmp_path, packs):
     wrong = varied(RECIPE, tuning=tuning.Freeze(through="nothing"))
     outcomes = run_many.run_many(
         [RECIPE, wrong, varied(RECIPE, seed=1)], [tmp_path / str(n) for n in range(3)], how=LEAN
@@ -227,22 +229,22 @@ def test_a_recipe_that_does_not_fit_together_stops_no_other(tmp_path, packs):
     assert packs == [2]
 
 
-def kept(folder):
-    """The bytes of all files of a run but its checkpoints."""
+def file_contents(folder):
+    """Return the bytes of all files of a run except its checkpoints."""
     files = [path for path in folder.rglob("*") if path.is_file() and "checkpoints" not in path.parts]
     return {path: path.read_bytes() for path in files}
 
 
-# Their checkpoint at step 4 is at the end of the first.
+# Their checkpoint at step 4 is at the end of the first phase.
 PHASES = {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}
 
 
 @pytest.mark.parametrize("fields", [{}, pytest.param(PHASES, marks=pytest.mark.slow)], ids=["one phase", "two phases"])
-def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatch):
+def test_a_stopped_group_resumes_at_its_step(fields, tmp_path, packs, monkeypatch):
     from tlx.training import group
 
     recipes = [varied(RECIPE, seed=seed, **fields) for seed in (0, 1)]
-    whole = run_many.run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
+    full = run_many.run_many(recipes, [tmp_path / "whole" / str(n) for n in range(2)], how=LEAN)
     folders = [tmp_path / "parts" / str(n) for n in range(2)]
     validate = group.RunGroup.validate
 
@@ -255,33 +257,33 @@ def test_a_stopped_pack_goes_on_where_it_was(fields, tmp_path, packs, monkeypatc
         patch.setattr(group.RunGroup, "validate", stop)
         with pytest.raises(KeyboardInterrupt):
             run_many.run_many(recipes, folders, how=LEAN)
-    # One checkpoint for both.
+    # One checkpoint for both runs.
     assert [len(list(folder.glob("checkpoints/group-2-*/4"))) for folder in folders] == [1, 0]
-    again = run_many.run_many(recipes, folders, how=LEAN)
+    second = run_many.run_many(recipes, folders, how=LEAN)
     assert packs == [2, 2, 2]
-    for ours, theirs in zip(again, whole, strict=True):
-        assert ours.result["flops"] == theirs.result["flops"]
-        mine, other = (read_file(own.folder / "learned.safetensors") for own in (ours, theirs))
+    for actual, expected in zip(second, full, strict=True):
+        assert actual.result["flops"] == expected.result["flops"]
+        custom, other = (read_file(value.folder / "learned.safetensors") for value in (actual, expected))
         for path, leaf in other.items():
-            np.testing.assert_array_equal(mine[path], leaf, err_msg=path)
+            np.testing.assert_array_equal(custom[path], leaf, err_msg=path)
 
 
 @pytest.mark.parametrize(
     "case",
     ["a stored prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ranks and alphas", "batch norm"))],
 )
-def test_a_cells_model_is_rebuilt_of_what_it_learned(case, tmp_path, packs, monkeypatch):
+def test_the_model_of_a_cell_is_rebuilt_from_its_trained_parameters(case, tmp_path, packs, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     recipe = CASES[case][0]
     (cell,) = run_many.run_many([recipe], [tmp_path / "cell"], how=LEAN)
     with pytest.raises(FileNotFoundError, match=r"is a cell of a study.*`tlx rebuild`"):
         load_pretrained(cell.folder)
     rebuild(cell.folder)
-    whole = run(recipe, tmp_path / "whole", how=How(quiet=True))
-    ours, theirs = (load_pretrained(own.folder).variables for own in (cell, whole))
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_array_equal(mine, other)
-    assert (cell.folder / "mistakes.json").read_text() == (whole.folder / "mistakes.json").read_text()
+    full = run(recipe, tmp_path / "whole", how=How(quiet=True))
+    actual, expected = (load_pretrained(value.folder).variables for value in (cell, full))
+    for custom, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(custom, other)
+    assert (cell.folder / "mistakes.json").read_text() == (full.folder / "mistakes.json").read_text()
     (cell.folder / "learned.safetensors").unlink()
     assert rebuild(cell.folder) == cell.folder
     shutil.rmtree(cell.folder / "model")
@@ -289,17 +291,17 @@ def test_a_cells_model_is_rebuilt_of_what_it_learned(case, tmp_path, packs, monk
         rebuild(cell.folder)
 
 
-def test_what_is_finished_is_not_run_again(tmp_path, packs):
+def test_finished_runs_are_not_repeated(tmp_path, packs):
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
     folders = [tmp_path / str(n) for n in range(2)]
     first = run_many.run_many(recipes[:1], folders[:1], how=LEAN)
-    before = kept(folders[0])
-    found = run_many.run_many(recipes, folders, how=LEAN)
-    assert kept(folders[0]) == before
-    assert found[0].result == first[0].result
-    # The second run's group is that of both recipes, whatever is finished.
+    before = file_contents(folders[0])
+    outcome = run_many.run_many(recipes, folders, how=LEAN)
+    assert file_contents(folders[0]) == before
+    assert outcome[0].result == first[0].result
+    # The group of the second run has both recipes, even if one is finished.
     assert packs == [1, 2]
-    assert run_many.run_many(recipes, folders, how=LEAN)[1].result == found[1].result
+    assert run_many.run_many(recipes, folders, how=LEAN)[1].result == outcome[1].result
     assert packs == [1, 2]
 
 
@@ -316,7 +318,7 @@ def test_what_is_finished_is_not_run_again(tmp_path, packs):
         varied(RECIPE, task=tasks.Classification(classes=11)),
     ],
 )
-def test_what_is_no_number_is_another_group(other):
+def test_recipes_that_differ_in_other_fields_are_in_another_group(other):
     assert groups([RECIPE, other, varied(RECIPE, seed=3)]) == [[0, 2], [1]]
 
 
@@ -334,7 +336,7 @@ def test_what_is_no_number_is_another_group(other):
         pytest.param(varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)), marks=pytest.mark.slow),
     ],
 )
-def test_arms_of_other_trees_do_not_share_a_program(other, tmp_path, packs):
+def test_runs_with_different_parameter_trees_do_not_share_a_program(other, tmp_path, packs):
     base = varied(RECIPE, tuning=tuning.Rules((r"stem/.*", None), (r".*", Learn())))
     base = varied(base, update=other.update, objective=other.objective)
     if other.model is VIT:

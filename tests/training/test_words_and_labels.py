@@ -1,4 +1,4 @@
-"""A tag for each word and several labels for each text, from CSV files to a page and an answer."""
+"""A tag for each word and several labels for each text, from CSV files to a report and a prediction."""
 
 import json
 
@@ -24,7 +24,7 @@ NAMES = {"anna": "PER", "bonn": "LOC"}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A small BERT, drawn at random, with a tokenizer that cuts names into two pieces."""
+    """A small BERT with random weights, and a tokenizer that splits names into two pieces."""
     raw = Tokenizer(tokenizer_models.WordPiece({piece: n for n, piece in enumerate(PIECES)}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.post_processor = processors.TemplateProcessing(
@@ -65,46 +65,50 @@ def tagged(tokens, tmp_path_factory):
     return tlx.run(tokens, tmp_path_factory.mktemp("runs") / "names", quiet=True)
 
 
-def test_words_are_tagged_and_every_record_speaks_of_words(tagged):
+def test_words_are_tagged_and_every_record_counts_words(tagged):
     assert tagged.metrics["test/micro_f1"] > 0.9
     assert tagged.metrics.keys() >= {"test/macro_f1", "test/accuracy", "test/loss", "validation/micro_f1"}
-    kept = np.load(tagged.folder / "predictions" / "test.npz")
+    remaining = np.load(tagged.folder / "predictions" / "test.npz")
     # Sums and counts of each example, never the logits of every token.
-    assert kept.files and max(kept[name].ndim for name in kept.files) == 2 and "logits" not in kept.files
-    assert kept["tp"].shape[1] == 3 and not kept["tp"][:, 1].any(), "the class outside is never counted"
-    tp, fp, fn = (kept[name].sum() for name in ("tp", "fp", "fn"))
+    assert (
+        remaining.files
+        and max(remaining[name].ndim for name in remaining.files) == 2
+        and "logits" not in remaining.files
+    )
+    assert remaining["tp"].shape[1] == 3 and not remaining["tp"][:, 1].any(), "the class outside is never counted"
+    tp, fp, fn = (remaining[name].sum() for name in ("tp", "fp", "fn"))
     assert tagged.metrics["test/micro_f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
     page = (tagged.folder / "report.html").read_text()
     assert "micro F1" in page and "PER" in page
 
 
-def test_the_run_opens_again_and_answers_with_a_tag_for_each_token(tagged):
+def test_the_run_opens_again_and_predicts_a_tag_for_each_token(tagged):
     opened = reopen(tagged.folder)
     assert opened.ready.task.names == ("LOC", "O", "PER")
     scores = Meter(opened)(opened.after, "validation").scores
-    kept = np.load(tagged.folder / "predictions" / "validation.npz")
-    for name in kept.files:
+    remaining = np.load(tagged.folder / "predictions" / "validation.npz")
+    for name in remaining.files:
         if name != "indices":
-            np.testing.assert_allclose(scores[name], kept[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(scores[name], remaining[name], rtol=1e-4, atol=1e-5, err_msg=name)
     document = json.loads((tagged.folder / "model" / "config.json").read_text())
     assert document["architectures"] == ["BertForTokenClassification"]
-    done = CliRunner().invoke(main, ["predict", str(tagged.folder), "anna sees bonn"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, ["predict", str(tagged.folder), "anna sees bonn"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     # [CLS] an ##na sees bo ##nn [SEP]
-    answer = done.output.partition("  |")[0].split()
+    answer = result.output.partition("  |")[0].split()
     assert len(answer) == 7 and (answer[1], answer[3], answer[4]) == ("PER", "O", "LOC")
 
 
 def test_pieces_and_groups_of_ragged_batches_agree(tokens, tmp_path):
-    """The loss is a sum over words, of which examples have different numbers."""
+    """The loss is a sum over words, and examples have different numbers of words."""
     few = tlx.config.assign(tokens, "train.steps", 3)
-    whole = tlx.run(few, tmp_path / "whole", quiet=True)
+    full = tlx.run(few, tmp_path / "whole", quiet=True)
     cut = tlx.run(tlx.config.assign(few, "train.accumulate", 2), tmp_path / "cut", quiet=True)
     one, two = tlx.run_many([few, tlx.config.assign(few, "optim.lr", 1e-3)], [tmp_path / "one", tmp_path / "two"])
     assert not isinstance(two, Exception)
     for other in (cut, one):
         for name in ("test/loss", "validation/loss"):
-            assert other.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-4)
+            assert other.metrics[name] == pytest.approx(full.metrics[name], rel=1e-4)
 
 
 def test_several_labels_of_a_text(weights, tmp_path):
@@ -118,10 +122,10 @@ def test_several_labels_of_a_text(weights, tmp_path):
         optim=Optim(lr=3e-3),
         train=Train(steps=40, batch=16, eval_batch=16, eval_every=20),
     )
-    done = tlx.run(recipe, tmp_path / "run", quiet=True)
-    assert done.metrics["test/micro_f1"] > 0.85
-    document = json.loads((done.folder / "model" / "config.json").read_text())
+    outcome = tlx.run(recipe, tmp_path / "run", quiet=True)
+    assert outcome.metrics["test/micro_f1"] > 0.85
+    document = json.loads((outcome.folder / "model" / "config.json").read_text())
     assert document["problem_type"] == "multi_label_classification"
-    assert reopen(done.folder).ready.task == tasks.MultiLabel(names=("LOC", "PER"))
-    (answer,) = tlx.predict.predict(done.folder, ["anna sees bonn"])
+    assert reopen(outcome.folder).ready.task == tasks.MultiLabel(names=("LOC", "PER"))
+    (answer,) = tlx.predict.predict(outcome.folder, ["anna sees bonn"])
     assert answer.keys() == {"LOC", "PER"} and min(answer.values()) > 0.5

@@ -1,4 +1,4 @@
-"""`tlx tune`: what it prints, what it leaves, its workers, and a line for every mistake."""
+"""`tlx tune`: its output, its files, its workers, and one line for every mistake."""
 
 import json
 import shlex
@@ -39,10 +39,10 @@ def tune(*words):
     return CliRunner().invoke(main, ["tune", "tiny.py", *words])
 
 
-def test_the_command_that_it_prints_runs_what_was_chosen(room):
-    done = tune("--set", "optim.momentum=0.5", "--space", "space.py", "--trials", "3", "--quiet")
-    assert done.exit_code == 0, done.output
-    first, command, where = done.output.splitlines()
+def test_the_printed_command_runs_the_chosen_recipe(room):
+    outcome = tune("--set", "optim.momentum=0.5", "--space", "space.py", "--trials", "3", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
+    first, command, where = outcome.output.splitlines()
     document = json.loads((room / "runs/tune-tiny/tune.json").read_text())
     best = document["trials"][document["best"]]
     assert first == f"validation/accuracy {best['value']:.4f} (selection: best of 3 trials)"
@@ -60,15 +60,15 @@ def test_several_processes_share_a_search(room, monkeypatch):
     from pathlib import Path
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    done = tune("--space", "space.py", "--trials", "6", "--jobs", "2", "--out", "out", "--quiet")
-    assert done.exit_code == 0, done.output
+    outcome = tune("--space", "space.py", "--trials", "6", "--jobs", "2", "--out", "out", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
     document = json.loads((room / "out/tune.json").read_text())
     assert [trial["state"] for trial in document["trials"]] == ["done"] * 6
 
 
-def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
-    done = tune("--space", "space.py", "--trials", "1", "--set", "train.batch=12", "--quiet")
-    assert (done.exit_code, done.output) == (
+def test_a_search_in_which_all_trials_fail_says_why_and_exits_with_one():
+    outcome = tune("--space", "space.py", "--trials", "1", "--set", "train.batch=12", "--quiet")
+    assert (outcome.exit_code, outcome.output) == (
         1,
         "tlx: no trial of runs/tune-tiny is done: ValueError: train.batch is 12, which 8 devices cannot share evenly; "
         "take 8 or 16, or a mesh of data=6\n",
@@ -102,16 +102,16 @@ def test_a_search_in_which_all_fails_says_why_and_exits_with_one():
     ],
 )
 def test_a_mistake_is_one_line(words, message, room):
-    done = tune(*words)
-    assert done.exit_code == 2 and done.output.startswith("tlx: ") and done.output.count("\n") == 1
+    outcome = tune(*words)
+    assert outcome.exit_code == 2 and outcome.output.startswith("tlx: ") and outcome.output.count("\n") == 1
     for part in message.split(" ... "):
-        assert part in done.output
+        assert part in outcome.output
     assert not (room / "runs").exists()
 
 
-def test_a_journal_of_another_config_is_left_alone(room):
+def test_a_journal_of_another_config_is_not_changed(room):
     assert tune("--space", "space.py", "--trials", "1", "--out", "out", "--quiet").exit_code == 0
-    done = tune("--set", "seed=1", "--space", "space.py", "--trials", "2", "--out", "out")
-    assert done.exit_code == 2
-    assert done.output.startswith("tlx: out contains a search with another recipe: ")
-    assert done.output.endswith(" in this search; choose another folder with --out\n")
+    outcome = tune("--set", "seed=1", "--space", "space.py", "--trials", "2", "--out", "out")
+    assert outcome.exit_code == 2
+    assert outcome.output.startswith("tlx: out contains a search with another recipe: ")
+    assert outcome.output.endswith(" in this search; choose another folder with --out\n")

@@ -1,4 +1,4 @@
-"""How workers share a search: none takes what others could do, a pack is one where it pays, a race at the start."""
+"""How workers share a search: a fair share for each, one program where it is faster, and a race at the start."""
 
 import dataclasses
 import json
@@ -39,45 +39,48 @@ def no_page(monkeypatch):
 
 
 @pytest.fixture
-def taken(monkeypatch):
-    """The numbers of the trials that are executed by one call, call by call."""
-    found = []
+def trials_by_call(monkeypatch):
+    """Record the numbers of the trials of each call."""
+    results = []
 
     def execute(trials, tell, *more):
-        found.append([trial.number for trial in trials])
+        results.append([trial.number for trial in trials])
         attempt.execute(trials, tell, *more)
 
     monkeypatch.setattr(crew, "execute", execute)
-    return found
+    return results
 
 
-def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, taken):
-    """The second worker does nothing here, so that what the first takes each time is seen. The groups are recorded."""
+def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, trials_by_call):
+    """The second worker does nothing here, so the trials that the first takes each time are visible.
+
+    Groups are recorded.
+    """
     search(RECIPE, SPACE, tmp_path / "out", trials=5, sampler="random", jobs=2, worker=IDLE, quiet=True)
-    assert taken == [[0, 1, 2], [3, 4]]
-    taken.clear()
+    assert trials_by_call == [[0, 1, 2], [3, 4]]
+    trials_by_call.clear()
     search(RECIPE, SPACE, tmp_path / "out", trials=7, sampler="random", together=1, quiet=True)
-    assert taken == [[5], [6]]
-    taken.clear()
+    assert trials_by_call == [[5], [6]]
+    trials_by_call.clear()
     space = {"optim.lr": one_of(0.01, 0.02, 0.03)}
     search(RECIPE, space, tmp_path / "grid", trials=9, sampler="grid", share=3, quiet=True)
-    assert taken == [[0], [1], [2]]
+    assert trials_by_call == [[0], [1], [2]]
 
 
-def test_what_a_pruner_judges_is_taken_one_by_one(tmp_path, taken):
+def test_trials_with_a_pruner_are_taken_one_by_one(tmp_path, trials_by_call):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, eval_every=1))
     search(recipe, SPACE, tmp_path / "out", trials=3, sampler="random", pruner="hyperband", quiet=True)
-    assert taken == [[0], [1], [2]]
+    assert trials_by_call == [[0], [1], [2]]
 
 
-def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monkeypatch):
+def test_the_command_tells_its_workers_their_number(tmp_path, monkeypatch):
     class Seen(Exception):
-        """What `tlx.tune.search` was given."""
+        """Record the arguments of `tlx.tune.search`."""
 
-    def look(*given, **how):
+    def record(*given, **how):
         raise Seen(how)
 
-    monkeypatch.setattr("tlx.tune.search", look)
+    monkeypatch.setattr("tlx.tune.search", record)
     monkeypatch.setenv("TLX_TRACEBACK", "1")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(CONFIG)
@@ -85,26 +88,26 @@ def test_the_command_tells_its_workers_how_many_share_the_search(tmp_path, monke
     words = ["tune", "tiny.py", "--space", "space.py", "--trials", "4", "--sampler", "random", "--jobs", "2"]
     [how] = CliRunner().invoke(main, words).exception.args
     assert (how["jobs"], how["share"]) == (2, None)
-    [own] = CliRunner().invoke(main, how["worker"][3:]).exception.args
-    assert (own["jobs"], own["share"]) == (1, 2)
+    [value] = CliRunner().invoke(main, how["worker"][3:]).exception.args
+    assert (value["jobs"], value["share"]) == (1, 2)
 
 
-def test_random_trials_train_as_one_program_where_that_pays(tmp_path, monkeypatch):
-    # However little a pack gains, it is chosen.
+def test_random_trials_train_as_one_program_if_it_is_faster(tmp_path, monkeypatch):
+    # A group is chosen however little it saves.
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
-    found = search(RECIPE, SPACE, tmp_path / "out", trials=3, sampler="random", quiet=True)
+    actual = search(RECIPE, SPACE, tmp_path / "out", trials=3, sampler="random", quiet=True)
     results = [
-        json.loads((found.folder / "cells" / one.fingerprint / "result.json").read_text()) for one in found.trials
+        json.loads((actual.folder / "cells" / one.fingerprint / "result.json").read_text()) for one in actual.trials
     ]
     assert [(result["pack"]["arms"], result["pack"]["place"]) for result in results] == [(3, 0), (3, 1), (3, 2)]
-    assert [result["metrics"]["validation/accuracy"] for result in results] == [one.value for one in found.trials]
+    assert [result["metrics"]["validation/accuracy"] for result in results] == [one.value for one in actual.trials]
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, taken):
-    """The next worker trains the whole group again, and reports only the trials that were left."""
+def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_path, monkeypatch, trials_by_call):
+    """The next worker trains the whole group again, and reports only the missing trials."""
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
-    whole = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
+    full = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
     tell, write_all = crew.Crew.tell, group.write_all
 
     def killed(arm, *rest):
@@ -112,21 +115,22 @@ def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next
             raise KeyboardInterrupt
         return write_all(arm, *rest)
 
-    second = cell(RECIPE, whole.trials[1].point).recipe
+    second = cell(RECIPE, full.trials[1].point).recipe
     with monkeypatch.context() as patch:
         patch.setattr(group, "write_all", killed)
         with pytest.raises(KeyboardInterrupt):
             search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", together=3, quiet=True)
-    told = []
+    message = []
     with monkeypatch.context() as patch:
-        patch.setattr(crew.Crew, "tell", lambda self, handle, ended: told.append(ended) or tell(self, handle, ended))
-        again = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", share=2, quiet=True)
-    assert taken == [[0, 1, 2], [3], [0, 1, 2], [0, 1, 2], [3]]
-    assert [ended.trial.number for ended in told] == [0, 1, 2, 3]
-    assert [one.value for one in again.trials] == [one.value for one in whole.trials]
-    for one in whole.trials:
+        patch.setattr(crew.Crew, "tell", lambda self, handle, ended: message.append(ended) or tell(self, handle, ended))
+        repeated = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", share=2, quiet=True)
+    assert trials_by_call == [[0, 1, 2], [3], [0, 1, 2], [0, 1, 2], [3]]
+    assert [ended.trial.number for ended in message] == [0, 1, 2, 3]
+    assert [one.value for one in repeated.trials] == [one.value for one in full.trials]
+    for one in full.trials:
         leaves = [
-            read_file(base / "cells" / one.fingerprint / "learned.safetensors") for base in (whole.folder, again.folder)
+            read_file(base / "cells" / one.fingerprint / "learned.safetensors")
+            for base in (full.folder, repeated.folder)
         ]
         for path, leaf in leaves[0].items():
             np.testing.assert_array_equal(leaves[1][path], leaf)
@@ -135,8 +139,8 @@ def test_a_worker_that_is_killed_between_two_trials_leaves_its_group_to_the_next
 def test_a_search_that_another_process_has_just_begun_is_joined(tmp_path):
     # The moment between the claims and `search.json`.
     (tmp_path / "out" / "claims").mkdir(parents=True)
-    found = search(RECIPE, SPACE, tmp_path / "out", trials=1, sampler="random", quiet=True)
-    assert [one.state for one in found.trials] == ["done"]
+    actual = search(RECIPE, SPACE, tmp_path / "out", trials=1, sampler="random", quiet=True)
+    assert [one.state for one in actual.trials] == ["done"]
     # A study has claims too.
     (tmp_path / "study" / "claims").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text("{}")
@@ -144,32 +148,32 @@ def test_a_search_that_another_process_has_just_begun_is_joined(tmp_path):
         search(RECIPE, SPACE, tmp_path / "study", trials=1, quiet=True)
 
 
-def test_claims_are_there_before_anything_else_of_a_search(tmp_path, monkeypatch):
+def test_claims_exist_before_anything_else_of_a_search(tmp_path, monkeypatch):
     from pathlib import Path
 
-    made, real = [], Path.mkdir
+    built, real = [], Path.mkdir
 
     def mkdir(self, *given, **how):
-        made.append(self.name)
+        built.append(self.name)
         return real(self, *given, **how)
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     search(RECIPE, SPACE, tmp_path / "out", trials=1, quiet=True)
-    assert made.index("claims") < made.index("cells")
+    assert built.index("claims") < built.index("cells")
 
 
-def test_what_mattered_is_told_by_ped_anova(tmp_path, monkeypatch):
+def test_importance_is_reported_by_ped_anova(tmp_path, monkeypatch):
     import optuna
 
-    asked, real = [], optuna.importance.get_param_importances
+    calls, real = [], optuna.importance.get_param_importances
 
     def importances(study, *, evaluator=None, **how):
-        asked.append(type(evaluator))
+        calls.append(type(evaluator))
         return real(study, evaluator=evaluator, **how)
 
     monkeypatch.setattr(optuna.importance, "get_param_importances", importances)
-    found = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", quiet=True)
-    assert asked == [optuna.importance.PedAnovaImportanceEvaluator]
-    assert found.importances.keys() == SPACE.keys()
-    assert sum(found.importances.values()) == pytest.approx(1)
-    assert json.loads((found.folder / "tune.json").read_text())["importances"] == found.importances
+    actual = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", quiet=True)
+    assert calls == [optuna.importance.PedAnovaImportanceEvaluator]
+    assert actual.importances.keys() == SPACE.keys()
+    assert sum(actual.importances.values()) == pytest.approx(1)
+    assert json.loads((actual.folder / "tune.json").read_text())["importances"] == actual.importances

@@ -1,4 +1,4 @@
-"""Spaces: what may be chosen from, checked against the recipe before anything is run."""
+"""Search spaces, checked against the recipe before anything runs."""
 
 import math
 
@@ -43,7 +43,7 @@ RECIPE = Recipe(
         (lambda: one_of(1, 2, 1), ValueError, "one_of: 1 appears twice"),
     ],
 )
-def test_bounds_that_hold_nothing_are_refused(make, kind, message):
+def test_empty_bounds_are_refused(make, kind, message):
     with pytest.raises(kind) as error:
         make()
     for part in message.split(" ... "):
@@ -64,7 +64,7 @@ def test_bounds_that_hold_nothing_are_refused(make, kind, message):
             ValueError,
             "recipe ... field 'optim.rate'; close: 'optim.name', 'optim.lr', 'optim.slant_peak'",
         ),
-        # Of every value that its record may take, the field must be a field.
+        # The field must exist for every value that its record may take.
         (
             {"tuning": one_of(tuning.Lora(rank=4), tuning.Probe()), "tuning.rank": integer(2, 8)},
             ValueError,
@@ -85,7 +85,7 @@ def test_a_space_that_does_not_fit_the_recipe_is_refused(space, kind, message):
         assert part in str(error.value)
 
 
-def test_a_field_of_what_is_chosen_may_be_searched_too():
+def test_a_field_of_a_searched_value_may_be_searched_too():
     space = {
         "tuning": one_of(tuning.Lora(rank=4, on=r"stem/.*"), tuning.Dora(rank=4, on=r"stem/.*")),
         "tuning.rank": integer(2, 8),
@@ -94,14 +94,14 @@ def test_a_field_of_what_is_chosen_may_be_searched_too():
     assert cell(RECIPE, {"tuning": tuning.Dora(rank=4), "tuning.rank": 2}).recipe.tuning == tuning.Dora(rank=2)
 
 
-def test_a_random_point_depends_on_its_number_alone_and_lies_inside():
+def test_a_random_point_depends_on_its_number_only_and_is_within_the_bounds():
     space = {"a": uniform(-1, 1), "b": log_uniform(1e-5, 1.0), "c": integer(2, 8, step=2), "d": one_of("x", None)}
     points = [drawn(space, 3, number) for number in range(200)]
     assert points == [drawn(space, 3, number) for number in range(200)]
     assert points[0] != drawn(space, 4, 0)
     assert all(-1 <= point["a"] <= 1 and 1e-5 <= point["b"] <= 1 for point in points)
     assert {point["c"] for point in points} == {2, 4, 6, 8} and {point["d"] for point in points} == {"x", None}
-    # Half of them below the middle of the logarithms.
+    # Half of them are below the middle of the logarithms.
     assert 70 < sum(point["b"] < 10**-2.5 for point in points) < 130
 
 

@@ -1,4 +1,4 @@
-"""Tunings of several phases, from the first phase to the last: what is frozen stays, what learns is paid for."""
+"""Tunings with several phases, from first to last: frozen parameters stay, and only trainable ones have state."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ HOW = {
     "LinearThenFull": lambda name: tuning.LinearThenFull(decay=0.5),
     "InTurn": lambda name: tuning.InTurn((0.5, LORA[name]), (0.5, tuning.Full())),
 }
-# So small a program runs for a moment only: what the compiler does for speed takes longer.
+# These small programs run for a moment only, so compiling them quickly is faster overall.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -46,7 +46,7 @@ def same(one, two):
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_phase_moves_what_it_says_and_pays_for_no_more(name, how):
+def test_every_phase_moves_its_trainable_parameters_and_has_no_other_state(name, how):
     recipe = Recipe(
         data=Data(target="digits"), task=tasks.Classification(classes=CLASSES), model=MODELS[name],
         tuning=HOW[how](name), optim=Optim(lr=0.1), train=Train(steps=STEPS, batch=BATCH),
@@ -62,16 +62,16 @@ def test_every_phase_moves_what_it_says_and_pays_for_no_more(name, how):
             state = initial_state(parts, ready.variables, STEPS, jax.random.key(1), clock=clock)
         else:
             state = next_state(*before, parts, STEPS, clock)
-            # The switch itself moves nothing, and a wave that goes on keeps its moments.
+            # The switch of phases moves nothing, and a wave that stays trainable keeps its moments.
             same(flatten(state.variables.params), flatten(before[1].variables.params))
             going = state.optimiser.keys() & before[1].optimiser.keys()
             same({wave: state.optimiser[wave] for wave in going}, {wave: before[1].optimiser[wave] for wave in going})
         start = flatten(jax.tree.map(np.array, state.variables.params))
-        # AdamW holds two moments a number that learns, and a count a wave: nothing for what is frozen.
+        # AdamW has two moments per trainable number and a count per wave, and nothing for frozen parameters.
         learning = {path for path, learn in ready.partitions[phase].items() if learn is not None}
         numbers = sum(start[path].size for path in learning)
-        held = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimiser))
-        assert held == 8 * numbers + 4 * len(state.optimiser) == describe.totals(ready, phase)["optimiser_bytes"]
+        stored = sum(leaf.nbytes for leaf in jax.tree.leaves(state.optimiser))
+        assert stored == 8 * numbers + 4 * len(state.optimiser) == describe.totals(ready, phase)["optimiser_bytes"]
         assert flatten(state.trainable).keys() == learning
         train = jax.jit(partial(train_step, parts), donate_argnums=0, compiler_options=QUICK)
         state = jax.tree.map(partial(jnp.array, copy=True), state)
@@ -84,9 +84,9 @@ def test_every_phase_moves_what_it_says_and_pays_for_no_more(name, how):
             {p: start[p] for p in start if p not in learning},
         )
         moved = {path for path in learning if not np.array_equal(start[path], after[path])}
-        # A key's bias has no gradient but for rounding.
+        # The bias of a key has no gradient except rounding.
         assert moved | {path for path in learning if path.endswith("key/bias")} == learning
         learned |= learning
     assert learned == ready.trainable
-    still = ready.variables.params
-    assert all(np.array_equal(leaf, flatten(still)[path]) for path, leaf in after.items() if path not in learned)
+    unchanged = ready.variables.params
+    assert all(np.array_equal(leaf, flatten(unchanged)[path]) for path, leaf in after.items() if path not in learned)

@@ -1,4 +1,4 @@
-"""Depth: stages of several branches lie side by side where layers are frozen, slowed or unfrozen by depth."""
+"""Depth: stages of several branches are parallel when layers are frozen, slowed or unfrozen by depth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,12 +55,12 @@ MODEL = models.build(Towers(), 3)
 
 
 def rates(how, phase=0):
-    """The rate of every stage in a phase: None where it is frozen."""
+    """Return the learning rate of every stage in a phase, None if it is frozen."""
     claimed = partition(MODEL.params, how.phases(MODEL)[phase].rules)
     stages = [stage.name for stage in MODEL.stages]
-    found = {name: {claimed[path] for path in claimed if path.startswith(f"{name}/")} for name in stages}
-    assert all(len(learns) == 1 for learns in found.values())
-    return {name: None if (learn := min(learns)) is None else learn.lr for name, learns in found.items()}
+    actual = {name: {claimed[path] for path in claimed if path.startswith(f"{name}/")} for name in stages}
+    assert all(len(learns) == 1 for learns in actual.values())
+    return {name: None if (learn := min(learns)) is None else learn.lr for name, learns in actual.items()}
 
 
 def test_stages_of_one_depth_are_one_layer():
@@ -77,19 +77,19 @@ def test_stages_of_one_depth_are_one_layer():
 
 
 def test_the_rate_falls_with_the_depth_in_both_branches():
-    found = rates(tuning.Full(decay=0.5))
-    assert found["head"] == 1.0
+    actual = rates(tuning.Full(decay=0.5))
+    assert actual["head"] == 1.0
     for number, name in enumerate(("last", "middle", "stem")):
-        assert found[f"left/{name}"] == found[f"right/{name}"] == 0.5 ** (number + 1)
+        assert actual[f"left/{name}"] == actual[f"right/{name}"] == 0.5 ** (number + 1)
     first, second = (rates(tuning.FineTune(), phase) for phase in (0, 1))
     assert [name for name, rate in first.items() if rate is not None] == ["head"]
     assert second["left/middle"] == second["right/middle"] == pytest.approx(0.5 * 100 ** (-2 / 3))
 
 
 @pytest.mark.parametrize("branch", ["left", "right"])
-def test_freezing_through_a_stage_freezes_what_lies_no_deeper_in_either_branch(branch):
-    found = rates(tuning.Freeze(through=f"{branch}/middle"))
-    assert {name for name, rate in found.items() if rate is not None} == {"left/last", "right/last", "head"}
+def test_freezing_through_a_stage_freezes_stages_of_the_same_or_smaller_depth_in_both_branches(branch):
+    actual = rates(tuning.Freeze(through=f"{branch}/middle"))
+    assert {name for name, rate in actual.items() if rate is not None} == {"left/last", "right/last", "head"}
     with pytest.raises(ValueError, match="freezes all parameters"):
         tuning.Freeze(through="head").phases(MODEL)
 
@@ -101,12 +101,12 @@ def test_both_branches_are_unfrozen_layer_by_layer_from_the_top(how):
     learning = {"head"}
     for number, name in enumerate(("", "last", "middle", "stem")):
         learning |= {f"{branch}/{name}" for branch in ("left", "right")} if name else set()
-        found = rates(how, number)
-        assert {stage for stage, rate in found.items() if rate is not None} == learning
-    assert found["left/stem"] == found["right/stem"] == (1.0 if isinstance(how, tuning.Episodes) else 0.125)
+        actual = rates(how, number)
+        assert {stage for stage, rate in actual.items() if rate is not None} == learning
+    assert actual["left/stem"] == actual["right/stem"] == (1.0 if isinstance(how, tuning.Episodes) else 0.125)
 
 
-def test_what_enters_lies_in_both_branches():
+def test_both_branches_read_the_input():
     inside = hidden_kernels(MODEL, flatten(MODEL.params))
     assert inside == {f"{branch}/{name}/kernel" for branch in ("left", "right") for name in ("middle", "last")}
 

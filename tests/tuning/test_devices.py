@@ -1,4 +1,4 @@
-"""What a tuning adds, on one device and on several, and in a run that was stopped."""
+"""Inserted parameters, on one device and on several, and in a resumed run."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ RECIPE = Recipe(
     data=Data(target="digits", shots=2, size=8),
     task=tasks.Classification(classes=CLASSES),
     model=models.Vit(size=8, patch=4, channels=1, width=8, depth=1, heads=2, mlp=8, dropout=0.1),
-    # Adam divides a gradient by its own size, so that of nearly nothing would be a step of how it was rounded.
+    # Adam divides a gradient by its size, so a gradient of nearly zero would give a step that depends on rounding.
     optim=Optim("sgd", lr=0.5, clip=1.0, schedule="constant"),
     train=Train(steps=6, batch=BATCH, eval_every=3, eval_batch=512),
 )
@@ -29,7 +29,7 @@ HOW = {
 
 @pytest.fixture(autouse=True)
 def quick():
-    """Small programs run for a moment only: most of the time is compiling, so the compiler does little."""
+    """Most of the time is compilation of small programs, so the compiler optimises little."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -37,7 +37,7 @@ def quick():
 
 
 def walk(ready, how, devices):
-    """The state after some steps, and the metrics of the last."""
+    """Return the state after some steps, and the last metrics."""
     parts, random = ready.parts(0), np.random.default_rng(0)
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
     state = compiled.place(initial_state(parts, ready.variables, STEPS, jax.random.key(1)))
@@ -54,8 +54,8 @@ def walk(ready, how, devices):
 @pytest.mark.parametrize("how", ["Lora", *(pytest.param(how, marks=pytest.mark.slow) for how in ("Prefix", "Adapter"))])
 def test_eight_devices_one_device_and_pmap_agree(how):
     ready = prepare(replace(RECIPE, tuning=HOW[how]))
-    whole, told = walk(ready, "jit", 8)
-    before, expected = flatten(ready.variables.params), flatten(whole.variables.params)
+    full, recorded = walk(ready, "jit", 8)
+    before, expected = flatten(ready.variables.params), flatten(full.variables.params)
     added = set(before) - flatten(ready.model.params).keys()
     assert any(not np.array_equal(before[path], expected[path]) for path in added)
     for program, devices in (("jit", 1), ("pmap", 8)):
@@ -63,7 +63,7 @@ def test_eight_devices_one_device_and_pmap_agree(how):
         for path, leaf in flatten(state.variables.params).items():
             np.testing.assert_allclose(leaf, expected[path], rtol=1e-6, atol=1e-6, err_msg=path)
         for name, value in metrics.items():
-            np.testing.assert_allclose(value, told[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(value, recorded[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 DENSE = r"stem|blocks/\d+"
@@ -74,7 +74,7 @@ STOPPED = [
 
 
 @pytest.mark.parametrize("how", STOPPED)
-def test_a_run_that_was_stopped_and_gone_on_with_has_the_same_bits(how, goes_on, monkeypatch):
+def test_a_resumed_run_has_the_same_bits(how, goes_on, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     model = models.Mlp(inputs=(8, 8, 1), widths=(8, 8), dropout=0.1)
     goes_on(replace(RECIPE, model=model, tuning=how, optim=Optim()), (4,))

@@ -1,4 +1,4 @@
-"""What the tunings that add leaves compute, and what they refuse."""
+"""The computation of tunings that insert parameters, and what they refuse."""
 
 import dataclasses
 
@@ -29,29 +29,29 @@ def params(how, model=BERT):
 
 
 def layer(**entries):
-    """A dense layer of 6 inputs and 4 outputs, and what is beside it."""
+    """A dense layer with 6 inputs and 4 outputs, and its inserted parameters."""
     random = np.random.default_rng(1)
     return {"kernel": random.normal(size=(6, 4)).astype("f4"), "bias": random.normal(size=4).astype("f4")} | entries
 
 
-def drawn(seed, **shapes):
+def random_arrays(seed, **shapes):
     random = np.random.default_rng(seed)
     return {name: random.normal(size=shape).astype("f4") for name, shape in shapes.items()}
 
 
 def test_lora_by_hand():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5)}
-    own = layer(lora=lora)
-    kernel = own["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
-    np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5)}
+    value = layer(lora=lora)
+    kernel = value["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
+    np.testing.assert_allclose(dense(value, X), X @ kernel + value["bias"], atol=2e-5)
 
 
 def test_dora_by_hand():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5), "magnitude": np.arange(1, 5, dtype="f4")}
-    own = layer(lora=lora)
-    kernel = own["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": np.float32(1.5), "magnitude": np.arange(1, 5, dtype="f4")}
+    value = layer(lora=lora)
+    kernel = value["kernel"].astype(float) + 1.5 * lora["a"].astype(float) @ lora["b"]
     kernel *= lora["magnitude"] / np.linalg.norm(kernel, axis=0)
-    np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
+    np.testing.assert_allclose(dense(value, X), X @ kernel + value["bias"], atol=2e-5)
 
 
 def test_a_column_of_zeros_has_a_direction_too():
@@ -65,40 +65,40 @@ def test_a_column_of_zeros_has_a_direction_too():
 
 
 def test_vera_by_hand():
-    vera = drawn(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
-    own = layer(vera=vera)
-    kernel = own["kernel"] + vera["a"] @ np.diag(vera["inner"]) @ vera["b"] @ np.diag(vera["outer"])
-    np.testing.assert_allclose(dense(own, X), X @ kernel + own["bias"], atol=2e-5)
+    vera = random_arrays(3, a=(6, 3), b=(3, 4), inner=3, outer=4)
+    value = layer(vera=vera)
+    kernel = value["kernel"] + vera["a"] @ np.diag(vera["inner"]) @ vera["b"] @ np.diag(vera["outer"])
+    np.testing.assert_allclose(dense(value, X), X @ kernel + value["bias"], atol=2e-5)
 
 
 def test_ia3_by_hand():
-    own = layer(ia3=drawn(4, input=6, output=4))
-    expected = ((X * own["ia3"]["input"]) @ own["kernel"] + own["bias"]) * own["ia3"]["output"]
-    np.testing.assert_allclose(dense(own, X), expected, atol=2e-5)
+    value = layer(ia3=random_arrays(4, input=6, output=4))
+    expected = ((X * value["ia3"]["input"]) @ value["kernel"] + value["bias"]) * value["ia3"]["output"]
+    np.testing.assert_allclose(dense(value, X), expected, atol=2e-5)
 
 
 def test_an_adapter_by_hand():
-    own = {"down": layer(), "up": drawn(5, kernel=(4, 6), bias=6)}
-    inner = X @ own["down"]["kernel"] + own["down"]["bias"]
+    value = {"down": layer(), "up": random_arrays(5, kernel=(4, 6), bias=6)}
+    inner = X @ value["down"]["kernel"] + value["down"]["bias"]
     from scipy.stats import norm
 
-    expected = (inner * norm.cdf(inner)) @ own["up"]["kernel"] + own["up"]["bias"]
-    np.testing.assert_allclose(bottleneck(own, X), expected, atol=2e-5)
+    expected = (inner * norm.cdf(inner)) @ value["up"]["kernel"] + value["up"]["bias"]
+    np.testing.assert_allclose(bottleneck(value, X), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("model", [BERT, CNN, MLP], ids=["bert", "cnn", "mlp"])
-def test_a_bottleneck_stands_between_the_features_and_the_head(model):
-    """Terms see what the head reads, and it may stand above a stored prefix."""
+def test_a_bottleneck_is_between_the_features_and_the_head(model):
+    """Terms read the input of the head, and the bottleneck works above a feature cache."""
     inputs = {
-        name: jnp.asarray(np.random.default_rng(0).normal(size=given.shape) if given.dtype == "float32"
-                          else np.ones(given.shape), given.dtype)
-        for name, given in models.example_inputs(model.config).items()
+        name: jnp.asarray(np.random.default_rng(0).normal(size=arguments.shape) if arguments.dtype == "float32"
+                          else np.ones(arguments.shape), arguments.dtype)
+        for name, arguments in models.example_inputs(model.config).items()
     }  # fmt: skip
-    given, stats = params(tuning.Bottleneck(width=3), model), models.initialise(model, KEY).stats
+    arguments, stats = params(tuning.Bottleneck(width=3), model), models.initialise(model, KEY).stats
     before, _ = models.forward(model, Variables(params(tuning.Full(), model), stats), inputs)
-    at_first, _ = models.forward(model, Variables(given, stats), inputs)
+    at_first, _ = models.forward(model, Variables(arguments, stats), inputs)
     np.testing.assert_array_equal(before["logits"], at_first["logits"])
-    leaves = {path: leaf + 0.1 if "/neck/" in path else leaf for path, leaf in flatten(given).items()}
+    leaves = {path: leaf + 0.1 if "/neck/" in path else leaf for path, leaf in flatten(arguments).items()}
     moved = Variables(nest(leaves), stats)
     taps, _ = models.forward(model, moved, inputs)
     neck = subtree(moved.params, "head/neck")
@@ -108,60 +108,60 @@ def test_a_bottleneck_stands_between_the_features_and_the_head(model):
         np.testing.assert_allclose(models.features(taps), expected, atol=1e-6)
     assert np.abs(models.features(taps) - models.features(before)).max() > 0.05
     below, _ = models.forward(model, moved, inputs, stop="head")
-    again, _ = models.forward(model, moved, below["carry"], start="head")
-    np.testing.assert_allclose(again["logits"], taps["logits"], atol=1e-6)
+    second, _ = models.forward(model, moved, below["carry"], start="head")
+    np.testing.assert_allclose(second["logits"], taps["logits"], atol=1e-6)
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
-def test_an_adapter_stands_where_its_paper_has_it(placement):
+def test_an_adapter_is_at_the_place_of_its_paper(placement):
     block = params(tuning.Adapter(width=3, placement=placement))["blocks"]["00"]
-    block = nest({path: leaf + drawn(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
+    block = nest({path: leaf + random_arrays(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
     x, mask, both = jnp.asarray(X), jnp.ones((5, 7)), {"heads": 2, "rate": 0.0, "context": Context(), "salt": 0}
     attended = attention(block["attention"], x, mask, **both)
 
-    def norm(own, hidden):
-        return layer_norm(own["norm"], hidden, BERT.config.epsilon)
+    def norm(value, hidden):
+        return layer_norm(value["norm"], hidden, BERT.config.epsilon)
 
     def feed(hidden):
         return dense(block["mlp"]["down"], gelu_exact(dense(block["mlp"]["up"], hidden)))
 
     if placement == "houlsby":
-        # Figure 2 there: after each of the two layers' last projection, before the skip connection that was there.
+        # Figure 2 there: after the last projection of each of the two layers, before the existing skip connection.
         attended = attended + bottleneck(block["attention"]["adapter"], attended)
         hidden = norm(block["attention"], x + attended)
         fed = feed(hidden)
         expected = norm(block["mlp"], hidden + fed + bottleneck(block["mlp"]["adapter"], fed))
     else:
-        # AdapterHub's "pfeiffer": it reads the norm of the sum, and is added to the sum, whose norm is taken again.
+        # "pfeiffer" of AdapterHub: it reads the norm of the sum and is added to the sum, which is normalised again.
         hidden = norm(block["attention"], x + attended)
         total = hidden + feed(hidden)
         expected = norm(block["mlp"], total + bottleneck(block["adapter"], norm(block["mlp"], total)))
     np.testing.assert_allclose(models.bert.encode(BERT.config, block, x, mask, Context()), expected, atol=1e-5)
 
 
-def test_the_dropout_of_lora_is_on_in_training_alone_and_keeps_the_mean():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
-    own, x = layer(lora=lora), jnp.asarray(np.tile(X[:1], (2000, 1, 1)))
-    still = dense(own, x)
-    noisy = dense(own, x, Context(KEY, True))
-    assert np.abs(noisy - still).max() > 0.1
-    np.testing.assert_allclose(noisy.mean(0), still[0], atol=0.6)
-    np.testing.assert_array_equal(still, dense(own, x, Context(KEY, False)))
-    other = dense(own, x, Context(KEY, True), 1)
+def test_the_dropout_of_lora_is_on_in_training_only_and_keeps_the_mean():
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
+    value, x = layer(lora=lora), jnp.asarray(np.tile(X[:1], (2000, 1, 1)))
+    unchanged = dense(value, x)
+    noisy = dense(value, x, Context(KEY, True))
+    assert np.abs(noisy - unchanged).max() > 0.1
+    np.testing.assert_allclose(noisy.mean(0), unchanged[0], atol=0.6)
+    np.testing.assert_array_equal(unchanged, dense(value, x, Context(KEY, False)))
+    other = dense(value, x, Context(KEY, True), 1)
     assert np.abs(noisy - other).max() > 0.1
 
 
 @pytest.mark.parametrize(("stabilised", "scale"), [(False, 6 / 4), (True, 6 / 2)])
 def test_the_scale_of_lora(stabilised, scale):
     how = tuning.Lora(rank=4, alpha=6.0, rank_stabilised=stabilised)
-    found = flatten(params(how))
-    assert found["blocks/00/attention/query/lora/scale"] == scale
-    assert found["blocks/00/attention/query/lora/a"].shape == (6, 4)
-    assert not np.any(found["blocks/01/attention/value/lora/b"])
-    assert {path.split("/")[3] for path in found if "/lora/" in path} == {"query", "value"}
+    actual = flatten(params(how))
+    assert actual["blocks/00/attention/query/lora/scale"] == scale
+    assert actual["blocks/00/attention/query/lora/a"].shape == (6, 4)
+    assert not np.any(actual["blocks/01/attention/value/lora/b"])
+    assert {path.split("/")[3] for path in actual if "/lora/" in path} == {"query", "value"}
 
 
-def test_b_may_learn_faster_than_a():
+def test_b_may_have_a_larger_learning_rate_than_a():
     how = tuning.Lora(rank=2, plus=16.0, weight_decay=0.1)
     claimed = partition(params(how), how.phases(BERT)[0].rules)
     a, b = (claimed[f"blocks/00/attention/query/lora/{name}"] for name in ("a", "b"))
@@ -172,39 +172,39 @@ def test_b_may_learn_faster_than_a():
 
 
 @pytest.mark.parametrize("how", [tuning.Lora(rank=2, on="head/dense", dropout=0.5), tuning.Vera(on="head/dense")])
-def test_what_is_fixed_stays_so_in_a_head_that_learns(how):
+def test_fixed_parameters_stay_fixed_in_a_trainable_head(how):
     model = models.build(models.Bert(family="electra", vocabulary=11, width=6, depth=1, heads=2, mlp=8, positions=9), 3)
-    found = params(how, model)
-    claimed = partition(found, how.phases(model)[0].rules)
+    actual = params(how, model)
+    claimed = partition(actual, how.phases(model)[0].rules)
     learning = {path for path, learn in claimed.items() if learn is not None}
     inserted = {path for path in claimed if "lora" in path or "vera" in path}
-    own = {"lora": {"a", "b"}, "vera": {"inner", "outer"}}
-    assert {path.split("/")[-1] for path in learning & inserted} == own["lora" if "lora" in min(inserted) else "vera"]
+    value = {"lora": {"a", "b"}, "vera": {"inner", "outer"}}
+    assert {path.split("/")[-1] for path in learning & inserted} == value["lora" if "lora" in min(inserted) else "vera"]
     assert learning - inserted == {path for path in flatten(model.params) if path.startswith("head/")}
 
 
-def test_a_rate_of_dropout_is_no_weight():
-    lora = drawn(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
+def test_a_dropout_rate_is_not_a_parameter():
+    lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
     slope = jax.grad(lambda own: (dense(own, jnp.asarray(X), Context(KEY, True)) ** 2).sum())(layer(lora=lora))
     assert slope["lora"]["dropout"] == 0
     assert slope["lora"]["scale"] != 0
 
 
-def test_vera_draws_its_matrices_as_kaiming_has_them():
-    found = subtree(params(tuning.Vera(rank=64)), "blocks/00/attention/query/vera")
+def test_vera_initialises_its_matrices_like_kaiming():
+    actual = subtree(params(tuning.Vera(rank=64)), "blocks/00/attention/query/vera")
     for name, fan in (("a", 6), ("b", 64)):
-        assert 0.9 * (6 / fan) ** 0.5 < np.abs(found[name]).max() <= (6 / fan) ** 0.5
-    assert found["inner"].tolist() == [np.float32(0.1)] * 64
+        assert 0.9 * (6 / fan) ** 0.5 < np.abs(actual[name]).max() <= (6 / fan) ** 0.5
+    assert actual["inner"].tolist() == [np.float32(0.1)] * 64
 
 
 def test_vera_shares_its_matrices():
-    found = params(tuning.Vera(rank=3, on=r"blocks/\d+/(attention/query|mlp/up)"))
-    query, up = subtree(found, "blocks/00/attention/query/vera"), subtree(found, "blocks/01/mlp/up/vera")
+    actual = params(tuning.Vera(rank=3, on=r"blocks/\d+/(attention/query|mlp/up)"))
+    query, up = subtree(actual, "blocks/00/attention/query/vera"), subtree(actual, "blocks/01/mlp/up/vera")
     np.testing.assert_array_equal(query["b"], up["b"][:, :6])
     np.testing.assert_array_equal(query["a"], up["a"])
 
 
-def test_what_is_drawn_at_a_place_depends_on_the_place_alone():
+def test_the_initial_value_at_a_place_depends_on_the_place_only():
     few = flatten(params(tuning.Lora(rank=2, on="blocks/01/attention/query")))
     many = flatten(params(tuning.Lora(rank=2)))
     for path in few:
@@ -250,14 +250,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED, ids=range(len(REFUSED)))
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_settings_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     for part in message.split(" ... "):
         assert part in str(error.value)
 
 
-def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
+def test_a_text_too_long_for_its_positions_is_refused_with_inserted_tokens():
     how, ids = tuning.Prompt(tokens=3), np.ones((1, 7), np.int32)
     variables = models.initialise(BERT, KEY)
     models.forward(BERT, variables, {"input_ids": ids})
@@ -269,7 +269,7 @@ def test_a_text_too_long_for_its_positions_is_refused_with_what_a_tuning_adds():
 @pytest.mark.parametrize(
     ("how", "count"), [(tuning.Full(), 0), (tuning.Prompt(tokens=3), 3), (tuning.Prefix(tokens=2), 2)]
 )
-def test_a_text_too_long_is_refused_at_the_door(how, count):
+def test_a_text_that_is_too_long_is_refused_before_training(how, count):
     recipe = Recipe(
         data=Data(target="sentiment/movies", tokens=9 - count),
         task=tasks.Classification(classes=2),

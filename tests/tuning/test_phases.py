@@ -1,4 +1,4 @@
-"""Tunings of several phases: who learns when, how fast, on which clock."""
+"""Tunings with several phases: what is trainable in each, the learning rates, and the clock."""
 
 import numpy as np
 import pytest
@@ -32,47 +32,47 @@ HOW = {
 
 
 def rates(name, how):
-    """The multiplier of each stage in each phase, None where it is frozen."""
-    model, found = MODELS[name], []
+    """Return the multiplier of each stage in each phase, None if it is frozen."""
+    model, actual = MODELS[name], []
     for phase in how.phases(model):
         claimed = partition(model.params, phase.rules)
-        own = {}
+        value = {}
         for stage in STAGES[name]:
             (learn,) = {learn for path, learn in claimed.items() if path.startswith(f"{stage}/")}
-            own[stage] = None if learn is None else learn.lr
-        found.append(own)
-    return found
+            value[stage] = None if learn is None else learn.lr
+        actual.append(value)
+    return actual
 
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_phase_claims_everything_and_the_whole_run_is_shared_out(name, how):
+def test_every_phase_matches_all_parameters_and_the_shares_cover_the_run(name, how):
     phases = HOW[how].phases(MODELS[name])
     assert sum(phase.share for phase in phases) == pytest.approx(1)
     assert min(phase.share for phase in phases) > 0
-    seen = rates(name, HOW[how])
-    assert all(value is not None for value in seen[-1].values())
-    assert [seen[0][stage] is not None for stage in STAGES[name]][-1]
+    recorded = rates(name, HOW[how])
+    assert all(value is not None for value in recorded[-1].values())
+    assert [recorded[0][stage] is not None for stage in STAGES[name]][-1]
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_they_are_values_that_a_file_can_hold(how):
+def test_they_are_values_that_a_file_can_store(how):
     assert load(dump(HOW[how]), OWN) == HOW[how]
 
 
-def test_gradual_unfreezes_a_stage_a_phase_from_the_top():
+def test_gradual_unfreezes_one_stage_per_phase_from_the_top():
     for name, stages in STAGES.items():
-        found = rates(name, tuning.Gradual())
-        assert len(found) == len(stages)
-        for number, own in enumerate(found, 1):
-            assert [stage for stage in stages if own[stage] is not None] == stages[-number:]
-        # BERT's pooler is a part of the head.
+        actual = rates(name, tuning.Gradual())
+        assert len(actual) == len(stages)
+        for number, value in enumerate(actual, 1):
+            assert [stage for stage in stages if value[stage] is not None] == stages[-number:]
+        # The pooler of BERT is a part of the head.
         layers = [stage for stage in reversed(stages) if name != "bert" or stage != "pool"]
         depth = {"pool": 0} | {stage: n for n, stage in enumerate(layers)}
-        np.testing.assert_allclose(list(found[-1].values()), [2.6 ** -depth[stage] for stage in stages])
+        np.testing.assert_allclose(list(actual[-1].values()), [2.6 ** -depth[stage] for stage in stages])
 
 
-def test_gradual_takes_groups_and_what_is_left_in_the_last_phase():
+def test_gradual_takes_groups_and_the_remaining_stages_in_the_last_phase():
     how = tuning.Gradual(groups=("head|pool", r"blocks/0[3-5]", r"blocks/\d+", "stem"), count=3, last=0.5, factor=2.0)
     phases = how.phases(MODELS["bert"])
     assert [phase.share for phase in phases] == [0.25, 0.25, 0.5]
@@ -84,7 +84,7 @@ def test_gradual_takes_groups_and_what_is_left_in_the_last_phase():
     assert all(phase.restart for phase in tuning.Gradual(restart=True).phases(MODELS["mlp"]))
 
 
-def test_the_whole_of_ulmfit_is_one_value(tmp_path, monkeypatch):
+def test_all_of_ulmfit_is_one_value(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     recipe = Recipe(
         data=Data(target="digits", shots=4), task=tasks.Classification(classes=10),
@@ -92,50 +92,50 @@ def test_the_whole_of_ulmfit_is_one_value(tmp_path, monkeypatch):
         train=Train(steps=10, batch=8, eval_batch=512),
     )  # fmt: skip
     run(recipe, tmp_path / "run", quiet=True)
-    told = [line["value"] for line in read_metrics(tmp_path / "run") if line["name"] == "train/rate"]
+    metrics = [line["value"] for line in read_metrics(tmp_path / "run") if line["name"] == "train/rate"]
     # Once over both phases: up in the first tenth, and down in equal steps to a 32nd.
-    np.testing.assert_allclose(np.diff(told[1:]), np.diff(told[1:])[0], rtol=1e-4)
-    assert max(told) == told[1] and told[0] == pytest.approx(told[1] / 32)
+    np.testing.assert_allclose(np.diff(metrics[1:]), np.diff(metrics[1:])[0], rtol=1e-4)
+    assert max(metrics) == metrics[1] and metrics[0] == pytest.approx(metrics[1] / 32)
     assert {learn.schedule for phase in recipe.tuning.phases(MODELS["mlp"]) for _, learn in phase.rules if learn} == {
         "slanted-triangular"
     }
-    # Recipes that were written without the field are the same recipes.
+    # Recipes written without the field are the same recipes.
     assert fingerprint(tuning.Gradual(factor=1.0)) == "dd86750724cbd1a9"
 
 
-def test_linear_then_full_is_two_trainings():
+def test_linear_then_full_has_two_trainings():
     first, second = tuning.LinearThenFull(share=0.2, decay=0.5).phases(MODELS["mlp"])
     assert (first.share, second.share, first.restart, second.restart) == (0.2, 0.8, True, True)
-    found = rates("mlp", tuning.LinearThenFull(share=0.2, decay=0.5))
-    assert found == [{"stem": None, "blocks/00": None, "head": 1.0}, {"stem": 0.25, "blocks/00": 0.5, "head": 1.0}]
+    actual = rates("mlp", tuning.LinearThenFull(share=0.2, decay=0.5))
+    assert actual == [{"stem": None, "blocks/00": None, "head": 1.0}, {"stem": 0.25, "blocks/00": 0.5, "head": 1.0}]
 
 
-def test_fine_tune_is_fastais_policy():
-    frozen, whole = tuning.FineTune().phases(MODELS["mlp"])
-    assert frozen.restart and whole.restart
+def test_fine_tune_is_the_policy_of_fastai():
+    frozen, full = tuning.FineTune().phases(MODELS["mlp"])
+    assert frozen.restart and full.restart
     both = {"cycle_end": 1e5, "cycle_momentum": (0.95, 0.85)}
     assert dict(frozen.optim) == {"cycle_peak": 0.99, "cycle_start": 25.0} | both
-    assert dict(whole.optim) == {"cycle_peak": 0.3, "cycle_start": 5.0} | both
-    assert {learn.schedule for _, learn in (*frozen.rules, *whole.rules) if learn} == {"one-cycle"}
+    assert dict(full.optim) == {"cycle_peak": 0.3, "cycle_start": 5.0} | both
+    assert {learn.schedule for _, learn in (*frozen.rules, *full.rules) if learn} == {"one-cycle"}
     first, second = rates("mlp", tuning.FineTune())
     assert first == {"stem": None, "blocks/00": None, "head": 1.0}
     # slice(lr / 2 / 100, lr / 2) over three groups, in equal ratios.
     np.testing.assert_allclose(list(second.values()), [0.005, 0.05, 0.5])
 
 
-def test_episodes_share_the_stages_out_from_the_top():
-    found = rates("bert", tuning.Episodes(episodes=4))
-    assert [sum(rate is not None for rate in own.values()) for own in found] == [3, 5, 7, 9]
-    assert {stage for stage, rate in found[0].items() if rate} == {"blocks/05", "pool", "head"}
+def test_episodes_divide_the_stages_from_the_top():
+    actual = rates("bert", tuning.Episodes(episodes=4))
+    assert [sum(rate is not None for rate in value.values()) for value in actual] == [3, 5, 7, 9]
+    assert {stage for stage, rate in actual[0].items() if rate} == {"blocks/05", "pool", "head"}
 
 
 @pytest.mark.parametrize(("depth", "count"), [(1, 4), (6, 9), (24, 12)])
-def test_episodes_are_twelve_or_one_a_stage_where_there_are_fewer(depth, count):
+def test_there_are_twelve_episodes_or_one_per_stage_if_there_are_fewer(depth, count):
     model = models.build(models.Bert(vocabulary=11, width=4, depth=depth, heads=2, mlp=4, positions=8), 3)
     assert len(tuning.Episodes().phases(model)) == count
 
 
-def test_embeddings_that_the_output_reads_learn_from_the_first():
+def test_embeddings_that_the_output_reads_are_trainable_from_the_start():
     def identity(params, stats, carry, context):
         return carry, stats
 
@@ -155,7 +155,7 @@ def test_embeddings_that_the_output_reads_learn_from_the_first():
     assert shared_embeddings(MODELS["bert"]) == []
 
 
-def test_in_turn_lets_what_a_tuning_adds_learn_in_its_own_turn_alone():
+def test_in_turn_trains_inserted_parameters_only_in_their_turn():
     import jax
 
     model = models.build(models.Bert(vocabulary=11, width=4, depth=1, heads=2, mlp=4, positions=8), 3)
@@ -196,7 +196,7 @@ def test_in_turn_lets_what_a_tuning_adds_learn_in_its_own_turn_alone():
         (lambda: tuning.InTurn(tuning.Full()), TypeError, "turn is Full(decay=1.0) ... (share of the run, tuning)"),
     ],
 )  # fmt: skip
-def test_an_impossible_course_is_refused(make, kind, message):
+def test_invalid_phases_are_refused(make, kind, message):
     with pytest.raises(kind) as error:
         make()
     for part in message.split(" ... "):

@@ -1,4 +1,4 @@
-"""Adapting norms to a target: their scales and shifts by the entropy, or their running statistics alone."""
+"""Adapt norms to a target: scales and shifts by the entropy, or only the running statistics."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ def begun(config, way, objective, variables=None, lr=0.5, steps=4):
 
 
 def answers(params, images):
-    """Probabilities of SMALL in training, batch norm by the batch and dropout off, in float64; and the moments."""
+    """Probabilities of SMALL with batch statistics and without dropout, in float64; and the moments."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(params).items()}
     x = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
     y = sum(x[:, i : i + 4, j : j + 4] @ p["stem/kernel"][i, j] for i in range(3) for j in range(3))
@@ -40,7 +40,7 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
     images = np.random.default_rng(1).normal(1.0, 2.0, (7, 4, 4, 1)).astype(np.float32)
     parts, start = begun(SMALL, tuning.NormTuning(head=False), UNLABELLED)
     batch = {"unlabelled": {"image": images, "index": np.arange(7, dtype=np.int32)}}
-    state, told = jax.jit(partial(train_step, parts))(start, batch)
+    state, metrics = jax.jit(partial(train_step, parts))(start, batch)
 
     def entropy(path=None, n=0, step=0.0):
         leaves = {name: np.asarray(leaf, np.float64).copy() for name, leaf in flatten(start.variables.params).items()}
@@ -49,7 +49,7 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
         p, *_ = answers(leaves, images)
         return -(p * np.log(p)).sum(-1).mean()
 
-    assert float(told["entropy/entropy"]) == pytest.approx(entropy(), rel=1e-5)
+    assert float(metrics["entropy/entropy"]) == pytest.approx(entropy(), rel=1e-5)
     before, after = flatten(start.variables.params), flatten(state.variables.params)
     for path in ("stem/norm/scale", "stem/norm/bias"):
         slope = np.array([(entropy(path, n, 1e-6) - entropy(path, n, -1e-6)) / 2e-6 for n in range(3)])
@@ -70,18 +70,18 @@ def test_norm_tuning_without_the_head_on_the_entropy_is_tent():
         models.Vit(size=4, patch=2, channels=1, width=4, depth=1, heads=2, mlp=4),
     ],
 )
-def test_without_the_head_the_other_norms_move_as_with_it(config):
+def test_without_the_head_the_other_norms_move_in_the_same_way(config):
     model = models.build(config, 3)
-    whole, held = (
+    full, stored = (
         partition.partition(model.params, tuning.NormTuning(head=head).phases(model)[0].rules) for head in (True, False)
     )
-    for path, learn in whole.items():
-        assert held[path] == (None if path.startswith("head/") else learn), path
-    assert "head" in partition.frozen_stages([stage.name for stage in model.stages], held)
+    for path, learn in full.items():
+        assert stored[path] == (None if path.startswith("head/") else learn), path
+    assert "head" in partition.frozen_stages([stage.name for stage in model.stages], stored)
 
 
 def problem(count, seed, shift=0.0, scale=1.0):
-    """Images of three textures, lit in another way where `shift` and `scale` say so."""
+    """Images of three textures; `shift` and `scale` change their brightness."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, count).astype(np.int32)
     place = np.arange(8)
@@ -92,7 +92,7 @@ def problem(count, seed, shift=0.0, scale=1.0):
     return {"image": images, "label": labels, "index": np.arange(count, dtype=np.int32)}
 
 
-def test_a_shifted_target_is_recovered_by_its_statistics_alone():
+def test_a_shifted_target_is_recovered_by_its_statistics_only():
     config = models.Cnn(size=8, widths=(4, 6), dense=8, dropout=0.1)
     parts, state = begun(config, tuning.Full(), (terms.Supervised(),), lr=0.1, steps=60)
     train = jax.jit(partial(train_step, parts))
@@ -110,12 +110,12 @@ def test_a_shifted_target_is_recovered_by_its_statistics_alone():
     train = jax.jit(partial(train_step, after))
     for step in range(60):
         batch = {name: array for name, array in problem(32, 100 + step, **target).items() if name != "label"}
-        adapted, told = train(adapted, {"unlabelled": batch})
+        adapted, recorded = train(adapted, {"unlabelled": batch})
     assert right(after, adapted, **target) > 0.95
-    assert np.isfinite(told["gradient_norm"])
+    assert np.isfinite(recorded["gradient_norm"])
     for path, leaf in flatten(state.variables.params).items():
         np.testing.assert_array_equal(flatten(adapted.variables.params)[path], leaf)
-    # Those of the first norm are of the target's images as the first convolution gives them.
+    # The statistics of the first norm are those of the target images after the first convolution.
     images = np.concatenate([problem(32, 100 + step, **target)["image"] for step in range(60)])
     kernel = np.asarray(state.variables.params["stem"]["kernel"], np.float64)
     x = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -149,7 +149,7 @@ def test_no_optimiser_moves_a_parameter(optim):
          "NormTuning() ... norm ... scale and a bias); Mlp"),
     ],
 )  # fmt: skip
-def test_an_impossible_tuning_is_refused(make, message):
+def test_an_invalid_tuning_is_refused(make, message):
     with pytest.raises(ValueError) as error:
         make()
     for part in message.split(" ... "):

@@ -1,4 +1,4 @@
-"""Several moves a step: a whole step of MCD by hand, what stands still in a turn, devices, pieces."""
+"""Several moves per step: a whole step of MCD by hand, frozen parameters in a turn, devices, pieces."""
 
 import dataclasses
 import itertools
@@ -27,20 +27,20 @@ STREAMS = {"source": 8, "unlabelled": 16}
 
 
 def streams_of(settings, rows=STREAMS):
-    found = {}
+    results = {}
     for seed, (name, count) in enumerate(rows.items()):
         random = np.random.default_rng(seed)
         inputs = {
             name: random.normal(size=(count, *s.shape[1:])) for name, s in models.example_inputs(settings).items()
         }
-        found[name] = {name: array.astype(np.float32) for name, array in inputs.items()}
-        found[name]["index"] = np.arange(count, dtype=np.int32)
-    found["source"]["label"] = np.random.default_rng(9).integers(0, CLASSES, rows["source"]).astype(np.int32)
-    return found
+        results[name] = {name: array.astype(np.float32) for name, array in inputs.items()}
+        results[name]["index"] = np.arange(count, dtype=np.int32)
+    results["source"]["label"] = np.random.default_rng(9).integers(0, CLASSES, rows["source"]).astype(np.int32)
+    return results
 
 
-def made(settings, objective, optim, update=Alternating(), steps=4, **more):
-    """The static half of a step with its first state, as a run makes them."""
+def build_step(settings, objective, optim, update=Alternating(), steps=4, **more):
+    """Return the static half of a step and its initial state, as a run builds them."""
     model = models.build(settings, CLASSES)
     variables = models.initialise(model, jax.random.key(0))
     params, learn = inserted(objective, model, variables.params, jax.random.key(1))
@@ -59,7 +59,7 @@ def walk(parts, start, streams, how="jit", devices=8, count=1):
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:devices]), how)
     state = compiled.place(start)
     for _ in range(count):
-        state, metrics = compiled.train(state, {name: compiled.put(dict(own)) for name, own in streams.items()})
+        state, metrics = compiled.train(state, {name: compiled.put(dict(value)) for name, value in streams.items()})
     return compiled.fetch(state), jax.device_get(metrics)
 
 
@@ -83,12 +83,12 @@ class ByHand:
         return exp / exp.sum(1, keepdims=True)
 
     def back(self, p, x, slopes):
-        """The gradient of everything, from the slope of each head's logits [B, C]."""
-        hidden, found, below = x @ p["stem/kernel"] + p["stem/bias"], {}, 0.0
+        """Return the gradient of all parameters, from the slope of the logits of each head, [B, C]."""
+        hidden, actual, below = x @ p["stem/kernel"] + p["stem/bias"], {}, 0.0
         for (kernel, bias), slope in zip(self.heads, slopes, strict=True):
-            found |= {kernel: hidden.T @ slope, bias: slope.sum(0)}
+            actual |= {kernel: hidden.T @ slope, bias: slope.sum(0)}
             below = below + slope @ p[kernel].T
-        return found | {"stem/kernel": x.T @ below, "stem/bias": below.sum(0)}
+        return actual | {"stem/kernel": x.T @ below, "stem/bias": below.sum(0)}
 
     def risks(self, p):
         p1, p2 = (self.softmax(p, self.x, head) for head in self.heads)
@@ -102,7 +102,7 @@ class ByHand:
         return np.abs(p1 - p2).mean(), self.back(p, self.t, slopes)
 
     def turns(self, trade_off, repeats):
-        """What moves in each turn, and its gradient at given parameters."""
+        """Return the moving parameters of each turn, and their gradient at given parameters."""
         heads = [path for head in self.heads for path in head]
 
         def apart(p):
@@ -120,21 +120,21 @@ class ByHand:
 
 def test_a_whole_step_of_mcd_by_hand():
     streams = streams_of(LINEAR, {"source": 7, "unlabelled": 5})
-    parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("sgd", lr=0.5, momentum=None, schedule="constant"))
+    parts, start = build_step(LINEAR, OBJECTIVES["mcd"], Optim("sgd", lr=0.5, momentum=None, schedule="constant"))
     hand, p = ByHand(streams), wide(start.trainable)
     risk, apart = hand.risks(p)[0], hand.discrepancy(p)[0]
     first, stages = hand.risks(p)[1], [p]
     for moves, gradient in hand.turns(2.0, 3):
-        found = gradient(p)
-        p = p | {path: p[path] - 0.5 * found[path] for path in moves}
+        actual = gradient(p)
+        p = p | {path: p[path] - 0.5 * actual[path] for path in moves}
         stages.append(p)
     state, metrics = walk(parts, start, streams, devices=1)
     for path, leaf in flatten(state.trainable).items():
         np.testing.assert_allclose(leaf, p[path], rtol=1e-5, atol=1e-6, err_msg=path)
-    # Every turn counts: each has moved what it moves by more than that.
+    # Every turn matters: each moves its parameters by more than that.
     for before, after in itertools.pairwise(stages):
         assert max(np.abs(after[path] - before[path]).max() for path in p) > 1e-4
-    # What is logged is what was there before the step, and it is one step.
+    # The logged values are those before the step, and it is one step.
     assert float(metrics["loss"]) == pytest.approx(risk, rel=1e-5)
     assert float(metrics["mcd/discrepancy"]) == pytest.approx(apart, rel=1e-5)
     norms = [np.linalg.norm(first[path]) for path in sorted(first)]
@@ -142,53 +142,53 @@ def test_a_whole_step_of_mcd_by_hand():
     assert int(state.step) == 1
 
 
-def test_each_group_of_leaves_has_the_moments_of_an_optimiser_of_its_own():
-    """Against optax's Adam, one for the features and one for the heads, as the paper's code has them."""
+def test_each_group_of_parameters_has_the_moments_of_a_separate_optimiser():
+    """Against the Adam of optax, one for the features and one for the heads, as in the code of the paper."""
     streams = streams_of(LINEAR)
-    parts, start = made(LINEAR, OBJECTIVES["mcd"], Optim("adam", lr=0.02, schedule="constant"))
+    parts, start = build_step(LINEAR, OBJECTIVES["mcd"], Optim("adam", lr=0.02, schedule="constant"))
     hand = ByHand(streams)
     p = {path: np.asarray(leaf) for path, leaf in flatten(start.trainable).items()}
     groups = {"features": list(hand.features), "heads": [path for head in hand.heads for path in head]}
     adam = optax.adam(0.02)
-    held = {name: adam.init({path: p[path] for path in own}) for name, own in groups.items()}
+    stored = {name: adam.init({path: p[path] for path in value}) for name, value in groups.items()}
     for _ in range(3):
         for moves, gradient in hand.turns(2.0, 3):
-            found = gradient({path: np.asarray(leaf, np.float64) for path, leaf in p.items()})
-            for name, own in groups.items():
-                if own[0] in moves:
-                    slopes = {path: np.asarray(found[path], np.float32) for path in own}
+            actual = gradient({path: np.asarray(leaf, np.float64) for path, leaf in p.items()})
+            for name, value in groups.items():
+                if value[0] in moves:
+                    slopes = {path: np.asarray(actual[path], np.float32) for path in value}
                     with jax.numpy_dtype_promotion("standard"):
-                        updates, held[name] = adam.update(slopes, held[name])
-                    p = p | {path: p[path] + np.asarray(updates[path]) for path in own}
+                        updates, stored[name] = adam.update(slopes, stored[name])
+                    p = p | {path: p[path] + np.asarray(updates[path]) for path in value}
     state, _ = walk(parts, start, streams, devices=1, count=3)
     for path, leaf in flatten(state.trainable).items():
         np.testing.assert_allclose(leaf, p[path], rtol=2e-4, atol=2e-5, err_msg=path)
-    # In three steps the heads were moved twice a step, the features once and three times.
+    # In three steps the heads moved twice per step, the features once and three times.
     counts = {int(leaf) for leaf in jax.tree.leaves(state.optimiser) if leaf.dtype == np.int32}
     assert counts == {6, 12}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seen(Alternating):
-    """Tells the points between the turns, and the gradient of each."""
+    """Record the points between the turns, and the gradient of each."""
 
     def step(self, slope, descend, point, tick):
         points, gradients = [point], []
 
-        def seen(point, gradient):
+        def record_point(point, gradient):
             gradients.append(gradient)
             points.append(descend(point, gradient))
             return points[-1]
 
-        after, gradient, (stats, told) = super().step(slope, seen, point, tick)
-        return after, gradient, (stats, told | {"points": points, "gradients": gradients})
+        after, gradient, (stats, metrics) = super().step(slope, record_point, point, tick)
+        return after, gradient, (stats, metrics | {"points": points, "gradients": gradients})
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_what_does_not_move_in_a_turn_is_bit_identical_and_so_is_what_the_optimiser_knows_of_it(name):
+def test_parameters_that_do_not_move_in_a_turn_are_bit_identical_and_so_is_their_optimiser_state(name):
     objective = OBJECTIVES[name]
-    # Momentum, moments and decay would all move a leaf by themselves.
-    parts, start = made(MLP, objective, Optim(lr=0.01, weight_decay=0.5, clip=0.1), update=Seen())
+    # Momentum, moments and weight decay alone would move a parameter.
+    parts, start = build_step(MLP, objective, Optim(lr=0.01, weight_decay=0.5, clip=0.1), update=Seen())
     turns = next(turns for term in objective if (turns := term.turns(parts.model)))
     step, state = jax.jit(partial(train_step, parts)), start
     for _ in range(2):
@@ -200,77 +200,79 @@ def test_what_does_not_move_in_a_turn_is_bit_identical_and_so_is_what_the_optimi
             assert old.keys() == new.keys()
             for path, leaf in new.items():
                 assert np.array_equal(leaf, old[path]) is not path.startswith(turn.moves), path
-            for wave, held in after.optimiser.items():
-                pairs = zip(*map(jax.tree.leaves, (before.optimiser[wave], held)), strict=True)
-                still = all(np.array_equal(one, two) for one, two in pairs)
-                own = [path for path in new if parts.layout.wave(path) == wave]
-                assert {path.startswith(turn.moves) for path in own} == {not still}, wave
+            for wave, stored in after.optimiser.items():
+                pairs = zip(*map(jax.tree.leaves, (before.optimiser[wave], stored)), strict=True)
+                unchanged = all(np.array_equal(one, two) for one, two in pairs)
+                value = [path for path in new if parts.layout.wave(path) == wave]
+                assert {path.startswith(turn.moves) for path in value} == {not unchanged}, wave
     for path, leaf in flatten(state.frozen).items():
         assert np.array_equal(leaf, flatten(start.frozen)[path])
     jax.tree.map(np.testing.assert_array_equal, state.memory, start.memory)
 
 
 def test_running_statistics_move_once_and_the_average_counts_one_step():
-    parts, start = made(CNN, OBJECTIVES["mcd"], Optim("sgd", lr=0.1), ema=0.75)
-    plain, begin = made(CNN, (SOURCE, terms.Entropy(on="unlabelled", weight=0.0)), Optim("sgd", lr=0.1), update=Sum())
+    parts, start = build_step(CNN, OBJECTIVES["mcd"], Optim("sgd", lr=0.1), ema=0.75)
+    plain, begin = build_step(
+        CNN, (SOURCE, terms.Entropy(on="unlabelled", weight=0.0)), Optim("sgd", lr=0.1), update=Sum()
+    )
     state, _ = walk(parts, start, streams_of(CNN))
-    once, _ = walk(plain, begin, streams_of(CNN))
+    single, _ = walk(plain, begin, streams_of(CNN))
     for path, leaf in flatten(state.stats).items():
-        np.testing.assert_allclose(leaf, flatten(once.stats)[path], rtol=1e-6, err_msg=path)
-    for own in state.average.values():
-        assert float(own["weight"]) == pytest.approx(0.25)
+        np.testing.assert_allclose(leaf, flatten(single.stats)[path], rtol=1e-6, err_msg=path)
+    for value in state.average.values():
+        assert float(value["weight"]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_every_turn_has_noise_of_its_own(rate):
-    """Where nothing moves, only the noise tells the gradients of the same turn apart."""
+def test_every_turn_has_separate_noise(rate):
+    """If nothing moves, the gradients of the same turn differ by the noise only."""
     settings = dataclasses.replace(MLP, dropout=rate)
-    parts, start = made(settings, OBJECTIVES["mcd"], Optim("sgd", lr=0.0), update=Seen())
+    parts, start = build_step(settings, OBJECTIVES["mcd"], Optim("sgd", lr=0.0), update=Seen())
     _, metrics = jax.jit(partial(train_step, parts))(start, streams_of(settings))
     one, two = (flatten(gradient)["stem/kernel"] for gradient in metrics["gradients"][2:4])
     assert np.abs(one).max() > 0
     assert np.array_equal(one, two) is (rate == 0.0)
 
 
-# The step of MCD has three turns and mostly compiles; that of ADDA takes the same way.
+# The step of MCD has three turns and compiles for a long time; the step of ADDA uses the same code.
 LONG = [pytest.param(name, marks=pytest.mark.slow) if name == "mcd" else name for name in OBJECTIVES]
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_pmap_and_jit_agree(name):
-    parts, start = made(CNN, OBJECTIVES[name], Optim("sgd", lr=0.1, weight_decay=0.1, clip=1.0))
+    parts, start = build_step(CNN, OBJECTIVES[name], Optim("sgd", lr=0.1, weight_decay=0.1, clip=1.0))
     streams = streams_of(CNN)
-    (state, metrics), (whole, told) = (walk(parts, start, streams, how, count=2) for how in ("pmap", "jit"))
-    for measure, value in told.items():
+    (state, metrics), (full, recorded) = (walk(parts, start, streams, how, count=2) for how in ("pmap", "jit"))
+    for measure, value in recorded.items():
         np.testing.assert_allclose(metrics[measure], value, rtol=1e-4, atol=1e-5, err_msg=measure)
-    ours = flatten(state.variables.params) | flatten(state.stats)
-    for path, leaf in (flatten(whole.variables.params) | flatten(whole.stats)).items():
-        np.testing.assert_allclose(ours[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+    actual = flatten(state.variables.params) | flatten(state.stats)
+    for path, leaf in (flatten(full.variables.params) | flatten(full.stats)).items():
+        np.testing.assert_allclose(actual[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_micro_batches_take_the_same_step(name):
-    """The sign of p1 - p2 and the noise are an example's own, so no turn is more than a mean over examples."""
+    """The sign of p1 - p2 and the noise belong to an example, so every turn is a mean over examples."""
     streams, optim = streams_of(MLP), Optim("sgd", lr=0.1, momentum=0.9)
-    found = []
+    results = []
     for pieces in (1, 4):
-        parts, start = made(MLP, OBJECTIVES[name], optim, accumulate=pieces)
-        found.append(walk(parts, start, streams, devices=2, count=2))
-    (whole, told), (state, metrics) = found
-    for path, leaf in flatten(whole.trainable).items():
+        parts, start = build_step(MLP, OBJECTIVES[name], optim, accumulate=pieces)
+        results.append(walk(parts, start, streams, devices=2, count=2))
+    (full, recorded), (state, metrics) = results
+    for path, leaf in flatten(full.trainable).items():
         np.testing.assert_allclose(flatten(state.trainable)[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
-    assert float(metrics["loss"]) == pytest.approx(float(told["loss"]), rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(float(recorded["loss"]), rel=1e-5)
 
 
-def test_a_weight_of_0_leaves_the_terms_that_take_no_turns():
-    """With a frozen head, the risk alone moves the encoder."""
+def test_a_weight_of_0_leaves_the_terms_without_turns():
+    """With a frozen head, only the supervised loss moves the encoder."""
     streams = streams_of(LINEAR)
     optim = Optim("sgd", lr=0.1, momentum=0.9, weight_decay=0.1)
-    parts, start = made(LINEAR, (SOURCE, terms.Adda(width=4, weight=0.0)), optim)
+    parts, start = build_step(LINEAR, (SOURCE, terms.Adda(width=4, weight=0.0)), optim)
     state, _ = walk(parts, start, streams, count=2)
-    plain, begin = made(LINEAR, (SOURCE,), optim, update=Sum())
-    held = {path: None if path.startswith("head/") else learn for path, learn in plain.partition.items()}
-    plain = plain._replace(partition=held)
+    plain, begin = build_step(LINEAR, (SOURCE,), optim, update=Sum())
+    stored = {path: None if path.startswith("head/") else learn for path, learn in plain.partition.items()}
+    plain = plain._replace(partition=stored)
     alone, _ = walk(plain, initial_state(plain, begin.variables, 4, jax.random.key(3)), streams, count=2)
     for path, leaf in flatten(alone.variables.params).items():
         np.testing.assert_allclose(flatten(state.variables.params)[path], leaf, rtol=1e-6, atol=1e-7, err_msg=path)

@@ -1,4 +1,4 @@
-"""Runs whose steps are several moves: resumed, packed, in phases, from a file; what does not fit together."""
+"""Runs with several moves per step: resumed, vectorised, in phases, from a file; and invalid combinations."""
 
 import dataclasses
 
@@ -29,68 +29,70 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def brought(tmp_path_factory):
-    """A run on the source, of which ADDA is the second stage."""
+def source_run(tmp_path_factory):
+    """A run on the source; ADDA is its second stage."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
         plain = assigned(RECIPE, {"objective": (SOURCE,), "update": Sum(), "train.ema": None})
         yield str(run(plain, tmp_path_factory.mktemp("runs") / "source", quiet=True).folder)
 
 
-def adda(brought, **more):
-    fields = {"model": None, "weights": Weights(brought), "objective": (terms.Adda(width=8),)}
+def adda(source_run, **more):
+    fields = {"model": None, "weights": Weights(source_run), "objective": (terms.Adda(width=8),)}
     return dataclasses.replace(RECIPE, **fields | more)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_of_mcd_has_the_bits_of_one_that_never_stopped(goes_on):
+def test_a_resumed_run_of_mcd_has_the_bits_of_an_unstopped_run(goes_on):
     goes_on(RECIPE, (8,))
 
 
-def test_a_resumed_run_of_adda_has_the_bits_of_one_that_never_stopped(goes_on, brought):
-    goes_on(adda(brought), (8,))
+def test_a_resumed_run_of_adda_has_the_bits_of_an_unstopped_run(goes_on, source_run):
+    goes_on(adda(source_run), (8,))
 
 
-def told(found, name):
-    return {line["step"]: line["value"] for line in read_metrics(found.folder) if line["name"] == name}
+def metric_by_step(actual, name):
+    return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcd", "adda"])
-def test_an_arm_in_a_pack_is_the_arm_alone(name, tmp_path, monkeypatch, brought):
+def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, monkeypatch, source_run):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
-    base = RECIPE if name == "mcd" else adda(brought)
+    base = RECIPE if name == "mcd" else adda(source_run)
     recipes = [assigned(base, {"seed": seed, "optim.lr": lr}) for seed, lr in ((0, 0.01), (1, 0.02))]
     packed = run_many(recipes, [tmp_path / str(n) for n in range(2)], how=LEAN)
     measures = ("train/loss", *(f"train/{name}/{measure}" for measure in ("risk", "discrepancy", "fooled")))
-    for n, (recipe, ours) in enumerate(zip(recipes, packed, strict=True)):
-        assert ours.result["pack"]["arms"] == 2
-        theirs = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
+    for n, (recipe, actual) in enumerate(zip(recipes, packed, strict=True)):
+        assert actual.result["pack"]["arms"] == 2
+        expected = run(recipe, tmp_path / f"alone-{n}", how=LEAN)
         for measure in measures:
-            assert told(ours, measure) == pytest.approx(told(theirs, measure), rel=2e-4, abs=2e-5), (n, measure)
+            assert metric_by_step(actual, measure) == pytest.approx(
+                metric_by_step(expected, measure), rel=2e-4, abs=2e-5
+            ), (n, measure)
 
 
-def test_the_head_of_adda_stays_whatever_the_tuning(brought):
+def test_the_head_of_adda_is_frozen_for_every_tuning(source_run):
     for way in (tuning.Full(), tuning.BitFit()):
-        moving = prepare(adda(brought, tuning=way)).trainable
+        moving = prepare(adda(source_run, tuning=way)).trainable
         assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
 
 
-def test_phases_each_take_turns(tmp_path):
+def test_each_phase_takes_turns(tmp_path):
     recipe = dataclasses.replace(
         RECIPE, tuning=tuning.InTurn((0.5, tuning.Freeze(through="stem")), (0.5, tuning.Full()))
     )
     ready = prepare(recipe)
     waves = [set(ready.parts(phase).layout.waves.values()) for phase in (0, 1)]
-    # Leaves that learn in both phases keep their moments; those of the stem begin afresh.
+    # Parameters that are trainable in both phases keep their moments; those of the stem start fresh.
     assert waves == [{"0_1-0_1", "0_1-0_2"}, {"0_1-0_1", "0_1-0_2", "1-0_2"}]
     assert np.isfinite(run(recipe, tmp_path / "run", how=LEAN).metrics["test/loss"])
 
 
-def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
-    again = config.load(config.dump(RECIPE), OWN)
-    assert again == RECIPE
-    assert config.fingerprint(again) == config.fingerprint(RECIPE)
+def test_a_recipe_is_read_from_its_file_and_from_the_command_line():
+    reopened = config.load(config.dump(RECIPE), OWN)
+    assert reopened == RECIPE
+    assert config.fingerprint(reopened) == config.fingerprint(RECIPE)
     assert config.parse(config.source(RECIPE.objective), OWN) == RECIPE.objective
     plain = assigned(RECIPE, {"update": Sum()})
     assert config.override(plain, "update", "Alternating()", OWN) == RECIPE
@@ -100,7 +102,7 @@ def test_a_recipe_comes_back_from_its_file_and_from_the_command_line():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Other(terms.Term):
-    """Takes a turn too."""
+    """A term that takes a turn too."""
 
     def turns(self, model):
         return (Turn(("",)),)
@@ -139,7 +141,7 @@ class Other(terms.Term):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_compiled(changes, message):
+def test_invalid_combinations_are_refused_before_compilation(changes, message):
     with pytest.raises(ValueError) as error:
         prepare(dataclasses.replace(RECIPE, **changes))
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""The whole life of a recipe that names a user's own class, in a file outside tlx, registered nowhere."""
+"""Run a recipe with a class defined in a file of the user, outside tlx, through all steps that tlx supports."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from tlx.training.reopen import Meter, rebuild, reopen
 EXACT, CLOSE = {"rtol": 0, "atol": 0}, {"rtol": 1e-4, "atol": 1e-5}
 
 
-class Life(NamedTuple):
-    """What a life left: the user's `file` and `recipe`, the `folder` of its run, the folder of a `study`."""
+class Artifacts(NamedTuple):
+    """Files of `check_recipe`: `file` and `recipe` of the user, `folder` of the run, folder of the `study`."""
 
     file: Path
     recipe: Recipe
@@ -31,18 +31,21 @@ class Life(NamedTuple):
 
 
 def digit(folder: Path) -> list[str]:
-    """A picture of a digit's size, for `predict`."""
+    """Write an image of the size of a digit, as input for `predict`."""
     path = folder / "digit.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)).save(path)
     return [str(path)]
 
 
 @pytest.fixture
-def live(tmp_path: Path, goes_on: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Life]:
-    """`live(text, path, values)`: the recipe() of a file of this text, through everything that a recipe goes through.
+def check_recipe(
+    tmp_path: Path, goes_on: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Artifacts]:
+    """Return `check_recipe(text, path, values)`: it writes `text` to a file and runs its recipe() through all steps.
 
-    `path` is a field of the recipe and `values` what it is set to in runs that share a program and in a study; with
-    `apart`, runs of these values train one by one. `examples(folder)` are inputs for `predict`.
+    The steps are training, resuming, reopening, prediction, vectorised runs and a study. `path` is a field of the
+    recipe. `values` are its values in the vectorised runs and in the study; with `apart`, these runs train one by one.
+    `examples(folder)` returns the inputs of `predict`.
     """
 
     def check(
@@ -53,26 +56,26 @@ def live(tmp_path: Path, goes_on: Callable[..., None], monkeypatch: pytest.Monke
         apart: bool = False,
         examples: Callable[..., Any] = digit,
         check_answers: Callable[[Any], None] = sums_to_one,
-    ) -> Life:
+    ) -> Artifacts:
         file = tmp_path / "mine.py"
         file.write_text(text)
         _, recipe = load_recipe(str(file), ())
         config.check(recipe)
-        # Trained and saved; stopped and resumed, it is as if it had not been stopped.
+        # Train, save, stop and resume; a resumed run equals a run that was not stopped.
         goes_on(recipe, (3,))
         folder = tmp_path / "whole"
-        reopened(folder, file)
-        predicted(folder, file, examples(tmp_path), check_answers)
-        shared(recipe, path, values, tmp_path, 1 if apart else len(values), monkeypatch)
+        check_reopening(folder, file)
+        check_prediction(folder, file, examples(tmp_path), check_answers)
+        check_shared_program(recipe, path, values, tmp_path, 1 if apart else len(values), monkeypatch)
         study = Study(base=recipe, cells=param(path, *values), question="Does it matter?")
-        swept(study, tmp_path / "study", file)
-        return Life(file, recipe, folder, tmp_path / "study")
+        check_study(study, tmp_path / "study", file)
+        return Artifacts(file, recipe, folder, tmp_path / "study")
 
     return check
 
 
-def reopened(folder: Path, file: Path) -> None:
-    """The run opens when its file is given, as another process loads it, and never by itself."""
+def check_reopening(folder: Path, file: Path) -> None:
+    """Check that the run opens with the file of the user, and that it does not open without it."""
     with pytest.raises(ValueError, match=rf"{file.name}.* is a user's class, .*--config FILE"):
         reopen(folder)
     opened = reopen(folder, load_recipe(str(file), ())[1])
@@ -83,24 +86,24 @@ def reopened(folder: Path, file: Path) -> None:
 
 
 def sums_to_one(answers: Sequence[Any]) -> None:
-    """Probabilities by class name."""
+    """Check that the answers are probabilities by class name."""
     assert all(sum(answer.values()) == pytest.approx(1.0, abs=1e-5) for answer in answers)
 
 
-def predicted(folder: Path, file: Path, examples: Sequence[Any], check_answers: Callable[[Any], None]) -> None:
-    """The command answers when the file is given."""
+def check_prediction(folder: Path, file: Path, examples: Sequence[Any], check_answers: Callable[[Any], None]) -> None:
+    """Check that `tlx predict` works with the file of the user."""
     command = ["predict", str(folder), *examples, "--json", "--config", str(file)]
-    done = CliRunner().invoke(main, command, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    lines = [line for line in done.output.splitlines() if line.startswith("{")]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("{")]
     assert len(lines) == len(examples)
     check_answers([json.loads(line)["answer"] for line in lines])
 
 
-def shared(
+def check_shared_program(
     recipe: Recipe, path: str, values: Sequence[Any], folder: Path, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that differ in the field share a program, and each gives what it gives alone."""
+    """Check that runs that differ in the field train in one program, with the same results as alone."""
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     recipes = [config.assign(recipe, path, value) for value in values]
     alone = [tlx.run(one, folder / f"alone-{n}", how=How(quiet=True, leave="learned")) for n, one in enumerate(recipes)]
@@ -113,8 +116,8 @@ def shared(
             np.testing.assert_allclose(*(arrays[name] for arrays in scores), **CLOSE, err_msg=name)
 
 
-def swept(study: Study, folder: Path, file: Path) -> None:
-    """A study over the field runs all its cells, and a cell's model is rebuilt when the file is given."""
+def check_study(study: Study, folder: Path, file: Path) -> None:
+    """Check that a study over the field runs all its cells, and that the model of a cell can be rebuilt."""
     results = run_study(study, folder, quiet=True)
     assert [cell.state for cell in results.cells] == ["done"] * len(study.by_fingerprint)
     cell = results.cells[0].folder

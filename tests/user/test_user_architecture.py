@@ -1,4 +1,4 @@
-"""An architecture of the user's own, written with the layers of tlx."""
+"""A user-defined architecture, built from the layers of tlx."""
 
 FILE = '''
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def recipe():
 '''
 
 
-def test_an_architecture_of_the_users_own_goes_through_everything(live):
-    """With LoRA in its dense layer, which reads the inserted leaves like the layers of other models."""
-    life = live(FILE, "optim.lr", (1e-3, 1e-2))
-    assert (life.folder / "adapter").is_dir()
+def test_a_user_defined_architecture_supports_all_steps(check_recipe):
+    """Use LoRA in the dense layer: it reads the inserted parameters as in the models of tlx."""
+    artifacts = check_recipe(FILE, "optim.lr", (1e-3, 1e-2))
+    assert (artifacts.folder / "adapter").is_dir()

@@ -1,4 +1,4 @@
-"""A user's own optimiser."""
+"""A user-defined optimiser."""
 
 import dataclasses
 
@@ -47,8 +47,8 @@ def recipe():
 
 
 @pytest.mark.slow
-def test_an_optimiser(live):
-    life = live(SIGN, "optim.size", (0.5, 1.0))
-    # It is elementwise, so runs that learn other leaves may share a program.
-    others = [dataclasses.replace(life.recipe, tuning=how) for how in (tlx.tuning.Full(), tlx.tuning.Probe())]
-    assert groups(others) == [[0, 1]]
+def test_a_user_defined_optimiser_supports_all_steps(check_recipe):
+    artifacts = check_recipe(SIGN, "optim.size", (0.5, 1.0))
+    # The optimiser is elementwise, so runs with different trainable parameters may share a program.
+    recipes = [dataclasses.replace(artifacts.recipe, tuning=how) for how in (tlx.tuning.Full(), tlx.tuning.Probe())]
+    assert groups(recipes) == [[0, 1]]

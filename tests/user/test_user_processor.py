@@ -1,4 +1,4 @@
-"""A processor of the user's own, which turns texts into counts of letters."""
+"""A user-defined processor that turns texts into counts of letters."""
 
 from click.testing import CliRunner
 
@@ -66,8 +66,8 @@ def recipe():
 '''
 
 
-def test_a_processor_of_the_users_own_goes_through_everything(live):
-    life = live(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
+def test_a_user_defined_processor_supports_all_steps(check_recipe):
+    life = check_recipe(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
     command = ["export", str(life.folder), str(life.file.parent / "exported")]
     refused = CliRunner().invoke(main, command)
     assert refused.exit_code == 2 and "'Letters' of your own" in refused.output

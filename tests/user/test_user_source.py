@@ -1,4 +1,4 @@
-"""A source of the user's own: records made in memory, with columns that it declares."""
+"""A user-defined source: records in memory, with declared columns."""
 
 FILE = '''
 from dataclasses import dataclass
@@ -43,6 +43,6 @@ def recipe():
 '''
 
 
-def test_a_source_of_the_users_own_goes_through_everything(live):
-    """Runs on other data do not share a program's batches, so they train one by one or side by side as planned."""
-    live(FILE, "optim.lr", (1e-3, 1e-2))
+def test_a_user_defined_source_supports_all_steps(check_recipe):
+    """Runs on different data do not share batches, so they train one by one or side by side, as the planner chooses."""
+    check_recipe(FILE, "optim.lr", (1e-3, 1e-2))

@@ -1,4 +1,4 @@
-"""A task of the user's own: classes in an order, with metrics and answers that tlx knows nothing of."""
+"""A user-defined task: ordered classes, with metrics and answers that tlx does not know."""
 
 import json
 
@@ -71,20 +71,20 @@ def check_answers(answers):
     assert all(len(answer) == 1 and answer[0] in "0123456789" for answer in answers)
 
 
-def test_a_task_of_the_users_own_goes_through_everything(live):
-    """Trained, saved, resumed, reopened, vectorised, swept, asked; its metrics and scores are in every record."""
-    life = live(FILE, "task.sharpness", (0.5, 2.0), check_answers=check_answers)
-    result = json.loads((life.folder / "result.json").read_text())
+def test_a_user_defined_task_supports_all_steps(check_recipe):
+    """Run all steps; the metrics and scores of the task are in every record."""
+    artifacts = check_recipe(FILE, "task.sharpness", (0.5, 2.0), check_answers=check_answers)
+    result = json.loads((artifacts.folder / "result.json").read_text())
     assert result["metrics"].keys() >= {"test/distance", "test/worst", "validation/distance"}
     assert result["measures"]["distance"]["better"] == "min" and result["measures"]["worst"]["low"] is None
 
-    # The study compares by the primary metric: less is better, with paired differences over the examples.
-    table = studies.compare(studies.read(life.study))
+    # The study compares by the primary metric: lower is better, with paired differences over the examples.
+    table = studies.compare(studies.read(artifacts.study))
     assert (table.metric, table.higher) == ("test/distance", False)
     for summary in table.summaries:
         for score in summary.scores.values():
             assert score.source == "predictions" and score.agrees and score.examples is not None
 
-    # The page is drawn with and without the file.
-    page = report.write_run(life.folder).read_text()
+    # The report can be written with and without the file.
+    page = report.write_run(artifacts.folder).read_text()
     assert "distance" in page and "Confusion matrix" in page

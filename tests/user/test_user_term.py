@@ -1,4 +1,4 @@
-"""A term of the user's own that compares the examples of a batch."""
+"""A user-defined term that compares the examples of a batch."""
 
 import json
 
@@ -36,7 +36,7 @@ def recipe():
 '''
 
 
-def test_a_term_of_the_users_own_goes_through_everything(live):
-    life = live(FILE, "objective.1.weight", (0.01, 1.0))
-    lines = [json.loads(line) for line in (life.folder / "metrics.jsonl").read_text().splitlines()]
+def test_a_user_defined_term_supports_all_steps(check_recipe):
+    artifacts = check_recipe(FILE, "objective.1.weight", (0.01, 1.0))
+    lines = [json.loads(line) for line in (artifacts.folder / "metrics.jsonl").read_text().splitlines()]
     assert any(line["name"] == "train/spread/spread" for line in lines)

@@ -1,4 +1,4 @@
-"""A user's own tunings: one that chooses what learns, and one with leaves of its own."""
+"""User-defined tunings: one that chooses the trainable parameters, and one that inserts parameters."""
 
 import json
 
@@ -98,39 +98,39 @@ def study():
 '''
 
 
-def test_a_tuning_that_chooses_what_learns(live):
-    life = live(LAST_STAGES, "tuning.lr", (0.25, 1.0))
-    document = json.loads((life.folder / "recipe.json").read_text())
+def test_a_tuning_that_chooses_the_trainable_parameters(check_recipe):
+    artifacts = check_recipe(LAST_STAGES, "tuning.lr", (0.25, 1.0))
+    document = json.loads((artifacts.folder / "recipe.json").read_text())
     assert document["schema"] == 2 and document["classes"] == {"tlx_config_mine:LastStages": "../mine.py"}
-    # On the command line its class is named as ours are, and its values may be searched and swept.
-    asked = [
+    # On the command line its class has a name like the classes of tlx, and its values can be searched and swept.
+    arguments = [
         "run",
-        str(life.file),
+        str(artifacts.file),
         "--set",
         "tuning=LastStages(count=1)",
         "--quiet",
         "--out",
-        str(life.folder.parent / "one"),
+        str(artifacts.folder.parent / "one"),
     ]
-    result = CliRunner().invoke(main, asked)
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    (life.file.parent / "sweep.py").write_text(STUDY)
-    out = life.file.parent / "swept"
-    result = CliRunner().invoke(main, ["study", str(life.file.parent / "sweep.py"), "--out", str(out), "--quiet"])
+    (artifacts.file.parent / "sweep.py").write_text(STUDY)
+    out = artifacts.file.parent / "swept"
+    result = CliRunner().invoke(main, ["study", str(artifacts.file.parent / "sweep.py"), "--out", str(out), "--quiet"])
     assert result.exit_code == 0, result.output
     [cell] = [path.parent for path in out.glob("cells/*/recipe.json") if '"lr": 0.25' in path.read_text()]
     result = CliRunner().invoke(main, ["rebuild", str(cell)])
     assert result.exit_code == 2 and "LastStages" in result.output and "--config FILE" in result.output
-    result = CliRunner().invoke(main, ["rebuild", str(cell), "--config", str(life.file.parent / "sweep.py")])
+    result = CliRunner().invoke(main, ["rebuild", str(cell), "--config", str(artifacts.file.parent / "sweep.py")])
     assert result.exit_code == 0, result.output
 
 
-def test_a_tuning_with_leaves_of_its_own_is_merged_into_the_model(live, tmp_path):
-    life = live(GAIN, "optim.lr", (0.01, 0.02))
-    pretrained = load_pretrained(life.folder)
+def test_a_tuning_that_inserts_parameters_is_merged_into_the_model(check_recipe, tmp_path):
+    artifacts = check_recipe(GAIN, "optim.lr", (0.01, 0.02))
+    pretrained = load_pretrained(artifacts.folder)
     assert flatten(pretrained.variables.params).keys() == flatten(pretrained.model.params).keys()
-    assert not (life.folder / "adapter").exists()
-    result = CliRunner().invoke(main, ["export", str(life.folder), str(tmp_path / "exported")])
+    assert not (artifacts.folder / "adapter").exists()
+    result = CliRunner().invoke(main, ["export", str(artifacts.folder), str(tmp_path / "exported")])
     assert result.exit_code == 0, result.output
     changed = tmp_path / "wrong.py"
     changed.write_text(GAIN.replace('layer | {"kernel"', 'layer | {"kernels"'))

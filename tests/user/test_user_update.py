@@ -1,4 +1,4 @@
-"""A user's own update."""
+"""A user-defined update."""
 
 import pytest
 
@@ -38,5 +38,5 @@ def recipe():
 
 
 @pytest.mark.slow
-def test_an_update(live):
-    live(NORMALISED, "update.size", (0.25, 1.0))
+def test_a_user_defined_update_supports_all_steps(check_recipe):
+    check_recipe(NORMALISED, "update.size", (0.25, 1.0))

@@ -1,4 +1,4 @@
-"""Adapters as files: what goes in comes out, onto its own base and no other."""
+"""Adapters as files: saving and loading is the identity, onto the right base only."""
 
 import json
 
@@ -25,7 +25,7 @@ CONFIGS = {
 }
 REMEDY = "save the adapter again with the library that wrote it"
 TASK = tasks.Classification(classes=3)
-# The form in which each lies in its files.
+# The form of each in its files.
 FORMS = {
     ("bert", "Lora"): "LORA",
     ("bert", "Dora"): "LORA",
@@ -65,7 +65,7 @@ TUNINGS = {
 
 
 def base(name, seed=0, task=TASK) -> Pretrained:
-    """A model every number of which is random, statistics too."""
+    """Return a model in which every number is random, statistics included."""
     model, rng = models.build(CONFIGS[name], task and task.outputs), np.random.default_rng(seed)
     drawn = [
         jax.tree.map(lambda param: rng.normal(size=param.shape).astype(np.float32), tree, is_leaf=models_param)
@@ -79,7 +79,7 @@ def models_param(leaf):
 
 
 def adapted(before, how, seed=1) -> Pretrained:
-    """`before` with a tuning's leaves and a head, both random; factors and shared matrices stay as they began."""
+    """Return `before` with random inserted parameters and a random head; factors and shared matrices are unchanged."""
     rng = np.random.default_rng(seed)
     leaves = flatten(TUNINGS[how].insert(before.model, before.variables.params, jax.random.key(0)))
     declared = flatten(before.model.params)
@@ -104,13 +104,13 @@ def test_loading_what_was_saved_is_the_identity(name, how, tmp_path):
     tlx.save_adapter(after, tmp_path / "adapter")
     document = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert document["peft_type"] == FORMS[name, how]
-    # Onto the base as it came, which has no such head.
+    # Onto the base as loaded, which has no such head.
     read = tlx.load_adapter(before, tmp_path / "adapter")
     equal(read.variables.params, after.variables.params)
     equal(read.variables.stats, after.variables.stats)
     lines = {line.path for line in read.manifest.entries if line.note.startswith("adapter ")}
     assert inserted(after).keys() <= lines
-    # The whole: base and adapter beside it.
+    # The whole model: base and adapter.
     equal(tlx.load_pretrained(tlx.save_pretrained(after, tmp_path / "whole")).variables.params, after.variables.params)
     # A model saved over it leaves no adapter behind.
     equal(
@@ -118,7 +118,7 @@ def test_loading_what_was_saved_is_the_identity(name, how, tmp_path):
     )
 
 
-def test_a_head_goes_along_and_so_does_what_else_has_moved(tmp_path):
+def test_the_head_and_other_trained_parameters_are_saved_too(tmp_path):
     before = base("bert")
     after = adapted(before, "Lora")
     path = "blocks/01/mlp/norm/scale"
@@ -128,7 +128,7 @@ def test_a_head_goes_along_and_so_does_what_else_has_moved(tmp_path):
     equal(tlx.load_adapter(before, tmp_path).variables.params, after.variables.params)
     document = json.loads((tmp_path / "adapter_config.json").read_text())
     assert document["modules_to_save"] == ["bert.encoder.layer.1.output.LayerNorm", "classifier"]
-    # Had it not gone along, the base would be another one.
+    # Without it the base would be a different one.
     tlx.save_adapter(after, tmp_path)
     with pytest.raises(ValueError, match="was trained on another base"):
         tlx.load_adapter(before, tmp_path)
@@ -137,7 +137,7 @@ def test_a_head_goes_along_and_so_does_what_else_has_moved(tmp_path):
     assert "'blocks/09/mlp/norm/scale'" in str(error.value)
 
 
-def test_what_the_checkpoint_lacked_goes_along(tmp_path):
+def test_parameters_that_the_checkpoint_lacked_are_saved_too(tmp_path):
     tlx.save_pretrained(base("bert"), tmp_path / "base")
     tensors = load_file(tmp_path / "base" / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if "pooler" not in n}, tmp_path / "base" / "model.safetensors")
@@ -149,17 +149,17 @@ def test_what_the_checkpoint_lacked_goes_along(tmp_path):
     equal(tlx.load_adapter(two, tmp_path / "adapter").variables.params, after.variables.params)
 
 
-def test_adapters_of_one_shape_go_through_one_compiled_forward_pass(tmp_path):
+def test_adapters_of_one_shape_share_one_compiled_forward_pass(tmp_path):
     before = base("vit")
     for seed, name in enumerate(("a", "b"), 1):
         tlx.save_adapter(adapted(before, "Lora", seed), tmp_path / name)
     adapters = {name: tlx.load_adapter(before, tmp_path / name) for name in ("a", "b")}
     image = np.ones((1, 4, 4, 1), np.float32)
     answer = jax.jit(lambda variables: tlx.forward(before.model, variables, {"image": image})[0]["logits"])
-    one, two, again = (answer(adapters[name].variables) for name in ("a", "b", "a"))
+    one, two, second = (answer(adapters[name].variables) for name in ("a", "b", "a"))
     assert answer._cache_size() == 1
     assert not np.allclose(one, two)
-    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(one, second)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_an_adapter_of_another_base_is_refused(saved):
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert", seed=5), saved)
     assert str(error.value).startswith(f"{saved} was trained on another base model: (no name) with the weights ")
-    # One from peft has no hash: shapes and names decide.
+    # An adapter from peft has no hash: shapes and names decide.
     edit(saved, auto_mapping=None)
     tlx.load_adapter(base("bert", seed=5), saved)
 
@@ -212,7 +212,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed_on_both_sides(saved):
     )
 
 
-def test_a_layer_that_is_targeted_and_has_no_tensors_is_missing(saved):
+def test_a_targeted_layer_without_tensors_is_missing(saved):
     edit(saved, target_modules=["query", "value", "key"])
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert"), saved)
@@ -239,7 +239,7 @@ def test_an_adapter_of_another_shape_or_family_is_refused(saved, tmp_path):
         ("SideHead", lambda own: own.pop("head/side/mixture")),
     ],
 )
-def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
+def test_an_incomplete_adapter_of_tlx_is_refused(how, change, tmp_path):
     tlx.save_adapter(adapted(base("bert"), how), tmp_path / "own")
     tensors = dict(load_file(tmp_path / "own" / "adapter_model.safetensors"))
     change(tensors)
@@ -257,14 +257,14 @@ def test_an_adapter_of_ours_that_is_not_whole_is_refused(how, change, tmp_path):
         ("cnn", "pool", "pool/lora/c"),
     ],
 )
-def test_a_tensor_of_ours_that_no_layer_reads_is_refused(name, how, path, tmp_path):
+def test_a_tensor_of_tlx_that_no_layer_reads_is_refused(name, how, path, tmp_path):
     tlx.save_adapter(adapted(base(name), how), tmp_path / "own")
     tensors = dict(load_file(tmp_path / "own" / "adapter_model.safetensors")) | {path: np.ones(3, np.float32)}
     save_file(tensors, tmp_path / "own" / "adapter_model.safetensors")
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base(name), tmp_path / "own")
-    told = f"{tmp_path / 'own'} does not fit the model:\n  extra in the checkpoint (1):\n    {path!r} (3,)"
-    assert str(error.value) == told
+    message = f"{tmp_path / 'own'} does not fit the model:\n  extra in the checkpoint (1):\n    {path!r} (3,)"
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_tensor_of_ours_that_no_layer_reads_is_refused(name, how, path, tmp_pa
         ),
     ],
 )
-def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved):
+def test_an_adapter_of_an_unknown_kind_is_refused(fields, message, saved):
     edit(saved, **fields)
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert"), saved)
@@ -306,7 +306,7 @@ def test_an_adapter_of_a_kind_that_is_not_ours_is_refused(fields, message, saved
         ("a_new_field", 1, ""),
     ],
 )
-def test_a_field_that_may_change_the_answers_is_refused_and_one_that_is_not_set_is_not(name, value, near, saved):
+def test_a_field_that_may_change_the_predictions_is_refused_if_it_is_set(name, value, near, saved):
     edit(saved, **{name: value})
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base("bert"), saved)
@@ -318,12 +318,12 @@ def test_a_field_that_may_change_the_answers_is_refused_and_one_that_is_not_set_
 
 
 @pytest.mark.parametrize("begun", [True, False, "gaussian", "eva", "orthogonal"])
-def test_how_the_matrices_began_is_no_matter_where_the_base_stayed(begun, saved):
+def test_the_initialisation_of_the_matrices_does_not_matter_if_the_base_is_unchanged(begun, saved):
     edit(saved, init_lora_weights=begun)
     tlx.load_adapter(base("bert"), saved)
 
 
-def test_what_is_no_adapter_is_refused(saved, tmp_path):
+def test_directories_without_an_adapter_are_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="the model has no adapter; save_pretrained"):
         tlx.save_adapter(base("bert"), tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"has no adapter_config.json; expected .* adapter_config.json and"):
@@ -340,10 +340,10 @@ def test_what_is_no_adapter_is_refused(saved, tmp_path):
         tlx.load_adapter(base("bert"), saved)
 
 
-def test_a_reset_drops_what_was_inserted_too(tmp_path):
+def test_a_reset_removes_inserted_parameters_too(tmp_path):
     tlx.save_pretrained(adapted(base("bert"), "Prefix"), tmp_path / "prefix")
     assert not inserted(tlx.load_pretrained(tmp_path / "prefix", reset=(r".*/prefix/.*",)))
     tlx.save_pretrained(adapted(base("bert"), "SideHead"), tmp_path / "side")
-    # A side head belongs to the head: another task's head comes without.
+    # A side head belongs to the head, so another task does not load it.
     assert inserted(tlx.load_pretrained(tmp_path / "side"))
     assert not inserted(tlx.load_pretrained(tmp_path / "side", tasks.Classification(classes=5)))

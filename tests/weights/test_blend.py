@@ -1,4 +1,4 @@
-"""Arithmetic on weights: what must hold whatever the numbers are."""
+"""Arithmetic on weights: invariants for all numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def near(left, right, atol=1e-6):
 @pytest.mark.parametrize("make", [tree, variables])
 def test_the_ends_of_the_line_are_exact(make):
     before, after = make(), make()
-    # Far apart, so that low + (high - low) would not give high again.
+    # Far apart, so that low + (high - low) would not give high exactly.
     after = jax.tree.map(lambda leaf: leaf * 1e6, after)
     same(blend.interpolate(before, after, 0), before)
     same(blend.interpolate(before, after, 1), after)
@@ -45,7 +45,7 @@ def test_the_ends_of_the_line_are_exact(make):
         )
 
 
-def test_a_share_is_no_constant_of_the_program():
+def test_a_share_is_not_a_constant_of_the_program():
     traces = []
 
     @jax.jit
@@ -59,7 +59,7 @@ def test_a_share_is_no_constant_of_the_program():
     assert len(traces) == 1
 
 
-def test_a_soup_of_equals_is_what_they_are():
+def test_a_soup_of_equal_models_is_that_model():
     one = variables()
     for count in (1, 3, 7):
         same(blend.soup([one] * count), one)
@@ -83,23 +83,23 @@ def test_greedy_never_scores_below_its_best_ingredient():
 
     for _ in range(10):
         candidates = [tree() for _ in range(5)]
-        made = blend.greedy_soup(candidates, score)
-        assert made.scores == tuple(score(one) for one in candidates)
-        assert made.score == score(made.variables) >= max(made.scores)
-        assert made.chosen[0] == int(np.argmax(made.scores))
-        same(made.variables, blend.soup([candidates[n] for n in made.chosen]))
+        built = blend.greedy_soup(candidates, score)
+        assert built.scores == tuple(score(one) for one in candidates)
+        assert built.score == score(built.variables) >= max(built.scores)
+        assert built.chosen[0] == int(np.argmax(built.scores))
+        same(built.variables, blend.soup([candidates[n] for n in built.chosen]))
 
 
-def test_greedy_keeps_what_does_not_lower_the_score_and_leaves_the_rest():
+def test_greedy_keeps_ingredients_that_do_not_lower_the_score():
     value = lambda one: float(one["w"])  # noqa: E731
     good, poor = {"w": jnp.float32(4)}, {"w": jnp.float32(1)}
-    made = blend.greedy_soup([poor, good, good], value)
-    assert (made.chosen, made.scores, made.score) == ((1, 2), (1.0, 4.0, 4.0), 4.0)
+    built = blend.greedy_soup([poor, good, good], value)
+    assert (built.chosen, built.scores, built.score) == ((1, 2), (1.0, 4.0, 4.0), 4.0)
     with pytest.raises(ValueError, match=r"candidate 1 .*NaN"):
         blend.greedy_soup([good, poor], lambda one: float("nan") if one is poor else 1.0)
 
 
-def test_a_vector_takes_from_one_end_to_the_other_and_back():
+def test_a_vector_leads_from_one_end_to_the_other_and_back():
     before, after = tree(), tree()
     vector = blend.task_vector(before, after)
     near(blend.apply_vector(before, vector), after)
@@ -110,9 +110,9 @@ def test_a_vector_takes_from_one_end_to_the_other_and_back():
 
 def test_negating_a_vector_twice_changes_nothing():
     vector = blend.task_vector(variables(), variables())
-    once = blend.combine([vector], [-1])
-    same(once, jax.tree.map(lambda leaf: -leaf, vector))
-    same(blend.combine([once], [-1]), vector)
+    single = blend.combine([vector], [-1])
+    same(single, jax.tree.map(lambda leaf: -leaf, vector))
+    same(blend.combine([single], [-1]), vector)
 
 
 def test_vectors_of_disjoint_tasks_add():
@@ -127,12 +127,12 @@ def test_vectors_of_disjoint_tasks_add():
     near(blend.apply_vector(before, less), stem)
 
 
-def test_trees_that_differ_are_refused_before_anything_is_computed():
+def test_trees_that_differ_are_refused_before_computation():
     one = tree()
     other = {**one, "heads": one["head"]}
     del other["head"]
     shapes = jax.eval_shape(lambda: one)
-    whole = {"stem": {"bias": np.ones(3, np.int32)}}
+    full = {"stem": {"bias": np.ones(3, np.int32)}}
     calls = (
         lambda a, b: blend.interpolate(a, b, 0.5),
         lambda a, b: blend.soup([a, b]),
@@ -153,16 +153,16 @@ def test_trees_that_differ_are_refused_before_anything_is_computed():
         with pytest.raises(TypeError, match="Variables and dict cannot be combined"):
             call(Variables(one, {}), one)
         with pytest.raises(TypeError, match="'stem/bias' has the type int32"):
-            call(whole, whole)
+            call(full, full)
 
 
-def test_statistics_are_held_to_the_same_rule():
+def test_statistics_follow_the_same_rule():
     one, other = variables(), variables()
     with pytest.raises(ValueError, match="only the first has 'stats:stem/norm/variance'"):
         blend.soup([one, other._replace(stats={})])
 
 
-def test_counts_that_do_not_fit():
+def test_wrong_numbers_of_weights():
     one = tree()
     for call in (blend.soup, blend.combine, lambda given: blend.greedy_soup(given, float)):
         with pytest.raises(ValueError, match="pass at least one"):

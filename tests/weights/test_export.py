@@ -1,4 +1,4 @@
-"""Every exported directory opens in `transformers`, misses nothing there, and answers as here."""
+"""Every exported directory opens in `transformers` without missing tensors, and predicts as in tlx."""
 
 import json
 
@@ -54,7 +54,7 @@ SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad
 
 @pytest.fixture
 def quick():
-    """Each model runs once: most of the time is compiling, so the compiler does little."""
+    """Most of the time is compilation, so the compiler optimises little."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -62,28 +62,28 @@ def quick():
 
 
 def tokenizer(kind, folder):
-    """A directory that the family's own class of `transformers` has written."""
+    """A directory written by the class of `transformers` for the family."""
     import transformers
 
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     if kind in ("xlm-roberta", "camembert"):
         pieces = [*names, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
         vocabulary = [(piece, -float(n)) for n, piece in enumerate(pieces)]
-        own = transformers.XLMRobertaTokenizer if kind == "xlm-roberta" else transformers.CamembertTokenizer
-        made = own(vocab=vocabulary)
+        value = transformers.XLMRobertaTokenizer if kind == "xlm-roberta" else transformers.CamembertTokenizer
+        built = value(vocab=vocabulary)
     elif kind == "roberta":
         pieces = [*names, "a", "g", "o", "d", "f", "i", "l", "m", "Ġ", "!", "go", "od", "good", "fi", "lm", "film", "s"]
         merges = [("g", "o"), ("o", "d"), ("go", "od"), ("f", "i"), ("l", "m"), ("fi", "lm")]
-        made = transformers.RobertaTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=merges)
+        built = transformers.RobertaTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=merges)
     else:
-        own = transformers.DistilBertTokenizer if kind == "distilbert" else transformers.BertTokenizer
-        made = own(vocab={word: n for n, word in enumerate(WORDS)})
-    made.save_pretrained(folder)
+        value = transformers.DistilBertTokenizer if kind == "distilbert" else transformers.BertTokenizer
+        built = value(vocab={word: n for n, word in enumerate(WORDS)})
+    built.save_pretrained(folder)
     return TextProcessor.load(folder, 10)
 
 
-def drawn(name, task, processor=None, seed=0) -> Pretrained:
-    """A model of random numbers, none of them at its initial value."""
+def random_model(name, task, processor=None, seed=0) -> Pretrained:
+    """A model of random numbers, all different from their initial values."""
     config, kind = CONFIGS[name], name.split("-")[0] if name != "xlm-roberta" else name
     model = models.build(config, None if task is None else task.outputs)
     rng = np.random.default_rng(seed)
@@ -109,55 +109,57 @@ def pixels(config):
         for task in TASKS
     ],
 )
-def test_transformers_opens_every_export_and_answers_as_tlx_does(tmp_path, name, task):
+def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name, task):
     import torch
     import transformers
 
-    config, asked = CONFIGS[name], TASKS[task]
+    config, requested = CONFIGS[name], TASKS[task]
     text = isinstance(config, models.Bert)
     if text:
         processor = tokenizer(name if name == "xlm-roberta" else name.split("-")[0], tmp_path / "tokenizer")
     else:
         height, width, channels = models.image_shape(config)
         processor = ImageProcessor(size=(height, width), channels=channels, mean=(0.0,), std=(0.3,), resample="bicubic")
-    pretrained = drawn(name, asked, processor)
+    pretrained = random_model(name, requested, processor)
     folder = export_pretrained(pretrained, tmp_path / "exported")
     auto = transformers.AutoModel
-    if asked is not None:
+    if requested is not None:
         auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
-    if name == "deit-teacher" and asked is not None:
+    if name == "deit-teacher" and requested is not None:
         auto = transformers.DeiTForImageClassificationWithTeacher
-    theirs, told = auto.from_pretrained(folder, output_loading_info=True)
-    assert not any(told[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), told
+    reference_side, recorded = auto.from_pretrained(folder, output_loading_info=True)
+    assert not any(recorded[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), (
+        recorded
+    )
     document = json.loads((folder / "config.json").read_text())
-    assert type(theirs).__name__ == document["architectures"][0]
-    if asked is not None:
-        wanted = asked.names or [f"LABEL_{n}" for n in range(asked.outputs)]
-        assert theirs.config.id2label == dict(enumerate(wanted))
-        kind = "regression" if isinstance(asked, tasks.Regression) else "single_label_classification"
-        assert theirs.config.problem_type == kind
-    again = load_pretrained(folder)
+    assert type(reference_side).__name__ == document["architectures"][0]
+    if requested is not None:
+        wanted = requested.names or [f"LABEL_{n}" for n in range(requested.outputs)]
+        assert reference_side.config.id2label == dict(enumerate(wanted))
+        kind = "regression" if isinstance(requested, tasks.Regression) else "single_label_classification"
+        assert reference_side.config.problem_type == kind
+    reopened = load_pretrained(folder)
     if text:
         reader = transformers.AutoTokenizer.from_pretrained(folder)
-        given = reader(SENTENCES, padding=True, truncation=True, return_tensors="pt")
-        rows = [again.processor({"text": sentence}) for sentence in SENTENCES]
-        inputs = collate(rows, again.processor.fields)
-        for key, array in given.items():
+        arguments = reader(SENTENCES, padding=True, truncation=True, return_tensors="pt")
+        rows = [reopened.processor({"text": sentence}) for sentence in SENTENCES]
+        inputs = collate(rows, reopened.processor.fields)
+        for key, array in arguments.items():
             np.testing.assert_array_equal(inputs[key], array.numpy())
         assert inputs["input_ids"].shape[1] == 10
     else:
         reader = transformers.AutoImageProcessor.from_pretrained(folder)
         images = pixels(config)
-        inputs = {"image": np.stack([again.processor({"image": image})["image"] for image in images])}
+        inputs = {"image": np.stack([reopened.processor({"image": image})["image"] for image in images])}
         colours = images if config.channels == 3 else [grey(image) for image in images]
-        given = reader(colours, return_tensors="pt")
-        ours = given["pixel_values"].numpy().transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(inputs["image"], ours, atol=1e-5)
+        arguments = reader(colours, return_tensors="pt")
+        tlx_side = arguments["pixel_values"].numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(inputs["image"], tlx_side, atol=1e-5)
     with torch.no_grad():
-        out = theirs.eval()(**given)
+        out = reference_side.eval()(**arguments)
     forward = jax.jit(lambda variables, inputs: tlx.forward(pretrained.model, variables, inputs)[0])
     taps = forward(pretrained.variables, inputs)
-    if asked is not None:
+    if requested is not None:
         np.testing.assert_allclose(taps["logits"], out.logits.numpy(), atol=1e-4, rtol=1e-5)
         return
     real = inputs.get("attention_mask", np.ones(taps["hidden"].shape[:2])) > 0
@@ -178,16 +180,16 @@ def grey(image):
 @pytest.mark.parametrize("task", ["classes", "backbone"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_expected_tensors_are_those_of_the_class(tmp_path, name, task):
-    """The list is `transformers`' own: what a model of that class saves."""
+    """The list is that of `transformers`: what a model of that class saves."""
     import transformers
 
-    pretrained = drawn(name, TASKS[task])
+    pretrained = random_model(name, TASKS[task])
     save_pretrained(pretrained, tmp_path / "ours")
     document = json.loads((tmp_path / "ours" / "config.json").read_text())
-    own = getattr(transformers, document["architectures"][0])
-    own(own.config_class.from_dict(document)).save_pretrained(tmp_path / "theirs")
-    theirs = {key: tensor.shape for key, tensor in load_file(tmp_path / "theirs" / "model.safetensors").items()}
-    assert expected(document) == theirs
+    value = getattr(transformers, document["architectures"][0])
+    value(value.config_class.from_dict(document)).save_pretrained(tmp_path / "theirs")
+    reference_side = {key: tensor.shape for key, tensor in load_file(tmp_path / "theirs" / "model.safetensors").items()}
+    assert expected(document) == reference_side
 
 
 def changed(folder, change):
@@ -204,8 +206,8 @@ def changed(folder, change):
         (lambda t: t.update({"classifier.bias": np.ones(4, np.float32)}), "classifier.bias is (4,), expected (3,)"),
     ],
 )
-def test_a_directory_that_misses_a_tensor_does_not_pass_for_an_export(tmp_path, change, message):
-    pretrained = drawn("bert", TASKS["classes"])
+def test_a_directory_without_one_tensor_is_not_a_valid_export(tmp_path, change, message):
+    pretrained = random_model("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, change)
     with pytest.raises(ValueError, match="BertForSequenceClassification") as error:
@@ -214,8 +216,8 @@ def test_a_directory_that_misses_a_tensor_does_not_pass_for_an_export(tmp_path, 
         assert part in str(error.value)
 
 
-def test_a_directory_of_other_numbers_does_not_pass_for_an_export(tmp_path):
-    pretrained = drawn("bert", TASKS["classes"])
+def test_a_directory_with_other_numbers_is_not_a_valid_export(tmp_path):
+    pretrained = random_model("bert", TASKS["classes"])
     save_pretrained(pretrained, tmp_path)
     changed(tmp_path, lambda tensors: tensors.update({"classifier.bias": np.ones(3, np.float32) * 7}))
     with pytest.raises(ValueError, match="other outputs"):
@@ -235,20 +237,20 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
         export_pretrained(pretrained, tmp_path / "exported")
     assert 'pooling="first"' in str(error.value) and config.family in str(error.value)
     assert not list(tmp_path.iterdir())
-    # The run's own directory, which tlx opens.
+    # The directory of the run, which tlx opens.
     save_pretrained(pretrained, tmp_path / "model")
-    done = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "exported")])
-    assert done.exit_code == 2 and done.stderr == f"tlx: {error.value}\n" and not (tmp_path / "exported").exists()
+    result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "exported")])
+    assert result.exit_code == 2 and result.stderr == f"tlx: {error.value}\n" and not (tmp_path / "exported").exists()
     read = load_pretrained(tmp_path / "model")
     assert read.model.config == config and read.task == TASKS["classes"]
     jax.tree.map(np.testing.assert_array_equal, read.variables.params, variables.params)
     stated = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert not any(hasattr(transformers, own) for own in stated["architectures"])
+    assert not any(hasattr(transformers, value) for value in stated["architectures"])
     with pytest.raises(ValueError, match="tlx"):
         transformers.AutoConfig.from_pretrained(tmp_path / "model")
 
 
-def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_for_the_familys_own(tmp_path):
+def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_to_the_head_of_the_family(tmp_path):
     config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
     model = models.build(config, 3)
     variables = models.initialise(model, jax.random.key(0))
@@ -261,7 +263,7 @@ def test_a_head_on_the_mean_keeps_its_prompt_and_may_be_changed_for_the_familys_
 
 
 def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(tmp_path):
-    """It named the bare backbone beside the tensors of the head."""
+    """It named the backbone without the head beside the tensors of the head."""
     config = tlx.config.replace(CONFIGS["bert"], pooling="mean")
     model = models.build(config, 3)
     document = BertFormat().write(config, models.Pooled(3), {}) | {
@@ -281,10 +283,10 @@ def test_a_directory_with_a_head_on_the_mean_of_an_earlier_version_still_opens(t
     jax.tree.map(np.testing.assert_array_equal, read.variables.params, variables.params)
 
 
-@pytest.mark.parametrize("own", [tuning.Prompt(tokens=2), tuning.Adapter(width=3), tuning.SideHead()])
-def test_a_model_with_an_adapter_that_cannot_be_merged_is_not_exported(tmp_path, own):
-    pretrained = drawn("bert", TASKS["classes"])
-    params = own.insert(pretrained.model, pretrained.variables.params, jax.random.key(0))
+@pytest.mark.parametrize("value", [tuning.Prompt(tokens=2), tuning.Adapter(width=3), tuning.SideHead()])
+def test_a_model_with_an_adapter_that_cannot_be_merged_is_not_exported(tmp_path, value):
+    pretrained = random_model("bert", TASKS["classes"])
+    params = value.insert(pretrained.model, pretrained.variables.params, jax.random.key(0))
     grown = pretrained._replace(variables=Variables(params, {}))
     with pytest.raises(ValueError, match="cannot be merged into plain weights"):
         export_pretrained(grown, tmp_path / "exported")
@@ -298,13 +300,13 @@ def test_a_model_without_a_class_in_transformers_is_exported_for_tlx_and_says_so
     pretrained = Pretrained(model, variables, processor, Manifest("random", {}, ()), TASKS["classes"])
     export_pretrained(pretrained, tmp_path / "exported")
     assert note(pretrained) == "transformers has no class for Mlp; only tlx can open this directory"
-    assert note(drawn("bert", TASKS["classes"])) is None
+    assert note(random_model("bert", TASKS["classes"])) is None
     with pytest.raises(FileExistsError, match="not empty"):
         export_pretrained(pretrained, tmp_path / "exported")
 
 
-def test_a_config_that_was_read_leaves_nothing_untrue_in_what_is_written(tmp_path):
-    save_pretrained(drawn("bert", TASKS["classes"]), tmp_path / "one")
+def test_fields_of_a_config_that_was_read_stay_true_when_it_is_written(tmp_path):
+    save_pretrained(random_model("bert", TASKS["classes"]), tmp_path / "one")
     file = tmp_path / "one" / "config.json"
     before = {"quantization_config": {"quant_method": "x"}, "auto_map": {"AutoModel": "code.Model"}, "num_labels": 9}
     file.write_text(json.dumps(json.loads(file.read_text()) | before | {"torch_dtype": "float16"}))

@@ -1,4 +1,4 @@
-"""Files of tensors: what is damaged or dangerous is refused with a message that says what to do."""
+"""Files of tensors: damaged or dangerous files are refused with a message that says what to do."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tlx.weights.files import CHECKSUM, read_config, read_file, read_tensors, wr
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.weight": np.ones(4, np.float32)}
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_written_files_are_read_back(tmp_path):
     write_tensors(tmp_path, TENSORS)
     for name, tensor in read_tensors(tmp_path).items():
         np.testing.assert_array_equal(tensor, TENSORS[name])
@@ -38,7 +38,7 @@ def shard(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def test_shards_are_read_as_one(tmp_path):
+def test_shards_are_read_as_one_file(tmp_path):
     shard(tmp_path)
     assert read_tensors(tmp_path).keys() == TENSORS.keys()
 
@@ -53,12 +53,12 @@ def test_a_missing_shard_is_named(tmp_path):
 def test_a_truncated_file_says_how_much_is_missing(tmp_path):
     write_tensors(tmp_path, TENSORS)
     path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
+    full = path.read_bytes()
+    path.write_bytes(full[:-5])
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
     assert str(error.value) == (
-        f"{path} is cut short: it has {len(whole) - 5} bytes, but its header describes {len(whole)}; fetch it again"
+        f"{path} is cut short: it has {len(full) - 5} bytes, but its header describes {len(full)}; fetch it again"
     )
 
 
@@ -77,7 +77,7 @@ HEADER = {
 
 
 def write_raw(path, header, size=40, *, length=None):
-    """A safetensors file with this header (a dict, or its text) and `size` bytes of ones behind it."""
+    """Write a safetensors file with this header (a dict or its text) and `size` bytes of ones after it."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     count = len(text) if length is None else length
     path.write_bytes(count.to_bytes(8, "little") + text + np.ones(size // 4, np.float32).tobytes() + b"x" * (size % 4))
@@ -189,7 +189,7 @@ def test_tensors_without_axes_and_without_numbers_are_read(tmp_path):
             assert tensor.shape == np.shape(tensors[name])
 
 
-def test_what_is_written_is_what_the_format_s_own_library_reads(tmp_path):
+def test_written_files_equal_those_of_the_library_of_the_format(tmp_path):
     rng = np.random.default_rng(0)
     tensors = {
         str(dtype): rng.integers(0, 2, (3, n)).astype(dtype)
@@ -202,7 +202,7 @@ def test_what_is_written_is_what_the_format_s_own_library_reads(tmp_path):
     for name, tensor in read.items():
         np.testing.assert_array_equal(tensor, tensors[name])
         assert tensor.dtype == np.asarray(tensors[name]).dtype.newbyteorder("=")
-    # Equal tensors, in whatever order, are equal bytes.
+    # Equal tensors in any order give equal bytes.
     write_file(tmp_path / "y", dict(reversed(tensors.items())))
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
     with pytest.raises(ValueError, match=r"tensor 'a' has the type complex128; expected BOOL, U8"):
@@ -210,19 +210,19 @@ def test_what_is_written_is_what_the_format_s_own_library_reads(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y"]
 
 
-def test_numbers_that_changed_since_tlx_wrote_them_are_refused(tmp_path):
+def test_numbers_changed_since_tlx_wrote_them_are_refused(tmp_path):
     write_tensors(tmp_path, TENSORS)
     path = tmp_path / "model.safetensors"
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
-    start = len(whole) - sum(tensor.nbytes for tensor in TENSORS.values())
-    for place in rng.integers(start, len(whole), 20):
-        content = bytearray(whole)
+    full, rng = path.read_bytes(), np.random.default_rng(0)
+    start = len(full) - sum(tensor.nbytes for tensor in TENSORS.values())
+    for place in rng.integers(start, len(full), 20):
+        content = bytearray(full)
         content[place] ^= 1 << rng.integers(8)
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"is damaged: its tensors .*{CHECKSUM}"):
             read_tensors(tmp_path)
-    # So are names that changed places.
-    path.write_bytes(whole.replace(b"a.weight", b"c.weight"))
+    # Swapped names are refused too.
+    path.write_bytes(full.replace(b"a.weight", b"c.weight"))
     with pytest.raises(ValueError, match="is damaged: its tensors"):
         read_tensors(tmp_path)
 
@@ -258,7 +258,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(names, message, tmp_pat
     save_file({"a": np.zeros(2, np.float32)}, tmp_path / A)
     save_file({"b": np.zeros(2, np.float32)}, tmp_path / B)
     write_index(tmp_path, {"metadata": {"total_size": 16}, "weight_map": names})
-    if message is None:  # A file that the index does not name is none of the checkpoint.
+    if message is None:  # A file that the index does not name is not part of the checkpoint.
         assert read_tensors(tmp_path).keys() == names.keys()
     else:
         with pytest.raises(ValueError, match=message):
@@ -298,7 +298,7 @@ def test_a_tensor_that_the_index_does_not_name_is_refused(tmp_path):
         ({"weight_map": {"a": ""}}, "tlx reads .safetensors files only"),
     ],
 )
-def test_an_index_that_is_none_or_leads_elsewhere_is_refused(document, message, tmp_path):
+def test_an_invalid_index_or_one_that_leads_elsewhere_is_refused(document, message, tmp_path):
     folder = tmp_path / "x" / "y"
     folder.mkdir(parents=True)
     for place in (folder, tmp_path / "x", tmp_path):
@@ -325,7 +325,7 @@ def test_one_file_comes_before_an_index_as_in_transformers(tmp_path):
     assert read_tensors(tmp_path).keys() == {"only"}
 
 
-def test_a_pickle_is_refused_unopened(tmp_path):
+def test_a_pickle_is_refused_without_opening(tmp_path):
     class Trap:
         def __reduce__(self):
             return (pytest.fail, ("the pickle was opened",))

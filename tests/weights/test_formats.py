@@ -1,4 +1,4 @@
-"""Formats: who names them, heads of every token in and out, and a format of one's own."""
+"""Formats: who names them, token heads in and out, and a user-defined format."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ FAMILIES = ("bert", "roberta", "distilbert", "electra")
 
 
 class TinyFormat(Format):
-    """How another library stores `Tiny`."""
+    """The form in which another library stores `Tiny`."""
 
     families: ClassVar[dict[str, str]] = {"tiny": "tiny"}
 
@@ -53,7 +53,7 @@ class TinyFormat(Format):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiny(Architecture):
-    """An architecture in a user's file, with a format in the same file."""
+    """An architecture in a file of the user, with a format in the same file."""
 
     formats = (TinyFormat,)
 
@@ -76,7 +76,7 @@ class Tiny(Architecture):
         return {"features": Field((self.width,), "float32")}
 
 
-def drawn(config: Any, head: Any, task: Any = None) -> Pretrained:
+def random_model(config: Any, head: Any, task: Any = None) -> Pretrained:
     model = models.build(config, head)
     variables = models.initialise(model, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -91,8 +91,8 @@ def test_every_model_type_is_read_by_the_format_that_an_architecture_names():
         foreign("tinny", Tiny)
 
 
-def test_a_format_of_ones_own_is_written_and_read_without_being_registered(tmp_path):
-    pretrained = drawn(Tiny(), 2, tlx.tasks.Classification(classes=2, names=("no", "yes")))
+def test_a_user_defined_format_is_written_and_read_without_registration(tmp_path):
+    pretrained = random_model(Tiny(), 2, tlx.tasks.Classification(classes=2, names=("no", "yes")))
     save_pretrained(pretrained, tmp_path)
     document = json.loads((tmp_path / "config.json").read_text())
     assert document["model_type"] == "tiny" and document["dimension"] == 5
@@ -104,10 +104,10 @@ def test_a_format_of_ones_own_is_written_and_read_without_being_registered(tmp_p
         load_pretrained(tmp_path)
 
 
-def test_a_format_that_is_none_is_refused():
+def test_an_invalid_format_is_refused():
     @dataclass(frozen=True, kw_only=True)
     class Odd(Tiny):
-        """It names a class that is no format."""
+        """It names a class that is not a format."""
 
         formats = (dict,)
 
@@ -118,7 +118,7 @@ def test_a_format_that_is_none_is_refused():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
     config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
-    pretrained = drawn(config, PerToken(3))
+    pretrained = random_model(config, PerToken(3))
     save_pretrained(pretrained, tmp_path / "saved")
     document = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert document["architectures"][0].endswith("ForTokenClassification")
@@ -127,13 +127,13 @@ def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
     assert read.model.head == PerToken(3)
     assert read.task == tasks.TokenClassification(names=("LABEL_0", "LABEL_1", "LABEL_2"))
     jax.tree.map(np.testing.assert_array_equal, read.variables, pretrained.variables)
-    # An export opens what it wrote and compares the logits of every token.
+    # An export opens the written files and compares the logits of every token.
     export_pretrained(read, tmp_path / "exported")
     assert {"classifier.weight", "classifier.bias"} <= read_tensors(tmp_path / "exported").keys()
 
 
-def test_names_of_the_classes_of_tokens_stay(tmp_path):
-    save_pretrained(drawn(models.Bert(**TEXT), PerToken(2)), tmp_path / "saved")
+def test_the_names_of_token_classes_are_kept(tmp_path):
+    save_pretrained(random_model(models.Bert(**TEXT), PerToken(2)), tmp_path / "saved")
     file = tmp_path / "saved" / "config.json"
     names = {"id2label": {"0": "O", "1": "B-PER"}, "label2id": {"O": 0, "B-PER": 1}}
     file.write_text(json.dumps(json.loads(file.read_text()) | names))
@@ -141,14 +141,14 @@ def test_names_of_the_classes_of_tokens_stay(tmp_path):
     assert json.loads((tmp_path / "again" / "config.json").read_text())["id2label"] == names["id2label"]
 
 
-def test_a_head_of_every_token_in_our_own_form(tmp_path):
+def test_a_head_of_every_token_in_the_form_of_tlx(tmp_path):
     @dataclass(frozen=True, kw_only=True)
     class Words(models.Bert):
         """A Bert that no other library knows."""
 
         formats = ()
 
-    pretrained = drawn(Words(**TEXT), PerToken(3))
+    pretrained = random_model(Words(**TEXT), PerToken(3))
     save_pretrained(pretrained, tmp_path)
     read = load_pretrained(tmp_path, model=Words(**TEXT))
     assert read.model.head == PerToken(3)
@@ -158,21 +158,21 @@ def test_a_head_of_every_token_in_our_own_form(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_opens_a_head_of_every_token_and_answers_alike(family, tmp_path):
+def test_transformers_opens_a_head_of_every_token_and_predicts_the_same(family, tmp_path):
     import torch
     import transformers
 
     config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
-    pretrained = drawn(config, PerToken(3))
+    pretrained = random_model(config, PerToken(3))
     export_pretrained(pretrained, tmp_path / "exported")
-    theirs, told = transformers.AutoModelForTokenClassification.from_pretrained(
+    expected, recorded = transformers.AutoModelForTokenClassification.from_pretrained(
         tmp_path / "exported", output_loading_info=True
     )
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert not recorded["missing_keys"] and not recorded["unexpected_keys"]
     ids = np.random.default_rng(1).integers(2, 23, (3, 7))
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     with torch.no_grad():
-        wanted = theirs.eval()(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.numpy()
+        wanted = expected.eval()(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.numpy()
     inputs = {"input_ids": ids, "attention_mask": mask}
     taps, _ = models.forward(pretrained.model, pretrained.variables, inputs)
     np.testing.assert_allclose(np.asarray(taps["logits"])[mask > 0], wanted[mask > 0], atol=1e-5)

@@ -1,4 +1,4 @@
-"""A stored head and the task's classes: kept, reordered by name, drawn again, or refused; never in silence."""
+"""A stored head and the classes of the task: kept, reordered by name, reinitialised, or refused; never silently."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tlx.weights import Manifest, Pretrained, load_pretrained, merge, reorder, s
 TINY = {"width": 4, "depth": 1, "heads": 2, "mlp": 5}
 CONFIGS = {
     "bert": models.Bert(vocabulary=9, positions=12, **TINY),
-    # As wide as it has classes: a hidden layer must not be taken for the last one.
+    # The hidden layer has as many units as classes; it must not be mistaken for the last layer.
     "roberta": models.Bert(family="roberta", vocabulary=9, positions=12, types=1, pad=1, **TINY),
     "distilbert": models.Bert(family="distilbert", vocabulary=9, positions=12, types=0, **TINY),
     "electra": models.Bert(family="electra", vocabulary=9, positions=12, embedding=4, **TINY),
@@ -49,8 +49,8 @@ def named(names):
     return tasks.Classification(classes=len(names), names=tuple(names))
 
 
-def drawn(config, task=None, how=None, seed=0) -> Pretrained:
-    """A model every number of which is random, by its path, with what a tuning inserts."""
+def random_model(config, task=None, how=None, seed=0) -> Pretrained:
+    """Return a model in which every number is random and depends on its path, with inserted parameters."""
     task = named(NAMES) if task is None else task
     model = models.build(config, task.outputs)
     variables = models.initialise(model, jax.random.key(0))
@@ -78,7 +78,7 @@ def actions(pretrained, action):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
-    stored = drawn(CONFIGS[name])
+    stored = random_model(CONFIGS[name])
     save_pretrained(stored, tmp_path)
     read = load_pretrained(tmp_path, named(TURNED))
     np.testing.assert_allclose(logits(read), logits(stored)[:, ORDER], rtol=1e-5, atol=1e-6)
@@ -88,10 +88,10 @@ def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
     for entry in marked.values():
         assert "(north, east, south, west)" in entry.note and "(West, north,  south, east)" in entry.note
     assert "permuted" in str(read.manifest)
-    # The file that is written says so too, and there is nothing left to reorder.
-    again = load_pretrained(save_pretrained(read, tmp_path / "again"))
-    assert again.task.names == TURNED and not actions(again, "permuted")
-    np.testing.assert_array_equal(logits(again), logits(read))
+    # The written file states it too, and nothing remains to be reordered.
+    reopened = load_pretrained(save_pretrained(read, tmp_path / "again"))
+    assert reopened.task.names == TURNED and not actions(reopened, "permuted")
+    np.testing.assert_array_equal(logits(reopened), logits(read))
     back = load_pretrained(tmp_path / "again", named(NAMES))
     jax.tree.map(np.testing.assert_array_equal, back.variables.params, stored.variables.params)
 
@@ -113,44 +113,44 @@ def test_a_permutation_of_the_names_permutes_the_logits(name, tmp_path):
     ],
     ids=lambda own: own if isinstance(own, str) else type(own).__name__,
 )
-def test_what_a_tuning_put_into_the_head_is_permuted_with_it(name, how, tmp_path):
-    stored = drawn(CONFIGS[name], how=how)
+def test_parameters_inserted_into_the_head_are_permuted_with_it(name, how, tmp_path):
+    stored = random_model(CONFIGS[name], how=how)
     plain = logits(stored)
     read = load_pretrained(save_pretrained(stored, tmp_path / "whole"), named(TURNED))
     np.testing.assert_allclose(logits(read), plain[:, ORDER], rtol=1e-5, atol=1e-6)
-    # As an adapter by itself, onto a base whose classes have the other order.
-    turned = drawn(CONFIGS[name], named(TURNED))
+    # As an adapter alone, onto a base whose classes have the other order.
+    turned = random_model(CONFIGS[name], named(TURNED))
     tlx.save_adapter(stored, tmp_path / "adapter")
     adapted = tlx.load_adapter(turned, tmp_path / "adapter")
     np.testing.assert_allclose(logits(adapted), plain[:, ORDER], rtol=1e-5, atol=1e-6)
     assert actions(adapted, "permuted") and adapted.task.names == TURNED
     with pytest.raises(ValueError) as error:
-        tlx.load_adapter(drawn(CONFIGS[name], named(("a", "b", "c", "d"))), tmp_path / "adapter")
+        tlx.load_adapter(random_model(CONFIGS[name], named(("a", "b", "c", "d"))), tmp_path / "adapter")
     assert "(north, east, south, west)" in str(error.value) and "(a, b, c, d)" in str(error.value)
 
 
-def test_an_adapters_names_are_those_of_a_base_that_has_none(tmp_path):
-    stored = drawn(CONFIGS["bert"], how=tuning.Lora(rank=2))
+def test_the_names_of_an_adapter_are_those_of_a_base_without_names(tmp_path):
+    stored = random_model(CONFIGS["bert"], how=tuning.Lora(rank=2))
     tlx.save_adapter(stored, tmp_path)
     for names in ((), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")):
         task = tasks.Classification(classes=4, names=names)
-        assert tlx.load_adapter(drawn(CONFIGS["bert"], task), tmp_path).task.names == NAMES
+        assert tlx.load_adapter(random_model(CONFIGS["bert"], task), tmp_path).task.names == NAMES
 
 
 def test_a_sum_of_adapters_is_in_the_order_of_the_first():
     how = tuning.Lora(rank=2, on="head")
-    one = drawn(CONFIGS["mlp"], how=how)
-    # The same numbers by name: the sum of both halves is the one.
+    one = random_model(CONFIGS["mlp"], how=how)
+    # The same numbers by name: the sum of both halves is the adapter.
     two = reorder(one, TURNED)
-    found = merge.sum_adapters([one, two], [0.5, 0.5])
-    np.testing.assert_allclose(logits(found), logits(one), rtol=1e-5)
+    actual = merge.sum_adapters([one, two], [0.5, 0.5])
+    np.testing.assert_allclose(logits(actual), logits(one), rtol=1e-5)
     with pytest.raises(ValueError, match=r"\(a, b, c, d\).*\(north, east, south, west\)"):
         merge.sum_adapters([one, two._replace(task=named("abcd"))], [0.5, 0.5])
 
 
 @pytest.mark.parametrize("names", [("up", "east", "south", "west"), ("a", "b", "c", "d")])
-def test_a_head_for_other_classes_is_drawn_again_and_both_lists_are_said(names, tmp_path):
-    save_pretrained(drawn(CONFIGS["roberta"]), tmp_path)
+def test_a_head_for_other_classes_is_reinitialised_and_both_lists_are_stated(names, tmp_path):
+    save_pretrained(random_model(CONFIGS["roberta"]), tmp_path)
     read = load_pretrained(tmp_path, named(names))
     reset = actions(read, "reset")
     assert reset.keys() == {"head/output/kernel", "head/output/bias"}
@@ -158,24 +158,24 @@ def test_a_head_for_other_classes_is_drawn_again_and_both_lists_are_said(names, 
         assert "(north, east, south, west)" in entry.note and f"({', '.join(names)})" in entry.note
 
 
-def test_a_subset_of_the_classes_is_drawn_again(tmp_path):
-    save_pretrained(drawn(CONFIGS["mlp"]), tmp_path)
+def test_a_subset_of_the_classes_is_reinitialised(tmp_path):
+    save_pretrained(random_model(CONFIGS["mlp"]), tmp_path)
     read = load_pretrained(tmp_path, named(("east", "west")))
     assert actions(read, "reset").keys() == {"head/kernel", "head/bias"}
 
 
-@pytest.mark.parametrize("ours", [NAMES, ("0", "1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")])
-@pytest.mark.parametrize("theirs", [("0", "1", "2", "3"), ("class 0", "class 1", "class 2", "class 3")])
-def test_placeholders_keep_the_head_by_position_and_the_manifest_says_so(theirs, ours, tmp_path):
-    stored = drawn(CONFIGS["bert"], named(theirs))
-    read = load_pretrained(save_pretrained(stored, tmp_path), named(ours))
+@pytest.mark.parametrize("actual", [NAMES, ("0", "1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")])
+@pytest.mark.parametrize("expected", [("0", "1", "2", "3"), ("class 0", "class 1", "class 2", "class 3")])
+def test_placeholders_keep_the_head_by_position_and_the_manifest_says_so(expected, actual, tmp_path):
+    stored = random_model(CONFIGS["bert"], named(expected))
+    read = load_pretrained(save_pretrained(stored, tmp_path), named(actual))
     np.testing.assert_array_equal(logits(read), logits(stored))
     noted = [entry for entry in read.manifest.entries if "kept by position" in entry.note]
-    assert len(noted) == (0 if theirs == ours else 2)
+    assert len(noted) == (0 if expected == actual else 2)
 
 
 def test_a_task_without_names_gets_those_of_the_checkpoint(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "model")
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path / "model")
     read = load_pretrained(tmp_path / "model", tasks.Classification(classes=4, smoothing=0.1))
     assert read.task == replace(named(NAMES), smoothing=0.1)
     assert load_pretrained(save_pretrained(read, tmp_path / "again")).task.names == NAMES
@@ -188,7 +188,7 @@ def change(directory, **fields):
 
 
 def test_no_names_keep_the_head_by_position_and_the_manifest_says_so(tmp_path):
-    stored = drawn(CONFIGS["bert"])
+    stored = random_model(CONFIGS["bert"])
     save_pretrained(stored, tmp_path)
     change(tmp_path, id2label=None, label2id=None, num_labels=4)
     read = load_pretrained(tmp_path, named(TURNED))
@@ -196,10 +196,10 @@ def test_no_names_keep_the_head_by_position_and_the_manifest_says_so(tmp_path):
     assert sum("config.json has no id2label" in entry.note for entry in read.manifest.entries) == 2
 
 
-def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"], tasks.Regression(outputs=4)), tmp_path / "numbers")
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "classes")
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path / "several")
+def test_heads_of_another_kind_of_task_are_reinitialised(tmp_path):
+    save_pretrained(random_model(CONFIGS["bert"], tasks.Regression(outputs=4)), tmp_path / "numbers")
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path / "classes")
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path / "several")
     change(tmp_path / "several", problem_type="multi_label_classification")
     for name, task in (
         ("numbers", named(NAMES)),
@@ -210,9 +210,9 @@ def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
         assert reset.keys() == {"head/output/kernel", "head/output/bias"}, name
         assert all("the checkpoint's head" in entry.note for entry in reset.values())
     assert not actions(load_pretrained(tmp_path / "numbers", tasks.Regression(outputs=4)), "reset")
-    # As it came it stays what it was.
-    again = save_pretrained(load_pretrained(tmp_path / "several"), tmp_path / "again")
-    assert json.loads((again / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    # As loaded, it stays unchanged.
+    reopened = save_pretrained(load_pretrained(tmp_path / "several"), tmp_path / "again")
+    assert json.loads((reopened / "config.json").read_text())["problem_type"] == "multi_label_classification"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_heads_of_another_kind_of_task_are_drawn_again(tmp_path):
     ],
 )
 def test_names_that_contradict_themselves_are_refused(fields, parts, tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     change(tmp_path, **fields)
     with pytest.raises(ValueError) as error:
         load_pretrained(tmp_path)
@@ -240,32 +240,32 @@ def test_names_that_contradict_themselves_are_refused(fields, parts, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForMultipleChoice", "BertModel"])
-def test_a_head_of_another_class_is_drawn_again(name, tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+def test_a_head_of_another_class_is_reinitialised(name, tmp_path):
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     change(tmp_path, architectures=[name])
     reset = actions(load_pretrained(tmp_path, named(NAMES)), "reset")
     assert reset.keys() == {"head/output/kernel", "head/output/bias"}
     assert all(name.removeprefix("BertFor") in entry.note for entry in reset.values())
-    # A config that names no class leaves the names, by which the head is compared.
+    # A config that names no class keeps the class names, by which the head is compared.
     change(tmp_path, architectures=None)
     assert actions(load_pretrained(tmp_path, named(TURNED)), "permuted").keys() == reset.keys()
 
 
-def test_a_head_on_other_features_is_drawn_again(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+def test_a_head_on_other_features_is_reinitialised(tmp_path):
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     for task in (named(NAMES), None):
         reset = actions(load_pretrained(tmp_path, task, pooling="mean"), "reset")
         assert "pooling='first'" in reset["head/output/kernel"].note
 
 
-def test_a_name_for_several_classes_is_no_name_to_keep_a_head_by(tmp_path):
-    save_pretrained(drawn(CONFIGS["bert"]), tmp_path)
+def test_a_name_for_several_classes_cannot_keep_a_head(tmp_path):
+    save_pretrained(random_model(CONFIGS["bert"]), tmp_path)
     change(tmp_path, id2label={"0": "north", "1": "north", "2": "south", "3": "west"}, label2id=None)
     assert actions(load_pretrained(tmp_path, named(NAMES)), "reset")
 
 
-def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
-    stored = drawn(LINEN)
+def test_a_bridged_module_is_refused_with_both_lists(tmp_path):
+    stored = random_model(LINEN)
     save_pretrained(stored, tmp_path)
     same = load_pretrained(tmp_path, named(NAMES), model=LINEN)
     np.testing.assert_array_equal(logits(same), logits(stored))
@@ -277,9 +277,9 @@ def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
     read = load_pretrained(tmp_path, named(TURNED), model=LINEN, reset=("module/Dense_1/.*",))
     assert actions(read, "reset").keys() == {"module/Dense_1/kernel", "module/Dense_1/bias"}
     assert any("kept, while" in entry.note for entry in read.manifest.entries)
-    # To draw a hidden layer again says nothing of the classes.
+    # A reset of a hidden layer says nothing about the classes.
     wide = models.Linen(module=nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(4)]), shape=(3,), input="x")
-    save_pretrained(drawn(wide), tmp_path / "wide")
+    save_pretrained(random_model(wide), tmp_path / "wide")
     with pytest.raises(ValueError, match="does not know which parameters"):
         load_pretrained(tmp_path / "wide", named(TURNED), model=wide, reset=("module/layers_0/.*",))
     assert load_pretrained(tmp_path / "wide", named(TURNED), model=wide, reset=("module/layers_2/.*",))
@@ -288,23 +288,23 @@ def test_a_module_of_ones_own_is_refused_with_both_lists(tmp_path):
 
 
 @pytest.mark.parity
-def test_a_reordered_classifier_answers_in_transformers_by_name(tmp_path):
+def test_a_reordered_classifier_predicts_by_name_in_transformers(tmp_path):
     import torch
     import transformers
 
-    save_pretrained(drawn(CONFIGS["roberta"]), tmp_path / "one")
+    save_pretrained(random_model(CONFIGS["roberta"]), tmp_path / "one")
     save_pretrained(load_pretrained(tmp_path / "one", named(TURNED)), tmp_path / "two")
-    ids, found = torch.tensor(np.random.default_rng(0).integers(2, 9, (3, 5))), []
+    ids, actual = torch.tensor(np.random.default_rng(0).integers(2, 9, (3, 5))), []
     for name in ("one", "two"):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / name).eval()
         with torch.no_grad():
             rows = model(ids).logits.numpy()
         order = sorted(range(4), key=lambda n: model.config.id2label[n].strip().lower())
-        found.append(rows[:, order])
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
+        actual.append(rows[:, order])
+    np.testing.assert_allclose(actual[0], actual[1], rtol=1e-5, atol=1e-6)
 
 
 def test_reordering_refuses_other_classes():
     with pytest.raises(ValueError, match=r"\(north, east, south, west\); .*\(a, b\)"):
-        reorder(drawn(CONFIGS["mlp"]), ("a", "b"))
-    assert jnp.asarray(logits(reorder(drawn(CONFIGS["mlp"]), TURNED))).shape == (2, 4)
+        reorder(random_model(CONFIGS["mlp"]), ("a", "b"))
+    assert jnp.asarray(logits(reorder(random_model(CONFIGS["mlp"]), TURNED))).shape == (2, 4)

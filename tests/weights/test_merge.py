@@ -1,4 +1,4 @@
-"""What is merged computes what it did; what cannot be merged says so."""
+"""Merged weights compute the same; parameters that cannot be merged are named."""
 
 import jax
 import numpy as np
@@ -28,7 +28,9 @@ IMAGE = np.random.default_rng(0).normal(size=(3, 4, 4, 1)).astype(np.float32)
 
 
 def random(config, how, seed=0, base=0) -> Pretrained:
-    """The model of `config` with the tuning's leaves: the base drawn from `base`, what is inserted from `seed`."""
+    """The model of `config` with parameters of the tuning: the base from the seed `base`, the inserted ones from
+    `seed`.
+    """
     model, rng = models.build(config, CLASSES), np.random.default_rng(base)
     params = models.initialise(model, jax.random.key(0)).params
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(size=leaf.shape).astype(np.float32), params)
@@ -45,35 +47,39 @@ def logits(model, variables):
 
 
 @pytest.mark.parametrize("how", MERGED)
-def test_plain_kernels_compute_what_stood_beside_them(how):
-    given = random(MLP, MERGED[how])
-    plain = merge.merge(given.variables)
-    assert flatten(plain.params).keys() == flatten(given.model.params).keys()
-    np.testing.assert_allclose(logits(given.model, plain), logits(given.model, given.variables), rtol=1e-5, atol=1e-5)
-    before, after = flatten(given.variables.params), flatten(plain.params)
+def test_plain_kernels_compute_the_same_as_with_inserted_parameters(how):
+    inputs = random(MLP, MERGED[how])
+    plain = merge.merge(inputs.variables)
+    assert flatten(plain.params).keys() == flatten(inputs.model.params).keys()
+    np.testing.assert_allclose(
+        logits(inputs.model, plain), logits(inputs.model, inputs.variables), rtol=1e-5, atol=1e-5
+    )
+    before, after = flatten(inputs.variables.params), flatten(plain.params)
     assert not any(after[f"{layer}/kernel"] is before[f"{layer}/kernel"] for layer in ("stem", "blocks/00"))
-    # What has nothing beside its kernel is left as it is.
+    # A kernel without inserted parameters is unchanged.
     assert after["head/kernel"] is before["head/kernel"]
 
 
 def test_merging_holds_without_biases_and_in_attention():
-    given = random(models.Vit(**{**VIT.__dict__, "qkv_bias": False}), tuning.Ia3())
-    plain = merge.merge(given.variables)
-    np.testing.assert_allclose(logits(given.model, plain), logits(given.model, given.variables), rtol=1e-5, atol=1e-5)
+    inputs = random(models.Vit(**{**VIT.__dict__, "qkv_bias": False}), tuning.Ia3())
+    plain = merge.merge(inputs.variables)
+    np.testing.assert_allclose(
+        logits(inputs.model, plain), logits(inputs.model, inputs.variables), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("how", APART)
-def test_what_no_kernel_can_take_up_is_refused_by_name(how):
-    given = random(VIT, getattr(tuning, how)())
+def test_parameters_that_no_kernel_can_absorb_are_refused_by_name(how):
+    inputs = random(VIT, getattr(tuning, how)())
     with pytest.raises(ValueError) as error:
-        merge.merge(given.variables)
+        merge.merge(inputs.variables)
     path, kind = APART[how]
     assert str(error.value).startswith(f"{path!r} belongs to {kind}")
 
 
 def test_a_sum_of_deltas_is_the_delta_of_the_sum():
     one, two = (random(MLP, tuning.Lora(rank=2, on="stem", alpha=alpha), seed) for seed, alpha in ((1, 2.0), (2, 6.0)))
-    kernels = [flatten(merge.merge(own.variables).params)["stem/kernel"] for own in (one, two)]
+    kernels = [flatten(merge.merge(value.variables).params)["stem/kernel"] for value in (one, two)]
     base = flatten(one.variables.params)["stem/kernel"]
     both = merge.sum_adapters([one, two], [0.5, -2.0])
     wanted = base + 0.5 * (kernels[0] - base) - 2.0 * (kernels[1] - base)
@@ -103,7 +109,7 @@ LORA = tuning.Lora(rank=2, on="stem")
         (lambda: ([random(MLP, tuning.Full())], [1]), "the models have no adapter"),
     ],
 )  # fmt: skip
-def test_adapters_that_do_not_add_up_are_refused(make, message):
+def test_adapters_that_cannot_be_summed_are_refused(make, message):
     with pytest.raises(ValueError) as error:
         merge.sum_adapters(*make())
     for part in message.split(" ... "):

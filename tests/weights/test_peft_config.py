@@ -1,4 +1,4 @@
-"""adapter_config.json and what lies beside it: one clear line for whatever is no adapter's."""
+"""adapter_config.json and the files beside it: one clear line for everything that is not an adapter."""
 
 import contextlib
 import json
@@ -33,19 +33,19 @@ def base():
 
 @pytest.fixture(scope="module")
 def written(base, tmp_path_factory):
-    """An adapter of each kind: its config, and its tensors."""
-    found = {}
+    """An adapter of each kind: its config and its tensors."""
+    results = {}
     for kind, how in TUNINGS.items():
         leaves = flatten(how.insert(MODEL, base.variables.params, jax.random.key(0)))
         adapted = base._replace(variables=base.variables._replace(params=nest(leaves)))
         folder = tlx.save_adapter(adapted, tmp_path_factory.mktemp(kind))
-        found[kind] = (json.loads((folder / "adapter_config.json").read_text()), folder)
-        assert found[kind][0]["peft_type"] == kind
-    return found
+        results[kind] = (json.loads((folder / "adapter_config.json").read_text()), folder)
+        assert results[kind][0]["peft_type"] == kind
+    return results
 
 
 def put(written, kind, folder, **fields):
-    """The adapter with other fields, ... for one that is left out."""
+    """Return the adapter with other fields; ... removes a field."""
     document, source = written[kind]
     changed = {name: value for name, value in (document | fields).items() if value is not ...}
     (folder / "adapter_config.json").write_text(json.dumps(changed))
@@ -154,7 +154,7 @@ def test_no_field_of_another_json_type_ends_in_a_traceback(kind, written, base, 
         lambda expression: {"modules_to_save": [expression]},
     ],
 )
-def test_an_expression_that_re_never_ends_is_answered_at_once(expression, fields, written, base, tmp_path):
+def test_an_expression_that_is_endless_in_re_is_answered_at_once(expression, fields, written, base, tmp_path):
     folder = put(written, "LORA", tmp_path, **fields(expression))
     start = time.monotonic()
     with contextlib.suppress(ValueError):
@@ -173,7 +173,7 @@ def test_an_expression_that_re_never_ends_is_answered_at_once(expression, fields
         ("\xff", "is not"),
     ],
 )
-def test_a_config_that_is_no_json_is_refused(content, message, written, base, tmp_path):
+def test_a_config_that_is_not_json_is_refused(content, message, written, base, tmp_path):
     folder = put(written, "LORA", tmp_path)
     (folder / "adapter_config.json").write_text(content)
     with pytest.raises(ValueError) as error:
@@ -192,7 +192,7 @@ def test_an_adapter_in_a_pickle_is_refused_unopened_with_the_way_to_convert_it(w
         f"peft.PeftModel.from_pretrained(BASE_MODEL, '{folder}').save_pretrained(NEW_DIRECTORY)",
     ):
         assert part in str(error.value)
-    # Beside the tensors it is of no interest.
+    # Beside the tensors it does not matter.
     put(written, "LORA", tmp_path)
     tlx.load_adapter(base, folder)
 

@@ -1,4 +1,4 @@
-"""Which modules an adapter's config names: as peft decides it, and no tensor beside them is read."""
+"""The modules that the config of an adapter names, as peft decides; tensors of other modules are refused."""
 
 import json
 
@@ -18,7 +18,7 @@ MODELS = {
     "vit": models.build(models.Vit(size=4, patch=2, channels=1, **TINY), 3),
 }
 BASE = "base_model.model."
-# The older names of a ViT's modules, which its files still have.
+# The older names of the modules of a ViT, which its files still have.
 OLDER = [
     ("vit.layers.", "vit.encoder.layer."),
     *((f"attention.{name[0]}_proj", f"attention.attention.{name}") for name in ("query", "key", "value")),
@@ -30,13 +30,13 @@ OLDER = [
 
 def base(name):
     rng = np.random.default_rng(0)
-    leaves = {path: rng.normal(size=own.shape).astype("f4") for path, own in flatten(MODELS[name].params).items()}
+    leaves = {path: rng.normal(size=value.shape).astype("f4") for path, value in flatten(MODELS[name].params).items()}
     variables = models.initialise(MODELS[name], jax.random.key(0))._replace(params=nest(leaves))
     return Pretrained(MODELS[name], variables, None, Manifest("random", {}, ()), tasks.Classification(classes=3))
 
 
 def write(name, how, folder, change=lambda text: text, **fields):
-    """A random adapter; `change` is made to all names in both files."""
+    """A random adapter; `change` applies to all names in both files."""
     before, rng = base(name), np.random.default_rng(1)
     leaves = flatten(how.insert(before.model, before.variables.params, jax.random.key(0)))
     declared = flatten(before.model.params)
@@ -119,14 +119,14 @@ def test_the_same_layers_named_in_another_way_are_the_same_adapter(fields, tmp_p
         {"target_modules": ["query", "value", "key"], "layers_to_transform": [0, 1, 2]},
     ],
 )
-def test_a_layer_that_the_config_names_and_the_file_lacks_is_missing(fields, tmp_path):
+def test_a_named_layer_that_the_file_lacks_is_missing(fields, tmp_path):
     before, _ = write("bert", QUERY, tmp_path, **fields)
     with pytest.raises(ValueError, match="missing from the checkpoint"):
         tlx.load_adapter(before, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pooler", "dense", "LayerNorm", "embeddings", "layer.1.output", "classifier"])
-def test_a_module_that_is_kept_whole_and_that_the_file_lacks_is_missing(name, tmp_path):
+def test_a_saved_module_that_the_file_lacks_is_missing(name, tmp_path):
     before, _ = write("bert", QUERY, tmp_path, modules_to_save=[name])
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     save_file(
@@ -139,7 +139,7 @@ def test_a_module_that_is_kept_whole_and_that_the_file_lacks_is_missing(name, tm
         tlx.load_adapter(before, tmp_path)
 
 
-def test_a_part_that_is_there_twice_is_refused(tmp_path):
+def test_a_duplicate_part_is_refused(tmp_path):
     before, _ = write("bert", QUERY, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     for key in (f"{BASE}{SELF.format(0, 'query')}.lora_A.weight", f"{BASE}classifier.bias"):
@@ -190,7 +190,7 @@ def test_names_in_two_spellings_are_refused(tmp_path):
     write("vit", QUERY, tmp_path, lambda text: text if "layers.0" in text else older(text))
     with pytest.raises(ValueError, match="spells the model's modules in two ways: 'vit"):
         tlx.load_adapter(before, tmp_path)
-    # A name that fits the other spelling alone names nothing.
+    # A name that fits only the other spelling names nothing.
     write("vit", tuning.Lora(rank=2, on=r".*/up"), tmp_path, target_modules=["intermediate.dense"])
     with pytest.raises(ValueError, match=r"does not name 'vit.layers.0.mlp.fc1'"):
         tlx.load_adapter(before, tmp_path)

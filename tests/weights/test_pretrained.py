@@ -30,7 +30,7 @@ TASK = tasks.Classification(classes=3, names=("low", "middle", "high"))
 
 
 def random(config, task=TASK, seed=0) -> Pretrained:
-    """A model every number of which is random, statistics too."""
+    """Return a model in which every number is random, statistics included."""
     model = models.build(config, None if task is None else task.outputs)
     rng = np.random.default_rng(seed)
     shaken = [
@@ -65,14 +65,14 @@ def test_saving_then_loading_is_the_identity(tmp_path, name, task):
     assert "reset" not in after.manifest.counts()
 
 
-def test_a_model_without_a_foreign_form_is_saved_in_our_own(tmp_path):
+def test_a_model_without_a_foreign_form_is_saved_in_the_form_of_tlx(tmp_path):
     before = random(models.Vit(size=8, patch=4, layer_scale=0.1, **TINY))
     after = load_pretrained(save_pretrained(before, tmp_path))
     assert after.model.config == before.model.config
     jax.tree.map(np.testing.assert_array_equal, after.variables, before.variables)
 
 
-def test_every_leaf_and_every_tensor_has_its_line(saved):
+def test_every_parameter_and_every_tensor_has_its_line(saved):
     read = load_pretrained(saved, tasks.Classification(classes=5), reset=(r"blocks/01/.*",))
     lines = read.manifest.entries
     assert sorted(line.path for line in lines if line.path) == sorted(flatten(read.model.params))
@@ -90,14 +90,14 @@ def test_every_leaf_and_every_tensor_has_its_line(saved):
     assert sum(read.manifest.counts().values()) == len(lines)
 
 
-def test_reset_leaves_are_drawn_by_the_seed_and_others_are_not_touched(saved):
+def test_reset_parameters_are_initialised_by_the_seed_and_others_are_unchanged(saved):
     one, two = (load_pretrained(saved, TASK, reset=(r"blocks/01/.*",), seed=seed).variables.params for seed in (1, 2))
     for path, leaf in flatten(one).items():
         same = np.array_equal(leaf, flatten(two)[path])
         assert same != (path.startswith("blocks/01/") and path.endswith("kernel")), path
 
 
-def test_a_reset_that_matches_nothing_names_the_near_miss(saved):
+def test_a_reset_that_matches_nothing_names_the_nearest_path(saved):
     with pytest.raises(
         ValueError, match=r"reset pattern 'block/01/\.\*' matches no parameter; close: 'blocks/01', 'blocks"
     ):
@@ -124,7 +124,7 @@ def test_missing_extra_and_misshapen_tensors_stop_the_load_with_both_sides_liste
     )
 
 
-def test_positions_are_resized_only_when_asked(saved):
+def test_positions_are_resized_only_on_request(saved):
     read = load_pretrained(saved, resize=24)
     assert read.variables.params["stem"]["positions"]["embedding"].shape == (24, 12)
     assert [line.note for line in read.manifest.entries if line.note] == ["resized from (16, 12)"]
@@ -137,20 +137,20 @@ def test_positions_are_resized_only_when_asked(saved):
 
 
 @pytest.mark.parametrize(("pad", "size"), [(1, 34), (1, 10), (3, 52), (1, 18)])
-def test_rows_that_no_token_reads_stay_out_of_a_resize(tmp_path, pad, size):
-    """RoBERTa's positions begin at pad + 1: whatever lies below is neither read nor mixed into what is."""
+def test_rows_that_no_token_reads_are_left_out_of_a_resize(tmp_path, pad, size):
+    """The positions of RoBERTa begin at pad + 1: lower rows are neither read nor mixed into the others."""
     config = dataclasses.replace(CONFIGS["roberta"], positions=18, pad=pad)
     before = random(config)
     embedding = before.variables.params["stem"]["positions"]["embedding"]
     ramp = np.arange(18 - pad - 1, dtype=np.float32)[:, None] * np.ones(12, np.float32)
     embedding[pad + 1 :], embedding[: pad + 1] = ramp, 1e6
     save_pretrained(before, tmp_path)
-    found = load_pretrained(tmp_path, resize=size).variables.params["stem"]["positions"]["embedding"]
-    np.testing.assert_array_equal(found[: pad + 1], embedding[: pad + 1])
-    read = found[pad + 1 :]
+    actual = load_pretrained(tmp_path, resize=size).variables.params["stem"]["positions"]["embedding"]
+    np.testing.assert_array_equal(actual[: pad + 1], embedding[: pad + 1])
+    read = actual[pad + 1 :]
     assert read.shape == (size - pad - 1, 12)
     assert read.min() >= 0 and read.max() <= ramp.max()
-    # As a table of its own is resized.
+    # As a separate table is resized.
     expected = jax.image.resize(ramp, read.shape, "linear")
     np.testing.assert_allclose(read, expected, rtol=1e-6)
 
@@ -167,7 +167,7 @@ def test_a_seed_beyond_32_bits_is_refused(saved, seed):
         load_pretrained(saved, TASK, seed=seed)
 
 
-def test_a_vit_grows_its_grid_when_asked(tmp_path):
+def test_a_vit_resizes_its_grid_on_request(tmp_path):
     save_pretrained(random(CONFIGS["vit"]), tmp_path)
     read = load_pretrained(tmp_path, resize=12)
     image = np.zeros((1, 12, 12, 1), np.float32)
@@ -193,12 +193,12 @@ def test_a_hub_id_is_found_in_the_cache_and_never_fetched_offline(saved, tmp_pat
         assert part in str(error.value)
 
 
-def test_a_name_that_is_nothing_offers_the_near_asset():
+def test_an_unknown_name_suggests_the_nearest_asset():
     with pytest.raises(FileNotFoundError, match=r"no directory, run or asset 'minilm-l5'; close: 'minilm-l6'"):
         load_pretrained("minilm-l5")
 
 
-def test_an_unknown_model_type_names_the_near_ones(saved):
+def test_an_unknown_model_type_names_the_nearest_ones(saved):
     text = (saved / "config.json").read_text()
     (saved / "config.json").write_text(text.replace('"model_type": "bert"', '"model_type": "robert"'))
     with pytest.raises(ValueError, match=r"no architecture for model_type 'robert'; close: 'roberta'"):
@@ -218,7 +218,7 @@ def test_the_mean_over_tokens_leaves_padding_out():
     np.testing.assert_allclose(taps["pooled"][0], np.asarray(taps["hidden"])[0, :3].mean(0), rtol=1e-6)
 
 
-def test_pooling_is_chosen_at_the_load_and_refused_where_it_means_nothing(saved, tmp_path):
+def test_pooling_is_chosen_at_loading_and_refused_if_it_has_no_meaning(saved, tmp_path):
     read = load_pretrained(saved, TASK, pooling="mean")
     assert read.model.config.pooling == "mean" and "pool" not in read.variables.params
     save_pretrained(random(CONFIGS["vit"]), tmp_path / "vit")
@@ -228,7 +228,7 @@ def test_pooling_is_chosen_at_the_load_and_refused_where_it_means_nothing(saved,
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
-def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_and_draws_nothing(tmp_path, name):
+def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_without_random_weights(tmp_path, name):
     import torch
     import transformers
 
@@ -236,11 +236,11 @@ def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_and_draws_no
     shifted = jax.tree.map(lambda leaf: leaf - 1.0, pretrained.variables.params)
     pretrained = pretrained._replace(variables=Variables(shifted, {}))
     folder = save_pretrained(pretrained, tmp_path)
-    theirs, told = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    expected, recorded = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not recorded["missing_keys"] and not recorded["unexpected_keys"]
     ids = np.random.default_rng(0).integers(2, 50, (2, 6))
     with torch.no_grad():
-        hidden = theirs.eval()(torch.tensor(ids)).last_hidden_state.numpy()
+        hidden = expected.eval()(torch.tensor(ids)).last_hidden_state.numpy()
     taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids})
     np.testing.assert_allclose(taps["hidden"], hidden, atol=1e-5, rtol=0)
     assert load_pretrained(folder).model.config == pretrained.model.config
@@ -249,7 +249,7 @@ def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_and_draws_no
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "vit", "deit", "dinov2"])
 @pytest.mark.parametrize("task", [TASK, None], ids=["head", "backbone"])
-def test_transformers_opens_what_we_save_with_the_same_outputs(tmp_path, name, task):
+def test_transformers_opens_saved_models_with_the_same_outputs(tmp_path, name, task):
     import torch
     import transformers
 
@@ -265,22 +265,22 @@ def test_transformers_opens_what_we_save_with_the_same_outputs(tmp_path, name, t
         )
     if name == "deit" and task is not None:
         auto = transformers.DeiTForImageClassificationWithTeacher
-    theirs, told = auto.from_pretrained(tmp_path, output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    expected, recorded = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not recorded["missing_keys"] and not recorded["unexpected_keys"] and not recorded["mismatched_keys"]
     if task is not None:
-        assert theirs.config.id2label == dict(enumerate(TASK.names))
+        assert expected.config.id2label == dict(enumerate(TASK.names))
     rng = np.random.default_rng(1)
     if image:
         channels = CONFIGS[name].channels
         inputs = {"image": rng.normal(size=(2, 8, 8, channels)).astype(np.float32)}
-        given = {"pixel_values": torch.tensor(inputs["image"].transpose(0, 3, 1, 2))}
+        arguments = {"pixel_values": torch.tensor(inputs["image"].transpose(0, 3, 1, 2))}
     else:
         inputs = {"input_ids": rng.integers(2, 50, (2, 7)), "attention_mask": np.ones((2, 7), int)}
-        given = {key: torch.tensor(value) for key, value in inputs.items()}
+        arguments = {key: torch.tensor(value) for key, value in inputs.items()}
     with torch.no_grad():
-        out = theirs.eval()(**given)
+        out = expected.eval()(**arguments)
     taps, _ = tlx.forward(pretrained.model, pretrained.variables, inputs)
-    ours, their = (taps["hidden"], out.last_hidden_state) if task is None else (taps["logits"], out.logits)
-    np.testing.assert_allclose(ours, their.numpy(), atol=1e-5, rtol=0)
-    again = load_pretrained(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, again.variables, pretrained.variables)
+    actual, their = (taps["hidden"], out.last_hidden_state) if task is None else (taps["logits"], out.logits)
+    np.testing.assert_allclose(actual, their.numpy(), atol=1e-5, rtol=0)
+    reopened = load_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, reopened.variables, pretrained.variables)

@@ -1,4 +1,4 @@
-"""A head or a pooler that nobody trained answers nothing and is not written without a word."""
+"""An untrained head or pooler gives no predictions, and is not written silently."""
 
 import json
 from dataclasses import replace
@@ -31,8 +31,8 @@ NAMES = ("bad", "so so", "good")
 TASK = tasks.Classification(classes=3, names=NAMES)
 
 
-def drawn(name, task=TASK, how=None) -> Pretrained:
-    """A model every number of which is random, by its path."""
+def random_model(name, task=TASK, how=None) -> Pretrained:
+    """Return a model in which every number is random and depends on its path."""
     model = models.build(CONFIGS[name], None if task is None else task.outputs)
     variables = models.initialise(model, jax.random.key(0))
     params = variables.params if how is None else how.insert(model, variables.params, jax.random.key(1))
@@ -44,7 +44,7 @@ def drawn(name, task=TASK, how=None) -> Pretrained:
 
 
 def edit(directory, file="config.json", **fields):
-    """Changes fields of a JSON file; None takes one away."""
+    """Change fields of a JSON file; None removes a field."""
     document = json.loads((directory / file).read_text()) | fields
     document = {name: value for name, value in document.items() if value is not None}
     (directory / file).write_text(json.dumps(document))
@@ -56,10 +56,10 @@ def without(directory, *parts, file="model.safetensors"):
 
 
 def refused(*arguments):
-    """The one line of a command that ends with 2."""
-    done = CliRunner().invoke(main, [str(one) for one in arguments])
-    assert done.exit_code == 2, done.output
-    (line,) = done.output.splitlines()
+    """Return the one line of a command that ends with exit code 2."""
+    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    assert result.exit_code == 2, result.output
+    (line,) = result.output.splitlines()
     return line
 
 
@@ -81,9 +81,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_checkpoint_with_an_untrained_part_is_opened_and_neither_answers_nor_is_exported(what, tmp_path):
+def test_a_checkpoint_with_an_untrained_part_opens_but_neither_predicts_nor_is_exported(what, tmp_path):
     name, spoil, part = WRONG[what]
-    save_pretrained(drawn(name), tmp_path / "model")
+    save_pretrained(random_model(name), tmp_path / "model")
     assert not untrained(load_pretrained(tmp_path / "model"))
     spoil(tmp_path / "model")
     for line in (
@@ -99,7 +99,7 @@ def test_a_checkpoint_with_an_untrained_part_is_opened_and_neither_answers_nor_i
     assert untrained(read)
     with pytest.raises(ValueError, match=f"untrained {part}"):
         save_pretrained(read, tmp_path / "out")
-    # Whoever wants it has it, and whoever has trained it as well.
+    # It is available on request, and after training.
     save_pretrained(read, tmp_path / "asked", untrained=True)
     leaves = flatten(read.variables.params)
     leaves |= {path: np.asarray(leaves[path]) + 0.5 for path in untrained(read)}
@@ -108,18 +108,18 @@ def test_a_checkpoint_with_an_untrained_part_is_opened_and_neither_answers_nor_i
 
 
 def test_a_head_for_another_task_is_untrained_until_it_is_trained(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path / "model")
+    save_pretrained(random_model("bert"), tmp_path / "model")
     for task, reset in ((tasks.Classification(classes=5), ()), (replace(TASK, names=("a", "b", "c")), ())):
         read = load_pretrained(tmp_path / "model", task, reset=reset)
         assert untrained(read) == ["head/output/kernel", "head/output/bias"]
     read = load_pretrained(tmp_path / "model", TASK, reset=(r"head/.*",))
     assert untrained(read)
-    # Other leaves that were drawn by request are no head.
+    # Other parameters that were reset on request are not a head.
     assert not untrained(load_pretrained(tmp_path / "model", TASK, reset=(r"blocks/.*",)))
 
 
-def test_a_backbone_whose_pooler_was_drawn_is_not_exported(tmp_path):
-    save_pretrained(drawn("bert", None), tmp_path / "model")
+def test_a_backbone_with_a_random_pooler_is_not_exported(tmp_path):
+    save_pretrained(random_model("bert", None), tmp_path / "model")
     save_pretrained(load_pretrained(tmp_path / "model"), tmp_path / "whole")
     without(tmp_path / "model", "pooler.")
     assert "untrained pooler" in refused("export", tmp_path / "model", tmp_path / "out")
@@ -128,8 +128,8 @@ def test_a_backbone_whose_pooler_was_drawn_is_not_exported(tmp_path):
     assert not untrained(read)
 
 
-def test_a_head_for_several_labels_answers_with_a_probability_for_each(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path)
+def test_a_head_for_several_labels_predicts_a_probability_for_each(tmp_path):
+    save_pretrained(random_model("bert"), tmp_path)
     edit(tmp_path, problem_type="multi_label_classification")
     read = load_pretrained(tmp_path)
     assert read.task == tasks.MultiLabel(names=read.task.names)
@@ -137,20 +137,20 @@ def test_a_head_for_several_labels_answers_with_a_probability_for_each(tmp_path)
     assert all(probability > 0.9 for probability in read.task.answers(outputs, {})[0].values())
 
 
-def test_what_an_export_leaves_out_is_said(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path / "model")
+def test_parts_that_an_export_leaves_out_are_named(tmp_path):
+    save_pretrained(random_model("bert"), tmp_path / "model")
     edit(tmp_path / "model", architectures=["BertForMultipleChoice"])
-    done = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    assert "note: 2 tensors" in done.output and "classifier.bias, classifier.weight" in done.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "model"), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "note: 2 tensors" in result.output and "classifier.bias, classifier.weight" in result.output
 
 
 def adapted(name="bert", how=None):
-    return drawn(name, how=how or tuning.Lora(rank=2))
+    return random_model(name, how=how or tuning.Lora(rank=2))
 
 
 def test_an_adapter_of_an_untrained_head_is_not_saved(tmp_path):
-    save_pretrained(drawn("bert"), tmp_path / "model")
+    save_pretrained(random_model("bert"), tmp_path / "model")
     without(tmp_path / "model", "classifier.")
     read = load_pretrained(tmp_path / "model")
     params = tuning.Lora(rank=2).insert(read.model, read.variables.params, jax.random.key(0))
@@ -159,24 +159,24 @@ def test_an_adapter_of_an_untrained_head_is_not_saved(tmp_path):
         tlx.save_adapter(fresh, tmp_path / "adapter")
     with pytest.raises(ValueError, match="untrained head"):
         merge.sum_adapters([fresh, fresh], [0.5, 0.5])
-    # An adapter that brings a head trained it.
+    # An adapter with a head has trained it.
     tlx.save_adapter(adapted(), tmp_path / "adapter")
-    found = tlx.load_adapter(read, tmp_path / "adapter")
-    assert not untrained(found)
-    save_pretrained(found, tmp_path / "out")
+    actual = tlx.load_adapter(read, tmp_path / "adapter")
+    assert not untrained(actual)
+    save_pretrained(actual, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "vit"])
 @pytest.mark.parametrize("part", ["classifier", ".bias"])
 def test_an_adapter_without_the_head_that_its_config_names_is_refused(name, part, tmp_path):
     tlx.save_adapter(adapted(name), tmp_path)
-    base = drawn(name)
+    base = random_model(name)
     tlx.load_adapter(base, tmp_path)
     without(tmp_path, part, file="adapter_model.safetensors")
     with pytest.raises(ValueError) as error:
         tlx.load_adapter(base, tmp_path)
-    for said in (str(tmp_path), "missing from the checkpoint", "head/output/bias", "in full"):
-        assert said in str(error.value)
+    for output in (str(tmp_path), "missing from the checkpoint", "head/output/bias", "in full"):
+        assert output in str(error.value)
 
 
 def test_a_task_type_alone_names_a_head(tmp_path):
@@ -184,28 +184,28 @@ def test_a_task_type_alone_names_a_head(tmp_path):
     without(tmp_path, "classifier", file="adapter_model.safetensors")
     edit(tmp_path, "adapter_config.json", modules_to_save=None)
     with pytest.raises(ValueError, match="head/output/kernel"):
-        tlx.load_adapter(drawn("bert"), tmp_path)
-    # An adapter of features alone promises none.
+        tlx.load_adapter(random_model("bert"), tmp_path)
+    # An adapter of features only promises no head.
     document = json.loads((tmp_path / "adapter_config.json").read_text())
     mapping = {k: v for k, v in document["auto_mapping"].items() if not k.startswith("tlx_")}
     edit(tmp_path, "adapter_config.json", task_type="FEATURE_EXTRACTION", auto_mapping=mapping)
-    tlx.load_adapter(drawn("bert"), tmp_path)
+    tlx.load_adapter(random_model("bert"), tmp_path)
 
 
 def test_an_adapter_without_another_module_that_its_config_names_is_refused(tmp_path):
     how = adapted()
     tlx.save_adapter(how, tmp_path, moved=["pool/kernel"])
-    tlx.load_adapter(drawn("bert"), tmp_path)
+    tlx.load_adapter(random_model("bert"), tmp_path)
     without(tmp_path, "pooler", file="adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"pool/kernel \(4, 4\) \(as 'bert.pooler.dense.weight'; .*in full"):
-        tlx.load_adapter(drawn("bert"), tmp_path)
+        tlx.load_adapter(random_model("bert"), tmp_path)
 
 
-def test_an_adapter_in_our_own_form_brings_its_head(tmp_path):
+def test_an_adapter_in_the_form_of_tlx_has_its_head(tmp_path):
     tlx.save_adapter(adapted("cnn", tuning.Lora(rank=2, on="pool")), tmp_path)
     without(tmp_path, "head/bias", file="adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"missing from the checkpoint \(1\):\n    head/bias \(3,\)"):
-        tlx.load_adapter(drawn("cnn"), tmp_path)
+        tlx.load_adapter(random_model("cnn"), tmp_path)
 
 
 @pytest.mark.parity
@@ -214,12 +214,12 @@ def test_an_adapter_of_peft_without_its_head_is_refused(tmp_path):
     import peft
     import transformers
 
-    save_pretrained(drawn("bert"), tmp_path / "base")
+    save_pretrained(random_model("bert"), tmp_path / "base")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
     peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
-    ours = load_pretrained(tmp_path / "base")
-    tlx.load_adapter(ours, tmp_path / "adapter")
+    actual = load_pretrained(tmp_path / "base")
+    tlx.load_adapter(actual, tmp_path / "adapter")
     without(tmp_path / "adapter", "classifier", file="adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"head/output/kernel \(4, 3\) \(as 'classifier.weight'"):
-        tlx.load_adapter(ours, tmp_path / "adapter")
+        tlx.load_adapter(actual, tmp_path / "adapter")

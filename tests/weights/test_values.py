@@ -1,4 +1,4 @@
-"""Numbers that no parameter may have are refused with the tensor's name; unread tensors may hold anything."""
+"""Invalid numbers in parameters are refused with the name of the tensor; unread tensors may hold anything."""
 
 import json
 
@@ -24,7 +24,7 @@ def saved(tmp_path):
 
 
 def replace(directory, **changes):
-    """Put tensors into the file, or in the place of others, as another library would."""
+    """Put tensors into the file, or replace others, as another library would."""
     tensors = load_file(directory / "model.safetensors")
     save_file(tensors | changes, directory / "model.safetensors", metadata={"format": "pt"})
 
@@ -59,20 +59,20 @@ def test_a_parameter_takes_finite_floating_point_numbers_only(kind, saved):
         part in str(error.value) for part in message.split(" ... ")
     )
     assert FIT in str(error.value) and "\n" not in str(error.value)
-    # Drawn at random it is not read, so it may be anything.
+    # A reset parameter is not read, so its tensor may hold anything.
     tlx.load_pretrained(saved, reset=(FIT,))
 
 
-def test_every_float_type_that_became_an_integer_type_is_refused(saved):
+def test_every_float_type_stored_as_an_integer_type_is_refused(saved):
     path = saved / "model.safetensors"
-    whole = path.read_bytes()
-    count = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + count])
+    full = path.read_bytes()
+    count = int.from_bytes(full[:8], "little")
+    header = json.loads(full[8 : 8 + count])
     header.pop("__metadata__")
     for name in header:
         for dtype in ("I32", "U32"):
             text = json.dumps(header | {name: header[name] | {"dtype": dtype}}).encode()
-            path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + count :])
+            path.write_bytes(len(text).to_bytes(8, "little") + text + full[8 + count :])
             with pytest.raises(ValueError, match=f"tensor '{name}' is {dtype} "):
                 tlx.load_pretrained(saved)
 

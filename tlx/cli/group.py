@@ -226,7 +226,7 @@ def command_of(name: str, *words: str) -> str:
 def worker_of(name: str, *words: str) -> list[str]:
     """Return the command of a worker process.
 
-    Without `-P`, `python -m` makes the working directory importable, where a data set or a foreign run may contain code.
+    Without `-P`, `python -m` makes the working directory importable, where a data set or a foreign run may have code.
     """
     return [sys.executable, "-Pm", "tlx.cli", name, *words]
 

@@ -1,4 +1,4 @@
-"""A source to bring numbers from, and a recipe that brings them."""
+"""A source run with weights, and a recipe that starts from them."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recipe(source):
-    """Its own source brought back, so that transfer pays."""
+    """The target itself is the source, so that transfer pays."""
     return dataclasses.replace(
         SOURCE,
         data=Data(target="digits", shots=8),
@@ -54,5 +54,5 @@ def recipe(source):
 
 @pytest.fixture
 def tiny(source):
-    """The file of a recipe that brings the source."""
+    """The file of a recipe with the weights of the source."""
     return CONFIG.format(source=str(source.folder))

@@ -1,4 +1,4 @@
-"""Small real runs, from scratch and from there, and what moved in them."""
+"""Small real runs, one from scratch and one from its weights, and what changed in them."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ RECIPE = Recipe(
 
 
 def without_page(make):
-    """The page has tests of its own."""
+    """Turn the report off; it has separate tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tlx.report.available", lambda: False)
         return make()
@@ -36,7 +36,7 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tuned(scratch, tmp_path_factory):
-    """From `scratch`, with a fresh head, the stem still, chosen by validation."""
+    """Start from `scratch` with a new head and a frozen stem, selected by validation."""
     recipe = dataclasses.replace(
         RECIPE,
         weights=Weights(str(scratch.folder), reset=("head/.*",)),

@@ -1,4 +1,4 @@
-"""What moved where a tuning added leaves: in kernels that took them up, or in the leaves themselves."""
+"""What changed if a tuning inserted parameters: in merged kernels, or in the inserted parameters."""
 
 import dataclasses
 
@@ -17,11 +17,11 @@ def by_name(document):
 
 
 def changed(document):
-    """The leaves that are not as they were."""
+    """Return the parameters that differ."""
     return {row["path"] for row in document["leaves"] if row["change"]}
 
 
-def test_lora_has_moved_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_path):
+def test_lora_changes_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_path):
     recipe = dataclasses.replace(
         scratch.recipe,
         weights=Weights(str(scratch.folder), reset=("head/.*",)),
@@ -30,16 +30,16 @@ def test_lora_has_moved_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_pa
     )
     run = tlx.run(recipe, tmp_path / "run", quiet=True)
     document = changes.moved(run)
-    # The merged model has the paths of the one that was brought.
+    # The merged model has the same paths as the initial model.
     assert {row["path"] for row in document["leaves"]} == set(flatten(reopen(scratch.folder).after.params))
     assert changed(document) == {"pool/kernel", "head/kernel", "head/bias"}
     assert document["before"]["fresh"] == ["head/bias", "head/kernel"]
     kernels = {row["path"]: row for row in document["kernels"]}
     assert 1 < kernels["pool/kernel"]["change"]["effective_rank"] <= 2
     values = kernels["pool/kernel"]["change"]["singular_values"]
-    # What is beyond the rank is how the merge was rounded.
+    # Beyond the rank there is only the rounding of the merge.
     assert max(values[2:]) < 1e-5 * values[1]
-    # What is below the adapter gives the features that it gave.
+    # Stages below the adapter have the same features as before.
     stages = by_name(document)
     assert stages["blocks/00"]["similarity"]["plain"] == pytest.approx(1, abs=1e-9)
     assert stages["pool"]["similarity"]["cka"] < 0.999
@@ -47,7 +47,7 @@ def test_lora_has_moved_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_pa
         assert document["line"][-1][name]["value"] == pytest.approx(run.metrics[f"validation/{name}"], rel=1e-5)
 
 
-def test_a_prefix_has_moved_by_itself(scratch, tmp_path):
+def test_only_the_prefix_has_changed(scratch, tmp_path):
     recipe = dataclasses.replace(
         scratch.recipe,
         model=models.Vit(size=8, patch=4, channels=1, width=8, depth=1, heads=2, mlp=8),
@@ -63,6 +63,6 @@ def test_a_prefix_has_moved_by_itself(scratch, tmp_path):
     assert block["added"]["change"] == pytest.approx(block["all"]["change"])
     assert block["added"]["count"] == 2 * 2 * 8
     assert block["kernels"]["change"] == block["norms"]["change"] == 0
-    # Share 0 is the prefix as it was drawn, not the model without one.
+    # Share 0 is the initial prefix, not the model without a prefix.
     before, after = flatten(reopen(run.folder).before.params), flatten(reopen(run.folder).after.params)
     assert before.keys() == after.keys() and all(np.abs(before[path]).max() > 0 for path in prefix)

@@ -1,4 +1,4 @@
-"""What moved in a run, from its folder to the document."""
+"""What changed in a run, from its folder to the document."""
 
 import dataclasses
 import json
@@ -23,25 +23,25 @@ def by_name(document):
     return {row["name"]: row for row in document["stages"]}
 
 
-def test_the_document_lies_in_the_folder_and_says_where_it_came_from(document, tuned):
-    held = json.loads((tuned.folder / "moved.json").read_text(), parse_constant=pytest.fail)
-    assert held == document
+def test_the_document_is_in_the_folder_and_names_its_origin(document, tuned):
+    stored = json.loads((tuned.folder / "moved.json").read_text(), parse_constant=pytest.fail)
+    assert stored == document
     assert (document["fingerprint"], document["data"]) == (tuned.result["fingerprint"], tuned.result["data"])
     assert document["before"]["fresh"] == ["head/bias", "head/kernel"]
     assert document["before"]["fresh_stages"] == ["head"]
     assert document["after"] == {"selection": "best-validation", "step": tuned.result["selected_step"]}
     assert list(by_name(document)) == STAGES
-    for told in ("2 parameters are not in the pretrained weights", "chosen on the validation split"):
-        assert any(told in note for note in document["notes"])
+    for recorded in ("2 parameters are not in the pretrained weights", "chosen on the validation split"):
+        assert any(recorded in note for note in document["notes"])
 
 
-def test_a_still_stage_has_not_moved_and_the_others_have(document):
+def test_a_frozen_stage_has_not_changed_and_the_others_have(document):
     stages = by_name(document)
-    still = stages["stem"]
-    assert {row["change"] for row in still["weights"].values()} == {0.0}
-    assert still["similarity"]["cka"] == pytest.approx(1, abs=1e-9)
-    assert still["similarity"]["plain"] == pytest.approx(1, abs=1e-9)
-    assert still["probe"]["before"] == still["probe"]["after"]
+    unchanged = stages["stem"]
+    assert {row["change"] for row in unchanged["weights"].values()} == {0.0}
+    assert unchanged["similarity"]["cka"] == pytest.approx(1, abs=1e-9)
+    assert unchanged["similarity"]["plain"] == pytest.approx(1, abs=1e-9)
+    assert unchanged["probe"]["before"] == unchanged["probe"]["after"]
     for name in STAGES[1:]:
         assert stages[name]["weights"]["all"]["relative"] > 0
         assert stages[name]["similarity"]["cka"] < 0.99
@@ -56,8 +56,8 @@ def test_stages_add_up_to_the_weights_of_the_run(document, tuned):
     assert sum(row["weights"]["all"]["count"] for row in document["stages"]) == tuned.result["parameters"]["total"]
 
 
-def test_probes_read_what_is_there(document, tuned):
-    """The head's own features after training tell the digits; those of a fresh head on random labels could not."""
+def test_probes_read_the_information_in_the_features(document, tuned):
+    """Trained features classify the digits; features of a new head trained on random labels could not."""
     probe = by_name(document)["pool"]["probe"]["after"]
     assert probe["value"] > 0.3
     assert probe["low"] < probe["value"] < probe["high"]
@@ -65,7 +65,7 @@ def test_probes_read_what_is_there(document, tuned):
     assert probe["examples"] == document["examples"]["validation"]["count"] == tuned.result["examples"]["validation"]
 
 
-def test_the_line_ends_where_the_run_did(document, tuned):
+def test_the_line_ends_at_the_trained_weights(document, tuned):
     points = document["line"]
     assert [point["share"] for point in points] == [n / 10 for n in range(11)]
     for name in ("loss", "accuracy"):
@@ -87,30 +87,30 @@ def test_the_test_split_is_never_opened(tuned, monkeypatch):
 
 def test_fewer_examples_are_a_stratified_part(tuned):
     parts = []
-    document = changes.moved(tuned, examples=40, say=lambda part, done, total: parts.append((part, done, total)))
+    document = changes.moved(tuned, examples=40, say=lambda part, outcome, total: parts.append((part, outcome, total)))
     splits = reopen(tuned.folder).splits
     for name in ("train", "validation"):
-        held, indices = document["examples"][name], document["examples"][name]["indices"]
-        assert held["count"] == len(indices) == 40
-        whole = getattr(splits, name)
-        assert held["of"] == len(whole)
-        assert set(indices) <= set(whole.rows.tolist())
-        labels = some(whole, 40).labels()
+        stored, indices = document["examples"][name], document["examples"][name]["indices"]
+        assert stored["count"] == len(indices) == 40
+        full = getattr(splits, name)
+        assert stored["of"] == len(full)
+        assert set(indices) <= set(full.rows.tolist())
+        labels = some(full, 40).labels()
         assert np.bincount(labels, minlength=10).min() >= 2
     for part in ("spectra of kernels", "features", "probes", "the line"):
-        told = [(done, total) for name, done, total in parts if name == part]
-        assert told[-1][0] == told[-1][1]
+        message = [(outcome, total) for name, outcome, total in parts if name == part]
+        assert message[-1][0] == message[-1][1]
     with pytest.raises(ValueError, match="examples is 3; expected 8 or more"):
         changes.moved(tuned, examples=3)
     changes.moved(tuned)
 
 
-def test_from_scratch_says_so(scratch):
+def test_a_run_from_scratch_is_named(scratch):
     document = changes.moved(scratch)
     assert document["before"]["scratch"]
     assert document["before"]["fresh_stages"] == STAGES
     assert "'before' means the random initial weights" in document["notes"][0]
-    # A fresh bias is zero: there is nothing to relate its change to.
+    # A new bias is zero, so its change has no reference.
     assert by_name(document)["head"]["weights"]["biases"]["relative"] is None
     [stages, line] = tables(document)
     assert [row[0] for row in stages.rows] == STAGES

@@ -1,4 +1,4 @@
-"""Norms of changes and spectra of kernels, by hand and by what must hold."""
+"""Norms of changes and spectra of kernels, by hand and by invariants."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_kinds(path, shape, kind):
     assert weights.kind(path, np.zeros(shape), ()) == "added"
 
 
-def test_a_stage_owns_what_its_name_begins():
+def test_a_stage_owns_the_paths_that_begin_with_its_name():
     assert weights.stage_of("blocks/01/kernel", ["blocks/0", "blocks/01"]) == "blocks/01"
     assert weights.stage_of("domain/kernel", ["stem"]) == "domain"
 
@@ -48,23 +48,23 @@ def test_a_stage_owns_what_its_name_begins():
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40), (1, 5)])
 def test_singular_values_are_those_of_a_decomposition(shape):
     matrix = RANDOM.normal(size=shape) @ np.diag(np.logspace(0, -4, shape[1]))
-    told = weights.singular_values(matrix)
-    np.testing.assert_allclose(told, np.linalg.svd(matrix, compute_uv=False), rtol=1e-5)
+    recorded = weights.singular_values(matrix)
+    np.testing.assert_allclose(recorded, np.linalg.svd(matrix, compute_uv=False), rtol=1e-5)
     assert not weights.singular_values(np.zeros(shape)).any()
 
 
-def test_the_change_of_low_rank_is_seen():
+def test_a_change_of_low_rank_is_detected():
     before = {"a": {"kernel": RANDOM.normal(size=(12, 8))}, "b": {"kernel": RANDOM.normal(size=(3, 3, 2, 4))}}
     move = np.outer(RANDOM.normal(size=12), RANDOM.normal(size=8))
     after = {**before, "a": {"kernel": before["a"]["kernel"] + move}}
     rows = weights.changes(before, after, ["a", "b"], {"a/kernel", "b/kernel"})
-    told = []
-    moved, still = weights.spectra(before, after, rows, lambda *how: told.append(how))
+    message = []
+    moved, unchanged = weights.spectra(before, after, rows, lambda *how: message.append(how))
     assert moved["change"]["effective_rank"] == pytest.approx(1, abs=1e-6)
     assert moved["change"]["singular_values"][0] == pytest.approx(np.linalg.norm(move))
     assert 1 < moved["before"]["effective_rank"] <= 8
     assert len(moved["before"]["singular_values"]) == weights.TOP
-    assert (still["shape"], still["matrix"]) == ([3, 3, 2, 4], [18, 4])
-    assert still["before"] == still["after"]
-    assert still["change"] == {"effective_rank": 0.0, "singular_values": [0.0] * 4}
-    assert told == [(1, 2), (2, 2)]
+    assert (unchanged["shape"], unchanged["matrix"]) == ([3, 3, 2, 4], [18, 4])
+    assert unchanged["before"] == unchanged["after"]
+    assert unchanged["change"] == {"effective_rank": 0.0, "singular_values": [0.0] * 4}
+    assert message == [(1, 2), (2, 2)]

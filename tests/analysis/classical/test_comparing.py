@@ -1,4 +1,4 @@
-"""Classical methods on a recipe's own data and model."""
+"""Classical methods on the data and the model of a recipe."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ QUICK = ("target", "coral", "kliep")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A model that was brought, without a head."""
+    """A pretrained model without a head."""
     folder = tmp_path_factory.mktemp("saved")
     built = models.build(MODEL, None)
     variables = models.initialise(built, jax.random.key(5))
@@ -41,22 +41,22 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(recipe, tmp_path_factory):
-    """The document of three seeds, its folder, and what was said."""
-    folder, said = tmp_path_factory.mktemp("out") / "new", []
-    document = classical.compare(recipe, folder, methods=QUICK, seeds=3, say=said.append)
-    return document, folder, said
+    """The document of three seeds, its folder, and the printed text."""
+    folder, output = tmp_path_factory.mktemp("out") / "new", []
+    document = classical.compare(recipe, folder, methods=QUICK, seeds=3, say=output.append)
+    return document, folder, output
 
 
-def test_nothing_is_lost(compared, recipe):
+def test_all_results_are_recorded(compared, recipe):
     document, folder, _ = compared
     assert json.loads((folder / "classical.json").read_text()) == document
-    found = document["predictions"]
-    labels, splits = np.array(found["labels"]), load(recipe.data, 0)
+    actual = document["predictions"]
+    labels, splits = np.array(actual["labels"]), load(recipe.data, 0)
     np.testing.assert_array_equal(labels, splits.test.labels())
-    assert found["indices"] == splits.test.rows.tolist()
+    assert actual["indices"] == splits.test.rows.tolist()
     rows = {row["name"]: row for row in document["methods"]}
-    assert list(rows) == ["source", *QUICK] == list(found["by_method"])
-    correct = {name: np.array(said) == labels for name, said in found["by_method"].items()}
+    assert list(rows) == ["source", *QUICK] == list(actual["by_method"])
+    correct = {name: np.array(output) == labels for name, output in actual["by_method"].items()}
     for name, row in rows.items():
         assert row["accuracies"] == correct[name].mean(1).tolist()
         if name == "source":
@@ -75,7 +75,7 @@ def test_nothing_is_lost(compared, recipe):
     assert rows["target"]["difference"]["low"] < rows["target"]["difference"]["high"]
 
 
-def test_seeds_draw_the_labels_that_a_run_of_the_seed_is_granted(compared, recipe):
+def test_seeds_draw_the_labels_that_a_run_of_the_seed_has(compared, recipe):
     document, *_ = compared
     assert [row["seed"] for row in document["seeds"]] == [0, 1, 2]
     for row in document["seeds"]:
@@ -85,29 +85,29 @@ def test_seeds_draw_the_labels_that_a_run_of_the_seed_is_granted(compared, recip
     assert document["examples"]["granted"] == 30
 
 
-def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
+def test_features_are_the_input_of_the_head_and_are_computed_once(recipe):
     read = Reader()
     splits = load(recipe.data, 0)
     ready = read.ready(recipe, splits)
-    given = read.given(splits)
+    inputs = read.given(splits)
     (batch, *_) = evaluation_batches(splits.test, ready.processor, batch=7)
     x = np.asarray(batch["image"], np.float64).reshape(7, -1)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ready.pretrained.params)
     for stage in (p["stem"], p["blocks"]["00"]):
         x = np.maximum(x @ stage["kernel"] + stage["bias"], 0)
-    np.testing.assert_allclose(given.test[:7], x, rtol=1e-4, atol=1e-5)
-    # Rows and labels are of the same examples: those of others are hardly fitted.
-    scaled, others = standard(given).source, np.random.default_rng(0).permutation(given.labels)
-    own, random = (logistic(scaled, labels).score(scaled, labels) for labels in (given.labels, others))
-    assert own > 2 * random
-    # The granted examples are among the target's, with their own labels.
-    np.testing.assert_array_equal(given.granted_labels, splits.streams["labelled"].labels())
+    np.testing.assert_allclose(inputs.test[:7], x, rtol=1e-4, atol=1e-5)
+    # Rows and labels belong to the same examples; labels of other examples could hardly be fitted.
+    scaled, rest = standard(inputs).source, np.random.default_rng(0).permutation(inputs.labels)
+    value, random = (logistic(scaled, labels).score(scaled, labels) for labels in (inputs.labels, rest))
+    assert value > 2 * random
+    # The labelled examples are target examples, with their labels.
+    np.testing.assert_array_equal(inputs.granted_labels, splits.streams["labelled"].labels())
     places = np.flatnonzero(np.isin(splits.streams["unlabelled"].rows, splits.streams["labelled"].rows))
-    np.testing.assert_array_equal(given.granted, given.target[places])
+    np.testing.assert_array_equal(inputs.granted, inputs.target[places])
     other = load(recipe.data, 1)
     read.ready(assigned(recipe, {"seed": 1}), other)
-    assert same(given, read.given(other))
-    # Of a model that each seed draws anew the features are other ones.
+    assert same(inputs, read.given(other))
+    # If each seed initialises the model, the features differ.
     drawn = dataclasses.replace(recipe, weights=None, model=MODEL)
     read = Reader()
     read.ready(drawn, splits)
@@ -117,13 +117,13 @@ def test_features_are_what_the_head_reads_and_are_computed_once(recipe):
     assert not np.allclose(before.test, read.given(other).test)
 
 
-def test_what_no_seed_changes_is_not_done_again(compared):
-    document, _, said = compared
-    assert sum("principal" in one or "source's" in one for one in said) == 0
-    assert [sum(METHODS[name].about in one for one in said) for name in ("source", *QUICK)] == [1, 3, 1, 1]
+def test_results_that_do_not_depend_on_the_seed_are_not_repeated(compared):
+    document, _, output = compared
+    assert sum("principal" in one or "source's" in one for one in output) == 0
+    assert [sum(METHODS[name].about in one for one in output) for name in ("source", *QUICK)] == [1, 3, 1, 1]
     for name in ("source", "coral", "kliep"):
-        first, *others = document["predictions"]["by_method"][name]
-        assert all(other == first for other in others)
+        first, *rest = document["predictions"]["by_method"][name]
+        assert all(other == first for other in rest)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_what_no_seed_changes_is_not_done_again(compared):
          "the method 'tradaboost' needs labels of the target, but data.labels is 0, which grants none"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, methods, message):
+def test_recipes_that_cannot_be_compared_are_refused(recipe, tmp_path, changes, methods, message):
     for path, value in changes.items():
         recipe = assigned(recipe, {path: value})
     with pytest.raises(ValueError) as error:
@@ -146,18 +146,18 @@ def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, methods, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_setting_without_labels_leaves_out_what_needs_them(recipe):
+def test_a_setting_without_labels_leaves_out_methods_that_need_them(recipe):
     bare = assigned(recipe, {"data.labels": 0, "objective": (terms.Supervised(on="source"),)})
     assert check(bare, None, 1) == [name for name in METHODS if name not in ("target", "tradaboost")]
     assert check(recipe, None, 1) == list(METHODS)
 
 
-def test_transport_is_left_out_by_itself_where_its_library_is_not_there(recipe, monkeypatch):
+def test_only_transport_is_left_out_if_its_library_is_missing(recipe, monkeypatch):
     monkeypatch.setattr("tlx.analysis.classical.comparing.find_spec", lambda name: None)
     assert check(recipe, None, 1) == [name for name in METHODS if name != "ot"]
 
 
-def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatch):
+def test_the_command_prints_a_table_and_writes_the_document(tmp_path, monkeypatch):
     file = tmp_path / "digits.py"
     file.write_text(
         "from tlx import Data, Recipe, models, tasks, terms\n\n\n"
@@ -167,17 +167,19 @@ def test_the_command_prints_a_table_and_leaves_the_document(tmp_path, monkeypatc
         "                  objective=(terms.Supervised(on='source'),))\n"
     )
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["classical", str(file), "--methods", "target,subspace", "--seeds", "2", "--quiet"])
-    assert done.exit_code == 0, done.output
-    for told in (
+    result = CliRunner().invoke(
+        main, ["classical", str(file), "--methods", "target,subspace", "--seeds", "2", "--quiet"]
+    )
+    assert result.exit_code == 0, result.output
+    for recorded in (
         "mnist5k to digits: 3,500 source",
         "20 granted",
         "subspace",
         "over seeds and examples",
         "random initial weights",
     ):
-        assert told in done.output
+        assert recorded in result.output
     document = json.loads((tmp_path / "runs" / "classical-digits" / "classical.json").read_text())
     assert [row["name"] for row in document["methods"]] == ["source", "target", "subspace"]
-    done = CliRunner().invoke(main, ["classical", str(file), "--methods", "pca"])
-    assert done.exit_code == 2 and "tlx: there is no method 'pca'; close: " in done.output
+    result = CliRunner().invoke(main, ["classical", str(file), "--methods", "pca"])
+    assert result.exit_code == 2 and "tlx: there is no method 'pca'; close: " in result.output

@@ -1,4 +1,4 @@
-"""A recipe that adapts, and sources that are planted: the target itself, and the target with its labels shuffled."""
+"""An adaptation recipe with constructed sources: the target itself, and the target with shuffled labels."""
 
 import dataclasses
 
@@ -29,32 +29,32 @@ def recipe():
 
 
 @pytest.fixture
-def planted(monkeypatch):
-    """`copy` is the target under another name, `shuffled` that with its training labels in a random order."""
+def constructed_sources(monkeypatch):
+    """`copy` is the target under another name; `shuffled` is the target with shuffled training labels."""
     real = examples.open_dataset
 
     def opened(name):
         if name not in ("copy", "shuffled"):
             return real(name)
-        found = real("digits")
-        train = found.splits["train"].view(np.arange(len(found.splits["train"])))
+        actual = real("digits")
+        train = actual.splits["train"].view(np.arange(len(actual.splits["train"])))
         train.name = name
         if name == "shuffled":
             train = Shuffled.of(train)
-        splits = {**found.splits, "train": train}
-        return dataclasses.replace(found, name=name, splits=splits, fingerprint=name)
+        splits = {**actual.splits, "train": train}
+        return dataclasses.replace(actual, name=name, splits=splits, fingerprint=name)
 
     monkeypatch.setattr(examples, "open_dataset", opened)
 
 
 class Shuffled(examples.Examples):
-    """The labels of a split in an order of their own, drawn once."""
+    """The labels of a split in a random order that is drawn once."""
 
     @classmethod
     def of(cls, train):
-        made = train._like(cls, None)
-        made.key = ""
-        return made
+        built = train._like(cls, None)
+        built.key = ""
+        return built
 
     def _label(self, record, index):
         order = np.random.default_rng(0).permutation(len(self.source))

@@ -1,4 +1,4 @@
-"""What is compared: A(S,T) and the arms without the source or the target differ in that alone."""
+"""The comparison: A(S,T) and the arms without source or target differ only in that."""
 
 import dataclasses
 
@@ -44,12 +44,12 @@ def by_arm(study):
     }
 
 
-def test_every_arm_is_there_once_and_seeds_budgets_and_labels_pair(recipe):
-    # Clothes are digits by their order.
+def test_every_arm_exists_once_and_seeds_budgets_and_labels_are_paired(recipe):
+    # Clothes are matched to digits by position.
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, match="position"))
     study = negative_study(recipe, sources=("mnist5k", "fashion_mnist"), labels=(0, 2), seeds=2)
-    found = by_arm(study)
-    arms = [key[:4] for key in found if key[4] == 0]
+    actual = by_arm(study)
+    arms = [key[:4] for key in actual if key[4] == 0]
     assert arms == [
         *(
             arm
@@ -59,9 +59,9 @@ def test_every_arm_is_there_once_and_seeds_budgets_and_labels_pair(recipe):
         ("target only", None, 2, None),
         ("A(0,T)", None, 2, None),
     ]
-    assert len(found) == 2 * len(arms)
+    assert len(actual) == 2 * len(arms)
     assert {cell.recipe.train.steps for cell in study.cells} == {8}
-    transfer_arm, alone = (found[name, source, 2, eps, 1].recipe for name, source, eps in (
+    transfer_arm, alone = (actual[name, source, 2, eps, 1].recipe for name, source, eps in (
         ("A(S,T)", "mnist5k", 0.0), ("A(0,T)", None, None),
     ))  # fmt: skip
     assert transfer_arm.objective == (SOURCE, terms.Dann(width=8), LABELLED)
@@ -69,71 +69,71 @@ def test_every_arm_is_there_once_and_seeds_budgets_and_labels_pair(recipe):
     differing = {path.partition(".")[0] if path.startswith("objective") else path
                  for path, _, _ in config.diff(transfer_arm, alone)}  # fmt: skip
     assert differing == {"data.source", "objective"}
-    assert found["source only", "mnist5k", None, 0.0, 0].recipe.objective == (SOURCE,)
-    assert found["target only", None, 2, None, 0].recipe.objective == (LABELLED,)
+    assert actual["source only", "mnist5k", None, 0.0, 0].recipe.objective == (SOURCE,)
+    assert actual["target only", None, 2, None, 0].recipe.objective == (LABELLED,)
 
 
-def test_steps_are_those_of_the_largest_source(recipe):
+def test_steps_follow_from_the_largest_source(recipe):
     epochs = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=None, epochs=2.0))
     study = negative_study(epochs, labels=(0,), seeds=1)
     assert {cell.recipe.train.steps for cell in study.cells} == {438}
     assert {cell.recipe.train.eval_every for cell in study.cells} == {438}
 
 
-def test_a_network_that_brings_something_is_also_drawn_afresh(recipe):
+def test_a_pretrained_network_is_also_trained_from_scratch(recipe):
     brings = dataclasses.replace(
         recipe, model=None, weights=Weights("runs/any"), tuning=tuning.Probe(), objective=(SOURCE, terms.Mcc())
     )
-    found = by_arm(negative_study(brings, labels=(2,), seeds=1))
-    afresh = found["from scratch", None, 2, None, 0].recipe
+    actual = by_arm(negative_study(brings, labels=(2,), seeds=1))
+    afresh = actual["from scratch", None, 2, None, 0].recipe
     assert afresh.weights.reset == (r".*",) and afresh.tuning == tuning.Full() and afresh.objective == (LABELLED,)
-    assert found["target only", None, 2, None, 0].recipe.tuning == tuning.Probe()
+    assert actual["target only", None, 2, None, 0].recipe.tuning == tuning.Probe()
 
 
-def test_a_rule_that_looks_at_the_source_is_left_where_there_is_none(recipe):
+def test_a_rule_that_reads_the_source_is_left_out_without_a_source(recipe):
     train = dataclasses.replace(recipe.train, select="iwv", criteria=("snd", "dev"))
-    found = by_arm(negative_study(dataclasses.replace(recipe, train=train), labels=(2,), seeds=1))
+    actual = by_arm(negative_study(dataclasses.replace(recipe, train=train), labels=(2,), seeds=1))
     with_source, alone = (
-        found[key].recipe.train
+        actual[key].recipe.train
         for key in (("A(S,T)", "mnist5k", 2, 0.0, 0), ("A(0,T)", None, 2, None, 0))
     )  # fmt: skip
     assert (with_source.select, with_source.criteria) == ("iwv", ("snd", "dev"))
     assert (alone.select, alone.criteria) == ("last", ("snd",))
 
 
-def test_noise_is_of_the_source_and_of_no_arm_without_one(recipe):
-    def noise(given, eps):
-        found = by_arm(negative_study(given, labels=(2,), eps=eps, seeds=1))
-        return {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in found.items()}
+def test_noise_applies_to_the_source_and_to_no_arm_without_one(recipe):
+    def noise(inputs, eps):
+        actual = by_arm(negative_study(inputs, labels=(2,), eps=eps, seeds=1))
+        return {key[:4]: (cell.recipe.data.eps_x, cell.recipe.data.eps_y) for key, cell in actual.items()}
 
-    told = noise(recipe, (0.0, 0.7))
-    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.0) and told["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
-    assert told["source only", "mnist5k", None, 0.7] == (0.7, 0.7)
-    assert told["A(0,T)", None, 2, None] == told["target only", None, 2, None] == (0.0, 0.0)
-    # What a recipe says of its own stays, unless the study varies it.
+    recorded = noise(recipe, (0.0, 0.7))
+    assert recorded["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.0) and recorded["A(S,T)", "mnist5k", 2, 0.7] == (0.7, 0.7)
+    assert recorded["source only", "mnist5k", None, 0.7] == (0.7, 0.7)
+    assert recorded["A(0,T)", None, 2, None] == recorded["target only", None, 2, None] == (0.0, 0.0)
+    # The settings of the recipe stay, unless the study varies them.
     noisy = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, eps_y=0.5))
-    told = noise(noisy, (0.0,))
-    assert told["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and told["A(0,T)", None, 2, None] == (0.0, 0.0)
+    recorded = noise(noisy, (0.0,))
+    assert recorded["A(S,T)", "mnist5k", 2, 0.0] == (0.0, 0.5) and recorded["A(0,T)", None, 2, None] == (0.0, 0.0)
     with pytest.raises(ValueError, match=r"the recipe sets eps_y=0\.5, and eps is set as well"):
         noise(noisy, (0.0, 0.7))
 
 
-def test_several_moves_a_step_are_of_the_arms_whose_terms_take_them(recipe):
+def test_several_moves_per_step_apply_to_the_arms_with_such_terms(recipe):
     turning = dataclasses.replace(recipe, objective=(SOURCE, terms.Mcd()), update=Alternating())
     study = negative_study(turning, labels=(0, 2), seeds=1)
-    told = {key[0]: type(cell.recipe.update) for key, cell in by_arm(study).items()}
-    assert told == {"A(S,T)": Alternating, "A(0,T)": Alternating, "source only": Sum, "target only": Sum}
+    recorded = {key[0]: type(cell.recipe.update) for key, cell in by_arm(study).items()}
+    assert recorded == {"A(S,T)": Alternating, "A(0,T)": Alternating, "source only": Sum, "target only": Sum}
     for cell in study.cells:
         prepare(cell.recipe)
 
 
-def test_there_is_one_look_unless_something_is_chosen_or_judged(recipe):
+def test_there_is_one_evaluation_unless_a_rule_selects_a_checkpoint(recipe):
     judged = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, criteria=("snd",)))
-    looks = [negative_study(given, seeds=1).base.train.eval_every for given in (recipe, judged)]
+    looks = [negative_study(inputs, seeds=1).base.train.eval_every for inputs in (recipe, judged)]
     assert looks == [8, 1]
 
 
-def test_an_algorithm_without_a_term_of_its_own_is_not_run_twice(recipe):
+def test_an_algorithm_without_a_further_term_is_not_run_twice(recipe):
     plain = dataclasses.replace(recipe, objective=(SOURCE,))
     arms = {key[0] for key in by_arm(negative_study(plain, labels=(2,), seeds=1))}
     assert arms == {"A(S,T)", "source only", "target only"}
@@ -141,7 +141,7 @@ def test_an_algorithm_without_a_term_of_its_own_is_not_run_twice(recipe):
     assert arms == {"A(S,T)"}
 
 
-def test_terms_of_labels_that_are_not_granted_are_left_out():
+def test_terms_on_hidden_labels_are_left_out():
     assert transfer((SOURCE, LABELLED, terms.Mcc()), 0) == (SOURCE, terms.Mcc())
     assert transfer((SOURCE, LABELLED, terms.Mcc()), 0.1) == (SOURCE, LABELLED, terms.Mcc())
     assert transfer((Gate(),), 3) == transfer((Gate(),), 0) == (Gate(),)
@@ -149,7 +149,7 @@ def test_terms_of_labels_that_are_not_granted_are_left_out():
         transfer((LABELLED, terms.Mcc()), 0)
 
 
-def test_a_source_that_is_weighed_by_the_target_is_not_the_source_alone():
+def test_a_source_weighted_by_the_target_is_not_the_source_alone():
     assert source_only((terms.Kmm(), terms.Dann())) == (SOURCE,)
     assert source_only((terms.LabelSmoothing(on="source"), terms.Mcc())) == (terms.LabelSmoothing(on="source"),)
     assert in_role((terms.Kmm(),)) == (terms.Kmm(on="labelled"),)
@@ -162,7 +162,7 @@ def test_the_gate_without_a_source_gates_the_labelled_examples():
 
 
 @pytest.mark.parametrize(
-    ("changes", "given", "message"),
+    ("changes", "inputs", "message"),
     [
         ({"data": Data(target="digits")}, {}, "there is no source"),
         ({"task": tasks.Regression()}, {}, r"for tasks.Classification, not Regression"),
@@ -176,6 +176,6 @@ def test_the_gate_without_a_source_gates_the_labelled_examples():
         ({"objective": (LABELLED,)}, {}, "no term learns from the source"),
     ],
 )
-def test_what_makes_no_comparison_is_refused(recipe, changes, given, message):
+def test_studies_without_a_comparison_are_refused(recipe, changes, inputs, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        negative_study(dataclasses.replace(recipe, **changes), **given)
+        negative_study(dataclasses.replace(recipe, **changes), **inputs)

@@ -1,4 +1,4 @@
-"""The whole: planted sources are judged as they must be, the gate's weights are kept, how far domains are."""
+"""The complete measurement: verdicts of constructed sources, stored gate weights, distances of domains."""
 
 import dataclasses
 import json
@@ -27,8 +27,8 @@ def longer(recipe):
 
 
 @pytest.mark.slow
-def test_planted_sources_are_judged(longer, planted, tmp_path):
-    """Five seeds: the target's own examples help, the same with shuffled labels do harm."""
+def test_constructed_sources_have_the_right_verdicts(longer, constructed_sources, tmp_path):
+    """Five seeds: the examples of the target help, and the same examples with shuffled labels hurt."""
     study = negative_study(longer, sources=("copy", "shuffled"), labels=(0, 3))
     document = measure(study, tmp_path / "out", quiet=True)
     verdicts = {
@@ -38,27 +38,27 @@ def test_planted_sources_are_judged(longer, planted, tmp_path):
     assert verdicts["shuffled", 3, "A(0,T)"] == verdicts["shuffled", 3, "target only"] == "hurts"
     assert verdicts["shuffled", 0, "chance"] != "helps"
     assert [one["use"] for one in document["advice"]] == ["copy", "copy"]
-    # Every number is of the records: the report is the same when it is made again.
-    kept = json.loads((tmp_path / "out" / "negative.json").read_text(encoding="utf-8"))
-    again = report_again(study, tmp_path / "out")
-    assert {**again, "command": ""} == {**document, "command": ""} and kept["gaps"] == again["gaps"]
+    # Every number comes from the records: a second report is equal.
+    remaining = json.loads((tmp_path / "out" / "negative.json").read_text(encoding="utf-8"))
+    second = report_again(study, tmp_path / "out")
+    assert {**second, "command": ""} == {**document, "command": ""} and remaining["gaps"] == second["gaps"]
     by_source = {row["source"]: row for row in document["domains"]}
     assert by_source["copy"]["a"] < 0.3 and by_source["copy"]["mmd"] == pytest.approx(0, abs=0.05)
 
 
-def test_the_gates_weights_of_every_source_example_are_kept(recipe, tmp_path):
+def test_the_gate_weight_of_every_source_example_is_stored(recipe, tmp_path):
     gated = dataclasses.replace(recipe, objective=(terms.Gate(width=8),))
     study = negative_study(gated, labels=(2,), seeds=1)
     document = measure(study, tmp_path / "out", quiet=True)
     (one,) = document["gated"]
-    with np.load(tmp_path / "out" / one["folder"] / "gate.npz") as kept:
-        weight, index = kept["weight"], kept["index"]
+    with np.load(tmp_path / "out" / one["folder"] / "gate.npz") as remaining:
+        weight, index = remaining["weight"], remaining["index"]
     assert len(weight) == len(set(index.tolist())) == one["examples"] == 3500
     assert one["effective"] == pytest.approx(weight.sum() ** 2 / (len(weight) * (weight**2).sum()))
     assert one["away"][0]["weight"] == pytest.approx(weight.min() / weight.mean())
     assert one["away"][0]["index"] == index[weight.argmin()] and one["welcome"][0]["image"].startswith("data:image")
     assert one["quantiles"] == sorted(one["quantiles"])
-    # D / (1 - D) of what the run has learned, by numpy.
+    # D / (1 - D) of the trained discriminator, by numpy.
     ready, splits, variables = learned(tmp_path / "out" / one["folder"], gated)
     first = splits.streams["source"].view(np.arange(64))
     p = {path: np.asarray(leaf, np.float64) for path, leaf in flatten(variables.params).items()}
@@ -69,21 +69,21 @@ def test_the_gates_weights_of_every_source_example_are_kept(recipe, tmp_path):
         x = x @ p[f"gate/{layer}/kernel"] + p[f"gate/{layer}/bias"]
         x = np.maximum(x, 0) if layer < 2 else x
     d = 1 / (1 + np.exp(-x[:, 0]))
-    place = {own: n for n, own in enumerate(index.tolist())}
+    place = {value: n for n, value in enumerate(index.tolist())}
     np.testing.assert_allclose(weight[[place[int(row)] for row in first.rows]], d / (1 - d), rtol=1e-4)
-    told = [
+    message = [
         studies.read(tmp_path / "out").cells[0].curves()[f"train/gate/{name}"] for name in ("effective", "weight_mean")
     ]
-    assert one["effective_least"] == min(told[0].values()) and one["weight_mean_most"] == max(told[1].values())
+    assert one["effective_least"] == min(message[0].values()) and one["weight_mean_most"] == max(message[1].values())
 
 
-def test_ten_examples_are_measured_and_told_of(recipe, monkeypatch, tmp_path):
+def test_ten_examples_are_measured_and_noted(recipe, monkeypatch, tmp_path):
     real = examples.open_dataset
 
     def opened(name):
-        found = real("mnist5k" if name == "few" else name)
-        few = {split: own.view(np.arange(4)) for split, own in found.splits.items()}
-        return dataclasses.replace(found, name=name, splits=few, fingerprint="few") if name == "few" else found
+        actual = real("mnist5k" if name == "few" else name)
+        few = {split: value.view(np.arange(4)) for split, value in actual.splits.items()}
+        return dataclasses.replace(actual, name=name, splits=few, fingerprint="few") if name == "few" else actual
 
     monkeypatch.setattr(examples, "open_dataset", opened)
     document = measure(negative_study(recipe, sources=("few",), seeds=2), tmp_path / "out", quiet=True)
@@ -101,7 +101,7 @@ def test_features_that_are_not_finite_are_named(recipe):
         feature_reader(ready)(ready.variables, splits.streams["unlabelled"])
 
 
-def test_domains_that_cannot_be_told_apart_are_at_no_distance():
+def test_domains_that_cannot_be_separated_have_distance_zero():
     draw = np.random.default_rng(0)
     x, y = draw.normal(size=(400, 3)), draw.normal(size=(300, 3))
     assert abs(np.mean(proxy_a_distance(x, y))) < 0.5
@@ -110,7 +110,7 @@ def test_domains_that_cannot_be_told_apart_are_at_no_distance():
         proxy_a_distance(x[:3], y)
 
 
-def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
+def test_the_command_resumes_and_gives_advice(tmp_path):
     config, out = tmp_path / "small.py", tmp_path / "out"
     config.write_text(
         "from tlx import *\nfrom tlx import models, tasks, terms\n\n\ndef recipe():\n"
@@ -120,23 +120,23 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
         "        train=Train(steps=4, batch=16))\n",
         encoding="utf-8",
     )
-    asked = ["negative-transfer", str(config), "--labels", "0,2", "--seeds", "2", "--out", str(out)]
-    first = CliRunner().invoke(main, asked)
+    requested = ["negative-transfer", str(config), "--labels", "0,2", "--seeds", "2", "--out", str(out)]
+    first = CliRunner().invoke(main, requested)
     assert first.exit_code == 0, first.output
     assert "against chance" in first.output and "with 2 labels per class: use" in first.output
-    done = {cell.fingerprint for cell in studies.read(out).cells}
-    times = {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in done}
+    outcome = {cell.fingerprint for cell in studies.read(out).cells}
+    times = {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in outcome}
     document = json.loads((out / "negative.json").read_text(encoding="utf-8"))
     assert document["command"] == (
         f"tlx negative-transfer {config} --seeds 2 --labels 0,2 --eps 0.0 --out {out}"
     )  # fmt: skip
-    assert CliRunner().invoke(main, [*asked, "--quiet"]).exit_code == 0
-    assert {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in done} == times
+    assert CliRunner().invoke(main, [*requested, "--quiet"]).exit_code == 0
+    assert {name: (out / "cells" / name / "result.json").stat().st_mtime_ns for name in outcome} == times
     write_json(out / "domains.json", {})
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
         (["--labels", "many"], "labels 'many': expected a number of examples per class"),
         (["--labels", "1.5"], "labels=1.5"),
@@ -144,7 +144,7 @@ def test_the_command_goes_on_where_it_was_and_says_what_to_use(tmp_path):
         (["--sources", "mnist5"], "mnist5k"),
     ],
 )
-def test_mistakes_are_named(tmp_path, given, message):
+def test_invalid_arguments_are_named(tmp_path, inputs, message):
     config = tmp_path / "small.py"
     config.write_text(
         "from tlx import *\nfrom tlx import models, tasks, terms\n\n\ndef recipe():\n"
@@ -153,5 +153,5 @@ def test_mistakes_are_named(tmp_path, given, message):
         "        objective=(terms.Supervised(on='source'),), train=Train(steps=4, batch=16))\n",
         encoding="utf-8",
     )
-    found = CliRunner().invoke(main, ["negative-transfer", str(config), "--out", str(tmp_path / "out"), *given])
-    assert found.exit_code == 2 and message in found.output
+    result = CliRunner().invoke(main, ["negative-transfer", str(config), "--out", str(tmp_path / "out"), *inputs])
+    assert result.exit_code == 2 and message in result.output

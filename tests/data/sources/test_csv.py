@@ -1,4 +1,4 @@
-"""CSV files: columns, classes and splits are found or named; every fault names the file, the line and the column."""
+"""CSV files: columns, classes and splits are detected or named; every error names the file, the line and the column."""
 
 import numpy as np
 import pytest
@@ -20,20 +20,20 @@ def write(tmp_path):
     return write
 
 
-def test_columns_are_named_or_found_and_it_is_said_which(write):
+def test_columns_are_named_or_detected_and_reported(write):
     path = write(HEADER + ROWS)
-    named, found = Csv(path, text="body", label="stars").open(), Csv(path).open()
-    assert named.columns == found.columns == {"text": Column("text"), "label": Column("class", ("1", "2", "3"))}
+    named, detected = Csv(path, text="body", label="stars").open(), Csv(path).open()
+    assert named.columns == detected.columns == {"text": Column("text"), "label": Column("class", ("1", "2", "3"))}
     assert named.name == "reviews.csv" and named.notes == ()
-    assert found.notes == ("columns of reviews.csv: text is 'body', label is 'stars'; not used: 'id'",)
+    assert detected.notes == ("columns of reviews.csv: text is 'body', label is 'stars'; not used: 'id'",)
     data = Data(target=Csv(path))
     splits = load(data, 0)
-    assert found.notes[0] in notes(data, splits, 8)
+    assert detected.notes[0] in notes(data, splits, 8)
     assert splits.train[0].keys() == {"text", "label", "index"}
     assert splits.train[0]["text"].startswith("number ")
 
 
-def test_one_file_is_split_by_class_the_same_way_each_time(write):
+def test_one_file_is_split_by_class_in_the_same_way_each_time(write):
     source = Csv(write(HEADER + ROWS))
     splits = load(Data(target=source), 0)
     sizes = [np.bincount(part.labels()).tolist() for part in (splits.train, splits.validation, splits.test)]
@@ -41,11 +41,11 @@ def test_one_file_is_split_by_class_the_same_way_each_time(write):
     texts = [{part[n]["text"] for n in range(len(part))} for part in (splits.train, splits.validation, splits.test)]
     assert len(set.union(*texts)) == 60
     assert load(Data(target=source), 1).fingerprint == splits.fingerprint
-    whole = Csv(source.path, test_share=0.0).open()
-    assert whole.splits.keys() == {"train"} and len(whole.splits["train"]) == 60
+    train_only = Csv(source.path, test_share=0.0).open()
+    assert train_only.splits.keys() == {"train"} and len(train_only.splits["train"]) == 60
 
 
-def test_files_of_splits_share_their_classes(write):
+def test_split_files_share_their_classes(write):
     train, test = write(HEADER + "0,good,yes\n1,bad,no\n"), write("stars,body\nmaybe,so so\nyes,fine\n", "test.csv")
     source = Csv(train, test=test)
     dataset = source.open()
@@ -57,7 +57,7 @@ def test_files_of_splits_share_their_classes(write):
     assert dataset.splits["train"].labels().tolist() == [2, 1]
 
 
-def test_a_fingerprint_is_of_content_and_settings(write, tmp_path):
+def test_a_fingerprint_depends_on_content_and_settings(write, tmp_path):
     first = Csv(write(HEADER + ROWS)).open().fingerprint
     (tmp_path / "there").mkdir()
     assert Csv(write(HEADER + ROWS, "there/copy.csv")).open().fingerprint == first
@@ -66,7 +66,7 @@ def test_a_fingerprint_is_of_content_and_settings(write, tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_quotes_breaks_marks_and_delimiters(write, delimiter):
+def test_quotes_line_breaks_byte_order_marks_and_delimiters(write, delimiter):
     text = f'he said ""no""{delimiter}\nthen left'
     content = f'body{delimiter}stars\r\n"{text}"{delimiter}a\r\n\r\nplain\u2028line{delimiter}b\r\n'
     dataset = Csv(write(b"\xef\xbb\xbf" + content.encode()), test_share=0.0).open()
@@ -75,7 +75,7 @@ def test_quotes_breaks_marks_and_delimiters(write, delimiter):
     assert dataset.classes == ("a", "b")
 
 
-def test_another_encoding_and_quote_are_named(write):
+def test_another_encoding_and_quote_can_be_named(write):
     path = write("body;stars\n'caf\xe9; noir';a\nth\xe9;b\n", encoding="latin-1")
     with pytest.raises(
         ValueError, match=r"reviews.csv line 2 is not valid utf-8 \(byte 0xe9 at 4\).*encoding='latin-1'"
@@ -97,7 +97,7 @@ def test_numbers_several_classes_and_tags(write):
     assert tags.splits["train"][0] == {"words": ["Anna", "sees", "Bonn"], "label": [2, 1, 0], "index": 0}
 
 
-def test_pairs_of_texts_are_found(write):
+def test_text_pairs_are_detected(write):
     dataset = Csv(write("premise,hypothesis,label\na,b,x\nc,d,y\n"), test_share=0.0).open()
     assert dataset.splits["train"][0] == {"text": "a", "text_pair": "b", "label": 0, "index": 0}
 
@@ -118,7 +118,7 @@ def test_nan_and_inf_are_names_of_classes_where_the_kind_says_so(write):
     assert Csv(words, test_share=0.0).open().classes == ("naan", "nan")
 
 
-def test_a_changed_file_is_read_anew(write):
+def test_a_changed_file_is_read_again(write):
     path = write(HEADER + ROWS)
     before = open_dataset(Csv(path)).fingerprint
     write(HEADER + ROWS.replace("number", "Nummer"))
@@ -151,7 +151,7 @@ def test_a_changed_file_is_read_anew(write):
         (HEADER + ROWS, {"encoding": "utf-9"}, ("utf-9", "utf-8")),
     ],
 )  # fmt: skip
-def test_faults_name_the_file_the_line_and_the_column(write, content, fields, parts):
+def test_errors_name_the_file_the_line_and_the_column(write, content, fields, parts):
     with pytest.raises(ValueError) as error:
         Csv(write(content), **fields).open()
     assert all(part in str(error.value) for part in parts), error.value
@@ -169,13 +169,13 @@ def test_faults_name_the_file_the_line_and_the_column(write, content, fields, pa
         ({"delimiter": ";;"}, "delimiter=';;'"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(fields, part):
+def test_invalid_settings_are_refused(fields, part):
     with pytest.raises(ValueError) as error:
         Csv("x.csv", **fields)
     assert part in str(error.value)
 
 
-def test_a_path_that_is_no_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*gone.csv"):
         Csv(str(tmp_path / "gone.csv")).open()
     with pytest.raises(IsADirectoryError, match="is a directory"):

@@ -1,4 +1,4 @@
-"""A source and a processor of the user's own, each in a file outside tlx and registered nowhere."""
+"""A user-defined source and a user-defined processor, each in a file outside tlx, without registration."""
 
 import json
 import textwrap
@@ -106,45 +106,45 @@ def module(file):
 
 
 @pytest.fixture(scope="module")
-def ran(module, tmp_path_factory):
+def trained(module, tmp_path_factory):
     return tlx.run(module.recipe(), tmp_path_factory.mktemp("run") / "run", quiet=True)
 
 
-def test_it_trains_and_every_test_set_is_measured(ran):
-    assert ran.metrics["test/accuracy"] == ran.metrics["hard/accuracy"] == 1.0
-    assert {name.partition("/")[0] for name in ran.metrics} == {"validation", "test", "hard", "noisy"}
-    assert ran.result["tests"] == ["hard", "noisy"]
-    assert ran.result["examples"]["hard"] == 20 and ran.result["examples"]["noisy"] == 40
+def test_the_run_trains_and_measures_every_test_set(trained):
+    assert trained.metrics["test/accuracy"] == trained.metrics["hard/accuracy"] == 1.0
+    assert {name.partition("/")[0] for name in trained.metrics} == {"validation", "test", "hard", "noisy"}
+    assert trained.result["tests"] == ["hard", "noisy"]
+    assert trained.result["examples"]["hard"] == 20 and trained.result["examples"]["noisy"] == 40
     for name, count in (("hard", 20), ("noisy", 40)):
-        kept = np.load(ran.folder / predictions_file(name))
-        assert len(kept["label"]) == count
-    lines = [json.loads(line) for line in (ran.folder / "metrics.jsonl").read_text().splitlines()]
+        scores = np.load(trained.folder / predictions_file(name))
+        assert len(scores["label"]) == count
+    lines = [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
     assert {"hard/accuracy", "noisy/accuracy"} <= {line["name"] for line in lines}
 
 
-def test_the_page_shows_every_test_set(ran):
-    page = (ran.folder / "report.html").read_text()
+def test_the_report_shows_every_test_set(trained):
+    page = (trained.folder / "report.html").read_text()
     assert "hard" in page and "noisy" in page
 
 
-def test_a_processor_is_saved_with_the_run_and_opened_by_its_class(ran, module):
-    folder = ran.folder / "model"
+def test_a_processor_is_saved_with_the_run_and_opened_by_its_class(trained, module):
+    folder = trained.folder / "model"
     assert json.loads((folder / "processor.json").read_text())["kind"] == "Letters"
     assert open_processor(folder) is None
     assert open_processor(folder, users=(module.Letters,)) == module.Letters()
 
 
-def test_it_predicts_with_the_users_file(ran, module, file):
-    (answer,) = predict.predict(ran.folder, ["aeae"], ran.recipe.model, module.Letters())
+def test_predict_works_with_the_file_of_the_user(trained, module, file):
+    (answer,) = predict.predict(trained.folder, ["aeae"], trained.recipe.model, module.Letters())
     assert next(iter(answer)) == "vowels"
-    done = CliRunner().invoke(main, ["predict", str(ran.folder), "aeae", "bcbc", "--config", str(file)])
-    assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.output.splitlines()[-2:]] == ["vowels", "consonants"]
-    refused = CliRunner().invoke(main, ["predict", str(ran.folder), "aeae"])
+    result = CliRunner().invoke(main, ["predict", str(trained.folder), "aeae", "bcbc", "--config", str(file)])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.output.splitlines()[-2:]] == ["vowels", "consonants"]
+    refused = CliRunner().invoke(main, ["predict", str(trained.folder), "aeae"])
     assert refused.exit_code == 2 and "'Letters'" in refused.output and "--config" in refused.output
 
 
-def test_a_run_told_not_to_look_seals_every_test_set(module, tmp_path):
+def test_a_run_without_test_evaluation_seals_every_test_set(module, tmp_path):
     splits = load(module.recipe().data, 0, test=False)
     for name in ("test", "hard", "noisy"):
         with pytest.raises(PermissionError):
@@ -155,14 +155,14 @@ def test_a_run_told_not_to_look_seals_every_test_set(module, tmp_path):
     assert {name.partition("/")[0] for name in blind.metrics} == {"validation"}
 
 
-def test_test_sets_may_shift_and_have_their_own_source():
+def test_test_sets_may_have_their_own_shift_and_source():
     shift = tlx.data.GaussianNoise(std=0.3)
     data = Data(target="digits", tests=(Test(name="noisy", shift=(shift,)), Test(name="far", source="mnist5k")))
     splits = load(data, 0)
     assert splits.tests.keys() == {"noisy", "far"} and len(splits.tests["far"]) == 1000
     assert not np.array_equal(splits.tests["noisy"][0]["image"], splits.test[0]["image"])
     assert splits.tests["noisy"].labels().tolist() == splits.test.labels().tolist()
-    # A test set changes the data of a run, and no fingerprint of a recipe without one.
+    # A test set changes the fingerprint of the data of a run, but no fingerprint of a recipe without test sets.
     assert load(Data(target="digits"), 0).fingerprint != splits.fingerprint
 
 
@@ -187,7 +187,7 @@ def test_a_test_set_of_the_target_has_its_classes_and_its_shift():
         ((Test(name="a", shift=(tlx.data.Typos(share=0.1),)),), ("'a'", "Typos", "images")),
     ],
 )
-def test_test_sets_that_do_not_fit_are_refused(tests, parts):
+def test_invalid_test_sets_are_refused(tests, parts):
     with pytest.raises(ValueError) as error:
         load(Data(target="digits", tests=tests), 0)
     assert all(part in str(error.value) for part in parts), error.value
@@ -201,12 +201,12 @@ def test_names_of_test_sets_are_checked():
         Data(target="digits", tests=(Test(name="a"), Test(name="a", source="mnist5k")))
 
 
-def test_a_name_and_its_source_are_one_recipe():
+def test_a_data_set_name_and_its_source_give_one_recipe():
     assert Data(target=Tfds("digits")) == Data(target="digits")
     assert Data(target="x", source=(Tfds("a"), "b")).source == ("a", "b")
     data = Data(target=Csv("x.csv", label="y"), tests=(Test(name="a", source=Csv("z.csv")),))
-    again = config.load(config.dump(data), classes())
-    assert again == data and hash(data) == hash(again)
+    reloaded = config.load(config.dump(data), classes())
+    assert reloaded == data and hash(data) == hash(reloaded)
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,13 @@ def test_a_name_and_its_source_are_one_recipe():
         ({"text": Column("text"), "label": Column("tags", ("a",))}, ("tags", "'words'")),
     ],
 )
-def test_columns_that_cannot_be_are_refused(columns, parts):
+def test_invalid_columns_are_refused(columns, parts):
     with pytest.raises(ValueError) as error:
         check_columns("mine", columns)
     assert all(part in str(error.value) for part in parts)
 
 
-def test_a_record_without_a_cell_is_named():
+def test_a_record_without_a_required_column_is_named():
     columns = {"text": Column("text"), "label": Column("number")}
     with pytest.raises(ValueError, match=r"mine train\[0\] has no value for the column 'label'.*'lable'"):
         Dataset("mine", {"train": [{"text": "a", "lable": 1}]}, columns, "f")

@@ -1,4 +1,4 @@
-"""A finished run's files are known by their digests: a changed one is refused, the user's own are let be."""
+"""Files of a finished run have digests: a changed file is refused; files of the user are ignored."""
 
 import json
 import shutil
@@ -31,8 +31,8 @@ def run(finished, tmp_path):
 
 def test_every_file_that_is_read_again_is_listed(run):
     listed = set(digests.known(run))
-    own = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    rest = {name for name in own - listed if not name.startswith(("tensorboard/", "checkpoints/", "."))}
+    value = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    rest = {name for name in value - listed if not name.startswith(("tensorboard/", "checkpoints/", "."))}
     assert rest <= {"files.json", "report.html"}
     for name in listed:
         digests.verify(run, name)
@@ -49,7 +49,7 @@ def test_a_changed_file_of_the_model_is_refused(run, name):
     assert "its sha256 is" in str(error.value)
 
 
-def test_a_file_that_the_run_did_not_write_is_refused_where_it_would_be_read(run):
+def test_a_file_that_the_run_did_not_write_is_refused_if_it_would_be_read(run):
     (run / "model" / "notes.md").write_text("mine")
     tlx.load_pretrained(run)
     (run / "model" / "model.safetensors.index.json").write_text("{}")
@@ -64,12 +64,12 @@ def test_a_missing_file_is_refused(run):
 
 
 @pytest.mark.parametrize("name", ["result.json", "recipe.json", "mistakes.json", "parameters.json", "environment.json"])
-def test_a_changed_record_is_refused_by_the_page(run, name):
+def test_a_changed_record_is_refused_by_the_report(run, name):
     (run / name).write_text((run / name).read_text().replace("1", "2", 1))
-    done = CliRunner().invoke(main, ["report", str(run)])
-    assert done.exit_code == 2
-    assert done.output.startswith(f"tlx: {run / name} was changed after the run wrote it")
-    assert len(done.output.splitlines()) == 1
+    result = CliRunner().invoke(main, ["report", str(run)])
+    assert result.exit_code == 2
+    assert result.output.startswith(f"tlx: {run / name} was changed after the run wrote it")
+    assert len(result.output.splitlines()) == 1
 
 
 def test_a_run_of_an_older_version_has_no_digests_and_is_read(run):
@@ -80,7 +80,7 @@ def test_a_run_of_an_older_version_has_no_digests_and_is_read(run):
     report.write(run)
 
 
-def test_without_digests_the_recipe_still_agrees_with_its_fingerprint(run):
+def test_without_digests_the_recipe_must_match_its_fingerprint(run):
     (run / digests.FILES).unlink()
     document = json.loads((run / "recipe.json").read_text())
     document["recipe"]["optim"]["lr"] = 0.5

@@ -1,4 +1,4 @@
-"""Documents are read with limits and checked by form: one line that names the file, the place, both values."""
+"""Documents are read with limits and checked by form: one line that names file, place, and both values."""
 
 import json
 
@@ -44,7 +44,7 @@ FORM = Record(
         (b'{"width": 1, "name": "\\ud800"}', "half a character"),
     ],
 )
-def test_each_fault_is_one_line_with_the_file_both_values_and_what_to_do(tmp_path, text, words):
+def test_each_error_is_one_line_with_the_file_both_values_and_what_to_do(tmp_path, text, words):
     path = tmp_path / "some.json"
     path.write_bytes(text)
     with pytest.raises(DocumentError) as error:
@@ -56,7 +56,7 @@ def test_each_fault_is_one_line_with_the_file_both_values_and_what_to_do(tmp_pat
     assert len(message) < len(str(path)) + 300
 
 
-def test_what_fits_is_read_as_it_is(tmp_path):
+def test_valid_documents_are_read_unchanged(tmp_path):
     document = {"width": 3, "rate": 1, "names": ["a"], "size": {"height": 2}, "more": [None, {"x": 1.5}]}
     (tmp_path / "some.json").write_text(json.dumps(document))
     assert read_json(tmp_path / "some.json", FORM) == document
@@ -73,7 +73,7 @@ def test_a_directory_a_missing_file_and_a_large_one_are_refused(tmp_path):
         read_json(tmp_path / "some.json", most_bytes=50)
 
 
-def test_forms_say_what_they_want():
+def test_forms_state_the_expected_value():
     assert maybe(Flag()).wants == "true or false or null"
     assert Rows(Whole(1), 2, 2).wants == "a list of 2 values, each a whole number, 1 or more"
     assert Real(0, 1, above=True).wants == "a number above 0, at most 1"
@@ -89,7 +89,7 @@ def test_forms_say_what_they_want():
     assert len(shown("x" * 1000)) == 80
 
 
-def test_a_line_that_a_killed_process_left_is_left_out_and_another_is_refused(tmp_path):
+def test_an_incomplete_last_line_is_ignored_and_any_other_is_refused(tmp_path):
     path, form = tmp_path / "lines.jsonl", Record({"step": Whole()})
     assert read_lines(path, form) == []
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
@@ -131,14 +131,14 @@ def test_damaged_arrays_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", model_forms.FIELDS)
 def test_every_field_of_a_config_has_a_type(kind):
-    """No field that a model reads accepts an object or a truth value in the place of a number or a name."""
+    """No field of a model accepts an object or a boolean instead of a number or a name."""
     form = model_forms.form(kind)
     for name, field in (form.required | form.optional).items():
         wrong = 7 if kind == "tlx" and name == "model" else [{"a": None}] if name != "architectures" else {"a": 1}
         assert list(field.faults(wrong, name)), name
 
 
-def test_a_point_between_the_weights_before_and_after_has_numbers_alone():
+def test_a_point_between_initial_and_trained_weights_has_numbers_only():
     point = records.MOVED.required["line"]
     good = {"share": 0.5, "loss": {"value": 1.0, "low": None}, "accuracy": {"value": float("nan")}}
     assert list(point.faults([good], "line")) == []

@@ -1,4 +1,4 @@
-"""A directory as the contract lays it out: states, names, rows; written by hand, for runs are tested elsewhere."""
+"""A study directory: states, names, rows. The files are written by hand, because other tests run studies."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def result(value, seed):
 
 @pytest.fixture
 def study(tmp_path):
-    """Two methods by two numbers of labels by two seeds: one cell of each state that is not done."""
+    """Two methods by two numbers of labels by two seeds, with one cell in each unfinished state."""
     names = [
         {"method": method, "labels": labels, "seed": seed}
         for method in ("full", "probe") for labels in (8, 16) for seed in (0, 1)
@@ -48,18 +48,18 @@ def study(tmp_path):
     return tmp_path
 
 
-def test_a_cell_is_in_the_state_that_its_files_and_its_claim_say(study):
-    # 4 failed before it was done, 6 is tried again.
+def test_the_state_of_a_cell_follows_from_its_files_and_its_claim(study):
+    # Cell 4 failed before it was done; cell 6 is tried again.
     with FileLock(study / "claims" / f"{6:016x}.lock"):
-        found = studies.read(study)
+        actual = studies.read(study)
     states = ["done"] * 5 + ["failed", "running", "waiting"]
-    assert [cell.state for cell in found.cells] == states
-    assert found.counts == {"done": 5, "running": 1, "failed": 1, "waiting": 1}
-    assert [cell.fingerprint for cell in found.cells if cell.failed] == [f"{5:016x}"]
+    assert [cell.state for cell in actual.cells] == states
+    assert actual.counts == {"done": 5, "running": 1, "failed": 1, "waiting": 1}
+    assert [cell.fingerprint for cell in actual.cells if cell.failed] == [f"{5:016x}"]
     assert [cell.state for cell in studies.read(study).cells] == ["done"] * 5 + ["failed", "failed", "waiting"]
 
 
-def test_reading_takes_no_claim_and_makes_no_file(study):
+def test_reading_takes_no_claim_and_writes_no_file(study):
     before = sorted(path for path in study.rglob("*"))
     studies.read(study)
     assert sorted(path for path in study.rglob("*")) == before
@@ -68,18 +68,18 @@ def test_reading_takes_no_claim_and_makes_no_file(study):
 
 
 def test_columns_and_costs(study):
-    found = studies.read(study)
-    assert found.columns == ("method", "labels", "seed")
-    assert found.metrics == ("test/accuracy", "validation/accuracy")
-    told = studies.costs(found.cells[0].result)
-    assert told == {
+    actual = studies.read(study)
+    assert actual.columns == ("method", "labels", "seed")
+    assert actual.metrics == ("test/accuracy", "validation/accuracy")
+    recorded = studies.costs(actual.cells[0].result)
+    assert recorded == {
         "seconds/train": 1.5, "seconds/eval": 0.25, "steps": 6, "examples_per_second": 20.0, "peak_memory_bytes": 1000,
         "seconds": 1.75, "parameters/total": 10, "parameters/trainable": 4, "flops": 5e6,
     }  # fmt: skip
-    packed = studies.costs(found.cells[0].result | {"pack": {"arms": 4, "place": 1}})
-    assert packed["seconds"] == told["seconds"] / 4
-    assert packed["examples_per_second"] == told["examples_per_second"] * 4
-    assert packed["flops"] == told["flops"]
+    packed = studies.costs(actual.cells[0].result | {"pack": {"arms": 4, "place": 1}})
+    assert packed["seconds"] == recorded["seconds"] / 4
+    assert packed["examples_per_second"] == recorded["examples_per_second"] * 4
+    assert packed["flops"] == recorded["flops"]
 
 
 def test_an_arm_is_a_cell_without_its_seed(study):
@@ -103,7 +103,7 @@ def test_predictions_and_curves_are_those_of_the_run(study):
     assert cell.curves() == {"train/loss": {1: 3.0, 2: 2.0}}
 
 
-def test_plan_is_read_where_there_is_one(study):
+def test_the_plan_is_read_if_it_exists(study):
     assert studies.read(study).plan() == []
     (study / "plan.jsonl").write_text('{"how": "packed", "cells": ["a"]}\n{"how": "one')
     assert studies.read(study).plan() == [{"how": "packed", "cells": ["a"]}]
@@ -114,7 +114,7 @@ def change(study, **fields):
     (study / "study.json").write_text(json.dumps(document | fields))
 
 
-def test_what_is_no_study_is_refused(study, tmp_path):
+def test_directories_without_a_study_are_refused(study, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         studies.read(tmp_path / "none")
     assert str(error.value) == f"{tmp_path / 'none'} contains no study: there is no study.json"
@@ -136,5 +136,5 @@ def test_reading_needs_neither_jax_nor_pandas(study):
         "import sys; from tlx.records import studies; "
         f"studies.compare(studies.read({str(study)!r})); print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"jax", "pandas"} & set(done.stdout.split())
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"jax", "pandas"} & set(process.stdout.split())

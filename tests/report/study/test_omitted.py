@@ -1,4 +1,4 @@
-"""Of many settings some are drawn, and the page says how many are not."""
+"""Of many settings only some are drawn, and the page states the number of the others."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tlx.report import page
 
 
 def study(written, count):
-    """So many settings of two widths and two methods, with a curve of two steps each."""
+    """A number of settings, each with two widths and two methods, and a curve of two steps."""
     for method, width, where, seed in (
         (method, width, f"w{where}", seed)
         for method in "ab" for width in (1, 2) for where in range(count) for seed in range(2)
@@ -25,12 +25,12 @@ def study(written, count):
 
 
 @pytest.mark.parametrize(("count", "along", "curves"), [(7, 0, 2), (13, 1, 14)])
-def test_what_is_left_out_is_counted(written, count, along, curves):
+def test_omitted_settings_are_counted(written, count, along, curves):
     text, drawings = study(written, count)
-    # Settings of the curves are crossed by the widths too.
+    # The settings of the curves are combined with the widths too.
     sections = {"along": ("by-width", along, count), "curves": ("validation-accuracy", curves, 2 * count)}
     for section, (name, left, settings) in sections.items():
         part = text.partition(f'<section id="{section}">')[2].partition("</section>")[0]
         assert sum(drawing.startswith(name) for drawing in drawings) == settings - left == min(12, settings)
-        told = f"The first 12 of {settings} settings are drawn; {left} {'is' if left == 1 else 'are'} left out."
-        assert (told in part) == bool(left) == ("left out" in part)
+        message = f"The first 12 of {settings} settings are drawn; {left} {'is' if left == 1 else 'are'} left out."
+        assert (message in part) == bool(left) == ("left out" in part)

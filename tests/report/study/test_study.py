@@ -1,4 +1,4 @@
-"""The page of a real study: what it says is what the records of its runs say."""
+"""The page of a real study states what its records state."""
 
 import json
 import re
@@ -25,28 +25,28 @@ def drawings(html):
 
 
 def accuracies(study):
-    """By arm and seed, from nothing but the predictions."""
-    found = {}
+    """Return the results by arm and seed, from the predictions only."""
+    results = {}
     for item in json.loads((study / "study.json").read_text())["cells"]:
         names, file = item["names"], study / "cells" / item["fingerprint"] / "predictions" / "test.npz"
         if file.is_file():
             with np.load(file) as arrays:
                 value = float((arrays["logits"].argmax(-1) == arrays["label"]).mean())
-            found.setdefault(f"{names['method']} · shots {names['shots']}", {})[names["seed"]] = value
-    return found
+            results.setdefault(f"{names['method']} · shots {names['shots']}", {})[names["seed"]] = value
+    return results
 
 
 def marked(html, name):
-    """The numbers that the page marks as such, by arm."""
-    found = re.findall(rf'<data value="([^"]*)" data-{name}="([^"]*)"', html)
-    return {unescape(arm): float(value) for value, arm in found}
+    """Return the marked numbers of the page, by arm."""
+    actual = re.findall(rf'<data value="([^"]*)" data-{name}="([^"]*)"', html)
+    return {unescape(arm): float(value) for value, arm in actual}
 
 
 def text(html):
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html.partition("<main>")[2].partition("</main>")[0])).split())
 
 
-def test_means_and_differences_are_those_of_the_predictions(html, small_study):
+def test_means_and_differences_follow_from_the_predictions(html, small_study):
     raw = accuracies(small_study)
     means = {arm: np.mean(list(seeds.values())) for arm, seeds in raw.items()}
     assert marked(html, "mean") == pytest.approx(means)
@@ -54,8 +54,8 @@ def test_means_and_differences_are_those_of_the_predictions(html, small_study):
     assert marked(html, "difference") == pytest.approx(gaps)
 
 
-def test_the_picture_and_the_columns_that_decide_come_first(html):
-    """The first screen shows the differences above the words; a phone shows the verdict without scrolling sideways."""
+def test_the_chart_and_the_deciding_columns_come_first(html):
+    """The first screen shows the differences above the text; a phone shows the verdict without horizontal scrolling."""
     assert html.index('id="figure-differences"') < html.index('id="answer"')
     assert html.count('id="figure-differences"') == 1
     table = html.partition('<section id="compared">')[2]
@@ -66,7 +66,7 @@ def test_the_picture_and_the_columns_that_decide_come_first(html):
 
 
 def test_no_axis_has_ticks_with_a_positive_exponent(html):
-    """Vega's own formats write 47 million as 4.7e+7."""
+    """The default format of Vega writes 47 million as 4.7e+7."""
     from tlx.report.scales import NUMBERS
 
     formats = set(re.findall(r'"axis": ?\{[^}]*"format": ?"([^"]*)"', html))
@@ -114,7 +114,7 @@ def test_curves_are_means_and_bands_over_the_seeds(drawings, small_study):
     assert {"train-loss-shots-4", "train-loss-shots-16"} < drawings.keys()
 
 
-def test_cost_stands_beside_quality(drawings, small_study):
+def test_the_cost_is_next_to_the_accuracy(drawings, small_study):
     results = [cell.result for cell in studies.read(small_study).cells if cell.arm == {"method": "probe", "shots": 4}]
     [row] = [row for row in drawings["cost-parameters-trainable"]["table"] if row["arm"] == "probe · shots 4"]
     assert row["cost"] == results[0]["parameters"]["trainable"]
@@ -122,7 +122,7 @@ def test_cost_stands_beside_quality(drawings, small_study):
     assert row["cost"] == pytest.approx(np.mean([sum(r["seconds"].values()) / r["pack"]["arms"] for r in results]))
 
 
-def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
+def test_flops_and_energy_are_shown_if_runs_have_them(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
     for n, cell in enumerate(studies.read(out).cells):
@@ -135,25 +135,25 @@ def test_flops_and_energy_are_shown_where_runs_have_them(small_study, tmp_path):
     assert "CO2e, kg" in text(html)
 
 
-def test_the_page_says_how_it_stands_and_what_failed(html, small_study):
-    told = text(html)
-    assert "12 of 14 cells are done (1 failed, 1 waiting)" in told
+def test_the_page_states_the_progress_and_the_failures(html, small_study):
+    recorded = text(html)
+    assert "12 of 14 cells are done (1 failed, 1 waiting)" in recorded
     [failed] = [cell for cell in studies.read(small_study).cells if cell.failed]
-    assert failed.failed["error"] in told
-    assert "Traceback (most recent call last)" in told
-    assert "full · shots 16 , seed 3" in told.replace("16, seed", "16 , seed")
+    assert failed.failed["error"] in recorded
+    assert "Traceback (most recent call last)" in recorded
+    assert "full · shots 16 , seed 3" in recorded.replace("16, seed", "16 , seed")
     planned = [item["why"] for item in studies.read(small_study).plan()]
     assert planned
     for words in (*planned, "(selection: last)", "tlx study experiments/shots.py"):
-        assert words in told
-    held = [cell.result for cell in studies.read(small_study).cells if cell.result]
-    assert sum(result["pack"]["arms"] == 1 for result in held) == 0 or "trained alone" in told
-    assert "recorded in groups.json" in told
-    read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in held)
-    assert f"{read} runs read cached features of the frozen stages below head" in told
+        assert words in recorded
+    stored = [cell.result for cell in studies.read(small_study).cells if cell.result]
+    assert sum(result["pack"]["arms"] == 1 for result in stored) == 0 or "trained alone" in recorded
+    assert "recorded in groups.json" in recorded
+    read = sum("head" in [phase["cut"] for phase in result["prefix"]] for result in stored)
+    assert f"{read} runs read cached features of the frozen stages below head" in recorded
 
 
-def test_the_first_thing_said_is_the_answer(html):
+def test_the_first_sentence_is_the_answer(html):
     question, answer, table = (html.index(part) for part in ("<h1>", 'class="lead"', 'id="compared"'))
     assert question < answer < table
     assert "Does a probe of random features keep up with full training?" in html[question:answer]
@@ -162,7 +162,7 @@ def test_the_first_thing_said_is_the_answer(html):
     assert re.search(r"[+−]\d+\.\d points \[[+−]\d+\.\d, [+−]\d+\.\d\]", lead)
 
 
-def test_the_page_reaches_for_nothing(html):
+def test_the_page_makes_no_network_request(html):
     for address in re.findall(r'(?:href|src|action)="([^"]*)"', html.partition("<main>")[2].partition("</main>")[0]):
         assert address.startswith(("#", "cells/")), address
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1]
@@ -175,17 +175,17 @@ def test_the_same_records_give_the_same_page(html, small_study):
     assert not list(small_study.glob("*.partial"))
 
 
-def test_another_metric_may_be_asked(small_study, tmp_path):
+def test_another_metric_may_be_chosen(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
-    told = text(report.write(out, "test/loss").read_text(encoding="utf-8"))
-    assert "Test cross-entropy at the last step" in told
-    assert "smallest effect of interest" not in told.partition("How to read this")[0]
+    recorded = text(report.write(out, "test/loss").read_text(encoding="utf-8"))
+    assert "Test cross-entropy at the last step" in recorded
+    assert "smallest effect of interest" not in recorded.partition("How to read this")[0]
     with pytest.raises(ValueError, match=r"has the metric 'test/los'; close: 'test/loss'"):
         report.write(out, "test/los")
 
 
-def test_a_result_that_was_tampered_with_is_named(small_study, tmp_path):
+def test_a_manipulated_result_is_named(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))
     cell = studies.read(out).cells[0]
@@ -196,7 +196,7 @@ def test_a_result_that_was_tampered_with_is_named(small_study, tmp_path):
     assert marked(html, "mean") == pytest.approx(marked(report.write_study(small_study).read_text(), "mean"))
 
 
-def test_what_is_no_study_is_refused(small_study, tmp_path):
+def test_directories_without_a_study_are_refused(small_study, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         report.write(tmp_path)
     assert str(error.value) == f"{tmp_path} contains neither a run nor a study: no result.json and no study.json"
@@ -216,7 +216,7 @@ def test_what_is_no_study_is_refused(small_study, tmp_path):
 
 
 def test_the_fingerprints_are_those_of_the_recipes(small_study):
-    """The fixture is laid out as a study's directory is."""
+    """The fixture has the layout of a study directory."""
     from tlx.recipe import OWN
 
     for cell in studies.read(small_study).cells:

@@ -1,4 +1,4 @@
-"""Tables for papers: every row is whole, every name is escaped, the numbers are those of the page."""
+"""Tables for papers: every row is complete, every name is escaped, the numbers are those of the page."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_markdown_is_a_table_with_rows_of_one_width(study):
     assert "paired over 3 seeds" in note
 
 
-def test_the_table_says_what_the_page_says(small_study):
+def test_the_table_has_the_numbers_of_the_page(small_study):
     table = report.table(small_study, "markdown")
     html = report.write_study(small_study).read_text(encoding="utf-8")
     for line in [line for line in table.splitlines() if line.startswith("| probe")]:

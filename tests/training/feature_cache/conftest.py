@@ -1,4 +1,4 @@
-"""A small text encoder with a real tokenizer, and a store of prefixes that each test has for itself."""
+"""A small text encoder with a real tokenizer, and a separate feature cache for each test."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ CONFIG = models.Bert(vocabulary=30522, width=16, depth=3, heads=2, mlp=24, posit
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory):
-    """The directory of the encoder: random numbers, MiniLM's tokenizer."""
+    """The directory of the encoder: random weights, the tokenizer of MiniLM."""
     model = models.build(CONFIG)
     variables = models.initialise(model, jax.random.key(3))
     processor = load_pretrained("minilm-l6").processor
@@ -23,14 +23,14 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """The folder that holds this test's prefixes."""
+    """The folder of the feature cache of this test."""
     monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "prefixes"
 
 
 @pytest.fixture(scope="session")
 def text(encoder):
-    """A recipe on 64 tweets."""
+    """Return a recipe on 64 tweets."""
     return Recipe(
         data=Data(target="sentiment/tweets", shots=32, tokens=24, buckets=(16,), group=2),
         task=tasks.Classification(classes=2),
@@ -43,7 +43,7 @@ def text(encoder):
 
 @pytest.fixture(scope="session")
 def image():
-    """A recipe on 40 digits."""
+    """Return a recipe on 40 digits."""
     return Recipe(
         data=Data(target="digits", shots=4),
         task=tasks.Classification(classes=10),
@@ -56,13 +56,13 @@ def image():
 
 @pytest.fixture(scope="session")
 def changed():
-    """A recipe with other fields, by dotted path one deep: `changed(recipe, tuning=..., data={"shots": 8})`."""
+    """Return `changed(recipe, tuning=..., data={"shots": 8})`: the recipe with other fields, at most one level deep."""
 
     def change(recipe, **fields):
-        made = {
+        built = {
             name: dataclasses.replace(getattr(recipe, name), **value) if isinstance(value, dict) else value
             for name, value in fields.items()
         }
-        return dataclasses.replace(recipe, **made)
+        return dataclasses.replace(recipe, **built)
 
     return change

@@ -1,4 +1,4 @@
-"""Where a prefix may be cut, and what is said where it may not."""
+"""The stage below which features are cached, and the message if they cannot be cached."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ SIDE = ("stem", "blocks/00", "blocks/01", "blocks/02", "pool")
 
 
 @pytest.mark.parametrize(
-    ("own", "stage", "reads"),
+    ("value", "stage", "reads"),
     [
         (tuning.Probe(), "head", {("pooled",)}),
         (tuning.Bottleneck(width=3), "head", {("pooled",)}),
@@ -38,41 +38,41 @@ SIDE = ("stem", "blocks/00", "blocks/01", "blocks/02", "pool")
         (tuning.SideHead(), "head", {("pooled",), *(("side", name) for name in SIDE)}),
     ],
 )
-def test_the_cut_is_below_the_first_stage_that_learns_and_holds_what_is_read(text, changed, own, stage, reads):
-    found = cut(changed(text, tuning=own))
-    assert (found.stage, {path for path, _ in found.reads}) == (stage, reads)
-    assert found.why == f"everything below {stage!r} is frozen"
+def test_the_cut_is_below_the_first_trainable_stage_and_caches_what_is_read(text, changed, value, stage, reads):
+    actual = cut(changed(text, tuning=value))
+    assert (actual.stage, {path for path, _ in actual.reads}) == (stage, reads)
+    assert actual.why == f"everything below {stage!r} is frozen"
 
 
-def test_phases_that_unfreeze_from_the_top_have_a_cut_each(text, changed):
+def test_each_phase_of_gradual_unfreezing_has_a_cut(text, changed):
     recipe = changed(text, tuning=tuning.Gradual(factor=1.0))
     phases = prepare(recipe, open_data(recipe)).phases
-    found = [cut(recipe, phase).stage for phase in range(len(phases))]
-    assert found == ["head", "blocks/02", "blocks/01", "blocks/00", None][: len(found)] or found[-1] is None
-    assert [stage for stage in found if stage] == sorted((stage for stage in found if stage), reverse=True)
+    actual = [cut(recipe, phase).stage for phase in range(len(phases))]
+    assert actual == ["head", "blocks/02", "blocks/01", "blocks/00", None][: len(actual)] or actual[-1] is None
+    assert [stage for stage in actual if stage] == sorted((stage for stage in actual if stage), reverse=True)
 
 
-def test_what_an_earlier_phase_has_moved_is_not_cut_off(text, changed):
+def test_parameters_trained_in_an_earlier_phase_are_not_cached(text, changed):
     recipe = changed(text, tuning=tuning.InTurn((0.5, tuning.Freeze(through="blocks/00")), (0.5, tuning.Probe())))
-    found = cut(recipe, 1)
-    assert found.stage == "blocks/01"
-    assert found.why.startswith(
+    actual = cut(recipe, 1)
+    assert actual.stage == "blocks/01"
+    assert actual.why.startswith(
         "everything below 'blocks/01' is frozen; everything below 'head' is frozen in this phase"
     )
 
 
-def test_where_all_learns_nothing_is_cut(image, changed):
+def test_nothing_is_cached_if_everything_is_trainable(image, changed):
     assert cut(changed(image, tuning=tuning.Full())).why == "'stem', the first stage, is trainable"
 
 
-def test_images_that_change_at_every_step_have_no_prefix(image, changed):
+def test_images_that_change_at_every_step_are_not_cached(image, changed):
     data = {"augment": (Crop(padding=1),)}
     assert "Data(views=k)" in cut(changed(image, data=data)).why
     assert cut(changed(image, data=data | {"views": 3})).stage == "blocks/00"
 
 
 def with_stage(apply):
-    """A model with one more stage, without parameters, behind its first."""
+    """Return a model with one more stage, without parameters, after its first stage."""
 
     def change(ready):
         first, *rest = ready.model.stages
@@ -81,7 +81,7 @@ def with_stage(apply):
     return change
 
 
-def test_noise_below_the_cut_is_seen_in_the_program_itself(image):
+def test_noise_below_the_cut_is_detected_in_the_program(image):
     noisy = with_stage(
         lambda params, stats, carry, context: ({**carry, "hidden": dropout(carry["hidden"], 0.5, context, 7)}, stats)
     )
@@ -91,20 +91,20 @@ def test_noise_below_the_cut_is_seen_in_the_program_itself(image):
 
 
 def test_an_objective_that_reads_below_the_cut_is_named(image, changed, tmp_path):
-    told = cut(changed(image, objective=(terms.Mixup(),))).why
-    assert "stages below 'blocks/00' (ValueError: Mixup mixes images" in told
-    told = cut(changed(image, objective=(terms.Supervised(), terms.Delta()))).why
-    assert "stages below 'blocks/00'" in told
+    recorded = cut(changed(image, objective=(terms.Mixup(),))).why
+    assert "stages below 'blocks/00' (ValueError: Mixup mixes images" in recorded
+    recorded = cut(changed(image, objective=(terms.Supervised(), terms.Delta()))).why
+    assert "stages below 'blocks/00'" in recorded
 
 
-def test_statistics_that_move_below_the_cut_are_seen(image, changed):
+def test_statistics_that_move_below_the_cut_are_detected(image, changed):
     model = models.Cnn(size=8, widths=(3, 4), dense=None)
     frozen = changed(image, model=model, tuning=tuning.Freeze(through="stem"))
     assert cut(frozen).stage is not None
 
 
 def test_statistics_that_move_below_the_cut_are_refused(image):
-    """Of a stage that counts its steps although nothing of it learns."""
+    """Use a frozen stage that counts its steps."""
 
     def counted(params, stats, carry, context):
         return carry, {"count": stats["count"] + float(context.train)}
