@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, tasks, tuning
-from tlx.data import Crop, Csv, Flip, Noise, Stream, Test, Tfds, shifts
+from tlx.data import Crop, Csv, Flip, Noise, Stream, Test, Tfds, shifts, sound_shifts
 from tlx.files import schema_1
 from tlx.files.class_names import Classes
 from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
@@ -76,9 +76,9 @@ ONE_OF_EACH = {
     "Occlude": shifts.Occlude(share=0.25),
     "DropWords": shifts.DropWords(share=0.3),
     "Typos": shifts.Typos(share=0.1),
-    "BackgroundNoise": shifts.BackgroundNoise(snr=10.0),
-    "Speed": shifts.Speed(factor=1.1),
-    "Codec": shifts.Codec(law="a-law"),
+    "BackgroundNoise": sound_shifts.BackgroundNoise(snr=10.0),
+    "Speed": sound_shifts.Speed(factor=1.1),
+    "Codec": sound_shifts.Codec(law="a-law"),
     "Csv": Csv("reviews.csv", label="stars"),
     "Tfds": Tfds("digits"),
     "Test": Test(name="far", source="mnist5k"),
