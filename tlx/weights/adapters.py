@@ -221,7 +221,7 @@ def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained
     return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(entries)))
 
 
-def adapter_kept(adapter: Found, reset: Sequence[str], pretrained: Pretrained) -> Found:
+def kept_leaves(adapter: Found, reset: Sequence[str], pretrained: Pretrained) -> Found:
     """Return the leaves of an adapter without those that `reset` matches and those in a head that was reset."""
     model = pretrained.model
     head = head_paths(model)

@@ -22,7 +22,7 @@ from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
-from tlx.weights.adapters import adapter_kept, read_adapter, save_adapter, with_adapter
+from tlx.weights.adapters import kept_leaves, read_adapter, save_adapter, with_adapter
 from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, write_tensors
 from tlx.weights.fitting import with_processor
 from tlx.weights.form import (
@@ -130,7 +130,7 @@ def load_pretrained(
     new_leaves = drawn(entries, variables, checkpoint.resettable(built))
     manifest = Manifest(str(source), checkpoint.document, entries, new_leaves)
     pretrained = Pretrained(built, variables, None, manifest, task)
-    kept_adapter = adapter_kept(adapter, reset, pretrained)
+    kept_adapter = kept_leaves(adapter, reset, pretrained)
     pretrained = with_adapter(pretrained, kept_adapter, order, str(checkpoint.directory / ADAPTER))
     return with_processor(pretrained, checkpoint.directory, processors)
 
