@@ -83,8 +83,8 @@ def test_a_recipe_with_such_weights_names_the_class(saved):
 
 @pytest.mark.parametrize(("letters", "notes"), [("xab", 0), ("abc", 1)])
 def test_another_processor_than_that_of_the_weights_is_noted(saved, letters, notes):
-    own = recipe(saved, processor=Counts(letters=letters))
-    ready = prepare(own, open_data(own))
+    changed = recipe(saved, processor=Counts(letters=letters))
+    ready = prepare(changed, open_data(changed))
     assert ready.processor == Counts(letters=letters)
     assert ready.stored_processor == Counts(letters="xab")
     named = [note for note in ready.notes if "letters='xab'" in note and "letters='abc'" in note]

@@ -152,5 +152,8 @@ def test_a_stem_with_further_tokens_is_cached(text, changed):
         first = {name: carry[name][:, :1] for name in ("hidden", "mask")}
         return carry | {name: jax.numpy.concatenate([first[name], carry[name]], 1) for name in first}, stats
 
-    found = cut(changed(text, tuning=tuning.Freeze(through="stem")), change=with_stage(longer))
-    assert (found.stage, [(leaf.tokens, leaf.extra) for leaf in found.leaves]) == ("blocks/00", [(True, 1), (True, 1)])
+    longer_cut = cut(changed(text, tuning=tuning.Freeze(through="stem")), change=with_stage(longer))
+    assert (longer_cut.stage, [(leaf.tokens, leaf.extra) for leaf in longer_cut.leaves]) == (
+        "blocks/00",
+        [(True, 1), (True, 1)],
+    )
