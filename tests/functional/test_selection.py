@@ -362,9 +362,7 @@ def test_a_source_without_a_validation_split_holds_examples_out_only_if_a_rule_n
 def test_no_target_label_is_read_and_no_seed_changes_the_examples():
     hidden = load(RECIPE.data, 0, aside=(TARGET,)).aside[TARGET]
     assert hidden[0].keys() == {"image", "index"} and len(hidden) == 150
-    with pytest.raises(
-        PermissionError, match=r"^the labels of digits train are not available to training in this setting$"
-    ):
+    with pytest.raises(PermissionError, match="the labels of digits train"):
         hidden.labels()
     assert load(RECIPE.data, 7, aside=(TARGET,)).aside[TARGET].rows.tolist() == hidden.rows.tolist()
     train = load(RECIPE.data, 0).streams["unlabelled"]

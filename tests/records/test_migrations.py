@@ -60,7 +60,7 @@ def test_a_run_of_schema_1_is_resumed_and_not_written_again(tmp_path):
 
 def test_a_run_of_schema_1_with_a_users_class_opens_with_its_file(users, tmp_path):
     folder = copied("own_tuning", tmp_path)
-    with pytest.raises(ValueError, match=r"schema 1; this tlx writes 2\): no class 'LastTwo' .*--config FILE"):
+    with pytest.raises(ValueError, match=r"schema 1; this tlx writes 2\): tlx has no class 'LastTwo'.*--config FILE"):
         recipe_of(folder)
     # Every field of the class counted at that time, and counts when that run is read.
     assert recipe_of(folder, users) == users

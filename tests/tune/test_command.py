@@ -71,7 +71,7 @@ def test_a_search_in_which_all_trials_fail_says_why_and_exits_with_one():
     assert (outcome.exit_code, outcome.output) == (
         1,
         "tlx: no trial of runs/tune-tiny is done: ValueError: train.batch is 12, which 8 devices cannot share evenly; "
-        "take 8 or 16, or a mesh of data=6\n",
+        "use 8 or 16, or a mesh of data=6\n",
     )
 
 
