@@ -348,9 +348,9 @@ def test_a_field_added_later_counts_only_if_it_is_set():
         # A user-defined class, and a class of tlx.
         Early.__module__ = Late.__module__ = module
         assert config.fingerprint((Late(), 1)) == config.fingerprint((Early(), 1))
-        changes = ({"more": ("a",)}, {"others": ("a",)}, {"flag": True}, {"steps": 4})
+        changes = ({"more": ("a",)}, {"rest": ("a",)}, {"flag": True}, {"steps": 4})
         assert len({config.fingerprint(Late(**change)) for change in ({}, *changes)}) == 1 + len(changes)
-    assert config.dump(Late()) == {"kind": "Early", "steps": 3, "more": [], "others": [], "flag": 1}
+    assert config.dump(Late()) == {"kind": "Early", "steps": 3, "more": [], "rest": [], "flag": 1}
 
 
 def test_a_new_field_of_a_class_of_schema_1_changes_no_fingerprint(monkeypatch):

@@ -1,4 +1,4 @@
-"""Trees of named arrays: paths, flattening, near misses, sizes.
+"""Trees of named arrays: paths, flattening, near misses, sizes. Types of nested values that need no JAX.
 
 A tree is nested dicts of leaves. The path of a leaf joins its keys with `/`: `"blocks/00/attention/query/kernel"`.
 """
@@ -11,6 +11,9 @@ from typing import Any
 Tree = dict[str, Any]
 # A JSON object: its values are null, booleans, numbers, texts, lists and further objects.
 Json = dict[str, Any]
+# A raw example: the values of its columns, before a processor or a task turns them into arrays. It is not in types.py,
+# because processing data needs no JAX.
+Example = Mapping[str, Any]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,8 +11,6 @@ from tlx.trees import Tree
 Array = jax.Array
 Key = jax.Array
 Carry = dict[str, Any]
-# A raw example: the values of its columns, before a processor or a task turns them into arrays.
-Example = Mapping[str, Any]
 # Arrays by name: the examples of a batch, the inputs of a model or its outputs. A value may be a dict of arrays.
 Arrays = Mapping[str, Any]
 

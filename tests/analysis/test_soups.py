@@ -118,9 +118,7 @@ def test_wise_is_on_the_line(runs, tmp_path):
 
 
 def test_incompatible_runs_are_refused(runs, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"first and .*other have different models: the trees differ: 'blocks/00/kernel' and "
-    ):
+    with pytest.raises(ValueError, match=r"first and .*other have different models: .*'blocks/00/kernel' and "):
         soups.soup([runs["first"], runs["other"]], tmp_path / "soup")
     with pytest.raises(ValueError, match="a soup needs two runs or more, got 1"):
         soups.soup([runs["first"]], tmp_path / "soup")

@@ -57,8 +57,9 @@ def test_a_first_stream_with_another_batch_sets_the_steps_and_the_speed(tmp_path
 def test_a_small_stream_is_noted_by_its_batch():
     small = config.replace(recipe(config.replace(MEMORY, batch=4096)), seed=1)
     splits = open_data(small)
-    assert "memory has 3500 examples, fewer than a batch of 4096: a step takes some more than once" in notes(
-        small.data, splits, small.train.batch
+    assert (
+        "memory has 3500 examples, fewer than the batch size 4096: one step uses some examples more than once"
+        in notes(small.data, splits, small.train.batch)
     )
 
 

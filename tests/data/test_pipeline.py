@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tlx import assets
-from tlx.data import Crop, Data, Flip, Noise, evaluation_batches, load, pipeline, train_batches
+from tlx.data import Crop, Data, Flip, Noise, evaluation_batches, load, readers, train_batches
 from tlx.data.augment import Augmentation, augmented
 from tlx.processors import ImageProcessor, TextProcessor
 
@@ -162,7 +162,7 @@ def test_no_examples_give_no_evaluation_batches(image):
 def test_a_full_cache_changes_nothing(image, monkeypatch):
     splits, processor = image
     remembered = take(train_batches(splits.train, processor, batch=8, seed=0), 12)
-    monkeypatch.setattr(pipeline, "CACHE_BYTES", 5000)
+    monkeypatch.setattr(readers, "CACHE_BYTES", 5000)
     view = splits.train.view(range(len(splits.train)))
     assert_same(take(train_batches(view, processor, batch=8, seed=0), 12), remembered)
     (ready,) = view.memory.values()

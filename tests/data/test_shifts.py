@@ -112,9 +112,9 @@ def test_invalid_shifts_are_refused(make, message):
 
 
 def test_the_shifts_of_a_kind_are_named_and_a_kind_without_any_is_too():
-    with pytest.raises(ValueError, match=r"shift: Blur.* is for images, and x is text; .*: DropWords, Typos$"):
+    with pytest.raises(ValueError, match=r"shift: Blur.* images, but x has text; .*: DropWords, Typos$"):
         check_kind("shift", (Blur(sigma=1.0),), "text", "x")
-    with pytest.raises(ValueError, match=r"is for images, and x is lists of words; tlx has no shift for lists"):
+    with pytest.raises(ValueError, match=r"images, but x has lists of words; .*no shift for lists of words"):
         check_kind("shift", (Blur(sigma=1.0),), "words", "x")
-    with pytest.raises(ValueError, match=r"eps_x=0.3 .* source 'a' is lists of words; .*kind = 'words'.*eps_x"):
+    with pytest.raises(ValueError, match=r"eps_x=0.3 .* source 'a' has lists of words; .*kind = 'words'.*eps_x"):
         usual("words", 0.3, "source 'a'")

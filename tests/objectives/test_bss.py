@@ -20,6 +20,6 @@ def test_more_singular_values_than_exist_are_refused(mlp):
     assert str(error.value).startswith("Bss: k is 5, but 4 features ")
     with pytest.raises(ValueError) as error:
         mlp.look(terms.Bss(k=4), batch=mlp.labelled(rows=3))
-    assert str(error.value) == "a matrix of 3x4 does not have 4 singular values"
+    assert str(error.value).startswith("a matrix of 3x4 does not have 4 singular values")
     with pytest.raises(ValueError, match="Bss: k is 0; expected "):
         terms.Bss(k=0)

@@ -102,7 +102,7 @@ def test_a_missing_target_is_named():
         (lambda: terms.Kmm(on="source", target="source"), "Kmm: on and target are both the stream 'source'"),
         (lambda: terms.Kliep(scales=(1.0, 0.0)), "Kliep: scales are (1.0, 0.0) ... one ... above 0"),
         (lambda: terms.Kliep(centres=0), "Kliep: centres is 0 ... 1 or more"),
-        (lambda: terms.Kliep(weight=-1.0), "Kliep: weight is -1.0; a weight is 0 or more"),
+        (lambda: terms.Kliep(weight=-1.0), "Kliep: weight is -1.0; expected a weight of 0 or more"),
     ],
 )
 def test_invalid_terms_are_refused(make, message):

@@ -70,7 +70,7 @@ def test_it_is_opened_where_its_class_is_known(saved):
 def test_an_export_holds_it(saved, tmp_path):
     written = export_pretrained(opened(saved, processor=Counts()), tmp_path / "written")
     assert load_pretrained(written, processors=(Counts,)).processor == Counts(letters="xab")
-    with pytest.raises(ValueError, match=r"processor\.json is of the class 'Counts' of your own; .*--config FILE"):
+    with pytest.raises(ValueError, match=r"processor\.json uses your own class 'Counts'; .*--config FILE"):
         opened(saved)
 
 

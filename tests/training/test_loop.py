@@ -199,7 +199,7 @@ def test_an_empty_split_is_named(split, tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "open_dataset", lambda name: dataclasses.replace(dataset, splits=empty))
     with pytest.raises(ValueError) as error:
         run(dataclasses.replace(RECIPE, data=Data(target="digits")), tmp_path / "run", quiet=True)
-    assert str(error.value) == f"data set 'digits' has no examples in its '{split}' split"
+    assert str(error.value) == f"data set 'digits' has no examples in its split '{split}'"
 
 
 def test_a_nan_loss_stops_the_run_with_step_examples_and_parameter(tmp_path):

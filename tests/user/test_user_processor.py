@@ -70,7 +70,7 @@ def test_a_user_defined_processor_supports_all_steps(check_recipe):
     life = check_recipe(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
     command = ["export", str(life.folder), str(life.file.parent / "exported")]
     refused = CliRunner().invoke(main, command)
-    assert refused.exit_code == 2 and "'Letters' of your own" in refused.output
+    assert refused.exit_code == 2 and "your own class 'Letters'" in refused.output
     done = CliRunner().invoke(main, [*command, "--config", str(life.file)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     further = config.replace(life.recipe, weights=Weights(str(life.folder)), model=None)

@@ -17,8 +17,7 @@ import numpy as np
 from tlx.assets import cache_dir
 from tlx.data.perturbation import Perturbation
 from tlx.processors.columns import HEAVY, LABEL, inputs, read_cell
-from tlx.trees import near_miss
-from tlx.types import Example
+from tlx.trees import Example, near_miss
 
 if TYPE_CHECKING:
     from tlx.data.sources.base import Dataset, Source

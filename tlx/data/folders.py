@@ -17,8 +17,7 @@ from typing import Any
 from tlx.data.messages import check_message
 from tlx.files.documents import check, read_json, shown
 from tlx.files.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
-from tlx.trees import Json, near_miss
-from tlx.types import Example
+from tlx.trees import Example, Json, near_miss
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 REMEDY = "prepare the data set again"

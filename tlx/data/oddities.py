@@ -16,7 +16,7 @@ from tlx.assets import cache_dir
 from tlx.data.examples import Sealed, many, save_whole
 from tlx.processors.base import Processor, shown
 from tlx.processors.columns import HEAVY, inputs
-from tlx.types import Example
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx import config
 from tlx.data.shifts import Shift
-from tlx.types import Example
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns

@@ -15,7 +15,7 @@ from tlx.processors.columns import inputs, spelled
 from tlx.processors.pictures import ImageProcessor
 from tlx.processors.sounds import SoundProcessor
 from tlx.processors.texts import DEFAULT_TOKENS, TOKENIZER_FILES, TextProcessor
-from tlx.types import Example
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns

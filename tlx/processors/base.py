@@ -29,7 +29,7 @@ import numpy as np
 
 from tlx import config
 from tlx.processors.opening import read_json
-from tlx.types import Example
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns

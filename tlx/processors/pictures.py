@@ -18,8 +18,7 @@ import numpy as np
 from tlx.processors.base import Inputs, Processor, shown
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
-from tlx.trees import Json
-from tlx.types import Example
+from tlx.trees import Example, Json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

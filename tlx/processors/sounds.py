@@ -20,7 +20,7 @@ from tlx.processors.base import Inputs, Processor
 from tlx.processors.files import read_preprocessor
 from tlx.processors.opening import read_json
 from tlx.processors.pictures import FILE, ImageProcessor, check_model, file_of, refuse_other
-from tlx.types import Example
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.processors.columns import Columns

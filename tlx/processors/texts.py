@@ -26,7 +26,7 @@ from tlx.processors.opening import (
     read_json,
     set_length,
 )
-from tlx.types import Example
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

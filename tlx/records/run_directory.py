@@ -11,13 +11,15 @@ model and of the files that only the page needs (see `reopen.rebuild`).
 which files belong to one run, and deletes only those.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,11 +32,14 @@ from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional import metrics
-from tlx.recipe import Recipe
 from tlx.records import migrations
 from tlx.records.log import write_json
-from tlx.tasks import Task
 from tlx.trees import Json
+
+# A study is read without JAX (docs/decisions/reading-without-jax.md).
+if TYPE_CHECKING:
+    from tlx.recipe import Recipe
+    from tlx.tasks import Task
 
 __all__ = [
     "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
@@ -199,7 +204,7 @@ class Predictions(NamedTuple):
             )
         return {name: float(value) for name, value in metrics.items()}
 
-    def rows(self, places: np.ndarray) -> "Predictions":
+    def rows(self, places: np.ndarray) -> Predictions:
         """Return the examples at these positions."""
         return Predictions(
             {name: array[places] for name, array in self.scores.items()}, self.indices[places], self.finite

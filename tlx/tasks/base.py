@@ -10,8 +10,8 @@ import numpy as np
 
 from tlx.functional.metrics import Metric, Scores, of_scores
 from tlx.models.heads import Head
-from tlx.trees import Json
-from tlx.types import Array, Arrays, Column, Example, Field
+from tlx.trees import Example, Json
+from tlx.types import Array, Arrays, Column, Field
 
 Outputs = Arrays
 Batch = Mapping[str, Array]

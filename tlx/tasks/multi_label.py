@@ -12,7 +12,8 @@ from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
-from tlx.types import Array, Column, Example, Field
+from tlx.trees import Example
+from tlx.types import Array, Column, Field
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from tlx.functional.metrics import STANDARD, Metric, token_accuracy, token_loss
 from tlx.models.heads import PerToken
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import shown
-from tlx.types import Array, Column, Example, Field
+from tlx.trees import Example
+from tlx.types import Array, Column, Field
 
 # The label of tokens that do not count: padding, special tokens, and every piece of a word except the first.
 IGNORED = -100

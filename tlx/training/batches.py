@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from tlx.data import Examples, Order, Table
-from tlx.data.pipeline import reader
+from tlx.data.readers import reader
 from tlx.processors.base import Processor
 from tlx.training.active_run import ActiveRun
 from tlx.training.prepare import stream_seed, training_batches

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tlx.processors.columns import LABEL, READERS, inputs
-from tlx.trees import near_miss
-from tlx.types import Example
+from tlx.trees import Example, near_miss
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples

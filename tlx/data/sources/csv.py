@@ -19,8 +19,8 @@ from tlx.data.sources.csv_file import CsvFile
 from tlx.data.sources.csv_labels import Kind, column_of, encoded, kind_of, names_in, with_labels
 from tlx.files.durable import sha256_once
 from tlx.processors.columns import LABEL
-from tlx.trees import near_miss
-from tlx.types import Column, Example
+from tlx.trees import Example, near_miss
+from tlx.types import Column
 
 # Usual names of columns, for sources that name none.
 TEXTS = ("text", "sentence", "review", "body", "content", "comment", "document", "message", "tweet", "question")

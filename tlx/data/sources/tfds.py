@@ -26,8 +26,8 @@ from tlx.data.sources.base import Dataset, Source
 from tlx.files.durable import guarded
 from tlx.processors.columns import LABEL
 from tlx.processors.sounds import rate_of
-from tlx.trees import near_miss
-from tlx.types import Column, Example
+from tlx.trees import Example, near_miss
+from tlx.types import Column
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from jax.extend.core import Literal
 
 from tlx import partition
 from tlx.data import Leaf
-from tlx.data.pipeline import limits
+from tlx.data.readers import limits
 from tlx.models import forward
 from tlx.training.prepare import Prepared
 from tlx.training.state import Parts, initial_state

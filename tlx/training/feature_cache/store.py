@@ -26,7 +26,7 @@ from tlx import config
 from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Sealed, Splits, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented
-from tlx.data.pipeline import reader
+from tlx.data.readers import reader
 from tlx.functional.selection import SOURCE, TARGET
 from tlx.training.feature_cache.cut import Cut, prefix
 from tlx.training.interrupt import locked, look
