@@ -114,11 +114,11 @@ def test_a_convolution_over_sequences_with_zeros_on_one_side():
 @pytest.mark.parametrize("kind", ["max", "average"])
 @pytest.mark.parametrize(("size", "stride", "padding"), [(2, None, 0), (3, 2, 1)])
 def test_pooling(kind, size, stride, padding):
-    pool = torch.nn.functional.max_pool2d if kind == "max" else torch.nn.functional.avg_pool2d
+    torch_pool = torch.nn.functional.max_pool2d if kind == "max" else torch.nn.functional.avg_pool2d
     pool = layers.max_pool if kind == "max" else layers.average_pool
 
     def run(x):
-        return pool(x.permute(0, 3, 1, 2), size, stride, padding).permute(0, 2, 3, 1)
+        return torch_pool(x.permute(0, 3, 1, 2), size, stride, padding).permute(0, 2, 3, 1)
 
     agree(lambda _, x: pool(x, size, stride=stride, padding=padding), {}, run, (draw(2, 9, 11, 3),), turned)
 
