@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up: a module may import from earlier lines only. Modules on one line do not import each other.
-FLOORS = (
+LEVELS = (
     ("trees",),
     ("files",),
     ("types", "assets", "config"),
@@ -28,7 +28,7 @@ FLOORS = (
     ("tune", "analysis"),
     ("cli",),
 )
-HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+HEIGHT = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 
 BORDERS = {
     "transformers": ("weights/", "processors/"),
@@ -64,21 +64,30 @@ BORDERS = {
 EVERYWHERE = {"jax", "numpy"}
 
 
-def named(path):
+def name_of(path):
     return str(path.relative_to(PACKAGE))
 
 
-def room(path):
+def package_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path):
+TEXTS = {name_of(path): path.read_text(encoding="utf-8") for path in FILES}
+
+
+@pytest.fixture(scope="module")
+def trees():
+    """The syntax tree of every file, by its name."""
+    return {name: ast.parse(text) for name, text in TEXTS.items()}
+
+
+def imports(tree):
     """Return every module that a file imports, at any place (inside functions too)."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{named(path)} imports relatively"
+            assert node.level == 0, f"a relative import in line {node.lineno}"
             if node.module == "tlx":
                 yield from (f"tlx.{name.name}" for name in node.names)
             else:
@@ -86,71 +95,89 @@ def imports(path):
 
 
 def test_every_package_has_its_level():
-    assert {room(path) for path in FILES} - {"__init__"} == HEIGHT.keys()
+    assert {package_of(path) for path in FILES} - {"__init__"} == HEIGHT.keys()
 
 
-# The top of the package names every subpackage, lazily.
-@pytest.mark.parametrize("path", [path for path in FILES if room(path) != "__init__"], ids=named)
-def test_imports_only_go_down(path):
-    value = room(path)
-    for module in imports(path):
-        first, *rest = module.split(".")
-        if first == "tlx" and rest[0] != value:
-            assert HEIGHT[rest[0]] < HEIGHT[value], f"{named(path)} imports {module}, which does not lie below it"
-
-
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_third_party_packages_stay_in_their_modules(path):
-    for module in imports(path):
-        first = module.split(".")[0]
-        if first == "tlx" or first in sys.stdlib_module_names or first in EVERYWHERE:
+def test_imports_only_go_down(trees):
+    wrong = []
+    for path in FILES:
+        package = package_of(path)
+        if package == "__init__":
+            # The top of the package names every subpackage, lazily.
             continue
-        assert first in BORDERS, f"{named(path)} imports {first}, which no border names"
-        assert named(path).startswith(BORDERS[first]), f"{named(path)} imports {first}: only {BORDERS[first]} may"
+        for module in imports(trees[name_of(path)]):
+            first, *rest = module.split(".")
+            if first == "tlx" and rest[0] != package and HEIGHT[rest[0]] >= HEIGHT[package]:
+                wrong.append(f"{name_of(path)} imports {module}")
+    assert not wrong, "an import may only go to a lower level"
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_no_file_is_too_long(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{named(path)} has {lines} lines: it is two rooms"
+def test_third_party_packages_stay_in_their_modules(trees):
+    wrong = []
+    for name, tree in trees.items():
+        packages = {module.split(".")[0] for module in imports(tree)}
+        for package in packages - {"tlx"} - EVERYWHERE - sys.stdlib_module_names:
+            if not name.startswith(BORDERS.get(package, ())):
+                wrong.append(f"{name} imports {package}; only {BORDERS.get(package, ())} may")
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_a_mistake_of_the_user_is_never_an_assertion(path):
+def test_no_file_is_too_long():
+    assert not {name: lines for name, text in TEXTS.items() if (lines := len(text.splitlines())) > 400}
+
+
+def test_no_function_is_too_long(trees):
+    lengths = {
+        f"{name}: {node.name}": node.end_lineno - node.lineno + 1
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert not {name: lines for name, lines in lengths.items() if lines > 65}
+
+
+def test_a_mistake_of_the_user_is_never_an_assertion(trees):
     """`assert x is not None`, which informs the type checker, is the only allowed form."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assert):
-            test = node.test
-            narrowing = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot) and node.msg is None
-            assert narrowing, f"{named(path)}:{node.lineno} asserts; raise ValueError with what was expected"
+    wrong = []
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                test = node.test
+                narrowing = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot) and node.msg is None
+                wrong += [] if narrowing else [f"{name}:{node.lineno}"]
+    assert not wrong, "raise ValueError with the value and what was expected"
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_every_module_and_public_class_has_a_docstring(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), f"{named(path)} has no docstring"
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{named(path)}: {node.name} has no docstring"
+def test_every_module_and_public_class_has_a_docstring(trees):
+    missing = [name for name, tree in trees.items() if not ast.get_docstring(tree)]
+    missing += [
+        f"{name}: {node.name}"
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not missing
 
 
-@pytest.mark.parametrize("word", ["utils", "helpers", "manager", "misc", "common"])
-def test_no_module_has_a_vague_name(word):
-    assert not [named(path) for path in FILES if word in path.stem]
+def test_no_module_has_a_vague_name():
+    vague = ("utils", "helpers", "manager", "misc", "common")
+    assert not [name for name in TEXTS if any(word in Path(name).stem for word in vague)]
 
 
-def test_the_loop_fits_on_one_screen():
-    tree = ast.parse((PACKAGE / "training/loop.py").read_text(encoding="utf-8"))
-    (train,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
+def test_the_loop_fits_on_one_screen(trees):
+    (train,) = (
+        node for node in trees["training/loop.py"].body if isinstance(node, ast.FunctionDef) and node.name == "train"
+    )
     assert train.end_lineno - train.lineno < 50
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_pmap_is_used_in_one_file(path):
-    names = {
-        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
-    }
-    assert "pmap" not in names or named(path) == "training/pmap.py", f"{named(path)} uses jax.pmap"
+def test_pmap_is_used_in_one_file(trees):
+    users = [
+        name
+        for name, tree in trees.items()
+        if any(isinstance(node, ast.Attribute) and node.attr == "pmap" for node in ast.walk(tree))
+    ]
+    assert users == ["training/pmap.py"]
 
 
 def test_the_top_of_the_package_has_few_names():
