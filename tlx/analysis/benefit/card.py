@@ -252,8 +252,8 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def ratio(found: Ratio) -> Json:
-    return {"kind": "ratio", **found._asdict()}
+def ratio(estimate: Ratio) -> Json:
+    return {"kind": "ratio", **estimate._asdict()}
 
 
 def curve(cell: Cell, metric: str) -> dict[int, float]:
