@@ -63,7 +63,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
         for name in (*BASELINES, CHANCE)
         for gap in gaps_to(name, compared, study.smallest, metric, declared, classes)
     ]
-    result = compared[0].transfer.arm.done[0].result or {}
+    result = compared[0].transfer.arm.done_cells[0].result or {}
     return {
         "question": study.question,
         "target": target,
@@ -148,7 +148,7 @@ def gaps_to(
 def of_chance(setting: Setting, metric: str, classes: Sequence[str]) -> float:
     """Return the accuracy of always predicting the most frequent class of the split; 1 / C if the runs have kept no
     labels."""
-    for cell in setting.transfer.arm.done:
+    for cell in setting.transfer.arm.done_cells:
         if (predictions := cell.predictions(metric.partition("/")[0])) is not None and len(predictions):
             return float(np.bincount(predictions.scores["label"]).max() / len(predictions))
     return 1 / len(classes)
@@ -191,7 +191,7 @@ def turned(comparison: Comparison, sign: float) -> Json:
         "wilcoxon": difference.wilcoxon,
         "detectable": comparison.detectable,
         "verdict": SAYS[comparison.verdict],
-        "folders": [folder_of(cell) for arm in (comparison.arm, comparison.baseline) for cell in arm.done],
+        "folders": [folder_of(cell) for arm in (comparison.arm, comparison.baseline) for cell in arm.done_cells],
     }
 
 
@@ -199,7 +199,12 @@ def arm_row(summary: Summary) -> Json:
     """Return the results of one arm."""
     values = {str(seed): score.value for seed, score in summary.scores.items()}
     ends = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
-    return {**summary.arm.names, **ends, "values": values, "folders": [folder_of(cell) for cell in summary.arm.done]}
+    return {
+        **summary.arm.names,
+        **ends,
+        "values": values,
+        "folders": [folder_of(cell) for cell in summary.arm.done_cells],
+    }
 
 
 def by_class(settings: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
@@ -240,7 +245,7 @@ def by_class(settings: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
 def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
     """Return the recall of each class, [S, C], nan without examples; None if no predictions were kept."""
     rows = []
-    by_seed = {cell.seed: cell for cell in arm.done}
+    by_seed = {cell.seed: cell for cell in arm.done_cells}
     for seed in seeds:
         predictions = by_seed[seed].predictions()
         if predictions is None:
@@ -280,7 +285,7 @@ def rules(settings: Sequence[Setting], declared: Metric) -> list[Json]:
     bounds = (0.0, significance.difference_bounds(declared.bounds)[1])
     rows = []
     for item in settings:
-        measured = [rule for cell in item.transfer.arm.done if (rule := (cell.result or {}).get("rules"))]
+        measured = [rule for cell in item.transfer.arm.done_cells if (rule := (cell.result or {}).get("rules"))]
         for name in measured[0] if measured else ():
             gap, value = ([rule[name][field] for rule in measured] for field in ("gap", "value"))
             mean, low, high = significance.over_seeds(gap, bounds)
@@ -348,7 +353,7 @@ def notes(study: StudyRecords, settings: Sequence[Setting], gaps: Sequence[Json]
     arms_by_note: dict[str, list[str]] = {}
     for arm in study.arms:
         arm_name = f"{arm.names[ARM]} from {arm.names[SOURCE]}" if arm.names[SOURCE] else arm.names[ARM]
-        for note in dict.fromkeys(note for cell in arm.done for note in (cell.result or {}).get("notes", ())):
+        for note in dict.fromkeys(note for cell in arm.done_cells for note in (cell.result or {}).get("notes", ())):
             arms_by_note.setdefault(note, []).append(arm_name)
     messages += [f"{', '.join(dict.fromkeys(arms))}: {note}" for note, arms in arms_by_note.items()]
     for first_name, second_name in combinations(BASELINES, 2):

@@ -38,9 +38,9 @@ def gated(study: StudyRecords, base: Recipe) -> list[Json]:
     if not any(isinstance(term, Gate) for term in base.objective):
         return rows
     for arm in study.arms:
-        if arm.names[ARM] != TRANSFER or not arm.done:
+        if arm.names[ARM] != TRANSFER or not arm.done_cells:
             continue
-        cell = arm.done[0]
+        cell = arm.done_cells[0]
         if (weights := weights_of(cell.folder, base)) is None:
             continue
         names = {column: arm.names[column] for column in (SOURCE, LABELS, EPS)}

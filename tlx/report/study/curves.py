@@ -23,7 +23,7 @@ TITLES = {LOSS: "training loss"}
 def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw the study's metric on validation and the training loss, one panel per setting, for at most `PANELS`
     settings."""
-    runs_by_arm = {id(summary.arm): [cell.curves() for cell in summary.arm.done] for summary in table.summaries}
+    runs_by_arm = {id(summary.arm): [cell.curves() for cell in summary.arm.done_cells] for summary in table.summaries}
     logged = list(dict.fromkeys(name for runs in runs_by_arm.values() for run in runs for name in run))
     validation = f"validation/{table.metric.rpartition('/')[2]}"
     shown = [name for name in (validation, LOSS) if name in logged]

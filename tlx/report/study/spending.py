@@ -53,7 +53,7 @@ DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable
 
 def spent(summary: Summary) -> dict[str, float]:
     """Return the mean over the finished cells of an arm of each cost that all of them have."""
-    run_costs = [costs(cell.result) for cell in summary.arm.done if cell.result]
+    run_costs = [costs(cell.result) for cell in summary.arm.done_cells if cell.result]
     shared = set.intersection(*map(set, run_costs)) if run_costs else set()
     return {name: sum(costs_of_run[name] for costs_of_run in run_costs) / len(run_costs) for name in shared}
 
