@@ -383,7 +383,7 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     assert "does not contain 1 new cells of the study" in status
     actual = studies.read(code / out)
     assert [cell.state for cell in actual.cells] == ["stale"]
-    assert all(cell.result is None and cell.stands == "stale: scales.py changed since" for cell in actual.cells)
+    assert all(cell.result is None and cell.state_text == "stale: scales.py changed since" for cell in actual.cells)
     results = call("study", "small.py", "--results").output
     assert "1 stale cells are left out, because scales.py changed since they ran" in results
     assert results.count("\n| ") == 1

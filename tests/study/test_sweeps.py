@@ -5,7 +5,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, models, tasks
 from tlx.study import chain, choice, param, prod, sweep, zip_
-from tlx.study.sweeps import Override, listed, shown
+from tlx.study.sweeps import Override, listed, table_value
 from tlx.tuning import Freeze, Full, Lora, Probe
 
 BASE = Recipe(
@@ -84,7 +84,7 @@ def test_a_choice_sets_several_fields_under_one_label():
 def test_records_are_shown_as_a_user_would_write_them():
     cells = sweep(BASE, param("tuning", Full(), Freeze(through="stem", decay=0.5)))
     assert [cell.names["tuning"] for cell in cells] == ["Full()", "Freeze(through='stem', decay=0.5)"]
-    assert [shown(value) for value in (1, 0.5, "a", None, True, (1, 2))] == [1, 0.5, "a", None, True, "(1, 2)"]
+    assert [table_value(value) for value in (1, 0.5, "a", None, True, (1, 2))] == [1, 0.5, "a", None, True, "(1, 2)"]
 
 
 def test_a_column_that_is_a_path_is_filled_from_the_recipe():

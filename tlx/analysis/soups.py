@@ -220,7 +220,7 @@ def notes(opened: Sequence[Reopened]) -> list[str]:
     return []
 
 
-def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, told: Json) -> Json:
+def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, summary: Json) -> Json:
     """Write the model and its `blend.json`, and return the content of that file."""
     metrics = {
         f"{split}/{name}": value
@@ -229,6 +229,6 @@ def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, to
         for name, value in meter(variables, split).metrics(meter.task).items()
     }
     save_pretrained(opened.pretrained._replace(variables=variables), target)
-    document = {"primary": opened.ready.task.primary, "metrics": metrics} | told
+    document = {"primary": opened.ready.task.primary, "metrics": metrics} | summary
     write_json(target / NAME, document)
     return document

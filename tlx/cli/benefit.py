@@ -11,11 +11,11 @@ from tlx.cli.group import (
     load_recipe,
     main,
     mesh_option,
+    print_files,
+    print_table,
     run_and_measure,
     set_option,
     set_words,
-    tell_files,
-    tell_table,
 )
 from tlx.training.energy import POUNDS_2018, PUE_2018
 
@@ -81,5 +81,5 @@ def benefit(
     card = run_and_measure(
         "benefit", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh
     )
-    tell_table(card["question"], words.HEADS, words.rows(card), words.notes(card))
-    tell_files(Path(out), "benefit.json", "benefit.html")
+    print_table(card["question"], words.HEADS, words.rows(card), words.notes(card))
+    print_files(Path(out), "benefit.json", "benefit.html")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tlx.cli.group import config_argument, load_recipe, main, set_option, tell_table
+from tlx.cli.group import config_argument, load_recipe, main, print_table, set_option
 from tlx.trees import Json
 
 
@@ -35,7 +35,7 @@ def classical(
     document = compare(
         recipe, out, methods=chosen, seeds=seeds, say=None if quiet else lambda message: click.echo(message, err=True)
     )
-    tell(document)
+    print_results(document)
     click.echo(Path(out) / DOCUMENT)
 
 
@@ -50,7 +50,7 @@ HEADS = (
 )
 
 
-def tell(document: Json) -> None:
+def print_results(document: Json) -> None:
     """Print the document on the terminal."""
     from tlx.functional.significance import p_text
 
@@ -69,7 +69,7 @@ def tell(document: Json) -> None:
                 gain["verdict"],
             )
         rows.append((row["name"], f"{row['accuracy']:.4f}", *compared))
-    tell_table(title, HEADS, rows, document["notes"])
+    print_table(title, HEADS, rows, document["notes"])
 
 
 def span(low: float | None, high: float | None) -> str:

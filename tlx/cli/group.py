@@ -184,9 +184,9 @@ def located(file: Path, what: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         text = " ".join(str(error).split())
-        named = text if isinstance(error, USER_ERRORS) and text else f"{type(error).__name__}: {text}"
+        message = text if isinstance(error, USER_ERRORS) and text else f"{type(error).__name__}: {text}"
         kind = type(error) if type(error) in (FileNotFoundError, FileExistsError, TypeError) else ValueError
-        raise kind(f"{file}{line_in(file, error)}: {named}") from error
+        raise kind(f"{file}{line_in(file, error)}: {message}") from error
 
 
 def line_in(file: Path, error: BaseException) -> str:
@@ -277,7 +277,7 @@ def run_and_measure(
         sys.exit(130)
 
 
-def tell_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
     """Print a table on the terminal, and one line for each note."""
     from rich.console import Console
     from rich.table import Table
@@ -290,7 +290,7 @@ def tell_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], 
         click.echo(f"- {note}")
 
 
-def tell_files(folder: Path, *names: str) -> None:
+def print_files(folder: Path, *names: str) -> None:
     """Print the paths of the files that exist."""
     for name in names:
         if (folder / name).is_file():
@@ -342,7 +342,7 @@ config_option = click.option(
 )
 
 
-def given_recipe(config: str | None) -> Recipe | None:
+def optional_recipe(config: str | None) -> Recipe | None:
     """Return the recipe of a config file, or the base of a study file; None where no file is given."""
     if not config:
         return None

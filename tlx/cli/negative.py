@@ -10,11 +10,11 @@ from tlx.cli.group import (
     load_recipe,
     main,
     mesh_option,
+    print_files,
+    print_table,
     run_and_measure,
     set_option,
     set_words,
-    tell_files,
-    tell_table,
 )
 
 
@@ -91,5 +91,5 @@ def negative_transfer(
         "negative-transfer", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh
     )
     notes = (*words.advice(document), *words.notes(document))
-    tell_table(document["question"], words.HEADS, words.rows(document), notes)
-    tell_files(Path(out), "negative.json", "negative.html")
+    print_table(document["question"], words.HEADS, words.rows(document), notes)
+    print_files(Path(out), "negative.json", "negative.html")

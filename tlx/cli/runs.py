@@ -13,12 +13,12 @@ from tlx.cli.group import (
     config_argument,
     config_option,
     file_word,
-    given_recipe,
     load_recipe,
     main,
     mesh_of,
     mesh_option,
     mesh_words,
+    optional_recipe,
     set_option,
     set_words,
 )
@@ -164,7 +164,7 @@ def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str |
     from tlx.predict import read_examples
 
     inputs = read_examples(examples)
-    recipe = given_recipe(config)
+    recipe = optional_recipe(config)
     model = recipe.model if recipe else None
     task, processor = (recipe.task, recipe.data.processor) if recipe else (None, None)
     for example, output in zip(inputs, answer(source, inputs, model, processor, task), strict=True):
@@ -196,7 +196,7 @@ def changes(source: str, examples: int, config: str | None) -> None:
     from tlx.analysis.changes import moved as measure
     from tlx.analysis.changes.table import tables
 
-    document = measure(source, examples=examples, recipe=given_recipe(config), say=told_part())
+    document = measure(source, examples=examples, recipe=optional_recipe(config), say=progress_printer())
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     for title, names, rows in tables(document):
         table = Table(*names, title=title)
@@ -212,7 +212,7 @@ def changes(source: str, examples: int, config: str | None) -> None:
 alias(changes, "moved")
 
 
-def told_part() -> Callable[[str, int, int], None]:
+def progress_printer() -> Callable[[str, int, int], None]:
     """Return a function that prints progress: on a terminal one rewritten line, otherwise one line for each part."""
     terminal = sys.stderr.isatty()
 

@@ -78,7 +78,7 @@ def study(
         return
     plan = load_study(file, changes)
     if status:
-        tell_status(plan, out)
+        print_status(plan, out)
         return
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--most", str(most)] if most != 64 else []
@@ -101,34 +101,34 @@ def study(
         if worker is None:
             click.echo(f"\nstopped; continue with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
-    tell_end(records, command, quiet)
+    print_end(records, command, quiet)
 
 
-def tell_end(found: Any, command: str, quiet: bool) -> None:
+def print_end(records: Any, command: str, quiet: bool) -> None:
     """Print how the study ended; exit with code 1 if a cell has failed."""
     from tlx.study.table import RESULTS, lacking
 
     if not quiet:
-        written = f"results.csv and results.parquet in {found.folder}"
+        written = f"results.csv and results.parquet in {records.folder}"
         missing = f"no {RESULTS}.csv and {RESULTS}.parquet, because {lacking()} is missing: pip install 'tlx[study]'"
-        stale = f" (stale: {', '.join(found.changed)} changed since)" if found.changed else ""
-        counted = f"{found.counts['done']} of {len(found.cells)} cells done{stale}"
+        stale = f" (stale: {', '.join(records.changed)} changed since)" if records.changed else ""
+        counted = f"{records.counts['done']} of {len(records.cells)} cells done{stale}"
         click.echo(f"{counted}; {missing if lacking() else written}")
-        if (page := found.folder / "report.html").is_file():
+        if (page := records.folder / "report.html").is_file():
             click.echo(page)
-    if failed := [cell for cell in found.cells if cell.state == "failed"]:
-        from tlx.study.sweeps import told
+    if failed := [cell for cell in records.cells if cell.state == "failed"]:
+        from tlx.study.sweeps import names_text
 
         click.echo(
-            f"tlx: {len(failed)} of {len(found.cells)} cells failed; the first is {told(failed[0].names)}: "
-            f"{failed[0].failed['error']}; tracebacks in {found.folder}/cells/*/failed.json; run them again with: "
+            f"tlx: {len(failed)} of {len(records.cells)} cells failed; the first is {names_text(failed[0].names)}: "
+            f"{failed[0].failed['error']}; tracebacks in {records.folder}/cells/*/failed.json; run them again with: "
             f"{command}",
             err=True,
         )
         sys.exit(1)
 
 
-def tell_status(given: Study, out: str) -> None:
+def print_status(study: Study, out: str) -> None:
     """Print the number of cells in each state, and one line for each cell."""
     from rich.console import Console
     from rich.table import Table
@@ -137,7 +137,7 @@ def tell_status(given: Study, out: str) -> None:
     from tlx.study.table import spent
 
     if not studies.is_study(out):
-        click.echo(f"{given.question}\n{len(given.by_fingerprint)} cells waiting; {out} does not contain a study yet")
+        click.echo(f"{study.question}\n{len(study.by_fingerprint)} cells waiting; {out} does not contain a study yet")
         return
     records = studies.read(out)
     click.echo(f"{records.name}: {records.question}")
@@ -150,8 +150,8 @@ def tell_status(given: Study, out: str) -> None:
         seconds = f"{spent(cell.result):.1f}" if cell.result else "-"
         value = cell.metrics.get(records.metric)
         outcome = cell.failed["error"] if cell.failed else "-" if value is None else f"{value:.4f}"
-        table.add_row(cell.stands, *names, seconds, outcome)
+        table.add_row(cell.state_text, *names, seconds, outcome)
     Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
     listed = {cell.fingerprint for cell in records.cells}
-    if new := given.by_fingerprint.keys() - listed:
+    if new := study.by_fingerprint.keys() - listed:
         click.echo(f"{out} does not contain {len(new)} new cells of the study yet")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tlx.cli.group import config_option, given_recipe, main
+from tlx.cli.group import config_option, main, optional_recipe
 from tlx.trees import Json
 
 
@@ -26,7 +26,7 @@ def export(source: str, directory: str, config: str | None) -> None:
 
     if Path(directory).is_dir() and any(Path(directory).iterdir()):
         raise FileExistsError(f"{directory} is not empty; choose another directory")
-    recipe = given_recipe(config)
+    recipe = optional_recipe(config)
     users = (recipe.model, recipe.data.processor, recipe.task) if recipe else ()
     pretrained = opened(source, *users)
     check_trained(pretrained, ADVICE)
@@ -49,7 +49,7 @@ def rebuild(source: str, config: str | None) -> None:
     from tlx.training.reopen import rebuild as again
     from tlx.training.results import write_page
 
-    path = again(source, given_recipe(config))
+    path = again(source, optional_recipe(config))
     click.echo(write_page(path) or path)
 
 
@@ -64,7 +64,7 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
     """Average the final weights of several RUNs of one model (Wortsman et al., 2022)."""
     from tlx.analysis.soups import soup as cook
 
-    document = cook(sources, out, greedy=greedy, recipe=given_recipe(config))
+    document = cook(sources, out, greedy=greedy, recipe=optional_recipe(config))
     name = document["primary"]
     for item in document["ingredients"]:
         status = "in" if item["chosen"] else "left out"
@@ -86,19 +86,19 @@ def wise(source: str, share: float, out: str, config: str | None) -> None:
     """Interpolate between the initial and the fine-tuned weights of RUN (WiSE-FT, Wortsman et al., 2022)."""
     from tlx.analysis.soups import wise as interpolate
 
-    document = interpolate(source, share, out, recipe=given_recipe(config))
+    document = interpolate(source, share, out, recipe=optional_recipe(config))
     for end, value in document["ends"].items():
         click.echo(f"{end}: validation {document['primary']} {value:.4f}")
     blended(document, out)
 
 
-def blended(found: Json, out: str) -> None:
+def blended(document: Json, out: str) -> None:
     """Print the scores of a blend, its selection rule, its notes and its directory."""
-    for note in found["notes"]:
+    for note in document["notes"]:
         click.echo(f"note: {note}", err=True)
     for split in ("validation", "test"):
-        if f"{split}/{found['primary']}" not in found["metrics"]:
+        if f"{split}/{document['primary']}" not in document["metrics"]:
             continue
-        value = found["metrics"][f"{split}/{found['primary']}"]
-        click.echo(f"{split} {found['primary']} {value:.4f} (selection: {found['selection']})")
+        value = document["metrics"][f"{split}/{document['primary']}"]
+        click.echo(f"{split} {document['primary']} {value:.4f} (selection: {document['selection']})")
     click.echo(out)

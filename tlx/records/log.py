@@ -169,17 +169,17 @@ class Bar:
         self.bar = progress.Progress(
             progress.TextColumn(word + " {task.completed}/{task.total}"),
             progress.BarColumn(),
-            progress.TextColumn("{task.fields[told]}"),
+            progress.TextColumn("{task.fields[text]}"),
             *((progress.TimeRemainingColumn(),) if remaining else ()),
             console=Console(stderr=True),
             refresh_per_second=4,
         )
-        self.task = self.bar.add_task(word, total=total, completed=done, told="")
+        self.task = self.bar.add_task(word, total=total, completed=done, text="")
         self.bar.start()
 
-    def move(self, done: int, told: str) -> None:
+    def move(self, done: int, text: str) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, told=told)
+            self.bar.update(self.task, completed=done, text=text)
 
     def say(self, text: str) -> None:
         """Print a line that stays above the bar."""
@@ -206,13 +206,13 @@ class Progress(Bar):
     def __init__(self, total: int, done: int, batch: int, quiet: bool):
         super().__init__("step", total, done, quiet, remaining=True)
         self.batch = batch
-        self.first, self.start, self.drawn = done, time.perf_counter(), 0.0
+        self.first, self.start, self.last_update = done, time.perf_counter(), 0.0
 
     def step(self, step: int, loss: float, rate: float) -> None:
         """Show a step, at most ten times per second."""
         now = time.perf_counter()
-        if self.bar is None or now - self.drawn < 0.1:
+        if self.bar is None or now - self.last_update < 0.1:
             return
-        self.drawn = now
+        self.last_update = now
         speed = (step - self.first) * self.batch / max(now - self.start, 1e-9)
         self.move(step, f"loss {loss:.4f}  rate {rate:.2e}  {speed:.0f} examples/s")

@@ -55,27 +55,32 @@ def signed(value: float | None, share: bool) -> str:
     return f"{100 * value:+.1f}" if share else f"{'+' if value > 0 else ''}{words.number(value, 3)}"
 
 
-def row(one: Json, share: bool) -> Json:
+def row(measure: Json, share: bool) -> Json:
     """Return a measure as text, with its folders for the links."""
-    factor, unit = words.scaled(max(one[arm]["mean"] for arm in ARMS), one["unit"])
+    factor, unit = words.scaled(max(measure[arm]["mean"] for arm in ARMS), measure["unit"])
     return {
-        "name": one["name"],
-        "title": words.metric(one["title"].removesuffix(" at the end")) + " at the end" if share else one["title"],
+        "name": measure["name"],
+        "title": words.metric(measure["title"].removesuffix(" at the end")) + " at the end"
+        if share
+        else measure["title"],
         "unit": unit,
-        "scratch": side(one["scratch"], share, factor),
-        "pretrained": side(one["pretrained"], share, factor),
-        "gain": bought(one["gain"], share),
-        "folders": one["folders"],
+        "scratch": side(measure["scratch"], share, factor),
+        "pretrained": side(measure["pretrained"], share, factor),
+        "gain": gain_text(measure["gain"], share),
+        "folders": measure["folders"],
     }
 
 
-def side(found: Json, share: bool, factor: float) -> dict[str, str]:
+def side(estimate: Json, share: bool, factor: float) -> dict[str, str]:
     """Return an arm's mean and interval as text."""
 
     def show(value: float) -> str:
         return words.percent(value) if share else words.number(factor * value, 3)
 
-    return {"mean": BOUNDS[found["bound"]] + show(found["mean"]), "span": spread([found["low"], found["high"]], show)}
+    return {
+        "mean": BOUNDS[estimate["bound"]] + show(estimate["mean"]),
+        "span": spread([estimate["low"], estimate["high"]], show),
+    }
 
 
 def spread(ends: Sequence[float | None], show: Callable[[float], str]) -> str:
@@ -83,7 +88,7 @@ def spread(ends: Sequence[float | None], show: Callable[[float], str]) -> str:
     return " – ".join("open" if end is None else show(end) for end in ends) if set(ends) != {None} else ""
 
 
-def bought(gain: Json, share: bool) -> dict[str, str]:
+def gain_text(gain: Json, share: bool) -> dict[str, str]:
     """Return the gain as text: a difference, or a factor."""
     ends = [gain["low"], gain["high"]]
     if gain["kind"] == "difference":
@@ -107,10 +112,10 @@ def upwards(field: str, title: str, share: bool) -> alt.Y:
     return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
 
 
-def banded(rows: Rows, x: alt.X, title: str, share: bool, told: list[alt.Tooltip]) -> list[alt.Chart]:
+def banded(rows: Rows, x: alt.X, title: str, share: bool, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
     """Return a line of means, in a band from `low` to `high` if the rows have both."""
     base = alt.Chart(charts.data()).encode(x=x, color=colour())
-    line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=told)
+    line = base.mark_line(strokeWidth=2, point={"size": 34}).encode(y=upwards("mean", title, share), tooltip=tooltip)
     if any(row["low"] is None or row["high"] is None for row in rows):
         return [line]
     return [base.mark_area(opacity=0.16, line=False).encode(y=upwards("low", title, share), y2="high:Q"), line]

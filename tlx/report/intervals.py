@@ -39,7 +39,7 @@ def wilson(hits: int, count: int) -> Interval:
 def bootstrap(values: np.ndarray, resamples: int = 2000) -> Interval:
     """Compute the percentile bootstrap of a mean (Efron, 1979), with a fixed seed: the same records result in the
     same page."""
-    return resampled(lambda drawn, axis=-1: drawn.mean(axis), values, resamples=resamples, vectorized=True)
+    return resampled(lambda sample, axis=-1: sample.mean(axis), values, resamples=resamples, vectorized=True)
 
 
 def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vectorized: bool = False) -> Interval:

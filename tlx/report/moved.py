@@ -83,7 +83,7 @@ def stages(rows: list[Json]) -> list[str]:
     return list(dict.fromkeys(row["stage"] for row in rows))
 
 
-def similarity(document: Json, held: int) -> Figure:
+def similarity(document: Json, count: int) -> Figure:
     """Draw the similarity of the features before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "form": form, "value": row["similarity"][key]}
@@ -92,8 +92,8 @@ def similarity(document: Json, held: int) -> Figure:
         for form, key in (("unbiased, by batches", "cka"), ("plain", "plain"))
     ]
     caption = (
-        f"Linear CKA of each stage's features before and after, over {held:,} validation examples: 1 is the same up to "
-        "rotation and scale. The plain form is too high for wide features and few examples."
+        f"Linear CKA of each stage's features before and after, over {count:,} validation examples: 1 is the same up "
+        "to rotation and scale. The plain form is too high for wide features and few examples."
     )
     kinds, values = ("unbiased, by batches", "plain"), [row["value"] for row in rows if row["value"] is not None]
     domain = [min(0.0, *values), max(1.0, *values)] if values else None
@@ -103,7 +103,7 @@ def similarity(document: Json, held: int) -> Figure:
     )  # fmt: skip
 
 
-def probes(document: Json, held: int) -> Figure:
+def probes(document: Json, count: int) -> Figure:
     """Draw the scores of linear probes before and after training, by stage."""
     rows = [
         {"stage": row["name"], "place": place, "features": when}
@@ -116,7 +116,7 @@ def probes(document: Json, held: int) -> Figure:
     measure = next((row["probe"]["after"]["measure"] for row in document["stages"] if "probe" in row), "accuracy")
     caption = (
         f"{'Logistic' if measure == 'accuracy' else 'Ridge'} regression on each stage's features, fitted on {fitted:,} "
-        f"training examples and evaluated on {held:,} validation examples. A line is a 95 % interval."
+        f"training examples and evaluated on {count:,} validation examples. A line is a 95 % interval."
     )
     return charts.staged(
         "moved-probes", "Linear probes", caption, rows,
@@ -124,7 +124,7 @@ def probes(document: Json, held: int) -> Figure:
     )  # fmt: skip
 
 
-def lines(document: Json, held: int) -> list[Figure]:
+def lines(document: Json, count: int) -> list[Figure]:
     """Return one drawing per metric on the straight line between the weights."""
     figures = []
     points = document["line"]
@@ -139,9 +139,11 @@ def lines(document: Json, held: int) -> list[Figure]:
         ]
         axis = words.metric(name)
         fresh = document["before"]["fresh_stages"]
-        drawn = "all weights" if document["before"]["scratch"] else ", ".join(fresh[:4]) + (", …" if fresh[4:] else "")
-        caption = f"{held:,} validation examples, with 95 % intervals. Statistics of batch norm are interpolated too."
-        caption += f" Random at 0, not pretrained: {drawn}." if fresh else ""
+        random_parts = (
+            "all weights" if document["before"]["scratch"] else ", ".join(fresh[:4]) + (", …" if fresh[4:] else "")
+        )
+        caption = f"{count:,} validation examples, with 95 % intervals. Statistics of batch norm are interpolated too."
+        caption += f" Random at 0, not pretrained: {random_parts}." if fresh else ""
         title = f"{axis[0].upper()}{axis[1:]} between initial and final weights"
         figures.append(charts.along(f"moved-line-{name}", title, caption, rows, axis=axis))
     return figures
@@ -151,8 +153,8 @@ def ranks(document: Json) -> Figure:
     """Draw the effective rank of the kernels before and after training, and of their changes."""
     kernels = document["kernels"]
     # For a deep model, draw the kernels whose change has the highest rank; the table lists all.
-    drawn = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
-    paths = [kernel["path"] for kernel in kernels if kernel in drawn]
+    top_kernels = sorted(kernels, key=lambda kernel: -kernel["change"]["effective_rank"])[:LIMIT]
+    paths = [kernel["path"] for kernel in kernels if kernel in top_kernels]
     rows = [
         {
             "path": kernel["path"],

@@ -44,7 +44,7 @@ def draw(document: Json) -> str:
         share=share,
         tables=tables,
         shown=SHOWN,
-        maps=[drawn for item in tables if (drawn := over_settings(document, item["name"], share))],
+        maps=[figure for item in tables if (figure := over_settings(document, item["name"], share))],
         arms=[every_arm(document, labels, share) for labels in labels_of(document)],
         classes=by_class(document),
         rules=[
@@ -109,16 +109,16 @@ def themed(chart: alt.LayerChart) -> alt.LayerChart:
     return chart.add_params(*(alt.param(name=name, value=value) for name, value in INKS.items()))
 
 
-def cells(rows: Rows, x: alt.X, y: alt.Y, told: Sequence[alt.Tooltip]) -> alt.LayerChart:
+def cells(rows: Rows, x: alt.X, y: alt.Y, tooltip: Sequence[alt.Tooltip]) -> alt.LayerChart:
     """Draw a map of gaps: the colour shows the verdict, the opacity the size, and a text the number."""
     most = max([abs(row["gap"]) for row in rows], default=0.0) or 1.0
     base = alt.Chart(charts.data()).encode(x=x, y=y)
     strength = alt.Opacity("size:Q", scale=alt.Scale(domain=[0, most], range=[0.12, 0.75]), legend=None)
-    fields = base.mark_rect(stroke=None).encode(color=ink(), opacity=strength, tooltip=list(told))
+    fields = base.mark_rect(stroke=None).encode(color=ink(), opacity=strength, tooltip=list(tooltip))
     return alt.layer(fields, base.mark_text(fontSize=12, color=alt.ExprRef("ink")).encode(text="said:N"))
 
 
-def told_of(share: bool) -> list[alt.Tooltip]:
+def tooltip_of(share: bool) -> list[alt.Tooltip]:
     form = ".1%" if share else ".4~g"
     return [
         alt.Tooltip("source:N"), alt.Tooltip("labels:N"), alt.Tooltip("eps:N"), alt.Tooltip("verdict:N"),
@@ -151,7 +151,7 @@ def over_settings(document: Json, baseline: str, share: bool) -> Figure | None:
         f"The gap to {baseline}, {'in points' if share else 'in the units of the metric'}: above 0 the source hurts, "
         "below 0 it helps. Orange: shown to hurt. Green: shown to help. Grey: not shown."
     )
-    chart = themed(cells(rows, x, y, told_of(share)))
+    chart = themed(cells(rows, x, y, tooltip_of(share)))
     slug = "".join(letter if letter.isalnum() else "-" for letter in baseline)
     return charts.figure(f"map-{slug}", f"Against {baseline}", caption, chart, rows, height=60 + 34 * len(lines))
 
@@ -210,7 +210,7 @@ def by_class(document: Json) -> Figure | None:
     lines = list(dict.fromkeys(gap["line"] for gap in rows))
     y = alt.Y("line:N", sort=None, title=None, scale=alt.Scale(domain=lines),
               axis=alt.Axis(labelLimit=260, ticks=False, domain=False))  # fmt: skip
-    tooltip = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *told_of(True)]
+    tooltip = [alt.Tooltip("class:N"), alt.Tooltip("baseline:N"), *tooltip_of(True)]
     caption = (
         "Recall of a class without the source minus recall with it, in points, against A(0,T) or, without labels, "
         "source only: above 0 the source hurts this class. p is corrected over the classes of a row."
@@ -266,21 +266,21 @@ def by_distance(document: Json, share: bool) -> list[Figure]:
     return figures
 
 
-def gate(one: Json) -> Json:
+def gate(item: Json) -> Json:
     """Return the results of the gate on a source's examples."""
-    noise = f", eps {one['eps']:g}" if one["eps"] else ""
-    title = f"{one['source']}, labels {granted(one['labels'])}{noise}"
-    shares = [n / (len(one["quantiles"]) - 1) for n in range(len(one["quantiles"]))]
+    noise = f", eps {item['eps']:g}" if item["eps"] else ""
+    title = f"{item['source']}, labels {granted(item['labels'])}{noise}"
+    shares = [n / (len(item["quantiles"]) - 1) for n in range(len(item["quantiles"]))]
     rows: Rows = [
-        {"share": share, "weight": max(weight, 1e-6)} for share, weight in zip(shares, one["quantiles"], strict=True)
+        {"share": share, "weight": max(weight, 1e-6)} for share, weight in zip(shares, item["quantiles"], strict=True)
     ]
     x = alt.X("share:Q", title="source examples, by increasing weight", axis=alt.Axis(format=".0%", tickCount=5))
     axis = numbers(tickCount=4)
     y = alt.Y("weight:Q", title="weight divided by the mean", scale=alt.Scale(type="log"), axis=axis)
     chart = alt.Chart(charts.data()).mark_line(strokeWidth=2, point={"size": 30}).encode(x=x, y=y)
     slug = "".join(letter if letter.isalnum() else "-" for letter in title)
-    caption = f"Effective share of the source at the end: {100 * one['effective']:.0f} % (seed {one['seed']})."
-    if "effective_least" in one:
-        least, most = 100 * one["effective_least"], words.number(one["weight_mean_most"], 3)
+    caption = f"Effective share of the source at the end: {100 * item['effective']:.0f} % (seed {item['seed']})."
+    if "effective_least" in item:
+        least, most = 100 * item["effective_least"], words.number(item["weight_mean_most"], 3)
         caption += f" Smallest share of a batch: {least:.0f} %. Largest mean weight of a batch: {most}."
-    return {**one, "title": title, "figure": charts.figure(f"gate-{slug}", title, caption, chart, rows, height=200)}
+    return {**item, "title": title, "figure": charts.figure(f"gate-{slug}", title, caption, chart, rows, height=200)}

@@ -90,11 +90,13 @@ def libraries() -> str:
     import altair
     import vl_convert
 
-    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    schema_version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     versions = vl_convert.get_vegalite_versions()
     # Another minor version than Altair's draws the same charts; another major one may not.
     version = (
-        wanted if wanted in versions else [name for name in versions if name.split(".")[0] == wanted.split(".")[0]][-1]
+        schema_version
+        if schema_version in versions
+        else [name for name in versions if name.split(".")[0] == schema_version.split(".")[0]][-1]
     )
     path = cache_dir() / "pages" / f"vega-{metadata.version('vl-convert-python')}-{version}.js"
     if path.is_file():

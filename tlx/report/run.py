@@ -138,7 +138,7 @@ def card(mistake: Json) -> Json:
     classes = isinstance(label, str)
     words = mistake["answer"]
     answers = [(words, None)] if isinstance(words, str) else list(words.items())
-    drawn = answers[:3] + [item for item in answers[3:] if item[0] == label]
+    listed_answers = answers[:3] + [item for item in answers[3:] if item[0] == label]
     picture = mistake.get("image")
     return {
         "index": mistake["index"],
@@ -146,7 +146,7 @@ def card(mistake: Json) -> Json:
         "loss": mistake["loss"],
         "classes": classes,
         "guess": answers[0][0],
-        "answer": [{"name": name, "value": value, "true": name == label} for name, value in drawn],
+        "answer": [{"name": name, "value": value, "true": name == label} for name, value in listed_answers],
         "texts": [mistake[name] for name in ("text", "text_pair") if name in mistake],
         # A picture is shown only if it is embedded in the file.
         "image": picture if picture and picture.startswith(PICTURE) else None,

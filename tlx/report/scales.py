@@ -59,7 +59,7 @@ def categories(
         limit: the pixels after which a name in the legend is cut.
     """
     names = list(order)
-    legend_shown = None
+    legend_settings = None
     if legend and len(names) > 1:
         look: Json = {"symbolType": "stroke" if mark == "line" else "circle", "symbolStrokeWidth": 2}
         if mark == "point":
@@ -68,15 +68,17 @@ def categories(
             # The legend takes each category's own shape.
             del look["symbolType"]
         look |= {"columns": columns(names)} if columns(names) < len(names) else {}
-        legend_shown = alt.Legend(orient="top", labelLimit=limit, symbolOpacity=1, **look)
-    encodings: Json = {"color": alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names), legend=legend_shown)}
+        legend_settings = alt.Legend(orient="top", labelLimit=limit, symbolOpacity=1, **look)
+    encodings: Json = {
+        "color": alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names), legend=legend_settings)
+    }
     if len(names) > COLOURS:
         kinds: Sequence[Any] = DASHES if mark == "line" else SHAPES
         turns = [kinds[n // COLOURS % len(kinds)] for n in range(len(names))]
         channel: Json = {
             "title": None,
             "scale": alt.Scale(domain=names, range=turns),
-            "legend": legend_shown,
+            "legend": legend_settings,
         }
         if mark == "line":
             encodings["strokeDash"] = alt.StrokeDash(f"{field}:N", **channel)

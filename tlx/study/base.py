@@ -11,7 +11,7 @@ from tlx.data import DATASETS, Data, has_test
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, GROUPS, STUDY, is_study
-from tlx.study.sweeps import Cell, Given, shown, sweep
+from tlx.study.sweeps import Cell, Given, sweep, table_value
 from tlx.trees import Json, near_miss
 
 # The columns of `tlx.study.results` that are not the user's.
@@ -53,7 +53,7 @@ class Study:
         columns = dict.fromkeys(cells[0].names)
         if reserved := [column for column in columns if column in OWN]:
             raise ValueError(f"{reserved[0]!r} is a column that tlx adds to the table; give that label another name")
-        baseline = {column: shown(value) for column, value in self.baseline.items()}
+        baseline = {column: table_value(value) for column, value in self.baseline.items()}
         for column, value in baseline.items():
             if column not in columns:
                 raise ValueError(
@@ -105,7 +105,7 @@ def document(study: Study, name: str, command: str = "", file: str = "") -> Json
     cells = []
     for fingerprint, cell in study.by_fingerprint.items():
         values = [(path, config.at(cell.recipe, path)) for path in cell.changes]
-        changes = [[path, before(study.base, path), str(shown(value))] for path, value in values]
+        changes = [[path, before(study.base, path), str(table_value(value))] for path, value in values]
         cells.append(
             {
                 "fingerprint": fingerprint,
@@ -128,7 +128,7 @@ def document(study: Study, name: str, command: str = "", file: str = "") -> Json
 def before(base: Recipe, path: str) -> str:
     """Return the base's value at a path, as text; `-` if an earlier override creates the path."""
     try:
-        return str(shown(config.at(base, path)))
+        return str(table_value(config.at(base, path)))
     except ValueError:
         return "-"
 

@@ -10,7 +10,7 @@ from tlx.records.studies import CELLS, State
 from tlx.report.words import duration
 from tlx.study.base import Study
 from tlx.study.claims import failure, settled
-from tlx.study.sweeps import told
+from tlx.study.sweeps import names_text
 from tlx.study.table import spent
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
@@ -21,11 +21,11 @@ class Board(Bar):
 
     def __init__(self, study: Study, directory: Path, since: float, quiet: bool):
         self.study, self.directory, self.since = study, directory, since
-        self.began, self.seen = time.perf_counter(), 0
-        self.left = [name for name in study.by_fingerprint if not (directory / CELLS / name / RESULT).is_file()]
+        self.began, self.settled_count = time.perf_counter(), 0
+        self.remaining = [name for name in study.by_fingerprint if not (directory / CELLS / name / RESULT).is_file()]
         self.total = len(study.by_fingerprint)
         self.waits = False
-        super().__init__("cell", self.total, self.total - len(self.left), quiet)
+        super().__init__("cell", self.total, self.total - len(self.remaining), quiet)
 
     def begin(self) -> None:
         """Print the question and the number of cells in each state."""
@@ -36,20 +36,20 @@ class Board(Bar):
 
     def look(self) -> None:
         """Print every cell that was settled since the last call."""
-        new = [name for name in self.left if settled(self.directory / CELLS / name, self.since)]
+        new = [name for name in self.remaining if settled(self.directory / CELLS / name, self.since)]
         if not new:
             return
-        before = self.total - len(self.left)
-        self.left = [name for name in self.left if name not in new]
-        self.seen += len(new)
+        before = self.total - len(self.remaining)
+        self.remaining = [name for name in self.remaining if name not in new]
+        self.settled_count += len(new)
         # The pace is measured since the start, over all processes.
-        seconds = (time.perf_counter() - self.began) / self.seen * len(self.left)
-        remains = f"about {said(round(seconds))} remain" if self.left else ""
+        seconds = (time.perf_counter() - self.began) / self.settled_count * len(self.remaining)
+        remains = f"about {plain_duration(round(seconds))} remain" if self.remaining else ""
         for number, name in enumerate(new, 1):
-            names = told(self.study.by_fingerprint[name].names)
+            names = names_text(self.study.by_fingerprint[name].names)
             after = f"; {remains}" if remains and number == len(new) else ""
             self.say(f"{before + number}/{self.total}  {names}: {self.outcome(name)}{after}")
-        self.move(self.total - len(self.left), remains)
+        self.move(self.total - len(self.remaining), remains)
 
     def outcome(self, fingerprint: str) -> str:
         """Return the result of a cell in a few words."""
@@ -57,7 +57,7 @@ class Board(Bar):
         if not (path / RESULT).is_file():
             return f"failed, {(failure(path) or {'error': 'and runs again'})['error']}"
         result = run_directory.read(path)
-        seconds = said(spent(result))
+        seconds = plain_duration(spent(result))
         value = result["metrics"].get(self.study.metric)
         return f"{self.study.metric} {value:.4f}, {seconds}" if value is not None else seconds
 
@@ -65,11 +65,10 @@ class Board(Bar):
         """Print once that other processes run all remaining cells."""
         if not self.waits:
             self.waits = True
-            self.say(
-                f"waiting for {len(self.left)} {'cell' if len(self.left) == 1 else 'cells'} that other processes run"
-            )
+            count = len(self.remaining)
+            self.say(f"waiting for {count} {'cell' if count == 1 else 'cells'} that other processes run")
 
 
-def said(seconds: float) -> str:
+def plain_duration(seconds: float) -> str:
     """Return a duration in plain characters, for terminals and logs."""
     return duration(seconds).replace("\N{NO-BREAK SPACE}", " ")

@@ -82,37 +82,37 @@ def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
     notes: list[str] = []
     with alone(directory):
         recorded = read(directory) or Recorded(most, ())
-        done = {name for name in cells if (directory / CELLS / name / RESULT).is_file()}
-        kept_groups: list[Together] = []
+        done_cells = {name for name in cells if (directory / CELLS / name / RESULT).is_file()}
+        groups: list[Together] = []
         for group in recorded.groups:
             lost = [name for name in group.cells if name not in cells]
-            left = [name for name in group.cells if name in cells and name not in done]
-            if lost and left:
+            unfinished = [name for name in group.cells if name in cells and name not in done_cells]
+            if lost and unfinished:
                 # Finished cells keep their entry, as the record of how they were trained.
-                if finished := tuple(name for name in group.cells if name in done):
-                    kept_groups.append(Together(finished, True, f"trained in a group of {len(group.cells)} cells"))
+                if finished := tuple(name for name in group.cells if name in done_cells):
+                    groups.append(Together(finished, True, f"trained in a group of {len(group.cells)} cells"))
                 if group.decided and len(group.cells) > 1:
                     notes.append(
-                        f"{len(left)} cells trained in a group with {len(lost)} cells that the study no longer "
+                        f"{len(unfinished)} cells trained in a group with {len(lost)} cells that the study no longer "
                         "has: they get a new group and start again"
                     )
                 continue
-            kept_groups.append(group)
-        grouped_cells = {name for group in kept_groups for name in group.cells}
-        new = [name for name in cells if name not in grouped_cells and name not in done]
-        if kept_groups and new and recorded.most != most:
+            groups.append(group)
+        grouped_cells = {name for group in groups for name in group.cells}
+        new = [name for name in cells if name not in grouped_cells and name not in done_cells]
+        if groups and new and recorded.most != most:
             notes.append(
                 f"--most {most} applies to the {len(new)} new cells only; {GROUPS} keeps the groups of the other cells"
             )
-        elif kept_groups and recorded.most != most and cells.keys() - done:
+        elif groups and recorded.most != most and cells.keys() - done_cells:
             notes.append(
                 f"--most {most} is not used, because the groups of this study were recorded with --most "
                 f"{recorded.most}, and the results depend on the groups; choose another --out for other groups"
             )
         parts = grouping.chunks([cells[name].recipe for name in new], most)
-        kept_groups += [Together(tuple(new[n] for n in part)) for part in parts]
-        if tuple(kept_groups) != recorded.groups or not (directory / GROUPS).is_file():
-            write(directory, Recorded(most if not recorded.groups else recorded.most, tuple(kept_groups)))
+        groups += [Together(tuple(new[n] for n in part)) for part in parts]
+        if tuple(groups) != recorded.groups or not (directory / GROUPS).is_file():
+            write(directory, Recorded(most if not recorded.groups else recorded.most, tuple(groups)))
     return notes
 
 

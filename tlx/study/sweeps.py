@@ -124,7 +124,8 @@ def sweep(base: Recipe, cells: Iterable[Given]) -> list[Cell]:
     sweep_cells = []
     for override, recipe in zip(overrides, recipes, strict=True):
         names = {
-            column: _shown_at(recipe, column) if column in paths else override.names.get(column) for column in columns
+            column: _table_value_at(recipe, column) if column in paths else override.names.get(column)
+            for column in columns
         }
         sweep_cells.append(Cell(names, override.changes, recipe))
     _check_apart(sweep_cells)
@@ -138,16 +139,16 @@ def listed(cells: Iterable[Given]) -> list[Override]:
     return [_override(number, cell) for number, cell in enumerate(cells, 1)]
 
 
-def shown(value: object) -> Any:
+def table_value(value: object) -> Any:
     """Return a value as a table shows it: numbers, strings and None unchanged, all else as the text a user would
     write."""
     return value if value is None or isinstance(value, bool | int | float | str) else config.source(value)
 
 
-def told(names: Mapping[str, Any]) -> str:
+def names_text(names: Mapping[str, Any]) -> str:
     """Return the names of a cell on one line.
 
-    >>> told({"method": "LoRA", "seed": 3})
+    >>> names_text({"method": "LoRA", "seed": 3})
     'method=LoRA seed=3'
     """
     return (
@@ -171,7 +172,7 @@ def _override(number: int, cell: Given) -> Override:
 
 def _by_path(changes: Mapping[str, Any]) -> Override:
     plain = _plain(changes)
-    return Override({path: shown(value) for path, value in plain.items()}, plain)
+    return Override({path: table_value(value) for path, value in plain.items()}, plain)
 
 
 def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,12 +185,12 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not single
 
 
-def _together(how: str, one: Override, other: Override) -> Override:
-    if twice := [column for column in other.names if column in one.names]:
+def _together(how: str, first: Override, second: Override) -> Override:
+    if twice := [column for column in second.names if column in first.names]:
         raise ValueError(f"{how}: two parts have the column {twice[0]!r}")
-    if twice := [path for path in other.changes if path in one.changes]:
+    if twice := [path for path in second.changes if path in first.changes]:
         raise ValueError(f"{how}: two parts set {twice[0]!r}")
-    return Override(one.names | other.names, one.changes | other.changes)
+    return Override(first.names | second.names, first.changes | second.changes)
 
 
 def _changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -202,15 +203,17 @@ def _changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _is_path(column: str, given: list[Override]) -> bool:
+def _is_path(column: str, overrides: list[Override]) -> bool:
     """Return whether the column shows the field of its name, rather than a label."""
-    overrides = [override for override in given if column in override.names and column in override.changes]
-    return bool(overrides) and all(override.names[column] == shown(override.changes[column]) for override in overrides)
+    matching = [override for override in overrides if column in override.names and column in override.changes]
+    return bool(matching) and all(
+        override.names[column] == table_value(override.changes[column]) for override in matching
+    )
 
 
-def _shown_at(recipe: Recipe, path: str) -> Any:
+def _table_value_at(recipe: Recipe, path: str) -> Any:
     try:
-        return shown(config.at(recipe, path))
+        return table_value(config.at(recipe, path))
     except ValueError:
         return None
 
@@ -220,7 +223,7 @@ def _check_apart(cells: list[Cell]) -> None:
     by_names: dict[str, int] = {}
     by_recipe: dict[str, int] = {}
     for number, cell in enumerate(cells):
-        name, fingerprint = told(cell.names), cell.fingerprint
+        name, fingerprint = names_text(cell.names), cell.fingerprint
         first, twin = by_names.setdefault(name, number), by_recipe.setdefault(fingerprint, number)
         if first == twin == number:
             continue
@@ -233,6 +236,6 @@ def _check_apart(cells: list[Cell]) -> None:
                 "column that shows this difference"
             )
         raise ValueError(
-            f"cells {twin + 1} and {number + 1} have the same recipe under two names, {told(cells[twin].names)} "
+            f"cells {twin + 1} and {number + 1} have the same recipe under two names, {names_text(cells[twin].names)} "
             f"and {name}; remove one of them"
         )

@@ -105,10 +105,10 @@ def directed(
         board.begin()
         for note in groups.record(directory, study.by_fingerprint, most):
             board.say(f"note: {note}")
-        if jobs == 1 or len(board.left) < 2:
+        if jobs == 1 or len(board.remaining) < 2:
             work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh)
         else:
-            employ([*worker, "--worker", str(since)], min(jobs, len(board.left)), board)
+            employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)
         board.look()
     write_results(directory)
     records = studies.read(directory)
@@ -170,12 +170,14 @@ def claimed(
     mesh: Mesh,
 ) -> None:
     """Claim and run cells until all are settled, as in `work`."""
-    left, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
+    unsettled, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
     groups.record(directory, cells, most)
-    while left := {name: cell for name, cell in left.items() if not settled(directory / CELLS / name, since)}:
+    while unsettled := {name: cell for name, cell in unsettled.items() if not settled(directory / CELLS / name, since)}:
         if employed and os.getppid() != employer:
             return
-        if not any(run_group(cells, directory, group, since, share, look, mesh) for group in listed(directory, left)):
+        if not any(
+            run_group(cells, directory, group, since, share, look, mesh) for group in listed(directory, unsettled)
+        ):
             # A cell that could not be opened is in no group, and a worker may have died before it recorded a new one.
             groups.record(directory, cells, most)
             wait()
@@ -183,10 +185,10 @@ def claimed(
             look()
 
 
-def listed(directory: Path, left: Mapping[str, Cell]) -> list[Together]:
-    """Return the recorded groups with a cell that is left."""
+def listed(directory: Path, cells: Mapping[str, Cell]) -> list[Together]:
+    """Return the recorded groups that contain one of the cells."""
     recorded = groups.read(directory)
-    return [group for group in (recorded.groups if recorded else ()) if left.keys() & {*group.cells}]
+    return [group for group in (recorded.groups if recorded else ()) if cells.keys() & {*group.cells}]
 
 
 def run_group(
@@ -233,7 +235,7 @@ def fulfil(
         for position in (position for part in parts for position in part):
             claims[position].lock.release()
 
-    def done(position: int, outcome: Run | Exception) -> None:
+    def record_outcome(position: int, outcome: Run | Exception) -> None:
         claim = claims[position]
         if isinstance(outcome, StorageError):
             # This is not a failure of the cell: the next cell would fail too.
@@ -259,7 +261,7 @@ def fulfil(
         note=note,
         admit=admit,
         freed=freed,
-        done=done,
+        done=record_outcome,
     )
 
 
@@ -302,9 +304,9 @@ def employ(command: Sequence[str], count: int, board: Board) -> None:
         for worker in workers:
             worker.wait()
     board.look()
-    if board.left and any(worker.returncode == NO_STORAGE for worker in workers):
+    if board.remaining and any(worker.returncode == NO_STORAGE for worker in workers):
         place = board.directory
         raise StorageError(f"the workers could not write {place}", "free some space or make it writable", AGAIN)
-    if board.left:
+    if board.remaining:
         codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise ChildProcessError(f"the workers ended (exit codes {codes}) before {len(board.left)} cells were done")
+        raise ChildProcessError(f"the workers ended (exit codes {codes}) before {len(board.remaining)} cells were done")

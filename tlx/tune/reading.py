@@ -8,7 +8,7 @@ from tlx import config
 from tlx.files.documents.checks import check
 from tlx.files.documents.records import TRIAL
 from tlx.recipe import Recipe
-from tlx.study.sweeps import shown
+from tlx.study.sweeps import table_value
 from tlx.trees import Json
 from tlx.tune import journal
 from tlx.tune.asked import Asked
@@ -69,7 +69,7 @@ class Found(NamedTuple):
         asked = self.asked.document
         before = {path: shown_at(self.asked.recipe, path) for path in self.asked.space}
         trials = [
-            trial._asdict() | {"point": {path: shown(value) for path, value in trial.point.items()}}
+            trial._asdict() | {"point": {path: table_value(value) for path, value in trial.point.items()}}
             for trial in self.trials
         ]
         return asked | {
@@ -90,7 +90,7 @@ def kind(spec: Spec) -> str:
 def shown_at(recipe: Recipe, path: str) -> Any:
     """Return the recipe's value at a path; None if the path exists only for some points."""
     try:
-        return shown(config.at(recipe, path))
+        return table_value(config.at(recipe, path))
     except ValueError:
         return None
 

@@ -89,7 +89,7 @@ def test_features_are_the_input_of_the_head_and_are_computed_once(recipe):
     read = Reader()
     splits = load(recipe.data, 0)
     ready = read.ready(recipe, splits)
-    inputs = read.given(splits)
+    inputs = read.inputs(splits)
     (batch, *_) = evaluation_batches(splits.test, ready.processor, batch=7)
     x = np.asarray(batch["image"], np.float64).reshape(7, -1)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ready.pretrained.params)
@@ -106,15 +106,15 @@ def test_features_are_the_input_of_the_head_and_are_computed_once(recipe):
     np.testing.assert_array_equal(inputs.granted, inputs.target[places])
     other = load(recipe.data, 1)
     read.ready(assigned(recipe, {"seed": 1}), other)
-    assert same(inputs, read.given(other))
+    assert same(inputs, read.inputs(other))
     # If each seed initialises the model, the features differ.
     drawn = dataclasses.replace(recipe, weights=None, model=MODEL)
     read = Reader()
     read.ready(drawn, splits)
-    before = read.given(splits)
+    before = read.inputs(splits)
     read.ready(assigned(drawn, {"seed": 1}), other)
-    assert not same(before, read.given(other))
-    assert not np.allclose(before.test, read.given(other).test)
+    assert not same(before, read.inputs(other))
+    assert not np.allclose(before.test, read.inputs(other).test)
 
 
 def test_results_that_do_not_depend_on_the_seed_are_not_repeated(compared):

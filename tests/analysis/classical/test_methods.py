@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from tlx.analysis.classical import METHODS, methods
-from tlx.analysis.classical.methods import Given
+from tlx.analysis.classical.methods import Inputs
 from tlx.functional import reweight
 
 
@@ -23,7 +23,7 @@ def setting(source=90, target=70, width=4, seed=0, shift=1.5):
 
     (x, labels), (y, value), (test, truth) = draw(source), draw(target), draw(200)
     y, test = y @ turn + shift, test @ turn + shift
-    return Given(x, labels, y, y[:9], value[:9], test), truth
+    return Inputs(x, labels, y, y[:9], value[:9], test), truth
 
 
 def fitted(x, labels, test, weights=None):
@@ -52,7 +52,7 @@ def test_the_aligned_subspace_is_that_of_two_principal_component_analyses(monkey
     aligned = tlx_side.transform(inputs.source) @ tlx_side.components_ @ reference_side.components_.T
     actual = methods.subspace(inputs)
     np.testing.assert_array_equal(actual.classes, fitted(aligned, inputs.labels, reference_side.transform(inputs.test)))
-    assert actual.told == {"converged": 1.0, "dimensions": 3}
+    assert actual.details == {"converged": 1.0, "dimensions": 3}
 
 
 def test_transfer_components_solve_their_eigenproblem(monkeypatch):
@@ -77,7 +77,7 @@ def test_transfer_components_solve_their_eigenproblem(monkeypatch):
     apart = [np.abs(value[:31].mean(0) - value[31:].mean(0)).max() for value in (tight, loose)]
     assert apart[0] < 0.1 * apart[1]
     monkeypatch.setattr(methods, "COMPONENT_ROWS", 20)
-    assert methods.components(inputs).told == {"converged": 1.0, "dimensions": 32, "source": 20, "target": 20}
+    assert methods.components(inputs).details == {"converged": 1.0, "dimensions": 32, "source": 20, "target": 20}
 
 
 def test_transport_between_equal_numbers_is_the_best_assignment(monkeypatch):
@@ -88,7 +88,7 @@ def test_transport_between_equal_numbers_is_the_best_assignment(monkeypatch):
     assert cost == pytest.approx(((inputs.source[rows] - inputs.target[places]) ** 2).sum(-1).mean())
     np.testing.assert_array_equal(methods.transport(inputs).classes, fitted(moved, inputs.labels, inputs.test))
     monkeypatch.setattr(methods, "TRANSPORT_ROWS", 10)
-    assert methods.transport(inputs).told["source"] == 10
+    assert methods.transport(inputs).details["source"] == 10
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
@@ -107,7 +107,7 @@ def test_a_weighted_source_counts_by_its_weights(name, find):
     np.testing.assert_array_equal(
         actual.classes, fitted(inputs.source, inputs.labels, inputs.test, weights / weights.mean())
     )
-    assert actual.told["effective"] == pytest.approx(weights.sum() ** 2 / len(weights) / (weights**2).sum())
+    assert actual.details["effective"] == pytest.approx(weights.sum() ** 2 / len(weights) / (weights**2).sum())
 
 
 def test_boosting_is_the_algorithm_of_the_paper():
@@ -137,7 +137,7 @@ def test_boosting_is_the_algorithm_of_the_paper():
     assert moved
     actual = methods.boosted(inputs, rounds)
     np.testing.assert_array_equal(actual.classes, (left >= right).astype(int))
-    assert actual.told["source_share"] == pytest.approx(sum(w[:count]) / sum(w), rel=1e-6)
+    assert actual.details["source_share"] == pytest.approx(sum(w[:count]) / sum(w), rel=1e-6)
 
 
 def test_every_method_beats_chance_and_some_beat_the_source_alone():
@@ -163,6 +163,6 @@ def test_one_scale_serves_every_set():
 
 def test_a_fit_that_did_not_converge_says_so(monkeypatch):
     inputs, _ = setting()
-    assert methods.source_only(inputs).told["converged"] == methods.boosted(inputs, 2).told["converged"] == 1.0
+    assert methods.source_only(inputs).details["converged"] == methods.boosted(inputs, 2).details["converged"] == 1.0
     monkeypatch.setattr(methods, "STEPS", 2)
-    assert methods.source_only(inputs).told["converged"] == methods.boosted(inputs, 2).told["converged"] == 0.0
+    assert methods.source_only(inputs).details["converged"] == methods.boosted(inputs, 2).details["converged"] == 0.0

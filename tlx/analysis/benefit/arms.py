@@ -41,7 +41,7 @@ def benefit_study(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; expected 1 or more, and 2 or more for intervals")
-    check_brought(recipe)
+    check_pretrained(recipe)
     arms = {PRETRAINED: {}, SCRATCH: scratch_changes(recipe, scratch)}
     cells = []
     sizes_tried = sizes(recipe, shots)
@@ -62,7 +62,7 @@ def benefit_study(
     return Study(base=recipe, cells=cells, question="How much does transfer help here?", baseline={ARM: SCRATCH})
 
 
-def check_brought(recipe: Recipe) -> None:
+def check_pretrained(recipe: Recipe) -> None:
     """Raise ValueError if the recipe has no pretrained weights, so that there is no transfer to measure."""
     if recipe.weights is None:
         raise ValueError(
@@ -77,19 +77,19 @@ def check_brought(recipe: Recipe) -> None:
         )
 
 
-def scratch_changes(recipe: Recipe, given: Sequence[str] = ()) -> dict[str, Any]:
+def scratch_changes(recipe: Recipe, assignments: Sequence[str] = ()) -> dict[str, Any]:
     """Return the changes that turn the recipe into one from scratch, as path -> value.
 
     All weights are initialised at random, so all of them are trained, without terms that need pretrained weights. Then
-    the changes in `given` are added.
+    the changes in `assignments` are added.
     """
     changes: dict[str, Any] = {"weights.reset": (r".*",)}
     if recipe.tuning != Full():
         changes["tuning"] = Full()
-    left = tuple(term for term in recipe.objective if not term.needs(recipe.data.stream_names).pretrained)
-    if left != recipe.objective:
-        changes["objective"] = left or (Supervised(),)
-    for change in given:
+    terms = tuple(term for term in recipe.objective if not term.needs(recipe.data.stream_names).pretrained)
+    if terms != recipe.objective:
+        changes["objective"] = terms or (Supervised(),)
+    for change in assignments:
         path, sign, text = change.partition("=")
         if not sign:
             raise ValueError(f"--scratch {change!r} is not of the form path=value")

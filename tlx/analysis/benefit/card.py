@@ -109,7 +109,7 @@ def few_seeds(count: int) -> list[str]:
 def pair(study: StudyRecords, labels: int, operations: Mapping[str, Operations]) -> tuple[Side, Side]:
     """Return the finished cells of both arms with `labels` labels, for the seeds that both have."""
     arms = [arm for arm in study.arms if arm.names[LABELS] == labels]
-    cells = {arm.names[ARM]: {cell.seed: cell for cell in arm.done} for arm in arms}
+    cells = {arm.names[ARM]: {cell.seed: cell for cell in arm.done_cells} for arm in arms}
     seeds = [seed for seed in cells[PRETRAINED] if seed in cells[SCRATCH]]
     if not seeds:
         failed = next(
@@ -208,7 +208,7 @@ def saved_labels(study: StudyRecords, labels: list[int], higher: bool) -> tuple[
     turned = {"": "", "at least": "at most", "at most": "at least"}[saved.bound]
     ends = {"low": over(labels, saved.high), "high": over(labels, saved.low)}
     needed = {"mean": labels[-1] / saved.value, **ends, "bound": turned}
-    folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for arm in study.arms for cell in arm.done]
+    folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for arm in study.arms for cell in arm.done_cells]
     full = {"mean": labels[-1], "low": None, "high": None, "bound": ""}
     return {
         "name": "labels", "title": "labels to equal scratch with all labels", "unit": "", "pretrained": needed,
@@ -252,8 +252,8 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def ratio(found: Ratio) -> Json:
-    return {"kind": "ratio", **found._asdict()}
+def ratio(estimate: Ratio) -> Json:
+    return {"kind": "ratio", **estimate._asdict()}
 
 
 def curve(cell: Cell, metric: str) -> dict[int, float]:
@@ -345,7 +345,7 @@ def older(side: Side, pue: float, pounds_per_kwh: float) -> Json:
 def learned(arm: Arm, metric: str, declared: Metric) -> Json:
     """Return a point of the learning curve."""
     values = arm.values(metric)
-    folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done]
+    folders = [f"{cell.folder.parent.name}/{cell.folder.name}" for cell in arm.done_cells]
     seeds = {str(seed): value for seed, value in values.items()}
     return {**arm.names, **interval(list(values.values()), declared.bounds), "values": seeds, "folders": folders}
 

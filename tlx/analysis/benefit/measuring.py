@@ -58,16 +58,18 @@ def measure(
     """
     for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
         checked(value, name)
-    records = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
+    study_records = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
     directory = Path(out)
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
     base = study.base
     document = {
         "fingerprint": config.fingerprint(base),
         "recipe": config.dump(base),
-        "changes": [[path, told(before), told(after)] for path, before, after in differences(study)],
+        "changes": [[path, value_text(before), value_text(after)] for path, before, after in differences(study)],
         "command": command,
-        **card(records, counted, at_once=at_once(directory, records), pue=pue, pounds_per_kwh=pounds_per_kwh),
+        **card(
+            study_records, counted, at_once=at_once(directory, study_records), pue=pue, pounds_per_kwh=pounds_per_kwh
+        ),
         "environment": environment(),
     }
     write_json(directory / CARD, document)
@@ -80,17 +82,17 @@ def measure(
     return document
 
 
-def at_once(directory: Path, found: StudyRecords) -> int:
+def at_once(directory: Path, study_records: StudyRecords) -> int:
     """Return the largest number of processes that ran cells of the study at once on one machine.
 
     A process counts from the start of its first run to the end of its last run.
     """
-    took = {cell.fingerprint: sum(cell.result["seconds"].values()) for cell in found.cells if cell.result}
+    durations = {cell.fingerprint: sum(cell.result["seconds"].values()) for cell in study_records.cells if cell.result}
     spans: dict[tuple[str, int], list[float]] = {}
     # A killed worker may have left half a line.
     for line in read_lines(directory / EXECUTIONS, records.EXECUTION, skip_damaged=True):
-        if line["cell"] in took:
-            begin, end = line["time"] - took[line["cell"]], line["time"]
+        if line["cell"] in durations:
+            begin, end = line["time"] - durations[line["cell"]], line["time"]
             span = spans.setdefault((line["host"], line["process"]), [begin, end])
             span[:] = min(span[0], begin), max(span[1], end)
     return max(
@@ -115,7 +117,7 @@ def differences(study: Study) -> list[tuple[str, Any, Any]]:
     return [(path, config.at(ours.recipe, path), config.at(theirs.recipe, path)) for path in paths]
 
 
-def told(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Return a value as text."""
     return value if isinstance(value, str) else config.source(value)
 

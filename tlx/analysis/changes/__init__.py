@@ -65,17 +65,17 @@ def moved(
             f"examples is {examples}; expected 8 or more, because the unbiased similarity needs 4 in each batch"
         )
     path = Path(getattr(run, "folder", run))
-    tell = say or (lambda part, done, total: None)
+    report_progress = say or (lambda part, done, total: None)
     with writing(path) if path.is_dir() else nullcontext():
         opened = reopen(path, recipe)
         splits = opened.splits
         chosen = {"train": some(splits.labelled, examples), "validation": some(splits.validation, examples)}
-        document = measured(opened, chosen, tell)
+        document = measured(opened, chosen, report_progress)
         write_json(path / MOVED, document)
         if report.available():
-            tell("page", 0, 1)
+            report_progress("page", 0, 1)
             report.write_run(path, opened.ready.task)
-            tell("page", 1, 1)
+            report_progress("page", 1, 1)
     return document
 
 
@@ -83,12 +83,12 @@ def some(examples: Examples, count: int) -> Examples:
     """Return at most `count` of the examples, in equal shares of every class; the draw is the same each time."""
     if len(examples) <= count:
         return examples
-    drawn = subset(examples.strata(), fraction=count / len(examples), seed=0)
+    positions = subset(examples.strata(), fraction=count / len(examples), seed=0)
     # Shares are rounded, so the draw may exceed the requested count by a few examples.
-    return examples.view(np.sort(np.random.default_rng(0).permutation(drawn)[:count]))
+    return examples.view(np.sort(np.random.default_rng(0).permutation(positions)[:count]))
 
 
-def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> Json:
+def measured(opened: Reopened, chosen: dict[str, Examples], report_progress: Say) -> Json:
     """Return the document of `moved.json`."""
     ready, result = opened.ready, opened.result
     names = [stage.name for stage in ready.model.stages]
@@ -97,9 +97,11 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> Json:
     leaves = weights.changes(before, after, names, declared.keys())
     owners = [*names, *sorted({row["stage"] for row in leaves} - set(names))]
     leaves.sort(key=lambda row: owners.index(row["stage"]))
-    kernels = weights.spectra(before, after, leaves, lambda done, total: tell("spectra of kernels", done, total))
+    kernels = weights.spectra(
+        before, after, leaves, lambda done, total: report_progress("spectra of kernels", done, total)
+    )
     batches = {name: batches_of(opened, examples) for name, examples in chosen.items()}
-    stage_rows = stages(opened, batches, tell)
+    stage_rows = stages(opened, batches, report_progress)
     rows = []
     for name in owners:
         leaves_of_stage = [row for row in leaves if row["stage"] == name]
@@ -126,21 +128,23 @@ def measured(opened: Reopened, chosen: dict[str, Examples], tell: Say) -> Json:
         "leaves": leaves,
         "stages": rows,
         "kernels": kernels,
-        "line": line.path(opened, batches["validation"], told=lambda done, total: tell("the line", done, total)),
+        "line": line.path(
+            opened, batches["validation"], report_progress=lambda done, total: report_progress("the line", done, total)
+        ),
         "notes": notes(opened, fresh),
     }
 
 
-def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str, Json]:
+def stages(opened: Reopened, batches: dict[str, Batches], report_progress: Say) -> dict[str, Json]:
     """Return `similarity` and `probe` of every stage, by its name."""
     read, rows = features.reader(opened), {}
     sides = (opened.before, opened.after)
     passed: dict[str, list[features.Features]] = {"train": [], "validation": []}
     for split, tables in passed.items():
         for variables in sides:
-            tell("features", sum(map(len, passed.values())), 4)
+            report_progress("features", sum(map(len, passed.values())), 4)
             tables.append(read(variables, batches[split]))
-    tell("features", 4, 4)
+    report_progress("features", 4, 4)
     classes, names = bool(opened.ready.task.names), [stage.name for stage in opened.ready.model.stages]
     for number, name in enumerate(names, 1):
         old, new = (side[name] for side in passed["validation"])
@@ -151,7 +155,7 @@ def stages(opened: Reopened, batches: dict[str, Batches], tell: Say) -> dict[str
                 pairs = [(side[name].reshape(len(side["label"]), -1), side["label"]) for side in (train, validation)]
                 probes[when] = features.probe(pairs[0], pairs[1], classes)
         rows[name] = {"similarity": features.similarity(old, new)} | ({"probe": probes} if probes else {})
-        tell("probes", number, len(names))
+        report_progress("probes", number, len(names))
     return rows
 
 

@@ -70,8 +70,11 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray], classes: bool) -> dict[str, Any]:
-    """Fit a linear probe on features [N, W] and labels of `train`, and evaluate it on `held` with a 95 % interval.
+def probe(
+    train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray], classes: bool
+) -> dict[str, Any]:
+    """Fit a linear probe on features [N, W] and labels of `train`, and evaluate it on `validation` with a 95 %
+    interval.
 
     If the labels are `classes`, the probe is logistic regression, measured by accuracy; else ridge regression, measured
     by R2. Features are standardised by the training examples (Alain and Bengio, 2017, put such probes on every layer).
@@ -81,18 +84,18 @@ def probe(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarr
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    (x, labels), (held_x, held_labels) = train, held
+    (x, labels), (validation_x, validation_labels) = train, validation
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000) if classes else Ridge())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x.astype(np.float64), labels)
     settled = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    predicted = model.predict(held_x.astype(np.float64))
+    predicted = model.predict(validation_x.astype(np.float64))
     if not classes:
-        outcome, task = Predictions(scores_of(predicted, held_labels), np.arange(len(predicted))), Regression()
+        outcome, task = Predictions(scores_of(predicted, validation_labels), np.arange(len(predicted))), Regression()
         interval = measure("r2", outcome, task)
         bounds = interval._asdict() if interval else {}
         return {"measure": "r2", "value": outcome.metrics(task)["r2"], **bounds, "converged": settled}
-    right = int((predicted == held_labels).sum())
+    right = int((predicted == validation_labels).sum())
     scores = {"measure": "accuracy", "value": right / len(predicted), **wilson(right, len(predicted))._asdict()}
     return scores | {"right": right, "examples": len(predicted), "converged": settled}

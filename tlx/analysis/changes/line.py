@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx import models
-from tlx.analysis.changes.weights import Told
+from tlx.analysis.changes.weights import Progress
 from tlx.records.run_directory import Predictions
 from tlx.report.intervals import measure
 from tlx.training.evaluate import passes, scored
@@ -18,7 +18,7 @@ POINTS = 11
 
 
 def path(
-    opened: Reopened, batches: Batches, points: int = POINTS, told: Told = lambda done, total: None
+    opened: Reopened, batches: Batches, points: int = POINTS, report_progress: Progress = lambda done, total: None
 ) -> list[dict[str, Any]]:
     """Return a row per point: `share`, the loss and the task's primary metric, each with the `low` and `high` of its 95
     % interval.
@@ -51,7 +51,7 @@ def path(
             row[name] = {"value": outcome.metrics(task)[name]}
             row[name] |= {"low": interval.low, "high": interval.high} if interval else {}
         rows.append(row)
-        told(number + 1, points)
+        report_progress(number + 1, points)
     return rows
 
 

@@ -44,10 +44,10 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def interval(found: Json | None) -> str:
+def interval(estimate: Json | None) -> str:
     """Return a value with its 95 % interval, as text."""
-    if not found:
+    if not estimate:
         return "-"
-    if "low" not in found:
-        return number(found["value"])
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    if "low" not in estimate:
+        return number(estimate["value"])
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

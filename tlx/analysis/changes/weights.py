@@ -13,7 +13,7 @@ from tlx.trees import Json, Tree, flatten
 
 KINDS = ("kernels", "biases", "norms", "embeddings", "added", "others")
 TOP = 8
-Told = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 def kind(path: str, leaf: Any, declared: Collection[str]) -> str:
@@ -84,7 +84,9 @@ def spectrum(weights: np.ndarray, top: int = TOP) -> Json:
     return {"effective_rank": effective_rank(values), "singular_values": values[:top].tolist()}
 
 
-def spectra(before: Tree, after: Tree, rows: Sequence[Json], told: Told = lambda done, total: None) -> list[Json]:
+def spectra(
+    before: Tree, after: Tree, rows: Sequence[Json], report_progress: Progress = lambda done, total: None
+) -> list[Json]:
     """Return the spectra of every kernel among `rows`: `before`, `after` and of the `change`."""
     initial, final, spectra_rows = flatten(before), flatten(after), []
     kernels = [row for row in rows if row["kind"] == "kernels"]
@@ -96,5 +98,5 @@ def spectra(before: Tree, after: Tree, rows: Sequence[Json], told: Told = lambda
         last, change = (spectrum(new), spectrum(new - old)) if row["change"] else (first, zero)
         item = {"path": row["path"], "stage": row["stage"], "shape": list(np.shape(initial[row["path"]]))}
         spectra_rows.append(item | {"matrix": list(old.shape), "before": first, "after": last, "change": change})
-        told(number, len(kernels))
+        report_progress(number, len(kernels))
     return spectra_rows

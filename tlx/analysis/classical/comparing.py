@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tlx import config
-from tlx.analysis.classical.methods import BASE, METHODS, Answer, Given, optimal_transport, standard
+from tlx.analysis.classical.methods import BASE, METHODS, Answer, Inputs, optimal_transport, standard
 from tlx.data import Examples, Splits, has_test, load
 from tlx.functional import significance
 from tlx.recipe import Recipe
@@ -55,36 +55,36 @@ def compare(
         ImportError: "ot" is named and the extra `tlx[classical]` is missing; raised before any measurement.
     """
     chosen = check(recipe, methods, seeds)
-    path, tell = Path(out), say or (lambda sentence: None)
+    path, report_progress = Path(out), say or (lambda sentence: None)
     with run_directory.writing(path):
-        return _compare(recipe, path, chosen, seeds, tell)
+        return _compare(recipe, path, chosen, seeds, report_progress)
 
 
-def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, tell: Say) -> Json:
+def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, report_progress: Say) -> Json:
     """Run `compare` in a folder that is locked."""
     if (path / run_directory.RECIPE).is_file():
         raise FileExistsError(f"{path} contains a run, and tlx does not overwrite it; choose another folder with --out")
     read = Reader()
     answers: dict[str, list[Answer]] = {name: [] for name in chosen}
     seconds = dict.fromkeys(chosen, 0.0)
-    drawn: list[tuple[Splits, Prepared]] = []
-    given: Given | None = None
+    draws: list[tuple[Splits, Prepared]] = []
+    inputs: Inputs | None = None
     for seed in range(recipe.seed, recipe.seed + seeds):
         seeded = dataclasses.replace(recipe, seed=seed)
         splits = load(seeded.data, seed)
         ready = read.ready(seeded, splits)
-        before, given = given, read.given(splits)
-        drawn.append((splits, ready))
+        before, inputs = inputs, read.inputs(splits)
+        draws.append((splits, ready))
         for name in chosen:
             # Without granted labels, the seed may change nothing.
-            if before is not None and not METHODS[name].needs and same(before, given):
+            if before is not None and not METHODS[name].needs and same(before, inputs):
                 answers[name].append(answers[name][-1])
                 continue
-            tell(f"seed {seed}: {METHODS[name].about}")
+            report_progress(f"seed {seed}: {METHODS[name].about}")
             start = time.perf_counter()
-            answers[name].append(METHODS[name].answer(standard(given)))
+            answers[name].append(METHODS[name].answer(standard(inputs)))
             seconds[name] += time.perf_counter() - start
-    document = told(recipe, drawn, answers, seconds, given)
+    document = build_document(recipe, draws, answers, seconds, inputs)
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / DOCUMENT, document)
     return document
@@ -127,7 +127,7 @@ class Reader:
     """Compute and cache features by split, as long as the weights below the head stay the same."""
 
     def __init__(self) -> None:
-        self.known: dict[Any, np.ndarray] = {}
+        self.features: dict[Any, np.ndarray] = {}
         self.last: Prepared | None = None
         self.read: Callable[[Examples], dict[str, np.ndarray]] | None = None
 
@@ -135,84 +135,89 @@ class Reader:
         """Return the prepared recipe, whose model computes the features from now on."""
         ready = prepare(recipe, splits, self.last)
         if self.last is None or not alike(self.last, ready):
-            self.known.clear()
+            self.features.clear()
             self.read = partial(feature_reader(ready), ready.pretrained)
         self.last = ready
         return ready
 
-    def given(self, splits: Splits) -> Given:
+    def inputs(self, splits: Splits) -> Inputs:
         """Return the data that the streams grant, without the labels of the test split."""
         source, target = (splits.streams[name] for name in ("source", "unlabelled"))
         rows, labelled = self.rows(target), splits.streams.get("labelled")
         positions = np.zeros(0, int) if labelled is None else np.searchsorted(target.rows, labelled.rows)
         labels = np.zeros(0, np.int32) if labelled is None else labelled.labels()
-        return Given(self.rows(source), source.labels(), rows, rows[positions], labels, self.rows(splits.test))
+        return Inputs(self.rows(source), source.labels(), rows, rows[positions], labels, self.rows(splits.test))
 
     def rows(self, examples: Examples) -> np.ndarray:
         """Return the inputs of the head for each example, in order, [N, W] in float64."""
         key = (examples.name, examples.split, examples.identity)
-        if key not in self.known:
+        if key not in self.features:
             assert self.read is not None
-            self.known[key] = self.read(examples)["features"].astype(np.float64)
-        return self.known[key]
+            self.features[key] = self.read(examples)["features"].astype(np.float64)
+        return self.features[key]
 
 
-def alike(one: Prepared, other: Prepared) -> bool:
+def alike(first: Prepared, second: Prepared) -> bool:
     """Return whether both compute the same features: their weights differ at most in the head."""
-    head = f"{other.model.stages[-1].name}/"
+    head = f"{second.model.stages[-1].name}/"
     sides = [
         {
             **flatten(prepared.pretrained.params),
             **{f"stats:{path}": leaf for path, leaf in flatten(prepared.pretrained.stats).items()},
         }
-        for prepared in (one, other)
+        for prepared in (first, second)
     ]
     below = [path for path in sides[1] if not path.startswith(head)]
     return all(sides[0][path] is sides[1][path] or np.array_equal(sides[0][path], sides[1][path]) for path in below)
 
 
-def same(one: Given, other: Given) -> bool:
+def same(first: Inputs, second: Inputs) -> bool:
     """Return whether a method that reads no granted label gets the same arrays."""
-    return all(getattr(one, name) is getattr(other, name) for name in ("source", "target", "test"))
+    return all(getattr(first, name) is getattr(second, name) for name in ("source", "target", "test"))
 
 
-def told(
+def build_document(
     recipe: Recipe,
-    drawn: Sequence[tuple[Splits, Prepared]],
-    said: dict[str, list[Answer]],
+    draws: Sequence[tuple[Splits, Prepared]],
+    answers_by_method: dict[str, list[Answer]],
     seconds: dict[str, float],
-    given: Given | None,
+    inputs: Inputs | None,
 ) -> Json:
     """Return the document."""
-    assert given is not None
-    test = drawn[0][0].test
+    assert inputs is not None
+    test = draws[0][0].test
     labels = test.labels()
-    correct = {name: np.stack([item.classes == labels for item in answers]) for name, answers in said.items()}
-    rows = [method_row(name, answers, seconds[name], correct) for name, answers in said.items()]
+    correct = {
+        name: np.stack([item.classes == labels for item in answers]) for name, answers in answers_by_method.items()
+    }
+    rows = [method_row(name, answers, seconds[name], correct) for name, answers in answers_by_method.items()]
     add_verdicts([row["difference"] for row in rows if "difference" in row])
-    ready = drawn[0][1]
+    ready = draws[0][1]
     return {
         "version": 1,
         "recipe": config.fingerprint(recipe),
         "source": recipe.data.source,
         "target": recipe.data.target,
         "weights": ready.manifest.source,
-        "width": given.source.shape[1],
+        "width": inputs.source.shape[1],
         "examples": {
-            "source": len(given.source), "target": len(given.target), "granted": len(given.granted), "test": len(test),
+            "source": len(inputs.source), "target": len(inputs.target), "granted": len(inputs.granted),
+            "test": len(test),
         },
         "seeds": [
             {"seed": item.recipe.seed, "data": splits.fingerprint, "granted": granted_rows(splits)}
-            for splits, item in drawn
+            for splits, item in draws
         ],
         "methods": rows,
         "predictions": {
             "classes": list(ready.task.names),
             "indices": test.rows.tolist(),
             "labels": labels.tolist(),
-            "by_method": {name: [item.classes.tolist() for item in answers] for name, answers in said.items()},
+            "by_method": {
+                name: [item.classes.tolist() for item in answers] for name, answers in answers_by_method.items()
+            },
         },
-        "notes": notes(recipe, drawn, said),
+        "notes": notes(recipe, draws, answers_by_method),
     }  # fmt: skip
 
 
@@ -225,7 +230,7 @@ def method_row(name: str, answers: Sequence[Answer], seconds: float, correct: Ma
     mean, low, high = significance.over_seeds(accuracies, (0.0, 1.0))
     row = {
         "name": name, "about": METHODS[name].about, "accuracies": accuracies.tolist(), "accuracy": mean,
-        "low": number(low), "high": number(high), "seconds": seconds, "told": [item.told for item in answers],
+        "low": number(low), "high": number(high), "seconds": seconds, "told": [item.details for item in answers],
     }  # fmt: skip
     return row if name == BASE else row | {"difference": difference_from(correct[name], correct[BASE])}
 
@@ -265,26 +270,30 @@ def number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def notes(recipe: Recipe, drawn: Sequence[tuple[Splits, Prepared]], said: dict[str, list[Answer]]) -> list[str]:
+def notes(
+    recipe: Recipe, draws: Sequence[tuple[Splits, Prepared]], answers_by_method: dict[str, list[Answer]]
+) -> list[str]:
     """Return the notes for the reader of the numbers."""
     messages = [
         "The features are the inputs of the head before any training, scaled by the mean and spread of source and "
         "target."
     ]
-    messages += [f"{note[0].upper()}{note[1:]}." for note in drawn[0][1].notes]
-    if "ot" not in said and find_spec("ot") is None:
+    messages += [f"{note[0].upper()}{note[1:]}." for note in draws[0][1].notes]
+    if "ot" not in answers_by_method and find_spec("ot") is None:
         messages.append("Optimal transport was left out, because POT is not installed: pip install 'tlx[classical]'.")
-    if not drawn[0][1].manifest.entries:
+    if not draws[0][1].manifest.entries:
         messages.append(
             "There are no pretrained weights: the features of each seed come from its random initial weights."
         )
-    elif len(drawn) > 1:
+    elif len(draws) > 1:
         messages.append(
             "A method that reads no granted label predicts the same for every seed: its p is McNemar's over the "
             "examples, and its verdict uses the interval over the examples."
         )
-    if short := sorted(name for name, answers in said.items() if any(not item.told["converged"] for item in answers)):
+    if short := sorted(
+        name for name, answers in answers_by_method.items() if any(not item.details["converged"] for item in answers)
+    ):
         messages.append(f"The fits of {', '.join(short)} reached the maximum number of steps before they converged.")
-    if len(drawn) > 1 and recipe.data.subset_seed is not None:
+    if len(draws) > 1 and recipe.data.subset_seed is not None:
         messages.append(f"data.subset_seed is {recipe.data.subset_seed}: every seed uses the same labels.")
     return messages

@@ -19,7 +19,7 @@ ROUNDS = 20
 STEPS = 2000
 
 
-class Given(NamedTuple):
+class Inputs(NamedTuple):
     """Data that a method may read.
 
     `source` [N, W] and `labels` [N]; `target` [M, W]; `granted` [L, W] and `granted_labels` [L] of the target examples
@@ -38,14 +38,14 @@ class Answer(NamedTuple):
     """The predicted `classes` [T] of a method, and numbers about its fit."""
 
     classes: np.ndarray
-    told: dict[str, float]
+    details: dict[str, float]
 
 
 class Method(NamedTuple):
     """A method. `needs` is what a setting must grant beyond the source and the target's features: "labels" or
     nothing."""
 
-    answer: Callable[[Given], Answer]
+    answer: Callable[[Inputs], Answer]
     about: str
     needs: str = ""
 
@@ -65,45 +65,45 @@ def logistic(x: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = Non
         return LogisticRegression(max_iter=STEPS).fit(x, labels, shares)
 
 
-def answer(fitted: Any, test: np.ndarray, **told: float) -> Answer:
+def answer(fitted: Any, test: np.ndarray, **details: float) -> Answer:
     """Predict the classes of the test rows; `converged` is 0 if the fit ran out of steps."""
-    return Answer(fitted.predict(test), {"converged": converged(fitted), **told})
+    return Answer(fitted.predict(test), {"converged": converged(fitted), **details})
 
 
 def converged(fitted: Any) -> float:
     return float(fitted.n_iter_.max() < STEPS)
 
 
-def standard(given: Given) -> Given:
+def standard(inputs: Inputs) -> Inputs:
     """Standardise the features by the mean and the standard deviation of source and target together, for every method.
 
     By the statistics of the source alone, a feature that hardly varies there would be huge in the target.
     """
-    rows = np.concatenate([given.source, given.target])
+    rows = np.concatenate([inputs.source, inputs.target])
     centre, spread = rows.mean(0), rows.std(0)
     spread = np.where(spread > 1e-12, spread, 1.0)
-    return given._replace(**{
-        name: (getattr(given, name) - centre) / spread for name in ("source", "target", "granted", "test")
+    return inputs._replace(**{
+        name: (getattr(inputs, name) - centre) / spread for name in ("source", "target", "granted", "test")
     })  # fmt: skip
 
 
-def source_only(given: Given) -> Answer:
-    return answer(logistic(given.source, given.labels), given.test)
+def source_only(inputs: Inputs) -> Answer:
+    return answer(logistic(inputs.source, inputs.labels), inputs.test)
 
 
-def target_only(given: Given) -> Answer:
-    return answer(logistic(given.granted, given.granted_labels), given.test)
+def target_only(inputs: Inputs) -> Answer:
+    return answer(logistic(inputs.granted, inputs.granted_labels), inputs.test)
 
 
-def coral(given: Given) -> Answer:
+def coral(inputs: Inputs) -> Answer:
     """Predict by CORAL (Sun et al., 2016, algorithm 1).
 
     The source is whitened, and coloured like the target, by the covariances plus the identity. Its mean, which the
     paper subtracts beforehand, becomes the target's too.
     """
-    whiten, colour = power(covariance(given.source), -0.5), power(covariance(given.target), 0.5)
-    moved = (given.source - given.source.mean(0)) @ whiten @ colour + given.target.mean(0)
-    return answer(logistic(moved, given.labels), given.test)
+    whiten, colour = power(covariance(inputs.source), -0.5), power(covariance(inputs.target), 0.5)
+    moved = (inputs.source - inputs.source.mean(0)) @ whiten @ colour + inputs.target.mean(0)
+    return answer(logistic(moved, inputs.labels), inputs.test)
 
 
 def covariance(rows: np.ndarray) -> np.ndarray:
@@ -117,25 +117,25 @@ def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vectors * values**exponent) @ vectors.T
 
 
-def subspace(given: Given) -> Answer:
+def subspace(inputs: Inputs) -> Answer:
     """Predict by subspace alignment (Fernando et al., 2013).
 
     The first D principal directions of the source are rotated into those of the target; each set is centred on its own
     mean.
     """
-    dimensions = min(DIMENSIONS, given.source.shape[1], len(given.source) - 1, len(given.target) - 1)
-    bases = [principal(rows, dimensions) for rows in (given.source, given.target)]
-    aligned = (given.source - given.source.mean(0)) @ bases[0] @ (bases[0].T @ bases[1])
-    fitted = logistic(aligned, given.labels)
-    return answer(fitted, (given.test - given.target.mean(0)) @ bases[1], dimensions=dimensions)
+    dimensions = min(DIMENSIONS, inputs.source.shape[1], len(inputs.source) - 1, len(inputs.target) - 1)
+    bases = [principal(rows, dimensions) for rows in (inputs.source, inputs.target)]
+    aligned = (inputs.source - inputs.source.mean(0)) @ bases[0] @ (bases[0].T @ bases[1])
+    fitted = logistic(aligned, inputs.labels)
+    return answer(fitted, (inputs.test - inputs.target.mean(0)) @ bases[1], dimensions=dimensions)
 
 
-def principal(rows: np.ndarray, kept: int) -> np.ndarray:
+def principal(rows: np.ndarray, dimensions: int) -> np.ndarray:
     """Return the directions of the greatest variance, [W, D]."""
-    return np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:kept].T
+    return np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][:dimensions].T
 
 
-def components(given: Given, mu: float = 1.0) -> Answer:
+def components(inputs: Inputs, mu: float = 1.0) -> Answer:
     """Predict by transfer component analysis (Pan et al., 2011, section III.B): the first D solutions W of
 
         max tr(W' K H K W)  with  W' (K L K + mu I) W = I
@@ -145,16 +145,16 @@ def components(given: Given, mu: float = 1.0) -> Answer:
     The rows of the kernel are at most `COMPONENT_ROWS` of each set, drawn once; the classifier is fitted on those of
     the source.
     """
-    source_rows, target_rows = some(len(given.source), COMPONENT_ROWS), some(len(given.target), COMPONENT_ROWS)
-    rows = np.concatenate([given.source[source_rows], given.target[target_rows]])
+    source_rows, target_rows = some(len(inputs.source), COMPONENT_ROWS), some(len(inputs.target), COMPONENT_ROWS)
+    rows = np.concatenate([inputs.source[source_rows], inputs.target[target_rows]])
     directions = transfer_directions(rows, len(source_rows), min(DIMENSIONS, len(rows) - 1), mu)
-    width = mean_square(given.source[source_rows], given.target[target_rows])
-    fitted = logistic(gaussian(given.source[source_rows], rows, width) @ directions, given.labels[source_rows])
-    test = gaussian(given.test, rows, width) @ directions
+    width = mean_square(inputs.source[source_rows], inputs.target[target_rows])
+    fitted = logistic(gaussian(inputs.source[source_rows], rows, width) @ directions, inputs.labels[source_rows])
+    test = gaussian(inputs.test, rows, width) @ directions
     return answer(fitted, test, dimensions=directions.shape[1], source=len(source_rows), target=len(target_rows))
 
 
-def transfer_directions(every: np.ndarray, first: int, kept: int, mu: float) -> np.ndarray:
+def transfer_directions(every: np.ndarray, first: int, dimensions: int, mu: float) -> np.ndarray:
     """Return the W [N + M, D] of `components`, for rows of which the first `first` belong to the source."""
     from scipy.linalg import eigh
 
@@ -164,12 +164,12 @@ def transfer_directions(every: np.ndarray, first: int, kept: int, mu: float) -> 
     centred = kernel - kernel.mean(0)
     spread = centred.T @ centred
     constraint = np.outer(toward, toward) + mu * np.eye(count)
-    values, vectors = eigh(spread, constraint, subset_by_index=[count - kept, count - 1])
+    values, vectors = eigh(spread, constraint, subset_by_index=[count - dimensions, count - 1])
     positive = values > 1e-10 * values[-1]
     return (vectors[:, positive] * np.sqrt(count / values[positive]))[:, ::-1]
 
 
-def transport(given: Given) -> Answer:
+def transport(inputs: Inputs) -> Answer:
     """Predict by optimal transport (Courty et al., 2017).
 
     Each source example moves to its mean position under the exact plan by squared distance. At most `TRANSPORT_ROWS` of
@@ -178,10 +178,10 @@ def transport(given: Given) -> Answer:
     Raises:
         ImportError: The extra `tlx[classical]` is missing.
     """
-    source_rows, target_rows = some(len(given.source), TRANSPORT_ROWS), some(len(given.target), TRANSPORT_ROWS)
-    moved, cost = transported(given.source[source_rows], given.target[target_rows])
-    fitted = logistic(moved, given.labels[source_rows])
-    return answer(fitted, given.test, cost=cost, source=len(source_rows), target=len(target_rows))
+    source_rows, target_rows = some(len(inputs.source), TRANSPORT_ROWS), some(len(inputs.target), TRANSPORT_ROWS)
+    moved, cost = transported(inputs.source[source_rows], inputs.target[target_rows])
+    fitted = logistic(moved, inputs.labels[source_rows])
+    return answer(fitted, inputs.test, cost=cost, source=len(source_rows), target=len(target_rows))
 
 
 def transported(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
@@ -204,21 +204,21 @@ def optimal_transport() -> Any:
     return ot
 
 
-def matched(given: Given) -> Answer:
+def matched(inputs: Inputs) -> Answer:
     """Predict by logistic regression on the source, weighted by kernel mean matching (`tlx.functional.reweight`)."""
-    return weighed(given, mean_matching(given.source, given.target))
+    return weighed(inputs, mean_matching(inputs.source, inputs.target))
 
 
-def likely(given: Given) -> Answer:
+def likely(inputs: Inputs) -> Answer:
     """Predict by logistic regression on the source, weighted by KLIEP (`tlx.functional.reweight`)."""
-    return weighed(given, likelihood_ratio(given.source, given.target))
+    return weighed(inputs, likelihood_ratio(inputs.source, inputs.target))
 
 
-def weighed(given: Given, weights: np.ndarray) -> Answer:
-    return answer(logistic(given.source, given.labels, weights), given.test, effective=effective(weights))
+def weighed(inputs: Inputs, weights: np.ndarray) -> Answer:
+    return answer(logistic(inputs.source, inputs.labels, weights), inputs.test, effective=effective(weights))
 
 
-def boosted(given: Given, rounds: int = ROUNDS) -> Answer:
+def boosted(inputs: Inputs, rounds: int = ROUNDS) -> Answer:
     """Predict by TrAdaBoost (Dai et al., 2007, algorithm 1) over logistic regressions.
 
     A round that misclassifies an example increases its weight if it belongs to the target, and decreases it if it
@@ -226,11 +226,11 @@ def boosted(given: Given, rounds: int = ROUNDS) -> Answer:
     class of most votes wins, which for two classes is the paper's rule. An error of 1/2 or more, which the paper
     forbids, is clipped just below.
     """
-    count, settled = len(given.source), 1.0
-    x, labels = np.concatenate([given.source, given.granted]), np.concatenate([given.labels, given.granted_labels])
+    count, settled = len(inputs.source), 1.0
+    x, labels = np.concatenate([inputs.source, inputs.granted]), np.concatenate([inputs.labels, inputs.granted_labels])
     of_source = np.arange(len(x)) < count
     classes = np.unique(labels)
-    votes, weights = np.zeros((len(given.test), len(classes))), np.ones(len(x))
+    votes, weights = np.zeros((len(inputs.test), len(classes))), np.ones(len(x))
     less = 1 / (1 + np.sqrt(2 * np.log(count) / rounds))
     for number in range(1, rounds + 1):
         fitted = logistic(x, labels, weights)
@@ -239,7 +239,7 @@ def boosted(given: Given, rounds: int = ROUNDS) -> Answer:
         error = weights[~of_source & wrong].sum() / weights[~of_source].sum()
         beta = float(np.clip(error / (1 - min(error, 0.5)), 1e-6, 0.999))
         if number >= np.ceil(rounds / 2):
-            votes += np.log(1 / beta) * (fitted.predict(given.test)[:, None] == classes)
+            votes += np.log(1 / beta) * (fitted.predict(inputs.test)[:, None] == classes)
         weights = weights * np.where(wrong, np.where(of_source, less, 1 / beta), 1.0)
         weights /= weights.sum()
     details = {"converged": settled, "source_share": float(weights[of_source].sum())}

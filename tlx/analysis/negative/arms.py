@@ -122,10 +122,10 @@ def arms_with_source(
             for count in labels:
                 algorithm = transfer(recipe.objective, count)
                 changes = {**settings, "data.labels": count, "objective": algorithm}
-                yield ArmChanges(TRANSFER, named(source, count, noise), changes)
+                yield ArmChanges(TRANSFER, names_of(source, count, noise), changes)
             alone = source_only(recipe.objective)
             yield ArmChanges(
-                SOURCE_ONLY, named(source, None, noise), {**settings, "data.labels": 0, "objective": alone}
+                SOURCE_ONLY, names_of(source, None, noise), {**settings, "data.labels": 0, "objective": alone}
             )
 
 
@@ -137,7 +137,7 @@ def arms_without_source(recipe: Recipe, base: Recipe, labels: Sequence[Labels]) 
             continue
         # In this order: a rule that needs a source goes before the source does.
         settings = {**without_source(recipe), "data.source": None, "data.labels": count}
-        names = named(None, count, None)
+        names = names_of(None, count, None)
         yield ArmChanges(TARGET_ONLY, names, {**settings, "objective": plain})
         yield ArmChanges(ALONE, names, {**settings, "objective": in_role(transfer(recipe.objective, count))})
         if recipe.weights is not None:
@@ -161,7 +161,7 @@ def distinct_cells(base: Recipe, arms: Iterable[ArmChanges], seeds: int) -> list
     return cells
 
 
-def named(source: str | None, labels: Labels | None, eps: float | None) -> dict[str, Any]:
+def names_of(source: str | None, labels: Labels | None, eps: float | None) -> dict[str, Any]:
     return {SOURCE: source, LABELS: labels, EPS: eps}
 
 

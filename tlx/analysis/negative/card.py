@@ -38,7 +38,7 @@ class Setting(NamedTuple):
     source: str
     labels: float
     eps: float
-    own: Summary
+    transfer: Summary
     others: dict[str, Summary]
 
 
@@ -51,7 +51,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
     metric = study.metric
     declared = study.declared(metric)
     higher = declared.higher_is_better
-    compared = settings(study, metric)
+    compared = read_settings(study, metric)
     if not compared:
         failed = next(
             (cell.failed["error"] for cell in study.cells if cell.failed),
@@ -63,7 +63,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
         for name in (*BASELINES, CHANCE)
         for gap in gaps_to(name, compared, study.smallest, metric, declared, classes)
     ]
-    result = compared[0].own.arm.done[0].result or {}
+    result = compared[0].transfer.arm.done_cells[0].result or {}
     return {
         "question": study.question,
         "target": target,
@@ -71,12 +71,12 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
         "measures": {metric.rpartition("/")[2]: document(declared)},
         "higher": higher,
         "smallest": study.smallest,
-        "seeds": sorted(compared[0].own.scores),
+        "seeds": sorted(compared[0].transfer.scores),
         "selection": result.get("selection", "last"),
         "steps": result.get("steps"),
         "baselines": {name: about for name, about in BASELINES.items() if any(gap["baseline"] == name for gap in gaps)},
         "arms": [
-            told(summary)
+            arm_row(summary)
             for arm in study.arms
             if (summary := summarise(arm, metric, study.declared(metric).bounds)) is not None
         ],
@@ -89,7 +89,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
     }
 
 
-def settings(study: StudyRecords, metric: str) -> list[Setting]:
+def read_settings(study: StudyRecords, metric: str) -> list[Setting]:
     """Return every setting for which A(S,T) has a finished run, in the order of the study."""
     summaries: dict[tuple[Any, ...], Summary] = {}
     for arm in study.arms:
@@ -116,7 +116,7 @@ def settings(study: StudyRecords, metric: str) -> list[Setting]:
 
 
 def gaps_to(
-    name: str, found: Sequence[Setting], smallest: float, metric: str, declared: Metric, classes: Sequence[str]
+    name: str, settings: Sequence[Setting], smallest: float, metric: str, declared: Metric, classes: Sequence[str]
 ) -> list[Json]:
     """Return the gap of every setting to one baseline, with p corrected over the settings (Holm).
 
@@ -125,19 +125,19 @@ def gaps_to(
     """
     pairs: list[tuple[Setting, Comparison, float | None]] = []
     higher, bounds = declared.higher_is_better, declared.bounds
-    for item in found:
+    for item in settings:
         if name == CHANCE:
             if item.labels == 0 and metric.endswith("/accuracy"):
                 chance = of_chance(item, metric, classes)
                 pairs.append((item, to_chance(item, chance, smallest, bounds), chance))
-        elif name in item.others and item.own.scores.keys() & item.others[name].scores.keys():
-            pairs.append((item, against(item.own, item.others[name], smallest, metric, bounds), None))
+        elif name in item.others and item.transfer.scores.keys() & item.others[name].scores.keys():
+            pairs.append((item, against(item.transfer, item.others[name], smallest, metric, bounds), None))
     compared = judged([comparison for _, comparison, _ in pairs], smallest, higher, bounds)
     sign = -1.0 if higher else 1.0
     return [
         {
             "source": setting.source, "labels": setting.labels, "eps": setting.eps, "baseline": name,
-            "transfer": setting.own.mean,
+            "transfer": setting.transfer.mean,
             "without": chance if chance is not None else setting.others[name].mean,
             **turned(comparison, sign),
         }
@@ -145,24 +145,24 @@ def gaps_to(
     ]  # fmt: skip
 
 
-def of_chance(one: Setting, metric: str, classes: Sequence[str]) -> float:
+def of_chance(setting: Setting, metric: str, classes: Sequence[str]) -> float:
     """Return the accuracy of always predicting the most frequent class of the split; 1 / C if the runs have kept no
     labels."""
-    for cell in one.own.arm.done:
+    for cell in setting.transfer.arm.done_cells:
         if (predictions := cell.predictions(metric.partition("/")[0])) is not None and len(predictions):
             return float(np.bincount(predictions.scores["label"]).max() / len(predictions))
     return 1 / len(classes)
 
 
-def to_chance(one: Setting, chance: float, smallest: float, bounds: significance.Bounds) -> Comparison:
+def to_chance(setting: Setting, chance: float, smallest: float, bounds: significance.Bounds) -> Comparison:
     """Compare A(S,T) with chance, which does not vary."""
-    values = [score.value for score in one.own.scores.values()]
+    values = [score.value for score in setting.transfer.scores.values()]
     difference = significance.paired(values, [chance] * len(values), bounds)
     several = len(values) > 1
     return Comparison(
-        arm=one.own.arm,
-        baseline=one.own.arm,
-        seeds=tuple(one.own.scores),
+        arm=setting.transfer.arm,
+        baseline=setting.transfer.arm,
+        seeds=tuple(setting.transfer.scores),
         difference=difference,
         p=significance.t_test(difference, smallest) if several else None,
         holm=None,
@@ -191,29 +191,36 @@ def turned(comparison: Comparison, sign: float) -> Json:
         "wilcoxon": difference.wilcoxon,
         "detectable": comparison.detectable,
         "verdict": SAYS[comparison.verdict],
-        "folders": [folder_of(cell) for arm in (comparison.arm, comparison.baseline) for cell in arm.done],
+        "folders": [folder_of(cell) for arm in (comparison.arm, comparison.baseline) for cell in arm.done_cells],
     }
 
 
-def told(summary: Summary) -> Json:
+def arm_row(summary: Summary) -> Json:
     """Return the results of one arm."""
     values = {str(seed): score.value for seed, score in summary.scores.items()}
     ends = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
-    return {**summary.arm.names, **ends, "values": values, "folders": [folder_of(cell) for cell in summary.arm.done]}
+    return {
+        **summary.arm.names,
+        **ends,
+        "values": values,
+        "folders": [folder_of(cell) for cell in summary.arm.done_cells],
+    }
 
 
-def by_class(found: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
+def by_class(settings: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
     """Return the gap of every class (its recall) to the first available baseline, which the mean may hide.
 
     p is corrected over the classes of a setting.
     """
     rows: list[Json] = []
-    for item in found:
+    for item in settings:
         name = next((name for name in (ALONE, SOURCE_ONLY) if name in item.others), None)
         if name is None:
             continue
-        seeds = [seed for seed in item.own.scores if seed in item.others[name].scores]
-        with_source, without_source = (recalls(side.arm, seeds, len(classes)) for side in (item.own, item.others[name]))
+        seeds = [seed for seed in item.transfer.scores if seed in item.others[name].scores]
+        with_source, without_source = (
+            recalls(side.arm, seeds, len(classes)) for side in (item.transfer, item.others[name])
+        )
         if with_source is None or without_source is None:
             continue
         present = [n for n in range(len(classes)) if np.isfinite(with_source[:, n] + without_source[:, n]).all()]
@@ -238,7 +245,7 @@ def by_class(found: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
 def recalls(arm: Arm, seeds: Sequence[Any], classes: int) -> np.ndarray | None:
     """Return the recall of each class, [S, C], nan without examples; None if no predictions were kept."""
     rows = []
-    by_seed = {cell.seed: cell for cell in arm.done}
+    by_seed = {cell.seed: cell for cell in arm.done_cells}
     for seed in seeds:
         predictions = by_seed[seed].predictions()
         if predictions is None:
@@ -271,14 +278,14 @@ def flips(gaps: Sequence[Json]) -> list[Json]:
     return changes
 
 
-def rules(found: Sequence[Setting], declared: Metric) -> list[Json]:
+def rules(settings: Sequence[Setting], declared: Metric) -> list[Json]:
     """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap
     to the best step of the validation split, with its interval over the seeds (see `tlx.functional.selection.gaps`)."""
     # No step is better than the best one, so a gap lies between 0 and the width of the metric's range.
     bounds = (0.0, significance.difference_bounds(declared.bounds)[1])
     rows = []
-    for item in found:
-        measured = [rule for cell in item.own.arm.done if (rule := (cell.result or {}).get("rules"))]
+    for item in settings:
+        measured = [rule for cell in item.transfer.arm.done_cells if (rule := (cell.result or {}).get("rules"))]
         for name in measured[0] if measured else ():
             gap, value = ([rule[name][field] for rule in measured] for field in ("gap", "value"))
             mean, low, high = significance.over_seeds(gap, bounds)
@@ -289,16 +296,16 @@ def rules(found: Sequence[Setting], declared: Metric) -> list[Json]:
     return rows
 
 
-def advice(found: Sequence[Setting], gaps: Sequence[Json], higher: bool) -> list[Json]:
+def advice(settings: Sequence[Setting], gaps: Sequence[Json], higher: bool) -> list[Json]:
     """Return for each number of labels which source to use, or none, at the lowest noise level.
 
     A source is advised if it is shown to help against A(0,T) (without labels: against chance). Of several sources, the
     one with the best mean is advised, together with those that are not shown to be worse by the paired 95 % interval.
     """
     rows = []
-    least = min(item.eps for item in found)
-    for labels in dict.fromkeys(item.labels for item in found):
-        group = [item for item in found if item.labels == labels and item.eps == least]
+    least = min(item.eps for item in settings)
+    for labels in dict.fromkeys(item.labels for item in settings):
+        group = [item for item in settings if item.labels == labels and item.eps == least]
         baseline = ALONE if any(ALONE in item.others for item in group) else CHANCE
         verdicts = {
             gap["source"]: gap["verdict"]
@@ -306,23 +313,25 @@ def advice(found: Sequence[Setting], gaps: Sequence[Json], higher: bool) -> list
             if (gap["labels"], gap["eps"], gap["baseline"]) == (labels, least, baseline)
         }
         good = [item for item in group if verdicts.get(item.source) == "helps"]
-        good.sort(key=lambda item: item.own.mean, reverse=higher)
+        good.sort(key=lambda item: item.transfer.mean, reverse=higher)
         rows.append({
             "labels": labels, "eps": least, "baseline": baseline, "verdicts": verdicts,
             "use": good[0].source if good else None,
-            "equal": [item.source for item in good[1:] if not shown_worse(item.own, good[0].own, higher)],
+            "equal": [item.source for item in good[1:] if not is_worse(item.transfer, good[0].transfer, higher)],
         })  # fmt: skip
     return rows
 
 
-def shown_worse(one: Summary, best: Summary, higher: bool) -> bool:
+def is_worse(summary: Summary, best: Summary, higher: bool) -> bool:
     """Return whether the whole paired interval of an arm's difference to the best lies on the wrong side."""
-    seeds = [seed for seed in one.scores if seed in best.scores]
-    gap = significance.paired([one.scores[seed].value for seed in seeds], [best.scores[seed].value for seed in seeds])
+    seeds = [seed for seed in summary.scores if seed in best.scores]
+    gap = significance.paired(
+        [summary.scores[seed].value for seed in seeds], [best.scores[seed].value for seed in seeds]
+    )
     return gap.high < 0 if higher else gap.low > 0
 
 
-def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Json]) -> list[str]:
+def notes(study: StudyRecords, settings: Sequence[Setting], gaps: Sequence[Json]) -> list[str]:
     """Return the notes for the reader of the numbers."""
     messages = []
     counts = study.counts
@@ -330,11 +339,11 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Json]) -
         messages.append(
             f"not all runs have finished: {', '.join(f'{count} {state}' for state, count in unfinished.items())}"
         )
-    if len(found[0].own.scores) < 2:
+    if len(settings[0].transfer.scores) < 2:
         messages.append("there is one seed, so there are no intervals and nothing is compared; run three or more seeds")
-    elif len(found[0].own.scores) == 2:
+    elif len(settings[0].transfer.scores) == 2:
         messages.append("two seeds say little: intervals are very wide; run three or more seeds")
-    if any(setting.labels == 0 for setting in found):
+    if any(setting.labels == 0 for setting in settings):
         messages.append(
             "without labels of the target, A(0,T) has no data to train on; there A(S,T) is compared with chance, "
             "as in the protocol, and with the source's labels alone"
@@ -344,7 +353,7 @@ def notes(study: StudyRecords, found: Sequence[Setting], gaps: Sequence[Json]) -
     arms_by_note: dict[str, list[str]] = {}
     for arm in study.arms:
         arm_name = f"{arm.names[ARM]} from {arm.names[SOURCE]}" if arm.names[SOURCE] else arm.names[ARM]
-        for note in dict.fromkeys(note for cell in arm.done for note in (cell.result or {}).get("notes", ())):
+        for note in dict.fromkeys(note for cell in arm.done_cells for note in (cell.result or {}).get("notes", ())):
             arms_by_note.setdefault(note, []).append(arm_name)
     messages += [f"{', '.join(dict.fromkeys(arms))}: {note}" for note, arms in arms_by_note.items()]
     for first_name, second_name in combinations(BASELINES, 2):

@@ -86,14 +86,14 @@ def proxy_a_distance(rows: np.ndarray, others: np.ndarray, splits: int = SPLITS)
 
     count = min(len(rows), len(others))
     if count < FEWEST:
-        told = f"a domain has {count} rows, which are too few for the proxy A-distance; it needs {FEWEST} or more"
-        raise ValueError(told)
+        message = f"a domain has {count} rows, which are too few for the proxy A-distance; it needs {FEWEST} or more"
+        raise ValueError(message)
     x = np.concatenate([rows[:count], others[:count]]).astype(np.float64)
     y = np.repeat([0, 1], count)
     distances = []
     for seed in range(splits):
         x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, random_state=seed, stratify=y)
         # The penalty is stronger than the default, because there may be more features than rows.
-        told = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(x_train, y_train)
-        distances.append(2 * (1 - 2 * (1 - float(told.score(x_test, y_test)))))
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(x_train, y_train)
+        distances.append(2 * (1 - 2 * (1 - float(classifier.score(x_test, y_test)))))
     return distances

@@ -26,34 +26,34 @@ WEIGHTS = "gate.npz"
 SHOWN = 6
 
 
-def gated(study: StudyRecords, given: Recipe) -> list[Json]:
+def gated(study: StudyRecords, base: Recipe) -> list[Json]:
     """Return a row per setting, if the algorithm has a `Gate`: the weights of every source example, and examples from
     both ends.
 
     The weights belong to the first finished seed, and are kept beside the run in `gate.npz`. A run that has not kept
-    its trained parameters is left out. `given` is the study's base, for recipes that cannot be read from their file
+    its trained parameters is left out. `base` is the study's base, for recipes that cannot be read from their file
     alone.
     """
     rows: list[Json] = []
-    if not any(isinstance(term, Gate) for term in given.objective):
+    if not any(isinstance(term, Gate) for term in base.objective):
         return rows
     for arm in study.arms:
-        if arm.names[ARM] != TRANSFER or not arm.done:
+        if arm.names[ARM] != TRANSFER or not arm.done_cells:
             continue
-        cell = arm.done[0]
-        if (weights := weights_of(cell.folder, given)) is None:
+        cell = arm.done_cells[0]
+        if (weights := weights_of(cell.folder, base)) is None:
             continue
         names = {column: arm.names[column] for column in (SOURCE, LABELS, EPS)}
         rows.append({**names, "seed": cell.seed, "folder": f"{cell.folder.parent.name}/{cell.folder.name}", **weights})
     return rows
 
 
-def weights_of(path: Path, given: Recipe) -> Json | None:
+def weights_of(path: Path, base: Recipe) -> Json | None:
     """Return the gate's weights in the folder of a run that has one; None if the run has not kept its trained
     parameters."""
     if not (path / run_directory.LEARNED).is_file():
         return None
-    ready, splits, variables = learned(path, given)
+    ready, splits, variables = learned(path, base)
     gate = next(term for term in ready.recipe.objective if isinstance(term, Gate))
     source = splits.streams[gate.source]
     read = feature_reader(ready)(variables, source)

@@ -58,7 +58,7 @@ def written(study: Study, directory: Path, command: str = "") -> Json:
         "recipe": config.dump(base),
         "command": command,
         **card(study_records, open_dataset(base.data.target).classes, str(base.data.target)),
-        "domains": known_domains(study, directory),
+        "domains": load_domains(study, directory),
         "gated": gated(study_records, base),
         "environment": environment(),
     }
@@ -73,7 +73,7 @@ def written(study: Study, directory: Path, command: str = "") -> Json:
     return document
 
 
-def known_domains(study: Study, directory: Path) -> list[Json]:
+def load_domains(study: Study, directory: Path) -> list[Json]:
     """Return the divergences of the study's sources and noise levels, cached by recipe, sources and noise."""
     cells_of = [cell for cell in study.by_fingerprint.values() if cell.names["arm"] == TRANSFER]
     sources = list(dict.fromkeys(cell.names[SOURCE] for cell in cells_of))

@@ -84,7 +84,7 @@ def sign_of_gap(document: Json) -> str:
     return f"gap = metric {less}: above 0 the source hurts (negative transfer), below 0 it helps"
 
 
-def flip(one: Json) -> str:
+def flip(change: Json) -> str:
     """Return a sentence about a verdict that turns.
 
     >>> flip({"source": "a", "baseline": "A(0,T)", "fixed": "labels", "at": 5, "along": "eps", "before": 0.3,
@@ -92,6 +92,6 @@ def flip(one: Json) -> str:
     'a against A(0,T), at labels 5: helps up to eps 0.3, hurts from 0.7'
     """
     return (
-        f"{one['source']} against {one['baseline']}, at {one['fixed']} {one['at']:g}: {one['from']} up to "
-        f"{one['along']} {one['before']:g}, {one['to']} from {one['after']:g}"
+        f"{change['source']} against {change['baseline']}, at {change['fixed']} {change['at']:g}: {change['from']} "
+        f"up to {change['along']} {change['before']:g}, {change['to']} from {change['after']:g}"
     )

@@ -17,7 +17,8 @@ TOLERANCE = 1e-6
 
 
 class Score(NamedTuple):
-    """Metric of a cell: `value` is recomputed from the records named by `source`; `said` is the value in `result.json`.
+    """Metric of a cell: `value` is recomputed from the records named by `source`; `result_value` is that in
+    `result.json`.
 
     If the metric is a mean over examples, `examples` [N] are the values per example. `correct` [N] exists for a
     classification, `indices` [N] wherever predictions were kept: positions in the split. All three are sorted by
@@ -26,7 +27,7 @@ class Score(NamedTuple):
 
     cell: Cell
     value: float
-    said: float
+    result_value: float
     source: str
     indices: np.ndarray | None = None
     examples: np.ndarray | None = None
@@ -35,7 +36,7 @@ class Score(NamedTuple):
     @property
     def agrees(self) -> bool:
         """Whether `result.json` agrees with the recomputed value."""
-        return math.isclose(self.said, self.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        return math.isclose(self.result_value, self.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
 class Summary(NamedTuple):
@@ -171,7 +172,7 @@ def baseline_of(names: Mapping[str, Any], arms: Sequence[Arm], baseline: Mapping
 
 def summarise(arm: Arm, metric: str, bounds: significance.Bounds) -> Summary | None:
     """Return the summary of an arm; None if no finished cell of the arm has the metric."""
-    scores = {cell.seed: score(cell, metric) for cell in arm.done if metric in cell.metrics}
+    scores = {cell.seed: score(cell, metric) for cell in arm.done_cells if metric in cell.metrics}
     if not scores:
         return None
     return Summary(arm, scores, *significance.over_seeds([item.value for item in scores.values()], bounds))
@@ -200,13 +201,13 @@ def score(cell: Cell, metric: str) -> Score:
     return Score(cell, recorded, recorded, "result.json")
 
 
-def against(own: Summary, other: Summary, smallest: float, metric: str, bounds: significance.Bounds) -> Comparison:
+def against(summary: Summary, other: Summary, smallest: float, metric: str, bounds: significance.Bounds) -> Comparison:
     """Compare an arm with its baseline, without Holm's correction and the values that follow from it.
 
     The whole table is needed for those; see `judged`.
     """
-    seeds = tuple(seed for seed in own.scores if seed in other.scores)
-    scores, base_scores = ([side.scores[seed] for seed in seeds] for side in (own, other))
+    seeds = tuple(seed for seed in summary.scores if seed in other.scores)
+    scores, base_scores = ([side.scores[seed] for seed in seeds] for side in (summary, other))
     difference = significance.paired([item.value for item in scores], [item.value for item in base_scores], bounds)
     several = len(seeds) > 1
     boot, lacking = None, unpaired(scores + base_scores, metric)
@@ -214,7 +215,7 @@ def against(own: Summary, other: Summary, smallest: float, metric: str, bounds: 
         _, low, high = significance.over_seeds_and_examples(examples(scores), examples(base_scores))
         boot = (low, high)
     return Comparison(
-        arm=own.arm,
+        arm=summary.arm,
         baseline=other.arm,
         seeds=seeds,
         difference=difference,
@@ -234,12 +235,12 @@ def examples(scores: Sequence[Score]) -> np.ndarray:
     return np.stack([score.examples for score in scores if score.examples is not None])
 
 
-def models(one: Score, other: Score) -> float | None:
+def models(first: Score, second: Score) -> float | None:
     """Compute McNemar's exact p of one pair of models; None if the task is no classification, or the examples
     differ."""
-    if one.correct is None or other.correct is None or unlike([one, other]):
+    if first.correct is None or second.correct is None or unlike([first, second]):
         return None
-    return significance.mcnemar(one.correct, other.correct)
+    return significance.mcnemar(first.correct, second.correct)
 
 
 def unpaired(scores: Sequence[Score], metric: str) -> str:
@@ -273,18 +274,21 @@ def detectable(
 
 
 def judged(
-    found: Sequence[Comparison], smallest: float, higher: bool, bounds: significance.Bounds = significance.UNBOUNDED
+    comparisons: Sequence[Comparison],
+    smallest: float,
+    higher: bool,
+    bounds: significance.Bounds = significance.UNBOUNDED,
 ) -> tuple[Comparison, ...]:
     """Return the comparisons with p corrected over the table, and with the verdict.
 
     "better" and "worse" require an interval beyond the smallest effect of interest and a corrected p below 0.05.
     """
-    ps = [comparison.p for comparison in found if comparison.p is not None]
+    ps = [comparison.p for comparison in comparisons if comparison.p is not None]
     corrected = iter(significance.holm(ps))
-    comparisons = []
-    for comparison in found:
+    judgements = []
+    for comparison in comparisons:
         if comparison.p is None:
-            comparisons.append(comparison)
+            judgements.append(comparison)
             continue
         p, (_, low, high, *_) = next(corrected), comparison.difference
         verdict: significance.Verdict = "no difference shown"
@@ -294,16 +298,16 @@ def judged(
             )
         # If this is the only difference, Holm's correction divides the level by the number of comparisons.
         minimum = detectable(comparison.difference, smallest, bounds, level=1 - (1 - significance.LEVEL) / len(ps))
-        comparisons.append(comparison._replace(holm=p, verdict=verdict, detectable=minimum))
-    return tuple(comparisons)
+        judgements.append(comparison._replace(holm=p, verdict=verdict, detectable=minimum))
+    return tuple(judgements)
 
 
 def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metric: str) -> tuple[str, ...]:
     """Return warnings for the reader: records that disagree, several selection rules, single seeds."""
     scores = [score for summary in summaries for score in summary.scores.values()]
     messages = [
-        f"result.json of cell {score.cell.fingerprint} contains {metric} {score.said:.8g}, but its {score.source} "
-        f"give {score.value:.8g}, which is used here"
+        f"result.json of cell {score.cell.fingerprint} contains {metric} {score.result_value:.8g}, but its "
+        f"{score.source} give {score.value:.8g}, which is used here"
         for score in scores
         if not score.agrees
     ]

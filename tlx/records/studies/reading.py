@@ -49,7 +49,7 @@ class Cell(NamedTuple):
     changed: tuple[str, ...] = ()
 
     @property
-    def stands(self) -> str:
+    def state_text(self) -> str:
         """The state in words: `stale: net.py changed since`."""
         return f"stale: {', '.join(self.changed)} changed since" if self.changed else self.state
 
@@ -97,12 +97,12 @@ class Arm(NamedTuple):
     cells: tuple[Cell, ...]
 
     @property
-    def done(self) -> tuple[Cell, ...]:
+    def done_cells(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.state == "done")
 
     def values(self, metric: str) -> dict[Any, float]:
         """Return the metric of every finished cell by its seed, as in `result.json`."""
-        return {cell.seed: cell.metrics[metric] for cell in self.done if metric in cell.metrics}
+        return {cell.seed: cell.metrics[metric] for cell in self.done_cells if metric in cell.metrics}
 
 
 class StudyRecords(NamedTuple):
@@ -153,8 +153,8 @@ class StudyRecords(NamedTuple):
 
     def declared(self, metric: str) -> Metric:
         """Return the tasks' declaration of a metric; if cells disagree, the first finished cell counts."""
-        done = (cell for cell in self.cells if metric in cell.metrics)
-        return next((cell.declared(metric) for cell in done), known(metric))
+        cells = (cell for cell in self.cells if metric in cell.metrics)
+        return next((cell.declared(metric) for cell in cells), known(metric))
 
     def plan(self) -> list[Json]:
         """Return the planner's decisions, without a line that a killed worker left half written."""
@@ -198,7 +198,7 @@ def _cell(folder: Path, item: Json) -> Cell:
     path = folder / CELLS / fingerprint
     result, failed = _document(path / RESULT, records.RESULT), _document(path / FAILED, records.FAILED)
     state: State = "done" if result else "failed" if failed else "waiting"
-    if not result and held(folder / CLAIMS / f"{fingerprint}.lock"):
+    if not result and is_locked(folder / CLAIMS / f"{fingerprint}.lock"):
         state = "running"
         # The run may have finished between the two checks.
         if result := _document(path / RESULT, records.RESULT):
@@ -216,7 +216,7 @@ def _cell(folder: Path, item: Json) -> Cell:
     return Cell(fingerprint, dict(item["names"]), changes, path, state, result, failed, edited)
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Return whether another process has locked this file. The check locks it for an instant, so a worker tries
     repeatedly."""
     if not path.is_file():

@@ -14,7 +14,7 @@ from tlx.records.studies import Cell, Comparison, Summary, Table
 from tlx.report import page
 from tlx.report.study import axes, curves, filters, names, seeds, spending
 from tlx.report.study.answer import answer, selections
-from tlx.report.study.filters import named
+from tlx.report.study.filters import name_texts
 from tlx.report.study.links import anchors, href
 from tlx.report.study.names import Columns, Unit, counted
 from tlx.trees import Json
@@ -32,7 +32,7 @@ def write(folder: Path, metric: str | None = None) -> Path:
 def draw(table: Table) -> str:
     """Return the page as HTML."""
     columns, unit = names.columns(table), names.unit(table)
-    shown, spent = spending.rows(table)
+    cost_kinds, arm_costs = spending.rows(table)
     study = table.study
     further = filters.further(table, columns)
     along, strips = seeds.along(table, columns, unit), seeds.strips(table, columns, unit)
@@ -49,7 +49,7 @@ def draw(table: Table) -> str:
         columns=[{"name": name, "short": names.short(name, columns.every)} for name in columns.varying],
         arms=[
             # The name of a column takes precedence over a recipe's field of the same name.
-            {"arm": columns.arm(arm.names), "names": fields | named(arm.names, columns)}
+            {"arm": columns.arm(arm.names), "names": fields | name_texts(arm.names, columns)}
             for arm, fields in zip(study.arms, further, strict=True)
         ],
         filters=filters.of_columns(table, columns),
@@ -63,10 +63,10 @@ def draw(table: Table) -> str:
         along_omitted=axes.omitted(len(seeds.crossings(table, columns))),
         curves=curves.curves(table, columns, unit),
         curves_omitted=axes.omitted(len(curves.settings(table, columns))),
-        costs=shown,
+        costs=cost_kinds,
         spent=[
-            (columns.arm(item.arm.names), named(item.arm.names, columns), costs)
-            for item, costs in zip(table.summaries, spent, strict=True)
+            (columns.arm(item.arm.names), name_texts(item.arm.names, columns), costs)
+            for item, costs in zip(table.summaries, arm_costs, strict=True)
         ],
         scatters=spending.drawings(table, columns, unit),
         cells=[listed(cell, table, columns, unit) for cell in study.cells],
@@ -109,7 +109,7 @@ def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> Json:
     baseline = bool(table.study.baseline) and studies.is_baseline(arm_names, table.study.baseline)
     return {
         "arm": columns.arm(arm_names),
-        "names": named(arm_names, columns),
+        "names": name_texts(arm_names, columns),
         "summary": summary,
         "runs": [(seed, unit.value(score.value), href(score.cell)) for seed, score in summary.scores.items()],
         "one": comparison,
@@ -120,17 +120,17 @@ def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> Json:
     }
 
 
-def detail(one: Comparison, columns: Columns, unit: Unit) -> Json:
+def detail(comparison: Comparison, columns: Columns, unit: Unit) -> Json:
     """Return a comparison in the table of all statistics; `ps` are those of the t, sign, Wilcoxon, Holm and McNemar
     tests."""
-    exact = (one.difference.sign, one.difference.wilcoxon) if one.p is not None else (None, None)
+    exact = (comparison.difference.sign, comparison.difference.wilcoxon) if comparison.p is not None else (None, None)
     return {
-        "arm": columns.arm(one.arm.names),
-        "baseline": columns.method(one.baseline.names),
-        "one": one,
-        "ps": (one.p, *exact, one.holm, one.mcnemar),
-        "boot": unit.gains(*one.boot) if one.boot else one.lacking,
-        "deviation": unit.size(one.difference.deviation) if one.p is not None else "–",
+        "arm": columns.arm(comparison.arm.names),
+        "baseline": columns.method(comparison.baseline.names),
+        "one": comparison,
+        "ps": (comparison.p, *exact, comparison.holm, comparison.mcnemar),
+        "boot": unit.gains(*comparison.boot) if comparison.boot else comparison.lacking,
+        "deviation": unit.size(comparison.difference.deviation) if comparison.p is not None else "–",
     }
 
 
@@ -142,7 +142,7 @@ def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> Json:
     return {
         "cell": cell,
         "arm": columns.arm(cell.arm),
-        "names": named(cell.names, columns),
+        "names": name_texts(cell.names, columns),
         "seed": "–" if cell.seed is None else names.value(cell.seed),
         "value": None if score is None else score.value,
         "told": "–" if score is None else unit.value(score.value),
@@ -150,16 +150,16 @@ def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> Json:
     }
 
 
-def notes(held: tuple[Cell, ...]) -> list[str]:
+def notes(cells: tuple[Cell, ...]) -> list[str]:
     """Return the notes of the runs, each once, with the number of runs that have it unless all have it."""
-    results = [cell.result for cell in held if cell.result]
+    results = [cell.result for cell in cells if cell.result]
     counts = Counter(note for result in results for note in dict.fromkeys(result.get("notes") or ()))
     return [
         note if count == len(results) else f"{note} ({count} of {len(results)} runs)" for note, count in counts.items()
     ]
 
 
-def decision(item: Json, held: tuple[Cell, ...], columns: Columns) -> Json:
+def decision(item: Json, cells: tuple[Cell, ...], columns: Columns) -> Json:
     """Return a decision of the planner with its arms; missing entries are empty."""
     chosen = set(item.get("cells", ()))
     return {
@@ -168,13 +168,13 @@ def decision(item: Json, held: tuple[Cell, ...], columns: Columns) -> Json:
         "cells": len(chosen),
         "seconds": item.get("seconds_per_step") or {},
         "bytes": item.get("memory_bytes"),
-        "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in held if cell.fingerprint in chosen)),
+        "arms": list(dict.fromkeys(columns.arm(cell.arm) for cell in cells if cell.fingerprint in chosen)),
     }
 
 
-def grouped(held: tuple[Cell, ...]) -> str:
+def grouped(cells: tuple[Cell, ...]) -> str:
     """Return how many runs trained together, and how that affects their numbers; empty if no run is done."""
-    sizes = Counter((cell.result.get("pack") or {}).get("arms", 1) for cell in held if cell.result)
+    sizes = Counter((cell.result.get("pack") or {}).get("arms", 1) for cell in cells if cell.result)
     if not sizes:
         return ""
     parts = [
@@ -190,9 +190,9 @@ def grouped(held: tuple[Cell, ...]) -> str:
     return sentences
 
 
-def stored(held: tuple[Cell, ...]) -> list[str]:
+def stored(cells: tuple[Cell, ...]) -> list[str]:
     """Return how many runs read cached features of their frozen prefix, by the stage where the prefix ends."""
-    phases = [cell.result.get("prefix") or [] for cell in held if cell.result]
+    phases = [cell.result.get("prefix") or [] for cell in cells if cell.result]
     cuts = [cut for cuts_of_run in phases for cut in dict.fromkeys(phase["cut"] for phase in cuts_of_run)]
     return [
         f"{counted(cuts.count(cut), 'run')} read cached features of the frozen stages below {cut}, which were computed "

@@ -94,18 +94,18 @@ def by_method(methods: dict[str, list[Comparison]], base: str) -> list[Piece]:
     return [*pieces, (".", "")]
 
 
-def by_count(found: Sequence[Comparison], base: str) -> list[Piece]:
-    return [*counted_verdicts(found, f"Against {base}, ", "comparisons"), (".", "")]
+def by_count(comparisons: Sequence[Comparison], base: str) -> list[Piece]:
+    return [*counted_verdicts(comparisons, f"Against {base}, ", "comparisons"), (".", "")]
 
 
-def counted_verdicts(found: Sequence[Comparison], start: str, of: str) -> list[Piece]:
+def counted_verdicts(comparisons: Sequence[Comparison], start: str, of: str) -> list[Piece]:
     """Return `start` and the number of comparisons with each verdict."""
     pieces: list[Piece] = []
     for verdict in VERDICTS:
-        number = sum(comparison.verdict == verdict for comparison in found)
+        number = sum(comparison.verdict == verdict for comparison in comparisons)
         if number:
             pieces += [(", " if pieces else start, ""), (verdict, verdict), (f" in {number}", "")]
-    return [*pieces, (f" of {len(found)} {of}", "")]
+    return [*pieces, (f" of {len(comparisons)} {of}", "")]
 
 
 def joined(names: Sequence[str]) -> str:
@@ -117,13 +117,25 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def single(name: str, base: str, one: Comparison, unit: Unit, anchor: str) -> list[Piece]:
+def single(name: str, base: str, comparison: Comparison, unit: Unit, anchor: str) -> list[Piece]:
     """Return the sentence about a single comparison."""
-    gap = f"{unit.gain(one.difference.mean)}{unit.points} {unit.gains(one.difference.low, one.difference.high)}"
-    if one.verdict != "no difference shown":
-        return [(f"{name} is ", ""), (one.verdict, one.verdict), (f" than {base}: ", ""), (gap, anchor), (".", "")]
+    difference = comparison.difference
+    gap = f"{unit.gain(difference.mean)}{unit.points} {unit.gains(difference.low, difference.high)}"
+    if comparison.verdict != "no difference shown":
+        return [
+            (f"{name} is ", ""),
+            (comparison.verdict, comparison.verdict),
+            (f" than {base}: ", ""),
+            (gap, anchor),
+            (".", ""),
+        ]
     text = f" between {name} and {base} was shown: "
-    return [("No difference", one.verdict), (text, ""), (gap, anchor), (f"; {seen(one, unit)}.", "")]
+    return [
+        ("No difference", comparison.verdict),
+        (text, ""),
+        (gap, anchor),
+        (f"; {detectable_text(comparison, unit)}.", ""),
+    ]
 
 
 def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
@@ -141,7 +153,7 @@ def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
     return [(text, ""), (unit.value(best.mean), anchors(table, columns)[label]), (".", "")]
 
 
-def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[Json]:
+def grouped(comparisons: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[Json]:
     """Group comparisons by verdict: `told` in words, the settings with their numbers in brackets, and the anchors of
     their runs."""
     return [
@@ -149,40 +161,42 @@ def grouped(found: Sequence[Comparison], columns: Columns, unit: Unit, anchor: d
             "verdict": verdict,
             "told": f"{verdict} (one seed)" if verdict == "not compared" else verdict,
             "items": [
-                {"setting": columns.setting(comparison.arm.names), "known": known(comparison, unit)}
+                {"setting": columns.setting(comparison.arm.names), "known": difference_text(comparison, unit)}
                 | {"anchor": anchor[columns.arm(comparison.arm.names)]}
-                for comparison in comparisons
+                for comparison in group
             ],
         }
         for verdict in VERDICTS
-        if (comparisons := [comparison for comparison in found if comparison.verdict == verdict])
+        if (group := [comparison for comparison in comparisons if comparison.verdict == verdict])
     ]  # fmt: skip
 
 
-def known(one: Comparison, unit: Unit) -> str:
+def difference_text(comparison: Comparison, unit: Unit) -> str:
     """Return the difference with its interval as text.
 
     If no difference was shown, the text says why, and which difference was detectable; for one pair, it adds McNemar's
     test of the two models.
     """
-    low, high = one.difference.low, one.difference.high
-    text = unit.gain(one.difference.mean) + unit.points
-    if one.p is None:
-        return text + (f"; McNemar of these two models: p {p_text(one.mcnemar)}" if one.mcnemar is not None else "")
+    low, high = comparison.difference.low, comparison.difference.high
+    text = unit.gain(comparison.difference.mean) + unit.points
+    if comparison.p is None:
+        return text + (
+            f"; McNemar of these two models: p {p_text(comparison.mcnemar)}" if comparison.mcnemar is not None else ""
+        )
     text = f"{text} {unit.gains(low, high)}"
-    if one.verdict != "no difference shown":
+    if comparison.verdict != "no difference shown":
         return text
-    if one.p < 1 - LEVEL:
-        text += f", p {p_text(one.holm)} after Holm's correction"
-    return f"{text}; {seen(one, unit)}"
+    if comparison.p < 1 - LEVEL:
+        text += f", p {p_text(comparison.holm)} after Holm's correction"
+    return f"{text}; {detectable_text(comparison, unit)}"
 
 
-def seen(one: Comparison, unit: Unit) -> str:
+def detectable_text(comparison: Comparison, unit: Unit) -> str:
     """Return which difference was detectable, or why none can be named."""
-    if one.detectable is not None:
-        return f"minimum detectable difference {unit.size(one.detectable)}{unit.points}"
-    if one.difference.pairs < FEW:
-        return f"{one.difference.pairs} seeds are too few for a conclusion"
+    if comparison.detectable is not None:
+        return f"minimum detectable difference {unit.size(comparison.detectable)}{unit.points}"
+    if comparison.difference.pairs < FEW:
+        return f"{comparison.difference.pairs} seeds are too few for a conclusion"
     return "the seeds vary too much to show any difference"
 
 
@@ -213,11 +227,13 @@ def selections(table: Table) -> list[str]:
 def state(table: Table) -> str:
     """Return the number of unfinished cells in words; empty if all are done."""
     counts = table.study.counts
-    left = [f"{number} {name}" for name, number in counts.items() if number and name != "done"]
+    unfinished = [f"{number} {name}" for name, number in counts.items() if number and name != "done"]
     total = len(table.study.cells)
-    if not left:
+    if not unfinished:
         return ""
     since = ""
     if changed := ", ".join(table.study.changed):
         since = f" Stale cells are left out, because {changed} changed after they ran; run the study again."
-    return f"{counts['done']} of {total} cells are done ({', '.join(left)}), so the result may still change.{since}"
+    return (
+        f"{counts['done']} of {total} cells are done ({', '.join(unfinished)}), so the result may still change.{since}"
+    )

@@ -84,10 +84,10 @@ def omitted(settings: int) -> str:
     >>> omitted(PANELS + 3), omitted(PANELS)
     ('The first 12 of 15 settings are drawn; 3 are left out.', '')
     """
-    left = settings - PANELS
-    if left <= 0:
+    rest = settings - PANELS
+    if rest <= 0:
         return ""
-    return f"The first {PANELS} of {settings} settings are drawn; {left} {'is' if left == 1 else 'are'} left out."
+    return f"The first {PANELS} of {settings} settings are drawn; {rest} {'is' if rest == 1 else 'are'} left out."
 
 
 def headed(title: str, setting: str) -> str:

@@ -23,25 +23,27 @@ TITLES = {LOSS: "training loss"}
 def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw the study's metric on validation and the training loss, one panel per setting, for at most `PANELS`
     settings."""
-    runs_by_arm = {id(summary.arm): [cell.curves() for cell in summary.arm.done] for summary in table.summaries}
+    runs_by_arm = {id(summary.arm): [cell.curves() for cell in summary.arm.done_cells] for summary in table.summaries}
     logged = list(dict.fromkeys(name for runs in runs_by_arm.values() for run in runs for name in run))
     validation = f"validation/{table.metric.rpartition('/')[2]}"
-    shown = [name for name in (validation, LOSS) if name in logged]
-    named = labels(table, columns)
+    curve_names = [name for name in (validation, LOSS) if name in logged]
+    labels_by_name = labels(table, columns)
     figures = []
-    for name in shown:
+    for name in curve_names:
         panels = {
             setting: [
                 row
                 for summary in table.summaries
                 if columns.setting(summary.arm.names) == setting
-                for row in banded(summary.arm, runs_by_arm[id(summary.arm)], name, columns, named)
+                for row in banded(summary.arm, runs_by_arm[id(summary.arm)], name, columns, labels_by_name)
             ]
             for setting in settings(table, columns)[:PANELS]
         }
         all_rows = [row for rows in panels.values() for row in rows]
         axis = upwards(name, [row[end] for row in all_rows for end in ("low", "high")], unit)
-        figures += [drawing(name, setting, rows, axis, named) for setting, rows in panels.items() if varied(rows)]
+        figures += [
+            drawing(name, setting, rows, axis, labels_by_name) for setting, rows in panels.items() if varied(rows)
+        ]
     return figures
 
 
@@ -71,7 +73,7 @@ def upwards(name: str, values: Sequence[float], unit: Unit) -> Json:
 
 
 def banded(
-    arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns: Columns, named: dict[str, str]
+    arm: Arm, runs: list[dict[str, dict[int, float]]], name: str, columns: Columns, labels_by_name: dict[str, str]
 ) -> Rows:
     """Return mean, lowest and highest over the seeds at the steps that all seeds have, at most `POINTS`; a loss of
     batches is smoothed first, separately for each seed."""
@@ -80,32 +82,32 @@ def banded(
     lines = [[values_by_step[step] for step in steps] for values_by_step in series]
     if name == LOSS and len(steps) >= 25:
         lines = [smooth(line, max(4, len(steps) / 25)) for line in lines]
-    drawn_steps = (
+    chosen_steps = (
         steps if len(steps) <= POINTS else [steps[round(n * (len(steps) - 1) / (POINTS - 1))] for n in range(POINTS)]
     )
     place = {step: n for n, step in enumerate(steps)}
     rows: Rows = []
-    for step in drawn_steps:
+    for step in chosen_steps:
         values = [line[place[step]] for line in lines]
         rows.append(
             arm.names
-            | {"arm": columns.arm(arm.names), "label": named[columns.method(arm.names)], "step": step}
+            | {"arm": columns.arm(arm.names), "label": labels_by_name[columns.method(arm.names)], "step": step}
             | {"mean": sum(values) / len(values), "low": min(values), "high": max(values), "seeds": len(values)}
         )
     return rows
 
 
-def drawing(name: str, setting: str, rows: Rows, axis: Json, named: dict[str, str]) -> Figure:
+def drawing(name: str, setting: str, rows: Rows, axis: Json, labels_by_name: dict[str, str]) -> Figure:
     """Draw the curves of one metric in one setting."""
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("step:Q", format=",")]
     tooltip += [alt.Tooltip(f"{field}:Q", format=".4~g") for field in ("mean", "low", "high")] + [
         alt.Tooltip("seeds:Q")
     ]
-    tints = categories("label", named.values(), "line")
+    tints = categories("label", labels_by_name.values(), "line")
     base = alt.Chart(charts.data()).encode(x=charts.steps(), color=tints["color"])
     band = base.mark_area(opacity=0.16, line=False).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **axis), tooltip=tooltip, **tints)
     title = TITLES.get(name) or metric(name)
     figure = f"{slug(name)}" + (f"-{slug(setting)}" if setting else "")
-    height = 230 + legend_height(named.values())
+    height = 230 + legend_height(labels_by_name.values())
     return charts.figure(figure, headed(title, setting), "", alt.layer(band, line), rows, height=height)

@@ -14,13 +14,15 @@ NONE = "–"
 
 def of_columns(table: Table, columns: Columns) -> list[Json]:
     """Return one group of choices per column in which arms differ."""
-    arms = [named(arm.names, columns) for arm in table.study.arms]
+    arms = [name_texts(arm.names, columns) for arm in table.study.arms]
     return [group(name, names.short(name, columns.every), [texts[name] for texts in arms]) for name in columns.varying]
 
 
-def of_fields(held: list[dict[str, str]]) -> list[Json]:
+def of_fields(arm_fields: list[dict[str, str]]) -> list[Json]:
     """Return one group of choices per field of the result of `further`."""
-    return [group(path, path, [fields[path] for fields in held]) for path in (held[0] if held else ())]
+    return [
+        group(path, path, [fields[path] for fields in arm_fields]) for path in (arm_fields[0] if arm_fields else ())
+    ]
 
 
 def group(name: str, short: str, values: list[str]) -> Json:
@@ -28,9 +30,9 @@ def group(name: str, short: str, values: list[str]) -> Json:
     return {"name": name, "short": short, "values": sorted(dict.fromkeys(values), key=NONE.__eq__)}
 
 
-def named(given: Json, columns: Columns) -> dict[str, str]:
+def name_texts(arm_names: Json, columns: Columns) -> dict[str, str]:
     """Return the names of a cell in the columns that differ, as text; a dash if it has no such column."""
-    return {name: names.value(given[name]) if columns.says(name, given) else NONE for name in columns.varying}
+    return {name: names.value(arm_names[name]) if columns.says(name, arm_names) else NONE for name in columns.varying}
 
 
 def further(table: Table, columns: Columns) -> list[dict[str, str]]:
@@ -40,15 +42,15 @@ def further(table: Table, columns: Columns) -> list[dict[str, str]]:
     and so are fields that differ within an arm (its seed), because an arm is shown whole or not at all.
     """
     arms = [shared(arm) for arm in table.study.arms]
-    begun = [fields for fields in arms if fields]
+    present = [fields for fields in arms if fields]
     paths = [
         path
-        for path in dict.fromkeys(path for fields in begun for path in fields)
-        if len({fields.get(path, NONE) for fields in begun}) > 1
+        for path in dict.fromkeys(path for fields in present for path in fields)
+        if len({fields.get(path, NONE) for fields in present}) > 1
     ]
-    torn = {path for fields in begun for path in paths if fields.get(path, NONE) is None}
-    shown = [path for path in paths if path not in torn and path not in columns.every]
-    return [{path: (fields or {}).get(path) or NONE for path in shown} for fields in arms]
+    varying_paths = {path for fields in present for path in paths if fields.get(path, NONE) is None}
+    constant_paths = [path for path in paths if path not in varying_paths and path not in columns.every]
+    return [{path: (fields or {}).get(path) or NONE for path in constant_paths} for fields in arms]
 
 
 def shared(arm: Arm) -> dict[str, str | None] | None:
@@ -77,13 +79,13 @@ def leaves(document: object, path: str = "") -> Iterator[tuple[str, str]]:
         for index, item in enumerate(document):
             yield from leaves(item, f"{path}.{index}")
     else:
-        yield path, told(document)
+        yield path, field_text(document)
 
 
-def told(value: object) -> str:
+def field_text(value: object) -> str:
     """Return a field as text; equal values have equal texts.
 
-    >>> told(1.0), told(1e-3), told(0.12345678), told("sgd"), told([0.5, "a"])
+    >>> field_text(1.0), field_text(1e-3), field_text(0.12345678), field_text("sgd"), field_text([0.5, "a"])
     ('1', '0.001', '0.12345678', 'sgd', "(0.5, 'a')")
     """
     if isinstance(value, float):

@@ -93,13 +93,13 @@ def label(names: Mapping[str, Any], chosen: Sequence[str], every: Sequence[str])
     return BETWEEN.join(parts) or "all"
 
 
-def value(given: object) -> str:
+def value(item: object) -> str:
     """Return a cell's name as text.
 
     >>> [value(x) for x in (16, 0.001, 1e-05, True, None, "LoRA")]
     ['16', '0.001', '1e-05', 'True', 'None', 'LoRA']
     """
-    return f"{given:g}" if isinstance(given, float) else str(given)
+    return f"{item:g}" if isinstance(item, float) else str(item)
 
 
 class Unit(NamedTuple):
@@ -112,21 +112,21 @@ class Unit(NamedTuple):
     def points(self) -> str:
         return "\N{NO-BREAK SPACE}points" if self.share else ""
 
-    def value(self, given: float) -> str:
-        if not math.isfinite(given):
+    def value(self, number: float) -> str:
+        if not math.isfinite(number):
             return "–"
-        return words.percent(given, self.digits) if self.share else words.number(given, pad=True)
+        return words.percent(number, self.digits) if self.share else words.number(number, pad=True)
 
-    def gain(self, given: float) -> str:
+    def gain(self, number: float) -> str:
         """Return a difference with its sign, in points for a share."""
-        if not math.isfinite(given):
+        if not math.isfinite(number):
             return "–"
-        text = f"{100 * given:+.{self.digits}f}" if self.share else ("+" if given >= 0 else "") + words.number(given)
+        text = f"{100 * number:+.{self.digits}f}" if self.share else ("+" if number >= 0 else "") + words.number(number)
         return text.replace("-", "\N{MINUS SIGN}", 1)
 
-    def size(self, given: float) -> str:
+    def size(self, number: float) -> str:
         """Return a difference without its sign."""
-        return f"{100 * given:.{self.digits}f}" if self.share else words.number(given)
+        return f"{100 * number:.{self.digits}f}" if self.share else words.number(number)
 
     def gains(self, low: float, high: float) -> str:
         return f"[{self.gain(low)}, {self.gain(high)}]" if math.isfinite(low) else "–"
@@ -153,10 +153,10 @@ def metric(name: str) -> str:
     return f"{split} {words.metric(name)}".strip()
 
 
-def counted(number: int, one: str, several: str = "") -> str:
+def counted(number: int, singular: str, plural: str = "") -> str:
     """Return a number with its noun.
 
     >>> counted(1, "seed"), counted(3, "seed"), counted(2, "is", "are")
     ('1 seed', '3 seeds', '2 are')
     """
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -40,7 +40,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     settings = list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))
     apart = len(settings) <= PANELS
     call = columns.method if apart else columns.arm
-    named = labels(table, columns) if apart else brief(call(summary.arm.names) for summary in table.summaries)
+    labels_by_name = labels(table, columns) if apart else brief(call(summary.arm.names) for summary in table.summaries)
     x = across("value", metric(table.metric), reach(table, unit), unit)
     anchor = anchors(table, columns)
     figures = []
@@ -50,7 +50,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
         means: Rows = []
         for place, summary in enumerate(chosen):
             arm = columns.arm(summary.arm.names)
-            facts = summary.arm.names | {"arm": arm, "label": named[call(summary.arm.names)], "place": place}
+            facts = summary.arm.names | {"arm": arm, "label": labels_by_name[call(summary.arm.names)], "place": place}
             ends = {"mean": summary.mean, "low": finite(summary.low), "high": finite(summary.high)}
             means.append(facts | ends | {"anchor": anchor[arm]})
             rows += [
@@ -61,7 +61,7 @@ def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
         chart = strip(
             x,
             [row["label"] for row in means],
-            categories("label", named.values(), "point", legend=False),
+            categories("label", labels_by_name.values(), "point", legend=False),
             metric(table.metric),
             unit,
         )
@@ -138,7 +138,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
 
 def difference_rows(table: Table, columns: Columns, comparisons: Sequence[Comparison]) -> Rows:
     """Return a row of the drawing of differences for each comparison of the table."""
-    named, anchor = labels(table, columns), anchors(table, columns)
+    labels_by_name, anchor = labels(table, columns), anchors(table, columns)
     rows: Rows = []
     for comparison in comparisons:
         gap, setting = comparison.difference, columns.setting(comparison.arm.names)
@@ -146,7 +146,10 @@ def difference_rows(table: Table, columns: Columns, comparisons: Sequence[Compar
         rows.append(
             comparison.arm.names
             | {"arm": columns.arm(comparison.arm.names), "baseline": columns.arm(comparison.baseline.names)}
-            | {"label": named[columns.method(comparison.arm.names)] + (f"{BETWEEN}{setting}" if setting else "")}
+            | {
+                "label": labels_by_name[columns.method(comparison.arm.names)]
+                + (f"{BETWEEN}{setting}" if setting else "")
+            }
             | {"difference": gap.mean, "low": gap.low, "high": gap.high, "pairs": gap.pairs, "p": comparison.p}
             | {"holm": comparison.holm, "verdict": comparison.verdict, "detectable": comparison.detectable}
             | {"below": None if comparison.detectable is None else -comparison.detectable}
@@ -198,12 +201,12 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
     name, ats, setting, chosen, rest = crossing
     axis_name, title = short(name, rest.every), metric(table.metric)
     wide = ats[0] > 0 and ats[-1] > 5 * ats[0]
-    named = labels(table, rest) if rest.treatment else {"all": "all"}
-    order, anchor = list(named.values()), anchors(table, columns)
+    labels_by_name = labels(table, rest) if rest.treatment else {"all": "all"}
+    order, anchor = list(labels_by_name.values()), anchors(table, columns)
     rows: Rows = []
     means: Rows = []
     for summary in chosen:
-        at, label = summary.arm.names[name], named[rest.method(summary.arm.names) if rest.treatment else "all"]
+        at, label = summary.arm.names[name], labels_by_name[rest.method(summary.arm.names) if rest.treatment else "all"]
         beside = aside(at, ats, order.index(label) - (len(order) - 1) / 2, len(order), wide)
         arm = columns.arm(summary.arm.names)
         facts = summary.arm.names | {"arm": arm, "label": label, "at": at, "beside": beside}
@@ -222,7 +225,7 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
 
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("seed:N"), alt.Tooltip("value:Q", format=form(unit), title=title)]
     ends = [alt.Tooltip("arm:N"), *(alt.Tooltip(f"{end}:Q", format=form(unit)) for end in ("mean", "low", "high"))]
-    lines = categories("label", named.values(), "line")
+    lines = categories("label", labels_by_name.values(), "line")
     runs = alt.Chart(charts.data()).encode(x=x, color=lines["color"])
     base = alt.Chart(charts.data("means")).encode(x=x, color=lines["color"])
     layers = [
@@ -235,7 +238,7 @@ def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figu
     if len(order) > 1:
         caption += f" Arms with the same {axis_name} are drawn side by side."
     figure = f"by-{slug(axis_name)}" + (f"-{slug(setting)}" if setting else "")
-    head, height = headed(f"{title} by {axis_name}", setting), 320 + legend_height(named.values())
+    head, height = headed(f"{title} by {axis_name}", setting), 320 + legend_height(labels_by_name.values())
     return charts.figure(figure, head, caption, alt.layer(*layers), rows, height=height, means=means)
 
 

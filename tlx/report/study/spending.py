@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     key: str
     title: str
     axis: str
-    told: Callable[[float], str]
+    formatter: Callable[[float], str]
 
 
 def scientific(value: float) -> str:
@@ -53,7 +53,7 @@ DRAWN = (TIME, "flops", "peak_memory_bytes", "energy/kwh", "parameters/trainable
 
 def spent(summary: Summary) -> dict[str, float]:
     """Return the mean over the finished cells of an arm of each cost that all of them have."""
-    run_costs = [costs(cell.result) for cell in summary.arm.done if cell.result]
+    run_costs = [costs(cell.result) for cell in summary.arm.done_cells if cell.result]
     shared = set.intersection(*map(set, run_costs)) if run_costs else set()
     return {name: sum(costs_of_run[name] for costs_of_run in run_costs) / len(run_costs) for name in shared}
 
@@ -66,27 +66,27 @@ def rows(table: Table) -> tuple[list[Cost], list[dict[str, float]]]:
 
 def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw the metric over each cost in which arms differ: one point per arm."""
-    shown, arm_costs = rows(table)
+    cost_kinds, arm_costs = rows(table)
     figures = []
-    for cost in shown:
+    for cost in cost_kinds:
         amounts = [costs_of_arm[cost.key] for costs_of_arm in arm_costs if cost.key in costs_of_arm]
         if cost.key in DRAWN and max(amounts) > min(amounts):
             figures.append(scatter(cost, table, arm_costs, columns, unit))
     return figures
 
 
-def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
+def scatter(cost: Cost, table: Table, arm_costs: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
     """Draw the metric over one cost."""
-    named, anchor = labels(table, columns), anchors(table, columns)
-    drawn = [
+    labels_by_name, anchor = labels(table, columns), anchors(table, columns)
+    points = [
         summary.arm.names
-        | {"arm": columns.arm(summary.arm.names), "label": named[columns.method(summary.arm.names)]}
+        | {"arm": columns.arm(summary.arm.names), "label": labels_by_name[columns.method(summary.arm.names)]}
         | {"setting": columns.setting(summary.arm.names), "cost": costs_of_arm[cost.key], "mean": summary.mean}
         | {"low": finite(summary.low), "high": finite(summary.high), "anchor": anchor[columns.arm(summary.arm.names)]}
-        for summary, costs_of_arm in zip(table.summaries, found, strict=True)
+        for summary, costs_of_arm in zip(table.summaries, arm_costs, strict=True)
         if cost.key in costs_of_arm
     ]
-    amounts = [row["cost"] for row in drawn]
+    amounts = [row["cost"] for row in points]
     wide = min(amounts) > 0 and max(amounts) > 5 * min(amounts)
     scale = alt.Scale(type="log", nice=False, padding=14) if wide else alt.Scale(zero=False, padding=14)
     x = alt.X(
@@ -95,8 +95,8 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
         scale=scale,
         axis=numbers(tickCount=4, labelOverlap=True, labelFlush=True),
     )
-    settings = list(dict.fromkeys(row["setting"] for row in drawn))
-    tints = categories("label", named.values(), "point")
+    settings = list(dict.fromkeys(row["setting"] for row in points))
+    tints = categories("label", labels_by_name.values(), "point")
     shape: Json = {}
     if 1 < len(settings) <= 6 and "shape" not in tints:
         legend = alt.Legend(orient="bottom", labelLimit=160, symbolSize=60)
@@ -111,5 +111,10 @@ def scatter(cost: Cost, table: Table, found: list[dict[str, float]], columns: Co
     )
     name = f"cost-{cost.key.replace('/', '-').replace('_', '-')}"
     return charts.figure(
-        name, headed(cost.title, ""), "", alt.layer(span, point), drawn, height=280 + legend_height(named.values())
+        name,
+        headed(cost.title, ""),
+        "",
+        alt.layer(span, point),
+        points,
+        height=280 + legend_height(labels_by_name.values()),
     )

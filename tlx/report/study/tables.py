@@ -65,8 +65,8 @@ def note(table: Table) -> str:
 
 def latex(table: Table) -> str:
     r"""Return a LaTeX table environment; it needs `\usepackage{booktabs}`."""
-    heads, rows, named = lines(table)
-    kinds = "l" * named + "rlrrlrlr"
+    heads, rows, name_count = lines(table)
+    kinds = "l" * name_count + "rlrrlrlr"
     return "\n".join(
         [
             r"\begin{table}",
@@ -86,8 +86,8 @@ def latex(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """Return a Markdown table, with its title and a note."""
-    heads, rows, named = lines(table)
-    marks = ["---"] * named + ["---:", "---", "---:", "---:", "---", "---:", "---", "---:"]
+    heads, rows, name_count = lines(table)
+    marks = ["---"] * name_count + ["---:", "---", "---:", "---:", "---", "---:", "---", "---:"]
     body = [[markdown_escape(text) for text in row] for row in rows]
     cells = [[markdown_escape(text) for text in heads], marks, *body]
     title = f"**{markdown_escape(table.study.question or table.study.name)}**"
