@@ -19,13 +19,13 @@ from tlx import config
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of, oddities
 from tlx.files.durable import guarded
 from tlx.functional import selection
-from tlx.functional.selection import Seen
+from tlx.functional.selection import Outputs
 from tlx.objectives import several
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import NoRecords, Records
 from tlx.records.run_directory import Predictions
-from tlx.tasks.classes import shown
+from tlx.tasks.classes import format_names
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
@@ -164,9 +164,9 @@ class ActiveRun:
         # Older checkpoints do not record the classes.
         if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
             raise ValueError(
-                f"{self.path} was trained on the classes {shown(classes)}, but the data now have the classes "
-                f"{shown(names)}, so the head of its checkpoint would predict other classes. Restore the data set, or "
-                "pass --overwrite to start again"
+                f"{self.path} was trained on the classes {format_names(classes)}, but the data now have the classes "
+                f"{format_names(names)}, so the head of its checkpoint would predict other classes. Restore the data "
+                "set, or pass --overwrite to start again"
             )
         self.flops = notes.get("flops")
         best = Variables(**saved.best) if notes["best"] else None
@@ -213,7 +213,7 @@ class ActiveRun:
             f"{learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
-    def measured(self, step: int, outcome: Predictions, seen: Seen, rate: float) -> dict[str, float]:
+    def measured(self, step: int, outcome: Predictions, seen: Outputs, rate: float) -> dict[str, float]:
         """Record and keep the metrics of the validation split and the recipe's criteria.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlx import partition
 from tlx.files.durable import common_folder, guarded
-from tlx.functional.selection import Seen
+from tlx.functional.selection import Outputs
 from tlx.records import run_directory
 from tlx.records.log import Progress
 from tlx.records.run_directory import Predictions
@@ -149,7 +149,7 @@ class RunGroup:
         if not continues or all(run.failed for run in self.runs):
             self.stopped, self.ended = True, self.step
 
-    def measure(self, n: int, outcome: Predictions, seen: Seen) -> bool:
+    def measure(self, n: int, outcome: Predictions, seen: Outputs) -> bool:
         """Record the measurements of run n; return whether training continues, as `how.judge` decides."""
         run = self.runs[n]
         metrics = run.measured(self.step, outcome, seen, float(self.rates[n]))
@@ -223,7 +223,7 @@ class RunGroup:
     def evaluate(self, split: str, shown: Any) -> None:
         """Measure a split for every run, once for the result."""
         phase = self.phase
-        examples, readers = self.splits.named[split], one_of(phase.readers[split])
+        examples, readers = self.splits.by_name[split], one_of(phase.readers[split])
         outcomes = evaluate(phase.engine, shown, examples, readers, self.runs[0].ready)
         for run, outcome in zip(self.runs, outcomes, strict=True):
             run.outcomes[split] = outcome

@@ -87,7 +87,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         run_directory.write_predictions(path, name, predictions)
     if leave == "all":
         save_model(path, ready, state.variables)
-        write_tables(path, ready, splits, outcomes.get(splits.shown), state.variables)
+        write_tables(path, ready, splits, outcomes.get(splits.page_split), state.variables)
     else:
         save_learned(path, ready, state)
     arm.records.flush()
@@ -101,10 +101,10 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
 def write_tables(
     path: Path, ready: Prepared, splits: Splits, outcome: Predictions | None, variables: Variables
 ) -> None:
-    """Write the page's tables: the worst mistakes on the split of the page (`Splits.shown`), all parameters, the
+    """Write the page's tables: the worst mistakes on the split of the page (`Splits.page_split`), all parameters, the
     manifest, the environment."""
     if outcome is not None:
-        examples = splits.named[splits.shown]
+        examples = splits.by_name[splits.page_split]
         answers = answering(ready, variables, examples)
         write_json(path / "mistakes.json", mistakes(outcome, examples, ready.task, answers))
     write_json(path / "parameters.json", describe.document(ready))

@@ -17,7 +17,7 @@ from tlx import config as records
 from tlx import models
 from tlx.files.documents import digests
 from tlx.partition import compile_rule
-from tlx.tasks.classes import match, placeholder, shown
+from tlx.tasks.classes import format_names, match, placeholder
 from tlx.trees import Json, Tree, flatten, nest
 from tlx.types import Arrays, Key, Model, Param, Variables
 from tlx.weights.files import read_file, write_file
@@ -189,8 +189,8 @@ def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], sour
     matching = match(names, ours)
     if matching.take is None:
         raise ValueError(
-            f"{source} has a head for the classes {shown(names)}, but the model has the classes {shown(ours)}; load "
-            "the base model with the classes of the adapter: load_pretrained(..., "
+            f"{source} has a head for the classes {format_names(names)}, but the model has the classes "
+            f"{format_names(ours)}; load the base model with the classes of the adapter: load_pretrained(..., "
             f"tasks.{type(task).__name__}(names={names}))"
         )
     if matching.moves:

@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
-INDEX_FORM = Record({"weight_map": Mapped(Text(named="the name of a file"))})
+INDEX_FORM = Record({"weight_map": Mapped(Text(description="the name of a file"))})
 # The key in the header of files that tlx writes, for the hash of their tensors.
 CHECKSUM = "tlx_sha256"
 

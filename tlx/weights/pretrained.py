@@ -17,7 +17,7 @@ from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.processors import Processor
 from tlx.tasks import Statement, Task
-from tlx.tasks.classes import shown
+from tlx.tasks.classes import format_names
 from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
@@ -178,8 +178,8 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Ar
     stated = stated_head(document, form, directory / CONFIG)
     if stated.task is not None and stated.task.by_class and not stated.task.names and task is None:
         raise ValueError(
-            f"{directory / CONFIG}: id2label uses one name for several classes {shown(stated.names)}; correct it, or "
-            "pass the task: tasks.Classification(names=...)"
+            f"{directory / CONFIG}: id2label uses one name for several classes {format_names(stated.names)}; correct "
+            "it, or pass the task: tasks.Classification(names=...)"
         )
     settings = own_settings(document, model) if kind == OWN else form.read(document)
     return Checkpoint(str(source), directory, document, form, stated, settings)

@@ -203,7 +203,7 @@ def requested(pairs: Sequence[tuple[Prepared, Splits]], cut: Cut) -> tuple[Reque
     folders_by_run: list[dict[str, Path]] = []
     for ready, splits in pairs:
         folders = {}
-        for name, examples in splits.named.items():
+        for name, examples in splits.by_name.items():
             if isinstance(examples, Sealed):
                 continue
             folders[name] = room() / digest(ready, cut, name, examples)
