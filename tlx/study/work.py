@@ -259,7 +259,7 @@ def fulfil(
         note=note,
         admit=admit,
         freed=freed,
-        done=done,
+        on_outcome=done,
     )
 
 

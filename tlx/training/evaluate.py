@@ -202,7 +202,7 @@ def mistakes(
         return []
     outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
     rows = zip(places, outputs, strict=True)
-    return [shown(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
+    return [describe_example(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
 
 
 def answering(ready: Prepared, variables: Variables, examples: Examples) -> Callable[[Sequence[int]], list[Any]]:
@@ -227,7 +227,7 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
     return answers
 
 
-def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
+def describe_example(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
     """Return one example as JSON values, an image as a PNG data URI."""
     entry = {
         "index": example["index"],

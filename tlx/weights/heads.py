@@ -226,8 +226,8 @@ def drawn_again(model: Model, leaves: Reordered, kept_paths: Collection[str], so
     shapes = {path: param.shape for path, param in flatten(model.params).items()}
     reset_paths = {entry.path for entry in leaves.entries if entry.action == "reset"} & head
     if not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in reset_paths):
-        kept = f"kept, while other leaves of the head were drawn again: {note}"
-        return leaves._replace(entries=noted(leaves.entries, kept_paths, kept))
+        reason = f"kept, while other leaves of the head were drawn again: {note}"
+        return leaves._replace(entries=noted(leaves.entries, kept_paths, reason))
     check_known(model, source, note)
     return Reordered(*left_out(model, leaves.arrays, leaves.entries, note), leaves.task)
 

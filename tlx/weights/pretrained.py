@@ -42,7 +42,7 @@ from tlx.weights.heads import TASK, Stated, fit, left_out
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Entry, Manifest, reconcile
 from tlx.weights.source import locate
-from tlx.weights.trained import check_trained, drawn
+from tlx.weights.trained import check_trained, checksum_new_leaves
 from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
@@ -127,7 +127,7 @@ def load_pretrained(
         )
         arrays, entries = left_out(built, arrays, entries, reason)
     variables = fill(built, arrays, seed)
-    new_leaves = drawn(entries, variables, checkpoint.resettable(built))
+    new_leaves = checksum_new_leaves(entries, variables, checkpoint.resettable(built))
     manifest = Manifest(str(source), checkpoint.document, entries, new_leaves)
     pretrained = Pretrained(built, variables, None, manifest, task)
     kept_adapter = kept_leaves(adapter, reset, pretrained)
@@ -241,14 +241,14 @@ def stored_adapter(checkpoint: Checkpoint, head: Head | None) -> Found:
     return {path: leaf for path, leaf in leaves.items() if path not in declared and not path.startswith(STATS)}
 
 
-def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str]:
+def declared_resets(reset: Sequence[str], model: Model, leaves: Found) -> list[str]:
     """Return the patterns for declared parameters, without those that match inserted leaves only."""
     declared = flatten(model.params)
     return [
         pattern
         for pattern in reset
         if any(compile_rule(pattern).fullmatch(path) for path in declared)
-        or not any(compile_rule(pattern).fullmatch(path) for path in held)
+        or not any(compile_rule(pattern).fullmatch(path) for path in leaves)
     ]
 
 
