@@ -338,18 +338,18 @@ def _members(asset: Asset, archive: Path) -> Iterator[tuple[str, Callable[[], by
             for info in bundle.infolist():
                 # The upper half holds the Unix type of the file, where the archive was made on Unix.
                 plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-                if _wanted(asset, info.filename, prefix, plain) and not info.is_dir():
+                if _is_below(asset, info.filename, prefix, plain) and not info.is_dir():
                     yield info.filename, partial(bundle.read, info)
         return
     stream = io.BytesIO(_ar_member(archive, "data.tar")) if asset.kind == "deb" else archive.open("rb")
     with stream, tarfile.open(fileobj=stream) as files:
         for member in files:
             inner = member.name.removeprefix("./")
-            if _wanted(asset, inner, prefix, member.isfile() or member.isdir()) and member.isfile():
+            if _is_below(asset, inner, prefix, member.isfile() or member.isdir()) and member.isfile():
                 yield inner, partial(_read, files, member)
 
 
-def _wanted(asset: Asset, inner: str, prefix: str, plain: bool) -> bool:
+def _is_below(asset: Asset, inner: str, prefix: str, plain: bool) -> bool:
     """Return whether a member lies below `prefix`; raise AssetError where it is no plain file or leads elsewhere."""
     parts = inner.replace("\\", "/").split("/")
     if ".." in parts or inner.startswith(("/", "\\")) or ":" in parts[0]:

@@ -75,8 +75,8 @@ def dump(value: object) -> Any:
         return value
     if is_record(value):
         place = class_names.place(type(value))
-        named = {"kind": type(value).__name__} | ({"class": place} if place else {})
-        return named | {name: dump(field) for name, field in fields(value).items()}
+        header = {"kind": type(value).__name__} | ({"class": place} if place else {})
+        return header | {name: dump(field) for name, field in fields(value).items()}
     if isinstance(value, tuple | list):
         return [dump(item) for item in value]
     return {"repr": _lasting_repr(value)}
@@ -107,40 +107,44 @@ def source(value: object) -> str:
     return repr(value) if _is_plain(value) else " ".join(_lasting_repr(value).split())
 
 
-def load(document: object, classes: Named, given: object = MISSING, path: str = "") -> Any:
+def load(document: object, classes: Named, original: object = MISSING, path: str = "") -> Any:
     """Return the value that `dump` wrote.
 
     Args:
         document: JSON values.
         classes: the classes that it may name.
-        given: a value from which to take what was written as a `repr` alone: what lies at the same path there, else
+        original: a value from which to take what was written as a `repr` alone: what lies at the same path there, else
             the only part with that `repr`.
         path: the dotted path of the document, for messages.
 
     Raises:
         ValueError: The document names an unknown class, a user's class that is not in `classes`, or an unknown field;
-            or a value was written as a `repr` and is not in `given`.
+            or a value was written as a `repr` and is not in `original`.
         TypeError: A field has another type than it declares.
     """
     if isinstance(document, list):
-        return tuple(load(item, classes, given, f"{path}.{n}" if path else str(n)) for n, item in enumerate(document))
+        return tuple(
+            load(item, classes, original, f"{path}.{n}" if path else str(n)) for n, item in enumerate(document)
+        )
     if not isinstance(document, dict):
         return document
     if "repr" in document:
-        return _given(document, given, path)
+        return _find_original(document, original, path)
     if not isinstance(document.get("kind"), str):
         raise ValueError(f"a record has no field kind (the name of its class); it has {sorted(map(str, document))[:6]}")
     if not isinstance(place := document.get("class"), str | None):
         raise ValueError(f"the class of a {document['kind']} is {place!r}; expected the text module:Class")
     kind = _classes(classes).written(document["kind"], place)
     written = {name: value for name, value in document.items() if name not in ("kind", "class")}
-    values = {name: load(value, classes, given, f"{path}.{name}" if path else name) for name, value in written.items()}
+    values = {
+        name: load(value, classes, original, f"{path}.{name}" if path else name) for name, value in written.items()
+    }
     return _built(kind, values)
 
 
-def _given(document: Json, given: object, path: str) -> Any:
+def _find_original(document: Json, original: object, path: str) -> Any:
     """Return the value that was written as a `repr`, taken from a value that contains it."""
-    values = {} if given is MISSING else dict(leaves(given))
+    values = {} if original is MISSING else dict(leaves(original))
     if path in values and dump(values[path]) == document:
         return values[path]
     matches = {id(value): value for value in values.values() if dump(value) == document}

@@ -28,7 +28,7 @@ BATCH = 64
 
 def predict(
     source: str | Path,
-    given: Sequence[str],
+    examples: Sequence[str],
     model: models.Architecture | None = None,
     processor: Processor | None = None,
     task: Task | None = None,
@@ -37,13 +37,13 @@ def predict(
 
     Args:
         source: The folder of a run, or a saved model.
-        given: The texts, or the paths of files.
+        examples: The texts, or the paths of files.
         model: The architecture's dataclass, where the run cannot name it (a bridged module).
         processor: A processor of a user's class; it opens the files that the run saved.
         task: The task, where it has a user's class.
 
     Returns:
-        One prediction for each entry of `given`; for classes a dict of probabilities by class name, most probable
+        One prediction for each entry of `examples`; for classes a dict of probabilities by class name, most probable
         first.
 
     Raises:
@@ -58,7 +58,7 @@ def predict(
         raise ValueError(f"{source} has no trained head, so it cannot predict; fine-tune it first: tlx run CONFIG")
     check_trained(pretrained, ADVICE)
     reader = processor_of(pretrained, Path(source))
-    for note in [*reader.cut_notes(map(reader.read, given)), *reader.notes()]:
+    for note in [*reader.cut_notes(map(reader.read, examples)), *reader.notes()]:
         log.warning("note: %s", note)
 
     def taps(variables: Variables, inputs: Any) -> Any:
@@ -66,8 +66,8 @@ def predict(
         return {name: array for name, array in outputs.items() if name in ("logits", "hidden", "pooled")}
 
     forward, answers = jax.jit(taps), []
-    for start in range(0, len(given), BATCH):
-        inputs = prepare_inputs(pretrained, given[start : start + BATCH])
+    for start in range(0, len(examples), BATCH):
+        inputs = prepare_inputs(pretrained, examples[start : start + BATCH])
         outputs = jax.device_get(forward(pretrained.variables, inputs))
         answers += pretrained.task.answers(outputs, inputs)
     return answers
@@ -116,11 +116,11 @@ def check_code(source: Path, model: models.Architecture | None) -> None:
         raise ValueError(f"{source} is stale: {names} changed since it ran; restore the code, or run it again")
 
 
-def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np.ndarray]:
+def prepare_inputs(pretrained: Pretrained, examples: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the model's inputs for a batch of texts, or of image or sound files.
 
     Returns:
-        Arrays [B, ...] by name, B the length of `given`.
+        Arrays [B, ...] by name, B the length of `examples`.
 
     Raises:
         ValueError: The model has no processor, a file does not exist or cannot be read, or the model has no embedding
@@ -128,7 +128,7 @@ def prepare_inputs(pretrained: Pretrained, given: Sequence[str]) -> dict[str, np
     """
     processor = processor_of(pretrained, Path(pretrained.manifest.source))
     processor.check_shape(models.image_shape(pretrained.model.config), pretrained.manifest.source)
-    return collate([processor(processor.read(argument)) for argument in given], processor.fields)
+    return collate([processor(processor.read(argument)) for argument in examples], processor.fields)
 
 
 def processor_of(pretrained: Pretrained, source: Path) -> Processor:

@@ -173,11 +173,11 @@ PACKAGES = (data, tasks, models, weights, tuning, objectives, updates, optim)
 OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn})
 
 
-def classes(given: Any = None) -> Classes:
-    """Return the classes that a recipe may name: those of tlx, and the user's classes that `given` makes known.
+def classes(value: Any = None) -> Classes:
+    """Return the classes that a recipe may name: those of tlx, and the user's classes that `value` makes known.
 
     Args:
-        given: A recipe or other value that the user passed. It makes known the classes of its parts, all classes of the
+        value: A recipe or other value that the user passed. It makes known the classes of its parts, all classes of the
             modules of these, and those of the files of the command line. None: only the classes of tlx.
     """
-    return Classes(OWN, {} if given is None else users_classes([given]))
+    return Classes(OWN, {} if value is None else users_classes([value]))

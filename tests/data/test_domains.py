@@ -32,7 +32,7 @@ def test_the_streams_follow_from_the_kind_of_transfer(fields, streams):
     splits = load(data, 0)
     assert tuple(splits.streams) == streams
     assert splits.train is splits.streams[streams[0]]
-    assert list(splits.named) == [*streams, "validation", "test"]
+    assert list(splits.by_name) == [*streams, "validation", "test"]
 
 
 def test_labels_grants_some_labels_and_the_unlabelled_stream_keeps_all_examples():

@@ -122,7 +122,7 @@ def test_the_target_shift_applies_to_all_examples_and_is_equal_for_all_seeds():
     plain = load(BOTH, 0)
     first, other = (load(replace(BOTH, target_shift=(GaussianNoise(std=0.3),)), seed) for seed in (0, 1))
     for name in ("unlabelled", "validation", "test"):
-        before, one, two = (splits.named[name] for splits in (plain, first, other))
+        before, one, two = (splits.by_name[name] for splits in (plain, first, other))
         for n in range(0, len(one), 40):
             assert not np.array_equal(before[n]["image"], one[n]["image"])
             np.testing.assert_array_equal(one[n]["image"], two[n]["image"])

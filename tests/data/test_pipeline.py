@@ -166,7 +166,7 @@ def test_a_full_cache_changes_nothing(image, monkeypatch):
     view = splits.train.view(range(len(splits.train)))
     assert_same(take(train_batches(view, processor, batch=8, seed=0), 12), remembered)
     (ready,) = view.memory.values()
-    assert 0 < len(ready.known) < len(view)
+    assert 0 < len(ready.cache) < len(view)
 
 
 def test_augmentation_depends_on_seed_step_and_index():

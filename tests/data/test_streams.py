@@ -116,7 +116,7 @@ def test_without_test_labels_there_is_no_test_split(monkeypatch, test, why):
     splits = load(data, 0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (100, 3, 0)
     assert splits.untested == f"data set 'made up' {why} (data.test_on='validation' tests on the validation split)"
-    assert splits.shown == "validation" and not has_test(data)
+    assert splits.page_split == "validation" and not has_test(data)
     assert f"this run has no test score: {splits.untested}" in notes(data, splits, 8)
     with pytest.raises(PermissionError):
         splits.test.labels()

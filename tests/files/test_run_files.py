@@ -163,7 +163,7 @@ def test_runs_of_earlier_versions_are_read_as_before(runs, tmp_path):
 def test_a_rebuilt_cell_lists_its_model(runs, tmp_path):
     shutil.copytree(runs / "one-cell", tmp_path / "cell")
     rebuild(tmp_path / "cell")
-    files = digests.known(tmp_path / "cell")
+    files = digests.read(tmp_path / "cell")
     assert {"learned.safetensors", "predictions/test.npz", "model/config.json", "parameters.json"} <= files.keys()
     load_pretrained(tmp_path / "cell")
     # A model that was killed half-way is rebuilt.

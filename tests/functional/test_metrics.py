@@ -70,7 +70,10 @@ def test_confidence_one_is_in_the_last_bin():
 def test_metrics_declare_how_they_are_computed_and_survive_a_file():
     for name, metric in metrics.STANDARD.items():
         assert metrics.from_document(json.loads(json.dumps(metrics.document(metric)))) == metric, name
-    assert metrics.known("test/mine", {"mine": metrics.document(metrics.Metric("min", 0.0))}).bounds == (0.0, np.inf)
+    assert metrics.find_metric("test/mine", {"mine": metrics.document(metrics.Metric("min", 0.0))}).bounds == (
+        0.0,
+        np.inf,
+    )
     with pytest.raises(ValueError, match="mean_of"):
         metrics.of_scores(metrics.Metric("max"), {})
 

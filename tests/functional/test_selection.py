@@ -18,8 +18,8 @@ from tlx.functional.selection import (
     CRITERIA,
     SOURCE,
     TARGET,
+    Outputs,
     Rows,
-    Seen,
     controlled_risk,
     density_ratio,
     gaps,
@@ -141,21 +141,21 @@ def test_every_criterion_depends_only_on_what_it_declares():
         SOURCE: Rows(random_array(31), random.normal(size=(31, 4)), np.arange(31) % 5),
         TARGET: Rows(random_array(23, seed=1), random.normal(size=(23, 4))),
     }
-    every = measure(ALL, Seen(rows))
+    every = measure(ALL, Outputs(rows))
     right = (rows[SOURCE].logits.argmax(-1) == rows[SOURCE].labels).mean()
     assert every["source-validation"] == pytest.approx(right, rel=1e-12)
     for name, criterion in CRITERIA.items():
         value = {
             read: rows[read] if criterion.features else rows[read]._replace(features=None) for read in criterion.reads
         }
-        assert measure([name], Seen(value)) == {name: every[name]}
+        assert measure([name], Outputs(value)) == {name: every[name]}
 
 
 def test_values_that_are_not_finite_are_detected_everywhere():
     fine = {SOURCE: Rows(random_array(3), random_array(3, 2), np.arange(3)), TARGET: Rows(random_array(2))}
-    assert Seen().finite and Seen(fine).finite
+    assert Outputs().finite and Outputs(fine).finite
     for spoilt in (fine[SOURCE]._replace(features=np.full((3, 2), np.inf)), Rows(np.full((3, 5), np.nan))):
-        assert not Seen(fine | {SOURCE: spoilt}).finite
+        assert not Outputs(fine | {SOURCE: spoilt}).finite
 
 
 def lines(**series):

@@ -122,7 +122,7 @@ def forget():
     from tlx.files.documents import digests
 
     examples._opened.cache_clear()
-    digests._known.cache_clear()
+    digests._read.cache_clear()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import pytest
 
 from tlx import tasks
-from tlx.tasks.classes import Match, contradictions, match, placeholder, shown
+from tlx.tasks.classes import Match, contradictions, format_names, match, placeholder
 from tlx.types import Column
 
 SAME, SWAPPED = Match((0, 1)), Match((1, 0))
@@ -59,7 +59,7 @@ def test_other_names_are_not_placeholders(name):
 
 
 def test_long_lists_are_shortened_in_messages():
-    assert shown([str(n) for n in range(14)]).endswith("10, 11, ... and 2 more)")
+    assert format_names([str(n) for n in range(14)]).endswith("10, 11, ... and 2 more)")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_task_may_rename_classes_but_not_swap_them(data, names, strange):
         return
     with pytest.raises(ValueError) as error:
         task.resolve({"label": Column("class", data)})
-    for part in (shown(data), shown(names), repr(strange[0])):
+    for part in (format_names(data), format_names(names), repr(strange[0])):
         assert part in str(error.value)
 
 

@@ -17,7 +17,7 @@ from tlx.training.active_run import Best, moved_part, phase_spans, total_steps
 from tlx.training.describe import rows, totals
 from tlx.training.loop import How
 from tlx.training.prepare import open_data, prepare
-from tlx.training.results import odd, told_at_start
+from tlx.training.results import odd, start_message
 from tlx.trees import flatten, nest
 from tlx.types import Phase, Variables
 from tlx.updates import Sam
@@ -234,7 +234,7 @@ def test_a_phase_without_a_step_is_noted():
     assert not odd(ready, splits, 100)
     note = "phase 2 of 3 has no steps: its share, 0.01 of 10 steps, rounds to 0"
     assert odd(ready, splits, 10) == [note]
-    assert told_at_start(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
+    assert start_message(ready, splits, 10, 0, Path("run")).splitlines()[-1] == f"note: {note}"
 
 
 def test_a_last_phase_without_a_step_keeps_the_parameters_of_earlier_phases(tmp_path):

@@ -117,7 +117,7 @@ def test_each_part_states_whether_it_is_measured_or_estimated(monkeypatch, rapl,
     data = types.SimpleNamespace(
         cpu_energy=0.5, ram_energy=0.25, gpu_energy=2.0 * nvml, duration=9.0, codecarbon_version="3.2"
     )
-    assert energy.said(data, 0.5) == f"codecarbon 3.2: {recorded}; 9 s, 0.5 kg CO2e per kWh"
+    assert energy.describe(data, 0.5) == f"codecarbon 3.2: {recorded}; 9 s, 0.5 kg CO2e per kWh"
     assert energy.permitted()
 
 

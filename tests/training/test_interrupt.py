@@ -104,10 +104,10 @@ def test_a_run_stopped_at_its_last_step_is_complete(pressed, tmp_path):
 def test_a_second_ctrl_c_stops_at_once():
     with noted() as stop:
         press()
-        assert stop.asked
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             press()
-        stop.asked = False
+        stop.requested = False
     with pytest.raises(KeyboardInterrupt):
         press()
 
@@ -131,8 +131,8 @@ def test_a_signal_from_a_scheduler_is_handled_too():
     with noted() as stop:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked
-        stop.asked = False
+        assert stop.requested
+        stop.requested = False
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -140,11 +140,11 @@ def test_ignored_signals_and_other_threads_are_unchanged():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with noted() as stop:
         press()
-        assert not stop.asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert not stop.requested and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         # In the background of a shell Ctrl-C is ignored, but the signal of a scheduler is still handled.
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked
-        stop.asked = False
+        assert stop.requested
+        stop.requested = False
 
     def elsewhere():
         with noted():

@@ -43,9 +43,9 @@ def trials_by_call(monkeypatch):
     """Record the numbers of the trials of each call."""
     results = []
 
-    def execute(trials, tell, *more):
+    def execute(trials, report, *more):
         results.append([trial.number for trial in trials])
-        attempt.execute(trials, tell, *more)
+        attempt.execute(trials, report, *more)
 
     monkeypatch.setattr(crew, "execute", execute)
     return results
@@ -108,7 +108,7 @@ def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_pat
     """The next worker trains the whole group again, and reports only the missing trials."""
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
     full = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
-    tell, write_all = crew.Crew.tell, group.write_all
+    record, write_all = crew.Crew.record, group.write_all
 
     def killed(arm, *rest):
         if arm.recipe == second:
@@ -122,7 +122,9 @@ def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_pat
             search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", together=3, quiet=True)
     message = []
     with monkeypatch.context() as patch:
-        patch.setattr(crew.Crew, "tell", lambda self, handle, ended: message.append(ended) or tell(self, handle, ended))
+        patch.setattr(
+            crew.Crew, "record", lambda self, handle, ended: message.append(ended) or record(self, handle, ended)
+        )
         repeated = search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", share=2, quiet=True)
     assert trials_by_call == [[0, 1, 2], [3], [0, 1, 2], [0, 1, 2], [3]]
     assert [ended.trial.number for ended in message] == [0, 1, 2, 3]

@@ -20,8 +20,8 @@ from tlx.files.documents import DocumentError
 from tlx.recipe import OWN
 from tlx.records.log import read_metrics
 from tlx.tune import attempt, crew, integer, log_uniform, one_of, reading, search, uniform
-from tlx.tune.asked import check_asked
 from tlx.tune.journal import JOURNAL, Turn
+from tlx.tune.settings import check_settings
 
 RECIPE = Recipe(
     data=Data(target="digits", shots=4),
@@ -73,9 +73,9 @@ def test_random_points_do_not_depend_on_the_number_of_trials(tmp_path):
 def test_points_known_in_advance_run_together(tmp_path, monkeypatch):
     inputs = []
 
-    def execute(trials, tell, *more):
+    def execute(trials, report, *more):
         inputs.append([trial.number for trial in trials])
-        attempt.execute(trials, tell, *more)
+        attempt.execute(trials, report, *more)
 
     monkeypatch.setattr(crew, "execute", execute)
     search(RECIPE, SPACE, tmp_path / "random", trials=3, sampler="random", together=2, quiet=True)
@@ -197,12 +197,12 @@ def test_a_full_disk_does_not_fail_a_trial(tmp_path, monkeypatch):
 
 
 def test_a_smaller_loss_is_better_by_default(tmp_path):
-    assert check_asked(RECIPE, SPACE, 1, "tpe", "none", None, None, 0).direction == "maximize"
-    assert check_asked(RECIPE, SPACE, 1, "tpe", "none", "validation/loss", None, 0).direction == "minimize"
-    assert check_asked(RECIPE, SPACE, 1, "tpe", "none", "loss", "maximize", 0).direction == "maximize"
+    assert check_settings(RECIPE, SPACE, 1, "tpe", "none", None, None, 0).direction == "maximize"
+    assert check_settings(RECIPE, SPACE, 1, "tpe", "none", "validation/loss", None, 0).direction == "minimize"
+    assert check_settings(RECIPE, SPACE, 1, "tpe", "none", "loss", "maximize", 0).direction == "maximize"
     regression = dataclasses.replace(RECIPE, task=tasks.Regression())
-    assert check_asked(regression, SPACE, 1, "tpe", "none", None, None, 0).direction == "minimize"
-    assert check_asked(regression, SPACE, 1, "tpe", "none", "r2", None, 0).direction == "maximize"
+    assert check_settings(regression, SPACE, 1, "tpe", "none", None, None, 0).direction == "minimize"
+    assert check_settings(regression, SPACE, 1, "tpe", "none", "r2", None, 0).direction == "maximize"
     actual = search(RECIPE, SPACE, tmp_path / "out", trials=3, sampler="random", metric="loss", quiet=True)
     assert actual.best.value == min(one.value for one in actual.trials)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, tasks, tuning
 from tlx.tune import integer, log_uniform, one_of, uniform
-from tlx.tune.space import cell, check, drawn, grid, shown
+from tlx.tune.space import cell, check, draw_point, format_space, grid
 
 RECIPE = Recipe(
     data=Data(target="digits"),
@@ -96,9 +96,9 @@ def test_a_field_of_a_searched_value_may_be_searched_too():
 
 def test_a_random_point_depends_on_its_number_only_and_is_within_the_bounds():
     space = {"a": uniform(-1, 1), "b": log_uniform(1e-5, 1.0), "c": integer(2, 8, step=2), "d": one_of("x", None)}
-    points = [drawn(space, 3, number) for number in range(200)]
-    assert points == [drawn(space, 3, number) for number in range(200)]
-    assert points[0] != drawn(space, 4, 0)
+    points = [draw_point(space, 3, number) for number in range(200)]
+    assert points == [draw_point(space, 3, number) for number in range(200)]
+    assert points[0] != draw_point(space, 4, 0)
     assert all(-1 <= point["a"] <= 1 and 1e-5 <= point["b"] <= 1 for point in points)
     assert {point["c"] for point in points} == {2, 4, 6, 8} and {point["d"] for point in points} == {"x", None}
     # Half of them are below the middle of the logarithms.
@@ -115,6 +115,6 @@ def test_a_grid_has_every_point_once_and_no_range():
 
 def test_a_space_is_shown_as_it_was_written():
     space = {"a": uniform(0, 1), "b": one_of(tuning.Full(), tuning.Freeze(through="stem")), "c": integer(1, 2)}
-    assert shown(space) == {
+    assert format_space(space) == {
         "a": "uniform(0.0, 1.0)", "b": "one_of(Full(), Freeze(through='stem'))", "c": "integer(1, 2)",
     }  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 from tlx.files.locks import vacant, writing
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
-from tlx.tasks.classes import match, shown
+from tlx.tasks.classes import format_names, match
 from tlx.training.reopen import Meter, Reopened, reopen
 from tlx.trees import Json, flatten
 from tlx.types import Variables
@@ -188,11 +188,13 @@ def renamed(opened: Sequence[Reopened]) -> list[str]:
         others = run.ready.task.names
         order = match(others, names)
         if order.moves:
-            messages.append(f"the head of {run.folder} was reordered by class name: {shown(others)} to {shown(names)}")
+            messages.append(
+                f"the head of {run.folder} was reordered by class name: {format_names(others)} to {format_names(names)}"
+            )
         elif order.by_position:
             messages.append(
                 f"the classes of the head of {run.folder} keep their positions, because tlx cannot match "
-                f"{shown(others)} with {shown(names)} by name"
+                f"{format_names(others)} with {format_names(names)} by name"
             )
     return messages
 

@@ -91,7 +91,8 @@ def tune(
         reason = next((trial.error for trial in results.trials if trial.error), "no trial has run to its end")
         raise ArithmeticError(f"no trial of {out} is done: {reason}")
     summary = (
-        f"{results.asked.document['metric']} {results.best.value:.4f} (selection: best of {len(results.trials)} trials)"
+        f"{results.settings.document['metric']} {results.best.value:.4f} "
+        f"(selection: best of {len(results.trials)} trials)"
     )
     click.echo(f"{summary}\n{results.command(shlex.join(base))}")
     for name in ("tune.json", "report.html"):

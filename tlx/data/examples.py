@@ -124,7 +124,7 @@ class Examples(Sequence[dict[str, Any]]):
         label = self._label(record, index)
         if not self.scalar:
             return {LABEL: label if self.mapping is None else self.mapping[label].tolist()}
-        (label,) = self._seen(np.array([label], self.label_dtype), np.array([index])).tolist()
+        (label,) = self._map_labels(np.array([label], self.label_dtype), np.array([index])).tolist()
         return {LABEL: label}
 
     def place(self, index: int) -> str:
@@ -150,7 +150,7 @@ class Examples(Sequence[dict[str, Any]]):
                 labels = np.array(list(self._read_labels()), self.label_dtype)
                 if self.key:
                     save_whole(file, labels)
-            self._labels = self._seen(labels[self.rows], self.rows)
+            self._labels = self._map_labels(labels[self.rows], self.rows)
         return self._labels
 
     def check_labels(self) -> None:
@@ -165,7 +165,7 @@ class Examples(Sequence[dict[str, Any]]):
         labels are not classes."""
         return self.labels() if self.kind == "class" else np.zeros(len(self), np.int32)
 
-    def _seen(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _map_labels(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the stored labels at `rows` after the mapping and the perturbation of these examples."""
         labels = labels if self.mapping is None else self.mapping[labels].astype(np.int32)
         return labels if self.perturbation is None else self.perturbation.relabelled(labels, rows, len(self.source))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.data.messages import check_message
-from tlx.files.documents import check, read_json, shown
+from tlx.files.documents import check, format_value, read_json
 from tlx.files.documents.checks import Either, Flag, Form, Mapped, Record, Rows, Text, Whole, maybe
 from tlx.trees import Example, Json, near_miss
 
@@ -153,7 +153,7 @@ def own_classes() -> frozenset[str]:
     return frozenset({name for name in names if name.startswith("tensorflow_datasets.core.features.")} | {*EARLIER})
 
 
-def own(name: Any) -> bool:
+def is_own(name: Any) -> bool:
     """Return whether a name is that of one of TFDS's own feature classes."""
     return isinstance(name, str) and name in own_classes()
 
@@ -163,13 +163,13 @@ def check_classes(value: object, path: Path) -> None:
     is not TFDS's own."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key in CLASS_KEYS and not isinstance(inner, dict) and not own(inner):
+            if key in CLASS_KEYS and not isinstance(inner, dict) and not is_own(inner):
                 near = near_miss(inner, own_classes()) if isinstance(inner, str) else ""
                 near = near if inner and "close" in near and len(near) < 300 else ""
                 raise ValueError(
-                    f"{path} names the feature class {shown(inner)}. TFDS would run code of this class; expected a "
-                    f"class of TFDS, tensorflow_datasets.core.features.*{near}. Build the data set with the features "
-                    "of TFDS"
+                    f"{path} names the feature class {format_value(inner)}. TFDS would run code of this class; "
+                    f"expected a class of TFDS, tensorflow_datasets.core.features.*{near}. Build the data set with the "
+                    "features of TFDS"
                 )
             check_classes(inner, path)
     elif isinstance(value, list):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.files.documents import shown
+from tlx.files.documents import format_value
 from tlx.trees import near_miss
 
 # The types of a field, by their number in a description.
@@ -31,7 +31,7 @@ def check_message(value: Any, description: Any, path: Path, remedy: str, where: 
         ValueError: The message does not have a field, or a field has a value of another type.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: {where or 'the document'} is {shown(value)}; expected an object; {remedy}")
+        raise ValueError(f"{path}: {where or 'the document'} is {format_value(value)}; expected an object; {remedy}")
     fields = {name: field for field in description.fields for name in (field.json_name, field.name)}
     for name, inner in value.items():
         place = f"{where}.{name}" if where else name
@@ -43,13 +43,13 @@ def check_message(value: Any, description: Any, path: Path, remedy: str, where: 
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             if not isinstance(inner, dict):
-                raise ValueError(f"{path}: {place} is {shown(inner)}; expected an object; {remedy}")
+                raise ValueError(f"{path}: {place} is {format_value(inner)}; expected an object; {remedy}")
             entry = field.message_type.fields_by_name["value"]
             for key, item in inner.items():
                 check_value(item, entry, path, remedy, f"{place}.{key}")
         elif repeated(field):
             if not isinstance(inner, list):
-                raise ValueError(f"{path}: {place} is {shown(inner)}; expected a list; {remedy}")
+                raise ValueError(f"{path}: {place} is {format_value(inner)}; expected a list; {remedy}")
             for number, item in enumerate(inner):
                 check_value(item, field, path, remedy, f"{place}[{number}]")
         else:
@@ -67,9 +67,9 @@ def check_value(value: Any, field: Any, path: Path, remedy: str, where: str) -> 
     if kind == MESSAGE and field.message_type.full_name.startswith("tensorflow_datasets."):
         check_message(value, field.message_type, path, remedy, where)
     elif kind is not None and not fits(value, kind):
-        raise ValueError(f"{path}: {where} is {shown(value)}; expected {WANTED[kind]}; {remedy}")
+        raise ValueError(f"{path}: {where} is {format_value(value)}; expected {WANTED[kind]}; {remedy}")
     elif field.name == "dtype" and not known_dtype(value):
-        raise ValueError(f"{path}: {where} is {shown(value)}; expected a number type, such as 'uint8'; {remedy}")
+        raise ValueError(f"{path}: {where} is {format_value(value)}; expected a number type, such as 'uint8'; {remedy}")
 
 
 def fits(value: Any, kind: tuple[int, ...]) -> bool:

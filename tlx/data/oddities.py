@@ -14,7 +14,7 @@ import numpy as np
 
 from tlx.assets import cache_dir
 from tlx.data.examples import Sealed, many, save_whole
-from tlx.processors.base import Processor, shown
+from tlx.processors.base import Processor, format_source
 from tlx.processors.columns import HEAVY, inputs
 from tlx.trees import Example
 
@@ -53,17 +53,17 @@ def read_of(splits: Splits) -> dict[str, Examples]:
     return streams | {name: examples for name, examples in held_out.items() if not isinstance(examples, Sealed)}
 
 
-def take_over(splits: Splits, known: Splits) -> None:
+def take_over(splits: Splits, previous: Splits) -> None:
     """Share the measurements of `notes` between runs on the same examples, so that each is made once.
 
     Args:
-        splits: The splits of the new run; its examples get the measurements of `known`.
-        known: The splits of an earlier run. Examples with other rows or another perturbation share nothing.
+        splits: The splits of the new run; its examples get the measurements of `previous`.
+        previous: The splits of an earlier run. Examples with other rows or another perturbation share nothing.
     """
-    if splits.fingerprint != known.fingerprint:
+    if splits.fingerprint != previous.fingerprint:
         return
-    for name, examples in splits.named.items():
-        earlier = known.named.get(name)
+    for name, examples in splits.by_name.items():
+        earlier = previous.by_name.get(name)
         if earlier is not None and (examples.split, examples.identity) == (earlier.split, earlier.identity):
             examples.measured = earlier.measured
 
@@ -75,7 +75,7 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
     if data.test_on == "validation":
         return [
             (
-                f"the test examples are the validation split of {shown(data.target)}, because "
+                f"the test examples are the validation split of {format_source(data.target)}, because "
                 f"data.test_on='validation'; the checkpoint is chosen on {len(splits.validation):,} held-out training "
                 "examples"
             )

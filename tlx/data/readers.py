@@ -48,7 +48,7 @@ class Labels:
     def __init__(self, examples: Examples, targets: Targets | None):
         self.examples, self.targets, self.fields = examples, targets, dict[str, Field]()
         # The label arrays that were made for a table, by position.
-        self.known: dict[int, dict[str, Any]] = {}
+        self.cache: dict[int, dict[str, Any]] = {}
         if examples.labelled and targets is not None:
             self.fields = dict(targets.fields())
         elif examples.labelled and examples.scalar:
@@ -67,9 +67,9 @@ class Labels:
         if not self.fields:
             return {}
         for position in positions.tolist():
-            if position not in self.known:
-                self.known[position] = self.of(self.examples.light(position), processor)
-        rows = [self.known[position] for position in positions.tolist()]
+            if position not in self.cache:
+                self.cache[position] = self.of(self.examples.light(position), processor)
+        rows = [self.cache[position] for position in positions.tolist()]
         return collate(rows, self.fields, (length,) if length else ())
 
 
@@ -81,7 +81,7 @@ class Processed:
     """
 
     def __init__(self, examples: Examples, processor: Processor, targets: Targets | None):
-        self.examples, self.processor, self.known = examples, processor, dict[int, dict[str, Any]]()
+        self.examples, self.processor, self.cache = examples, processor, dict[int, dict[str, Any]]()
         self.labels = Labels(examples, targets)
         self.fields = {**processor.fields, **self.labels.fields, "index": Field((), "int32")}
         self.bytes, self.ragged = 0, processor.ragged
@@ -89,7 +89,7 @@ class Processed:
         self.sizes = np.full(len(examples) if self.ragged else 0, -1, np.int32)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        if (cached := self.known.get(position)) is not None:
+        if (cached := self.cache.get(position)) is not None:
             return cached
         example = self.examples[position]
         arrays = {**self.processor(example), **self.labels.of(example, self.processor), "index": example["index"]}
@@ -97,7 +97,7 @@ class Processed:
             self.sizes[position] = length_of(arrays, self.processor.fields)
         if self.bytes < CACHE_BYTES:
             self.bytes += 1024 + sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
-            self.known[position] = arrays
+            self.cache[position] = arrays
         return arrays
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Shift(Protocol):
 
     kind: ClassVar[str]
 
-    def __call__(self, given: Any, rng: np.random.Generator, /) -> Any: ...
+    def __call__(self, value: Any, rng: np.random.Generator, /) -> Any: ...
 
 
 class OfImages:

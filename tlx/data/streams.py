@@ -16,7 +16,7 @@ from tlx.data.settings import Data
 from tlx.data.shifts import check_kind, usual
 from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
 from tlx.functional.selection import SOURCE, TARGET
-from tlx.processors.base import shown
+from tlx.processors.base import format_source
 from tlx.processors.columns import LABEL, kind_of, spelled
 from tlx.trees import near_miss
 
@@ -72,7 +72,7 @@ class Splits:
         return self.streams[self.first]
 
     @property
-    def shown(self) -> str:
+    def page_split(self) -> str:
         """Return the split that the page of a run shows: the test split, where there is one."""
         return "validation" if self.untested else "test"
 
@@ -86,7 +86,7 @@ class Splits:
         raise ValueError("no training example has a label: the setting provides no labels, and the data have no source")
 
     @property
-    def named(self) -> dict[str, Examples]:
+    def by_name(self) -> dict[str, Examples]:
         """Return all examples by name; training examples have the name of their stream."""
         return {**self.streams, "validation": self.validation, "test": self.test, **self.tests, **self.aside}
 
@@ -115,9 +115,11 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     from tlx.data.examples import open_dataset
 
     dataset = open_dataset(data.target)
-    for named in ("shift", "target_shift"):
-        check_kind(named, getattr(data, named), kind_of(dataset.columns), shown(data.target))
-    class_numbers = numbers_of(data.target_classes, dataset.classes, "target_classes", f"target {shown(data.target)}")
+    for setting in ("shift", "target_shift"):
+        check_kind(setting, getattr(data, setting), kind_of(dataset.columns), format_source(data.target))
+    class_numbers = numbers_of(
+        data.target_classes, dataset.classes, "target_classes", f"target {format_source(data.target)}"
+    )
     train, validation, tested, untested = _target_splits(data, dataset, class_numbers)
     if not test:
         tested = tested.seal()
@@ -126,7 +128,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
     draw = partial(subset, seed=subset_seed, classes=names)
     if data.shots is not None or data.fraction is not None:
-        train = train.view(draw(train.strata(), shots=data.shots, fraction=data.fraction, named="shots"))
+        train = train.view(draw(train.strata(), shots=data.shots, fraction=data.fraction, setting="shots"))
     streams, held_out, origins = _streams(data, train, dataset, draw, subset_seed, SOURCE in aside)
     tests = {}
     digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
@@ -157,20 +159,20 @@ def _target_splits(
     parts = [train, validation, tested]
     if class_numbers:
         parts = [part if untested and part is tested else of_classes(part, class_numbers) for part in parts]
-        what = f"target_classes: the training split of target {shown(data.target)}"
+        what = f"target_classes: the training split of target {format_source(data.target)}"
         _check_each(parts[0], class_numbers, what)
     train, validation, tested = (_shifted(part, dataset, data.target_shift) for part in parts)
     return train, validation, tested, untested
 
 
 def _streams(
-    data: Data, train: Examples, target: Dataset, draw: Callable[..., np.ndarray], seed: int, held: bool
+    data: Data, train: Examples, target: Dataset, draw: Callable[..., np.ndarray], seed: int, hold_out: bool
 ) -> tuple[dict[str, Examples], dict[str, Examples], list[str]]:
     """Return the streams by name, the held-out examples of the first source under `SOURCE`, and the fingerprints of the
     data sets of the streams beside the target.
 
     `train` is the training split of the target, of which `draw` (as `subset`) chooses the labelled examples. `seed` and
-    `held` are as in `_source`.
+    `hold_out` are as in `_source`.
     """
     streams: dict[str, Examples] = {}
     held_out: dict[str, Examples] = {}
@@ -178,12 +180,12 @@ def _streams(
     further = {stream.name: stream for stream in data.streams}
     for name in data.stream_names:
         if name in data.sources:
-            streams[name], examples, origin = _source(data, data.sources[name], target, seed, held)
+            streams[name], examples, origin = _source(data, data.sources[name], target, seed, hold_out)
             held_out.setdefault(SOURCE, examples)
             if origin in origins:
-                message = f"sources {origins[origin]} and {shown(data.sources[name])} are the same data set"
+                message = f"sources {origins[origin]} and {format_source(data.sources[name])} are the same data set"
                 raise ValueError(f"{message}; remove one of them")
-            origins[origin] = shown(data.sources[name])
+            origins[origin] = format_source(data.sources[name])
         elif name in further:
             streams[name], origin = _further(f"stream {name!r}", further[name], data, target)
             origins[f"{name} {origin}"] = name
@@ -194,7 +196,7 @@ def _streams(
         else:
             share = isinstance(data.labels, float)
             count, fraction = (None, data.labels) if share else (int(data.labels), None)
-            streams[name] = train.view(draw(train.strata(), shots=count, fraction=fraction, named="labels"))
+            streams[name] = train.view(draw(train.strata(), shots=count, fraction=fraction, setting="labels"))
     return streams, held_out, list(origins)
 
 
@@ -217,7 +219,9 @@ def _further(
     from tlx.data.examples import open_dataset
 
     dataset = target if settings.source is None else open_dataset(settings.source)
-    check_kind(f"the shift of {what}", settings.shift, kind_of(dataset.columns), shown(settings.source or data.target))
+    check_kind(
+        f"the shift of {what}", settings.shift, kind_of(dataset.columns), format_source(settings.source or data.target)
+    )
     _check_like(dataset, target, what, data)
     if settings.split not in dataset.splits:
         raise ValueError(
@@ -253,8 +257,8 @@ def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> Non
     descriptions = [f"{spelled(compared.columns)} with a {_label_of(compared)}" for compared in (dataset, target)]
     if descriptions[0] != descriptions[1]:
         raise ValueError(
-            f"{what} has {descriptions[0]}, but target {shown(data.target)} has {descriptions[1]}; expected the same "
-            "inputs and the same kind of label"
+            f"{what} has {descriptions[0]}, but target {format_source(data.target)} has {descriptions[1]}; expected "
+            "the same inputs and the same kind of label"
         )
 
 
@@ -280,17 +284,19 @@ def _some(examples: Examples) -> Examples:
     return examples.view(np.sort(order[:LOOKED_AT]))
 
 
-def _source(data: Data, name: str | Source, target: Dataset, seed: int, held: bool) -> tuple[Examples, Examples, str]:
+def _source(
+    data: Data, name: str | Source, target: Dataset, seed: int, hold_out: bool
+) -> tuple[Examples, Examples, str]:
     """Return the training examples of a source, its held-out examples, and the fingerprint of its data set.
 
-    `data` cuts and perturbs the examples by `seed`; their labels are the classes of the target. Without `held` the
+    `data` cuts and perturbs the examples by `seed`; their labels are the classes of the target. Without `hold_out` the
     held-out examples are the training examples.
     """
     from tlx.data.examples import open_dataset
 
-    source, what = open_dataset(name), f"source {shown(name)}"
+    source, what = open_dataset(name), f"source {format_source(name)}"
     if source.fingerprint == target.fingerprint:
-        raise ValueError(f"{what} and target {shown(data.target)} are the same data set; remove the source")
+        raise ValueError(f"{what} and target {format_source(data.target)} are the same data set; remove the source")
     _check_like(source, target, what, data)
     if "train" not in source.splits:
         raise ValueError(f"{what} has no 'train' split")
@@ -298,7 +304,7 @@ def _source(data: Data, name: str | Source, target: Dataset, seed: int, held: bo
     if train.kind != "class" and (data.eps_y or data.imbalance > 1):
         noise, has = "eps_y" if data.eps_y else "imbalance", "numbers" if train.kind == "number" else train.kind
         raise ValueError(f"{noise}={getattr(data, noise)} applies to classes, but the labels of {what} are {has}")
-    if held:
+    if hold_out:
         validation = validation_split(source)
         train, held_out = (train, validation) if validation else divided(train, data.validation)
     numbers = numbers_of(data.source_classes, source.classes, "source_classes", what)
@@ -335,13 +341,13 @@ def _places(data: Data, what: str, source: Dataset, target: Dataset, numbers: Se
     if data.match == "position" or source.classes == target.classes:
         if max(numbers, default=0) >= max(1, len(target.classes)):
             raise ValueError(
-                f"{what} has {len(source.classes)} classes, but target {shown(data.target)} has {len(target.classes)}; "
-                "with match='position', every class of the source needs a class of the target"
+                f"{what} has {len(source.classes)} classes, but target {format_source(data.target)} has "
+                f"{len(target.classes)}; with match='position', every class of the source needs a class of the target"
             )
         return {number: number for number in numbers}
     if unmatched := [source.classes[n] for n in numbers if source.classes[n] not in target.classes]:
         raise ValueError(
-            f"class {unmatched[0]!r} of {what} is not a class of target {shown(data.target)} "
+            f"class {unmatched[0]!r} of {what} is not a class of target {format_source(data.target)} "
             f"({', '.join(target.classes[:12])}); Data(match='position') matches the classes by their order, and "
             "Data(source_classes=...) uses only the classes that you list"
         )

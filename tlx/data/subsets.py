@@ -22,7 +22,7 @@ def subset(
     fraction: float | None = None,
     seed: int,
     classes: Mapping[int, str] | None = None,
-    named: str = "shots",
+    setting: str = "shots",
 ) -> np.ndarray:
     """Return the positions, ascending, of `shots` examples of every class, or of a `fraction` of each class (at least
     one).
@@ -36,7 +36,7 @@ def subset(
         seed: Draws the order.
         classes: The names of the classes to choose from, by number, so that a class without examples raises an error.
             None chooses from the classes that occur.
-        named: The name of the setting that `shots` comes from, for the error.
+        setting: The name of the setting that `shots` comes from, for the error.
 
     Raises:
         ValueError: A class has fewer than `shots` examples.
@@ -49,7 +49,7 @@ def subset(
         members = int((labels == label).sum())
         if shots is not None and members < shots:
             name = repr(classes[label]) if classes else label
-            raise ValueError(f"class {name} has {members} training examples, fewer than {named}={shots}")
+            raise ValueError(f"class {name} has {members} training examples, fewer than {setting}={shots}")
         counts[label] = shots if shots is not None else max(1, round((fraction or 0) * members))
     return first_of_each(labels, counts, seed)
 

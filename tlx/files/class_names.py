@@ -56,8 +56,8 @@ def place(kind: type) -> str | None:
 def files_of(value: object) -> dict[str, str]:
     """Return the file of each of the user's record classes in a value, by `module:Class`."""
     kinds = {type(part) for part in _parts([value])}
-    named = {str(place(kind)): path_of(kind) for kind in kinds if is_record_class(kind) and not is_own(kind)}
-    return {name: path for name, path in sorted(named.items()) if path is not None}
+    paths = {str(place(kind)): path_of(kind) for kind in kinds if is_record_class(kind) and not is_own(kind)}
+    return {name: path for name, path in sorted(paths.items()) if path is not None}
 
 
 def users_classes(values: Iterable[Any]) -> dict[str, type]:
@@ -138,9 +138,12 @@ class Classes(Mapping[str, type]):
     """
 
     def __init__(
-        self, own: Mapping[str, type], users: Mapping[str, type] | None = None, files: Mapping[str, str] | None = None
+        self,
+        library: Mapping[str, type],
+        users: Mapping[str, type] | None = None,
+        files: Mapping[str, str] | None = None,
     ):
-        self.own, self.users, self.files = own, users or {}, files or {}
+        self.library, self.users, self.files = library, users or {}, files or {}
 
     @cached_property
     def by_name(self) -> dict[str, type]:
@@ -148,11 +151,11 @@ class Classes(Mapping[str, type]):
         return {kind.__name__: kind for kind in reversed(list(self.users.values()))}
 
     def __getitem__(self, name: str) -> type:
-        return self.own[name] if name in self.own else self.by_name[name]
+        return self.library[name] if name in self.library else self.by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.own
-        yield from (name for name in self.by_name if name not in self.own)
+        yield from self.library
+        yield from (name for name in self.by_name if name not in self.library)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -164,7 +167,7 @@ class Classes(Mapping[str, type]):
             ValueError: There is no such class here. For a user's class the message names its file, and what to pass.
         """
         if where is None:
-            return self._known(name)
+            return self._look_up(name)
         if where in self.users:
             return self.users[where]
         if name in self.by_name:
@@ -181,16 +184,16 @@ class Classes(Mapping[str, type]):
         Raises:
             ValueError: No class has this name, or a class of tlx and one of the user both have it.
         """
-        if name in self.by_name and name in self.own:
+        if name in self.by_name and name in self.library:
             raise ValueError(
-                f"{name!r} is the name of a class of tlx ({self.own[name].__module__}) and of a class of "
+                f"{name!r} is the name of a class of tlx ({self.library[name].__module__}) and of a class of "
                 f"{self.by_name[name].__module__}: rename the second class"
             )
-        return self._known(name)
+        return self._look_up(name)
 
-    def _known(self, name: str) -> type:
+    def _look_up(self, name: str) -> type:
         try:
             return self[name]
         except KeyError:
-            homes = self.own.homes if isinstance(self.own, Exports) else self.own
+            homes = self.library.homes if isinstance(self.library, Exports) else self.library
             raise ValueError(f"tlx has no class {name!r}{near_miss(name, [*homes, *self.by_name])}") from None

@@ -58,24 +58,26 @@ def copy(package: str, filename: str, folder: Path) -> Path:
         try:
             address = link(opener, page, filename)
             if address is None:
-                messages.append(f"{shown(page)} does not list this file")
+                messages.append(f"{hide_password(page)} does not list this file")
                 continue
             with opener.open(address, timeout=TIMEOUT) as stream, (folder / filename).open("wb") as target:
                 while piece := stream.read(2**20):
                     target.write(piece)
             return folder / filename
         except (urllib.error.URLError, TimeoutError, ValueError) as error:
-            messages.append(f"{shown(page)}: {getattr(error, 'reason', error)}")
+            messages.append(f"{hide_password(page)}: {getattr(error, 'reason', error)}")
     raise LookupError("; ".join(messages) or "pip is configured without a package index (no-index)")
 
 
-def pages(package: str, asked: dict[str, str]) -> list[str]:
+def pages(package: str, options: dict[str, str]) -> list[str]:
     """Return the pages that may list the files of a package: `find-links`, then the indexes."""
-    addresses = [place if "://" in place else Path(place).absolute().as_uri() for place in _words(asked, "find-links")]
-    if asked.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
+    addresses = [
+        place if "://" in place else Path(place).absolute().as_uri() for place in _words(options, "find-links")
+    ]
+    if options.get("no-index", "0").lower() in ("1", "true", "yes", "on"):
         return addresses
     name = re.sub(r"[-_.]+", "-", package).lower()
-    indexes = [asked.get("index-url") or default(), *_words(asked, "extra-index-url")]
+    indexes = [options.get("index-url") or default(), *_words(options, "extra-index-url")]
     return [*addresses, *(f"{index.rstrip('/')}/{name}/" for index in indexes)]
 
 
@@ -114,11 +116,11 @@ def link(opener: urllib.request.OpenerDirector, page: str, filename: str) -> str
     )
 
 
-def shown(address: str) -> str:
+def hide_password(address: str) -> str:
     """Return an address without the password that it may contain."""
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _words(asked: dict[str, str], name: str) -> list[str]:
-    return [os.path.expanduser(word) for word in asked.get(name, "").replace("\\n", " ").split()]
+def _words(options: dict[str, str], name: str) -> list[str]:
+    return [os.path.expanduser(word) for word in options.get(name, "").replace("\\n", " ").split()]

@@ -120,11 +120,11 @@ def _nodes(tree: ast.Module, name: str) -> list[ast.AST]:
     """Return all definitions of a qualified name in a file, which may have several."""
     scopes: list[ast.AST] = [tree]
     for step in (step for step in name.split(".") if step != "<locals>"):
-        scopes = [node for scope in scopes for node in _inner(scope) if _named(node, step)]
+        scopes = [node for scope in scopes for node in _inner(scope) if _has_name(node, step)]
     return scopes
 
 
-def _named(node: ast.AST, name: str) -> bool:
+def _has_name(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Lambda) if name == "<lambda>" else isinstance(node, DEFINITIONS) and node.name == name
 
 

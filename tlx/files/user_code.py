@@ -58,11 +58,11 @@ def of(values: Iterable[Any]) -> tuple[dict[str, str], list[str]]:
     for item in _reached(values):
         for key, digest in _sources(item).items():
             # Several lambdas of one function have one name.
-            named, number = key, 1
-            while sources.get(named, digest) != digest:
+            name, number = key, 1
+            while sources.get(name, digest) != digest:
                 number += 1
-                named = f"{key}{NUMBER}{number}"
-            sources[named] = digest
+                name = f"{key}{NUMBER}{number}"
+            sources[name] = digest
         if text := _state(item):
             state.append(text)
     return sources, state
@@ -81,7 +81,7 @@ def changed(sources: Mapping[str, str], folder: Path) -> list[str]:
             continue
         stat = path.stat()
         if expected not in _now(str(path), part, (stat.st_mtime_ns, stat.st_size)):
-            paths.append(shown(path))
+            paths.append(format_path(path))
     return list(dict.fromkeys(paths))
 
 
@@ -94,7 +94,7 @@ def _now(path: str, part: str, stamp: tuple[int, int]) -> frozenset[str]:
     return frozenset(map(_digest, texts)) if texts else frozenset((digest,))
 
 
-def shown(path: Path) -> str:
+def format_path(path: Path) -> str:
     """Return a path as the user would write it."""
     path = path.resolve()
     here = Path.cwd()

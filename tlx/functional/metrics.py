@@ -83,13 +83,13 @@ def from_document(values: Json) -> Metric:
     )
 
 
-def known(name: str, measures: Json | None = None) -> Metric:
+def find_metric(name: str, measures: Json | None = None) -> Metric:
     """Return the declaration of a metric by its name, which may begin with the name of a split.
 
     The run's `measures` have priority, then the metrics of tlx. For any other name the only assumption is that more is
     better.
 
-    >>> known("test/accuracy").bounds, known("mse").better, known("words").bounds
+    >>> find_metric("test/accuracy").bounds, find_metric("mse").better, find_metric("words").bounds
     ((0.0, 1.0), 'min', (-inf, inf))
     """
     bare = name.rpartition("/")[2]

@@ -108,22 +108,26 @@ def bounded(factor: np.ndarray, linear: np.ndarray, most: float, slack: float, n
             best, least = w, gap
         if least <= near:
             break
-        left, rest = room(w, most, slack), slope - pull(z)
-        solve = solver(factor, z / left)
+        margins, rest = room(w, most, slack), slope - pull(z)
+        solve = solver(factor, z / margins)
 
         def direction(
-            aim: np.ndarray, z: np.ndarray = z, left: np.ndarray = left, rest: np.ndarray = rest, solve: Any = solve
+            aim: np.ndarray,
+            z: np.ndarray = z,
+            margins: np.ndarray = margins,
+            rest: np.ndarray = rest,
+            solve: Any = solve,
         ) -> tuple[np.ndarray, np.ndarray]:
             """Return Newton's step in w and in z that brings z * room to `aim`."""
-            change = solve(pull((aim - z * left) / left) - rest)
-            return change, (aim - z * left - z * toward(change)) / left
+            change = solve(pull((aim - z * margins) / margins) - rest)
+            return change, (aim - z * margins - z * toward(change)) / margins
 
-        mean = z @ left / len(z)
+        mean = z @ margins / len(z)
         change, force = direction(np.zeros(len(z)))
-        share = reach(left, toward(change), z, force)
-        predicted_gap = (z + share * force) @ (left + share * toward(change)) / len(z)
+        share = reach(margins, toward(change), z, force)
+        predicted_gap = (z + share * force) @ (margins + share * toward(change)) / len(z)
         change, force = direction((predicted_gap / mean) ** 3 * mean - toward(change) * force)
-        share = 0.995 * reach(left, toward(change), z, force)
+        share = 0.995 * reach(margins, toward(change), z, force)
         w, z = w + share * change, z + share * force
         slope = factor @ (factor.T @ w) - linear
     else:
@@ -173,9 +177,9 @@ def solver(factor: np.ndarray, stiff: np.ndarray) -> Callable[[np.ndarray], np.n
     return solve
 
 
-def reach(left: np.ndarray, change: np.ndarray, z: np.ndarray, force: np.ndarray) -> float:
+def reach(margins: np.ndarray, change: np.ndarray, z: np.ndarray, force: np.ndarray) -> float:
     """Return the largest share of a step, at most 1, that violates no bound and changes the sign of no multiplier."""
-    value, step = np.concatenate([left, z]), np.concatenate([change, force])
+    value, step = np.concatenate([margins, z]), np.concatenate([change, force])
     down = step < 0
     return min(1.0, float((value[down] / -step[down]).min())) if down.any() else 1.0
 

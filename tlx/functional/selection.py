@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Outputs:
     """The outputs of a model for the data that criteria read, by name; shared results are computed once."""
 
     rows: Mapping[str, Rows] = field(default_factory=dict)
@@ -163,19 +163,19 @@ class Criterion(NamedTuple):
         features: whether it also reads the features.
     """
 
-    value: Callable[[Seen], float]
+    value: Callable[[Outputs], float]
     higher_is_better: bool
     reads: tuple[str, ...]
     features: bool = False
 
 
 CRITERIA: dict[str, Criterion] = {
-    "source-validation": Criterion(lambda seen: float(1.0 - seen.errors.mean()), True, (SOURCE,)),
-    "iwv": Criterion(lambda seen: weighted_risk(seen.errors, seen.weights), False, (SOURCE, TARGET), True),
-    "dev": Criterion(lambda seen: controlled_risk(seen.errors, seen.weights), False, (SOURCE, TARGET), True),
-    "snd": Criterion(lambda seen: neighbourhood_density(seen.rows[TARGET].logits), True, (TARGET,)),
-    "im": Criterion(lambda seen: information(seen.rows[TARGET].logits), True, (TARGET,)),
-    "entropy": Criterion(lambda seen: mean_entropy(seen.rows[TARGET].logits), False, (TARGET,)),
+    "source-validation": Criterion(lambda outputs: float(1.0 - outputs.errors.mean()), True, (SOURCE,)),
+    "iwv": Criterion(lambda outputs: weighted_risk(outputs.errors, outputs.weights), False, (SOURCE, TARGET), True),
+    "dev": Criterion(lambda outputs: controlled_risk(outputs.errors, outputs.weights), False, (SOURCE, TARGET), True),
+    "snd": Criterion(lambda outputs: neighbourhood_density(outputs.rows[TARGET].logits), True, (TARGET,)),
+    "im": Criterion(lambda outputs: information(outputs.rows[TARGET].logits), True, (TARGET,)),
+    "entropy": Criterion(lambda outputs: mean_entropy(outputs.rows[TARGET].logits), False, (TARGET,)),
 }
 
 
@@ -184,9 +184,9 @@ def read_by(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(read for name in names for read in CRITERIA[name].reads))
 
 
-def measure(names: Sequence[str], seen: Seen) -> dict[str, float]:
+def measure(names: Sequence[str], outputs: Outputs) -> dict[str, float]:
     """Compute the value of each of these criteria."""
-    return {name: CRITERIA[name].value(seen) for name in names}
+    return {name: CRITERIA[name].value(outputs) for name in names}
 
 
 def gaps(lines: Iterable[Mapping[str, Any]], primary: str, higher_is_better: bool) -> dict[str, dict[str, float]]:

@@ -276,10 +276,10 @@ def mcnemar(correct: np.ndarray, against: np.ndarray) -> float:
     return float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
 
 
-def p_text(given: float | None) -> str:
+def p_text(p: float | None) -> str:
     """Return a p as text for a table.
 
     >>> p_text(0.0312), p_text(0.00004), p_text(None)
     ('0.031', '< 0.001', '–')
     """
-    return "–" if given is None else "< 0.001" if given < 0.001 else f"{given:.3f}"
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

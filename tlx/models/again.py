@@ -88,8 +88,8 @@ def waiting(function: Callable[..., Any]) -> Callable[..., Any]:
         delayed = tuple(is_float(leaf) and id(leaf) not in weights for leaf in jax.tree.leaves(backward))
         return jax.tree.unflatten(shape, outputs), (backward, Static((tree, differentiable, delayed)))
 
-    def backward(kept: Any, cotangent: Any) -> Any:
-        function, (tree, differentiable, delayed) = kept
+    def backward(residuals: Any, cotangent: Any) -> Any:
+        function, (tree, differentiable, delayed) = residuals
         floats = [leaf for leaf in jax.tree.leaves(cotangent) if is_float(leaf)]
         number = max((leaf for leaf in floats if not isinstance(leaf, SymbolicZero)), key=jnp.size).ravel()[0]
         zero = jnp.where(jnp.isnan(number), number, 0)

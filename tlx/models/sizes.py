@@ -50,20 +50,20 @@ def total(tree: Tree) -> int:
     return sum(size(leaf) for leaf in flatten(tree).values())
 
 
-def check_count(described: int, held: int, config: Any, where: object) -> None:
+def check_count(described: int, file_bytes: int, config: Any, where: object) -> None:
     """Raise ValueError if config.json describes a model far larger than the files of tensors beside it.
 
     Args:
         described: The number of parameters that config.json describes.
-        held: The size of the files of tensors in bytes.
+        file_bytes: The size of the files of tensors in bytes.
         config: The architecture's record.
         where: The config.json.
     """
-    if described <= TIMES * held + ROOM:
+    if described <= TIMES * file_bytes + ROOM:
         return
     names = ("depth", "width", "mlp", "vocabulary", "positions", "size", "channels", "inputs", "widths")
     sizes = ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
     raise ValueError(
         f"{where} describes {described:,} parameters ({sizes}), but the tensor files in the same directory have only "
-        f"{held:,} bytes; expected the config.json of these tensors: copy it from the model's source again"
+        f"{file_bytes:,} bytes; expected the config.json of these tensors: copy it from the model's source again"
     )

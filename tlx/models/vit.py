@@ -226,11 +226,11 @@ def chain(config: Vit, head: Head | None) -> Model:
 def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -> Array:
     """Run one pre-norm transformer block with stochastic depth at `rate`: [B, T, W] -> [B, T, W]."""
 
-    def branch(own: Tree, y: Array, salt: int) -> Array:
+    def branch(leaves: Tree, y: Array, salt: int) -> Array:
         y = dropout(y, config.dropout, context, salt)
-        if "adapter" in own:
-            y = y + bottleneck(own["adapter"], y, context, INNER)
-        y = y * own["scale"].astype(y.dtype) if "scale" in own else y
+        if "adapter" in leaves:
+            y = y + bottleneck(leaves["adapter"], y, context, INNER)
+        y = y * leaves["scale"].astype(y.dtype) if "scale" in leaves else y
         return x + stochastic_depth(y, rate, context, salt + 1)
 
     layer = params["attention"]

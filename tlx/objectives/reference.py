@@ -9,7 +9,7 @@ from tlx.models import beside, example_inputs, forward, initialise, tap_shapes
 from tlx.objectives.base import Term
 from tlx.objectives.checks import head_of
 from tlx.objectives.leaves import declared
-from tlx.tasks.classes import match, shown
+from tlx.tasks.classes import format_names, match
 from tlx.trees import Tree, flatten, nest, subtree
 from tlx.types import Array, Context, Model, Setting, Stage, Variables, View
 from tlx.weights import Pretrained, load_pretrained, reorder, untrained
@@ -53,12 +53,13 @@ def order_notes(source: str, teacher: Pretrained, names: Sequence[str]) -> list[
     order = match(labels, names)
     if order.moves:
         return [
-            f"the teacher's classes were reordered by name: {shown(labels)} in {source}, {shown(names)} in the task"
+            f"the teacher's classes were reordered by name: {format_names(labels)} in {source}, {format_names(names)} "
+            "in the task"
         ]
     if order.by_position:
         return [
-            f"tlx cannot match the teacher's classes {shown(labels)} with the task's classes {shown(names)} by "
-            "name, so they keep their positions"
+            f"tlx cannot match the teacher's classes {format_names(labels)} with the task's classes "
+            f"{format_names(names)} by name, so they keep their positions"
         ]
     return []
 

@@ -54,8 +54,8 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
     if (shared or optim.schedule) == "one-cycle" and not optim.averages:
         optim = with_cycled_momentum(optim, step, steps)
     default = rate(optim, step, steps)
-    named = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
-    nows = {path: named[layout.schedules[path]] if path in layout.schedules else default for path in rates}
+    rates_by_schedule = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
+    nows = {path: rates_by_schedule[layout.schedules[path]] if path in layout.schedules else default for path in rates}
     inner = promoting(optim.optimiser().transform(optim, Wave(shared_rate, rates, nows, layout.hidden)))
 
     def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:

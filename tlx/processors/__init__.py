@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlx.processors.base import Inputs, Processor, shown
+from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.columns import inputs, spelled
 from tlx.processors.pictures import ImageProcessor
 from tlx.processors.sounds import SoundProcessor
@@ -84,11 +84,11 @@ def fit(
             if kind in PROCESSORS and not set(kind.reads) & inputs(columns).keys():
                 names, roles = ", ".join(map(repr, inputs(columns))), " or ".join(map(repr, kind.reads))
                 raise ValueError(
-                    f"{shown(data.target)} has the inputs {names}, and {kind.noun} reads the column {roles}; give the "
-                    "column that name, or a processor of your own: Data(processor=...)"
+                    f"{format_source(data.target)} has the inputs {names}, and {kind.noun} reads the column {roles}; "
+                    "give the column that name, or a processor of your own: Data(processor=...)"
                 )
             return kind.fit(base, data, columns, shape, example)
     raise ValueError(
-        f"{shown(data.target)} has {spelled(columns)}, but no processor of tlx reads them; set your own processor: "
-        "Data(processor=...)"
+        f"{format_source(data.target)} has {spelled(columns)}, but no processor of tlx reads them; set your own "
+        "processor: Data(processor=...)"
     )

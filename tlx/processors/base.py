@@ -115,7 +115,9 @@ class Processor:
             ValueError: The data need another processor.
         """
         if base is None or not set(cls.reads) & set(base.reads):
-            raise ValueError(f"{shown(data.target)} requires {cls.noun}; set it: Data(processor={cls.__name__}(...))")
+            raise ValueError(
+                f"{format_source(data.target)} requires {cls.noun}; set it: Data(processor={cls.__name__}(...))"
+            )
         return base
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
@@ -239,6 +241,6 @@ def tupled(value: object) -> Any:
     return tuple(map(tupled, value)) if isinstance(value, list) else value
 
 
-def shown(source: Any) -> str:
+def format_source(source: Any) -> str:
     """Return a source of data for a sentence: the name of a data set in quotes, another value as it prints."""
     return repr(source) if isinstance(source, str) else str(source)

@@ -150,8 +150,8 @@ def class_of(content: Any, column: Column, name: str, place: str) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        known = f"; it is the name of class {column.classes.index(content)}" if content in column.classes else ""
-        raise ValueError(f"{place}: {name} is {content!r:.40}; expected the number of a class, 0..{count - 1}{known}")
+        hint = f"; it is the name of class {column.classes.index(content)}" if content in column.classes else ""
+        raise ValueError(f"{place}: {name} is {content!r:.40}; expected the number of a class, 0..{count - 1}{hint}")
     if not 0 <= label < count:
         raise ValueError(f"{place}: {name} is {label}; expected one of the {count} classes 0..{count - 1}")
     return label

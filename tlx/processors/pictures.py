@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from tlx.processors.base import Inputs, Processor, shown
+from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
 from tlx.trees import Example, Json
@@ -298,7 +298,7 @@ class ImageProcessor(Processor):
         """Write `preprocessor_config.json`, which `load` and `transformers.AutoImageProcessor` read."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        size = {"shortest_edge": self.size} if isinstance(self.size, int) else _named(self.size or self.crop)
+        size = {"shortest_edge": self.size} if isinstance(self.size, int) else _dump_size(self.size or self.crop)
         settings = {
             "image_processor_type": "ViTImageProcessor",
             **self.extra,
@@ -306,7 +306,7 @@ class ImageProcessor(Processor):
             "size": size,
             "resample": _RESAMPLE.index(self.resample),
             "do_center_crop": self.crop is not None,
-            **({"crop_size": _named(self.crop)} if self.crop else {}),
+            **({"crop_size": _dump_size(self.crop)} if self.crop else {}),
             "do_rescale": True,
             "rescale_factor": self.scale,
             "do_normalize": True,
@@ -344,8 +344,8 @@ def refuse_other(base: Processor | None, data: Any, columns: Columns, reads: tup
         from tlx.processors.columns import spelled
 
         raise ValueError(
-            f"{shown(data.target)} has {spelled(columns)}, but the weights have {base.noun}; name the weights of an "
-            "image model"
+            f"{format_source(data.target)} has {spelled(columns)}, but the weights have {base.noun}; name the weights "
+            "of an image model"
         )
 
 
@@ -380,5 +380,5 @@ def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
     raise ValueError(f"preprocessor_config.json has the size {size}; expected height and width")
 
 
-def _named(size: Any) -> dict[str, int]:
+def _dump_size(size: Any) -> dict[str, int]:
     return {"height": size[0], "width": size[1]}

@@ -141,7 +141,7 @@ class SoundProcessor(ImageProcessor):
         return cls(size=tuple(settings["size"]), rate=settings["rate"], seconds=settings["seconds"])
 
 
-def drawn(sound: np.ndarray) -> np.ndarray:
+def draw_sound(sound: np.ndarray) -> np.ndarray:
     """Return a picture of a sound for people to look at: uint8[64, 128, 1], low tones below, black silence."""
     picture = SoundProcessor(size=(64, 128), seconds=max(len(sound), 128) / 8000)({"audio": sound})["image"]
     loud = (picture - picture.min()) / max(float(np.ptp(picture)), 1e-6)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tlx.processors.base import Inputs, Processor, shown
+from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.files import check_tokenizer
 from tlx.processors.opening import (
     REGISTERED,
@@ -125,7 +125,8 @@ class TextProcessor(Processor):
 
             kind = "text" if "text" in spelled(columns) else spelled(columns)
             raise ValueError(
-                f"{shown(data.target)} has {kind}, but the weights have no tokenizer; name weights with a tokenizer"
+                f"{format_source(data.target)} has {kind}, but the weights have no tokenizer; name weights with a "
+                "tokenizer"
             )
         return replace(base, tokens=data.tokens)  # type: ignore[type-var]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import altair as alt
 
-from tlx.functional.metrics import known
+from tlx.functional.metrics import find_metric
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
@@ -23,7 +23,7 @@ def write(path: Path, document: Json) -> Path:
 
 def draw(document: Json) -> str:
     """Return the page as HTML."""
-    share = known(document["metric"], document.get("declared")).points
+    share = find_metric(document["metric"], document.get("declared")).points
     final = document["measures"][0]
     return page.render(
         "benefit.html",

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from tlx.functional.metrics import known
+from tlx.functional.metrics import find_metric
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.scales import numbers
@@ -23,7 +23,7 @@ def write(path: Path, document: Json) -> Path:
 
 def draw(document: Json) -> str:
     """Return the page as HTML."""
-    share = known(document["metric"], document.get("measures")).points
+    share = find_metric(document["metric"], document.get("measures")).points
     tables = [
         {"name": name, "about": document["baselines"].get(name, "random predictions"), "rows": rows}
         for name in dict.fromkeys(gap["baseline"] for gap in document["gaps"])

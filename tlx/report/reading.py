@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx import config
-from tlx.files.documents import check, shown
+from tlx.files.documents import check, format_value
 from tlx.files.documents.records import DRAWN, RERUN
 from tlx.functional.metrics import from_document
 from tlx.records import run_directory
@@ -87,7 +87,8 @@ def read(path: Path, task: Task | None = None) -> Records:
         if bool(task.names) != isinstance(mistake["label"], str):
             expected = "the name of a class" if task.names else "a number"
             raise ValueError(
-                f"{path / 'mistakes.json'}: [{number}].label is {shown(mistake['label'])}; expected {expected}; {RERUN}"
+                f"{path / 'mistakes.json'}: [{number}].label is {format_value(mistake['label'])}; expected {expected}; "
+                f"{RERUN}"
             )
     return Records(
         folder=path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import altair as alt
 
-from tlx.functional.metrics import known
+from tlx.functional.metrics import find_metric
 from tlx.records.studies import CELLS
 from tlx.report import charts, page, words
 from tlx.report.charts import Figure, Rows
@@ -33,7 +33,7 @@ def draw(document: Json, folder: Path) -> str:
         search=document,
         sampler=SAMPLERS[document["sampler"]],
         metric=words.metric(document["metric"]),
-        share=known(document["metric"], document.get("measures")).points,
+        share=find_metric(document["metric"], document.get("measures")).points,
         best=best,
         paths=paths,
         hrefs={trial["number"]: href(trial, folder) for trial in trials},

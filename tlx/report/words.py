@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tlx.functional.metrics import known
+from tlx.functional.metrics import find_metric
 from tlx.trees import Json
 
 WIDTH = 88
@@ -28,7 +28,7 @@ def metric(name: str) -> str:
     >>> metric("test/f1")
     'macro F1'
     """
-    return known(name).words or name.rpartition("/")[2].replace("_", " ")
+    return find_metric(name).words or name.rpartition("/")[2].replace("_", " ")
 
 
 def number(value: float | None, digits: int = 4, pad: bool = False) -> str:

@@ -261,7 +261,7 @@ def fulfil(
         note=note,
         admit=admit,
         freed=freed,
-        done=record_outcome,
+        on_outcome=record_outcome,
     )
 
 

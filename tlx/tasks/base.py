@@ -168,7 +168,9 @@ def with_labels(task: Task, batch: Arrays) -> bool:
 
 def check_names(names: Sequence[str]) -> None:
     """Raise ValueError if a class name occurs twice."""
-    from tlx.tasks.classes import shown
+    from tlx.tasks.classes import format_names
 
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"names lists {repeated[0]!r} twice: {shown(names)}; use a different name for every class")
+        raise ValueError(
+            f"names lists {repeated[0]!r} twice: {format_names(names)}; use a different name for every class"
+        )

@@ -102,10 +102,10 @@ def contradictions(theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
     ]
 
 
-def shown(names: Sequence[str]) -> str:
+def format_names(names: Sequence[str]) -> str:
     """Return a list of class names for a message.
 
-    >>> shown(("no", "yes"))
+    >>> format_names(("no", "yes"))
     '(no, yes)'
     """
     more = f", ... and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

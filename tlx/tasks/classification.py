@@ -12,7 +12,7 @@ from tlx.functional import losses
 from tlx.functional.metrics import STANDARD, Metric, Scores, check_labels, softmax
 from tlx.models.heads import Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names, numbered
-from tlx.tasks.classes import contradictions, shown
+from tlx.tasks.classes import contradictions, format_names
 from tlx.trees import Json
 from tlx.types import Array, Column
 
@@ -83,8 +83,9 @@ class Classification(Task):
             )
         if strange := contradictions(names, self.names):
             raise ValueError(
-                f"the task's names {shown(self.names)} contradict the data's classes {shown(names)}: {strange[0]!r} is "
-                "another class in the data. List the names in the order of the data's labels, or remove names"
+                f"the task's names {format_names(self.names)} contradict the data's classes {format_names(names)}: "
+                f"{strange[0]!r} is another class in the data. List the names in the order of the data's labels, or "
+                "remove names"
             )
         names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))
         return replace(self, classes=classes, names=self.names or names)

@@ -11,7 +11,7 @@ import numpy as np
 from tlx.functional.metrics import STANDARD, Metric, token_accuracy, token_loss
 from tlx.models.heads import PerToken
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
-from tlx.tasks.classes import shown
+from tlx.tasks.classes import format_names
 from tlx.trees import Example
 from tlx.types import Array, Column, Field
 
@@ -55,8 +55,8 @@ class TokenClassification(Task):
             raise ValueError(f"the label is a {label.kind}; tasks.TokenClassification expects a column of tags")
         if self.names and self.names != label.classes:
             raise ValueError(
-                f"the task has the classes {shown(self.names)}, but the data have {shown(label.classes)}; use the same "
-                "names in the same order, or remove names"
+                f"the task has the classes {format_names(self.names)}, but the data have "
+                f"{format_names(label.classes)}; use the same names in the same order, or remove names"
             )
         return replace(self, names=label.classes)
 

@@ -19,13 +19,13 @@ from tlx import config
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of, oddities
 from tlx.files.durable import guarded
 from tlx.functional import selection
-from tlx.functional.selection import Seen
+from tlx.functional.selection import Outputs
 from tlx.objectives import several
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import NoRecords, Records
 from tlx.records.run_directory import Predictions
-from tlx.tasks.classes import shown
+from tlx.tasks.classes import format_names
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
@@ -147,9 +147,9 @@ class ActiveRun:
             "fingerprint": self.fingerprint,
             "failed": None if self.failed is None else str(self.failed),
         }
-        return Saved(self.held(state), best.variables._asdict() if best.variables is not None else {}, notes)
+        return Saved(self.checkpoint_part(state), best.variables._asdict() if best.variables is not None else {}, notes)
 
-    def held(self, state: TrainState) -> dict[str, Any]:
+    def checkpoint_part(self, state: TrainState) -> dict[str, Any]:
         """Return the part of a state that a checkpoint holds."""
         frozen = {path: leaf for path, leaf in flatten(state.frozen).items() if path in self.ready.trainable}
         key = jax.random.key_data(state.key)
@@ -164,9 +164,9 @@ class ActiveRun:
         # Older checkpoints do not record the classes.
         if (classes := notes.get("classes", names := list(self.ready.task.names))) != names:
             raise ValueError(
-                f"{self.path} was trained on the classes {shown(classes)}, but the data now have the classes "
-                f"{shown(names)}, so the head of its checkpoint would predict other classes. Restore the data set, or "
-                "pass --overwrite to start again"
+                f"{self.path} was trained on the classes {format_names(classes)}, but the data now have the classes "
+                f"{format_names(names)}, so the head of its checkpoint would predict other classes. Restore the data "
+                "set, or pass --overwrite to start again"
             )
         self.flops = notes.get("flops")
         best = Variables(**saved.best) if notes["best"] else None
@@ -213,20 +213,20 @@ class ActiveRun:
             f"{learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
-    def measured(self, step: int, outcome: Predictions, seen: Seen, rate: float) -> dict[str, float]:
+    def measured(self, step: int, outcome: Predictions, outputs: Outputs, rate: float) -> dict[str, float]:
         """Record and keep the metrics of the validation split and the recipe's criteria.
 
         Raises:
             Diverged: The last step has made the parameters not finite; nothing is recorded or kept.
         """
-        if not (outcome.finite and seen.finite):
+        if not (outcome.finite and outputs.finite):
             raise Diverged(
                 f"the model's outputs are not finite after step {step}, although the loss of that step is finite; the "
                 f"learning rate is {rate:g}: lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
         metrics = outcome.metrics(self.ready.task)
-        self.criteria = selection.measure(self.recipe.train.measured, seen)
+        self.criteria = selection.measure(self.recipe.train.measured, outputs)
         self.records.write(step, {f"validation/{name}": value for name, value in metrics.items()})
         self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})
         self.records.flush()
@@ -303,7 +303,7 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
     """Return what the terms may read before the first step."""
     recipe, streams = ready.recipe, {**splits.looked, **splits.streams}
 
-    def named(stream: str) -> list[Examples]:
+    def examples_of(stream: str) -> list[Examples]:
         names = several(stream, streams)
         if missing := [name for name in names if name not in streams]:
             present = ", ".join(streams)
@@ -318,13 +318,13 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
         )
 
     def batches(stream: str) -> Iterator[Arrays]:
-        all_examples = named(stream)
+        all_examples = examples_of(stream)
         if not all(examples.labelled for examples in all_examples):
             raise ValueError(f"a term reads the labels of {stream!r}, which has no labels")
         return itertools.chain.from_iterable(map(read, all_examples))
 
     def inputs(stream: str) -> Iterator[Arrays]:
-        all_examples = named(stream)
+        all_examples = examples_of(stream)
         if len(all_examples) > 1:
             raise ValueError(
                 f"a term reads the examples of {stream!r} by their index, but {stream!r} contains {len(all_examples)} "

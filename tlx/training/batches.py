@@ -40,7 +40,7 @@ class DispatchedSteps(NamedTuple):
     steps: int
     metrics: Arrays
     examples: Callable[[int, int], np.ndarray]
-    known: bool
+    compiled: bool
     swept: bool
     runs: int
 
@@ -124,7 +124,7 @@ class DeviceBatches(ShapeCounter):
 
     def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int):
         super().__init__()
-        self.engine, self.known = engine, False
+        self.engine, self.compiled = engine, False
         sharers, self.share = sharing(runs, readers)
         self.examples = [run.splits.train for run, _ in sharers]
         (name,) = runs[0].splits.streams
@@ -164,14 +164,14 @@ class DeviceBatches(ShapeCounter):
     def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch the steps from `step` up to `end`, at most `MOST`."""
         count = min(MOST, end - step)
-        drawn = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
-        positions = np.stack([drawn[id(order)] for order in self.orders], 1)
+        positions_by_order = {id(order): [order(step + k)[0] for k in range(count)] for order in self.orders}
+        positions = np.stack([positions_by_order[id(order)] for order in self.orders], 1)
         rows = np.stack([places[positions[:, n]] for n, places in enumerate(self.places)], 1)
         rows = rows[:, 0] if len(self.orders) == 1 else rows
         full = np.zeros((MOST, *rows.shape[1:]), np.int32)
         full[:count] = rows
         state, metrics = self.program(state, self.table, self.engine.put_rows(full), np.int32(count))
-        compiled, self.known = self.known, True
+        compiled, self.compiled = self.compiled, True
         size = self.orders[0].batch
         batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), self.table)
         self.count(batch, count)
@@ -272,12 +272,12 @@ def one_of(readers: Sequence[Reader]) -> list[Reader]:
     return list(readers[:1]) if len(tables) <= 1 else list(readers)
 
 
-def one_table(kept: Sequence[tuple[ActiveRun, Reader]]) -> tuple[list[np.ndarray], Readers]:
+def one_table(pairs: Sequence[tuple[ActiveRun, Reader]]) -> tuple[list[np.ndarray], Readers]:
     """Return `(places, table)`: the rows of all runs' training examples, each once, and for each batch the places of
     its examples in the table."""
     pieces, places, begin = [], [], 0
     places_by_key: dict[Any, np.ndarray] = {}
-    for run, how in kept:
+    for run, how in pairs:
         count = len(run.splits.train)
         key = (run.splits.train.identity, id(how) if isinstance(how, Table) else None)
         if (positions := places_by_key.get(key)) is None:
@@ -296,6 +296,6 @@ def rows_of(run: ActiveRun, how: Reader) -> dict[str, Any]:
     )
 
 
-def together(made: Sequence[Arrays]) -> dict[str, Any]:
+def together(batches: Sequence[Arrays]) -> dict[str, Any]:
     """Return several batches as one, [O, B, ...], texts padded to the longest of their stream."""
-    return jax.tree.map(lambda *leaves: stack(np, leaves), *made)
+    return jax.tree.map(lambda *leaves: stack(np, leaves), *batches)

@@ -136,7 +136,7 @@ class Checkpoints:
             if self.verified.get(step) == stamp:
                 return
             check_digests(path)
-            named = _notes(path)["step"]
+            stored_step = _notes(path)["step"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error.filename} is missing") from error
         except PermissionError:
@@ -145,8 +145,8 @@ class Checkpoints:
             raise DamagedCheckpoint(f"{path} is damaged: {error.filename or path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
-        if named != step:
-            raise DamagedCheckpoint(f"{path} contains step {named}, which is not the step in its name")
+        if stored_step != step:
+            raise DamagedCheckpoint(f"{path} contains step {stored_step}, which is not the step in its name")
         self.verified[step] = stamp
 
     def save(self, step: int, saved: Saved) -> None:
@@ -179,7 +179,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             delete(partial)
             partial.mkdir()
-            table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _named(arrays).items()}
+            table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _flatten(arrays).items()}
             _store(partial / ARRAYS, arrays)
             text = json.dumps({"step": step, "notes": notes, "arrays": table}).encode()
             write_whole(partial / NOTES, [text])
@@ -239,13 +239,13 @@ class Checkpoints:
         record = _notes(path)
         check(record["notes"])
         target = {"state": state, "best": best if record["notes"].get("best") else {}}
-        expected = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in _named(target).items()}
+        expected = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in _flatten(target).items()}
         forms = {name: Form(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in record["arrays"].items()}
         if not _is_old(path):
             _compare(path, {name: form[:2] for name, form in forms.items()}, expected)
         arrays = _load(path / ARRAYS, target)
-        _compare(path, {name: (array.dtype.name, array.shape) for name, array in _named(arrays).items()}, expected)
-        for name, array in _named(arrays).items():
+        _compare(path, {name: (array.dtype.name, array.shape) for name, array in _flatten(arrays).items()}, expected)
+        for name, array in _flatten(arrays).items():
             if name in forms and _sha256(array) != forms[name].sha256:
                 raise DamagedCheckpoint(f"{path} is damaged: the checksum of {name} does not match")
         placed = jax.tree.map(_place, arrays, target)
@@ -270,7 +270,7 @@ class Checkpoints:
         self.wait()
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _flatten(tree: Any) -> dict[str, Any]:
     """Return the leaves of a tree by their path, in the order of `jax.tree.flatten`."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
@@ -289,12 +289,12 @@ def _compare(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
         return
     name = next(name for name in [*ours, *theirs] if theirs.get(name) != ours.get(name))
     raise ValueError(
-        f"{path} does not fit this run: {name} is {_shown(theirs.get(name))} in the checkpoint and "
-        f"{_shown(ours.get(name))} in this run. The code may have changed since; pass --overwrite to start again"
+        f"{path} does not fit this run: {name} is {_format_form(theirs.get(name))} in the checkpoint and "
+        f"{_format_form(ours.get(name))} in this run. The code may have changed since; pass --overwrite to start again"
     )
 
 
-def _shown(form: tuple[str, tuple[int, ...]] | None) -> str:
+def _format_form(form: tuple[str, tuple[int, ...]] | None) -> str:
     return "missing" if form is None else f"{form[0]}{list(form[1])}"
 
 

@@ -116,15 +116,15 @@ def assumed_watts() -> tuple[float, str]:
     )
 
 
-def assumed_intensity(given: float | None) -> float:
-    """Return kg CO2e per kWh: as given, else from the environment, else the world average."""
-    return checked(given if given is not None else os.environ.get(INTENSITY) or WORLD, INTENSITY)
+def assumed_intensity(intensity: float | None) -> float:
+    """Return kg CO2e per kWh: `intensity`, else from the environment, else the world average."""
+    return checked(intensity if intensity is not None else os.environ.get(INTENSITY) or WORLD, INTENSITY)
 
 
-def at(given: float | None) -> str:
+def at(intensity: float | None) -> str:
     """Return the intensity in words, and whether it is assumed."""
-    declared_intensity = given is not None or os.environ.get(INTENSITY)
-    return f"{assumed_intensity(given):g} kg CO2e per kWh" + (
+    declared_intensity = intensity is not None or os.environ.get(INTENSITY)
+    return f"{assumed_intensity(intensity):g} kg CO2e per kWh" + (
         "" if declared_intensity else f" (world average of 2019; set {INTENSITY} for your power grid)"
     )
 
@@ -194,7 +194,9 @@ class Metered:
                 self.tracker.stop()
                 # It reports no errors.
                 if data := getattr(self.tracker, "final_emissions_data", None):
-                    self.found = Used(float(data.energy_consumed), float(data.emissions), said(data, self.intensity))
+                    self.found = Used(
+                        float(data.energy_consumed), float(data.emissions), describe(data, self.intensity)
+                    )
         return self.found
 
     def __exit__(self, *error: object) -> None:
@@ -216,7 +218,7 @@ def tracker(intensity: float) -> Any:
     )
 
 
-def said(data: Any, intensity: float | None) -> str:
+def describe(data: Any, intensity: float | None) -> str:
     """Return how codecarbon knows each part: it reads processors from RAPL, else estimates them from their load and
     kind; it always estimates memory from its size; for accelerators it only has the values of their drivers."""
     parts = {

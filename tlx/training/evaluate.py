@@ -12,8 +12,8 @@ import numpy as np
 from tlx import models
 from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
-from tlx.functional.selection import Rows, Seen
-from tlx.processors.sounds import drawn
+from tlx.functional.selection import Outputs, Rows
+from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
@@ -58,7 +58,7 @@ def look(
     examples: Mapping[str, Examples],
     readers: Mapping[str, Sequence[Any]],
     ready: Prepared,
-) -> list[Seen]:
+) -> list[Outputs]:
     """Return the logits, features and labels that the recipe's criteria read, by name, under the variables of each run;
     `readers` as in `evaluate`."""
     inputs = partial(inputs_of, targets=ready.targets)
@@ -69,7 +69,7 @@ def look(
         features = arrays["features"][:, n] if "features" in arrays else None
         return Rows(arrays["logits"][:, n], features, examples[name].labels() if examples[name].labelled else None)
 
-    return [Seen({name: rows(name, n) for name in outputs}) for n in range(engine.runs)]
+    return [Outputs({name: rows(name, n) for name in outputs}) for n in range(engine.runs)]
 
 
 def measured(
@@ -202,7 +202,7 @@ def mistakes(
         return []
     outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
     rows = zip(places, outputs, strict=True)
-    return [shown(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
+    return [describe_example(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
 
 
 def answering(ready: Prepared, variables: Variables, examples: Examples) -> Callable[[Sequence[int]], list[Any]]:
@@ -227,7 +227,7 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
     return answers
 
 
-def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
+def describe_example(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
     """Return one example as JSON values, an image as a PNG data URI."""
     entry = {
         "index": example["index"],
@@ -243,7 +243,7 @@ def shown(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict
     if "image" in example:
         entry["image"] = png(example["image"])
     if "audio" in example:
-        entry["image"] = png(drawn(example["audio"]))
+        entry["image"] = png(draw_sound(example["audio"]))
     return entry
 
 

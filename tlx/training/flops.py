@@ -49,12 +49,12 @@ def operations(recipe: Recipe) -> Operations:
     for (phase, shapes), count in batches(ready, splits, steps).items():
         # The compiler would count only one round of a loop over pieces.
         parts = ready.parts(phase).uncut
-        state = jax.eval_shape(partial(begun, parts, ready, steps, memory))
+        state = jax.eval_shape(partial(make_state, parts, ready, steps, memory))
         total += count * flops(parts, state, shapes)
     return Operations(total, steps, f"XLA's count of the compiled step x {steps} steps, without evaluation")
 
 
-def begun(parts: Parts, ready: Prepared, steps: int, memory: Tree) -> TrainState:
+def make_state(parts: Parts, ready: Prepared, steps: int, memory: Tree) -> TrainState:
     """Return the initial state of a step."""
     return initial_state(parts, ready.variables, steps, jax.random.key(0), memory)
 

@@ -117,10 +117,10 @@ class Losses:
         )
 
     def at(
-        self, trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, held: Tree | None = None
+        self, trainable: Tree, weights: Sequence[Any] | None = None, turn: int = 0, constants: Tree | None = None
     ) -> tuple[Tree, tuple[Tree, Tree]]:
         """Return the gradients, and the running statistics and metrics after the move (see `updates.Slope`)."""
-        move = Move(weights, turn, (held or {}, self.state.frozen), tick_of(self.tick, turn))
+        move = Move(weights, turn, (constants or {}, self.state.frozen), tick_of(self.tick, turn))
         if self.parts.in_pieces:
             gradients, stats, metrics = self.in_pieces(trainable, move)
         else:
@@ -202,9 +202,9 @@ class Losses:
         if self.coupled:
             direct, pull, coupled_metrics = self.coupled_slope(trainable, pieces, move)
 
-        def piece(carry: tuple[Tree, Tree], given: Any) -> tuple[tuple[Tree, Tree], Tree]:
+        def piece(carry: tuple[Tree, Tree], item: Any) -> tuple[tuple[Tree, Tree], Tree]:
             total, stats = carry
-            number, inputs, derivative = given
+            number, inputs, derivative = item
             gradients, (stats, metrics) = slope(trainable, stats, inputs, pieces.places(number, inputs), derivative)
             return (jax.tree.map(jnp.add, total, gradients), stats), metrics
 
@@ -229,8 +229,8 @@ class Losses:
             # This program is only counted, never run: the compiler would count two equal passes as one.
             params = jax.tree.map(lambda leaf: leaf * (1.0 + move.tick.progress).astype(leaf.dtype), params)
 
-        def read_piece(stats: Tree, given: Any) -> tuple[Tree, Read]:
-            number, inputs = given
+        def read_piece(stats: Tree, item: Any) -> tuple[Tree, Read]:
+            number, inputs = item
             taps, stats = self.taps(params, stats, inputs, pieces.places(number, inputs), move.tick)
             return stats, {stream: read_of(outputs) for stream, outputs in taps.items()}
 

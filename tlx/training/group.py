@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlx import partition
 from tlx.files.durable import common_folder, guarded
-from tlx.functional.selection import Seen
+from tlx.functional.selection import Outputs
 from tlx.records import run_directory
 from tlx.records.log import Progress
 from tlx.records.run_directory import Predictions
@@ -23,7 +23,7 @@ from tlx.training.evaluate import evaluate, look
 from tlx.training.group_checkpoints import GroupCheckpoints
 from tlx.training.interrupt import Interruption, noted
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
-from tlx.training.results import line, told_at_end, told_at_start, write_all, write_page
+from tlx.training.results import end_message, line, start_message, write_all, write_page
 from tlx.training.step import Parts, TrainState
 from tlx.trees import flatten, nest
 
@@ -93,10 +93,10 @@ class RunGroup:
         dispatched = self.phase.batches.take(self.state, self.step, end)
         self.state = dispatched.state
         self.settle()
-        self.clock.seconds["train" if dispatched.known else "compile"] += time.perf_counter() - moment
-        self.timed += dispatched.steps * dispatched.known
+        self.clock.seconds["train" if dispatched.compiled else "compile"] += time.perf_counter() - moment
+        self.timed += dispatched.steps * dispatched.compiled
         self.pending, self.step = (self.step, dispatched), self.step + dispatched.steps
-        self.interrupted = self.stop.asked
+        self.interrupted = self.stop.requested
         if self.evaluation_due or self.interrupted:
             with self.clock("train"):
                 self.settle()
@@ -149,19 +149,19 @@ class RunGroup:
         if not continues or all(run.failed for run in self.runs):
             self.stopped, self.ended = True, self.step
 
-    def measure(self, n: int, outcome: Predictions, seen: Seen) -> bool:
+    def measure(self, n: int, outcome: Predictions, outputs: Outputs) -> bool:
         """Record the measurements of run n; return whether training continues, as `how.judge` decides."""
         run = self.runs[n]
-        metrics = run.measured(self.step, outcome, seen, float(self.rates[n]))
+        metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]))
         if n == 0:
             self.progress.say(line(self.step, self.steps, metrics, run.criteria))
         return self.how.judge is None or self.step == self.steps or self.how.judge(self.step, metrics)
 
-    def keep_best(self, shown: Any) -> None:
+    def keep_best(self, states: Any) -> None:
         """Keep the trainable parameters of every run whose measurement is the best so far by the recipe's rule."""
         for n, run in enumerate(self.runs):
             if run.failed is None:
-                part = moved_part(self.phase.engine.fetch(shown, n).variables, run.ready.trainable)
+                part = moved_part(self.phase.engine.fetch(states, n).variables, run.ready.trainable)
                 run.best = run.best.better(self.step, *run.judged(), part)
 
     @property
@@ -212,19 +212,19 @@ class RunGroup:
             if any(step != self.ended for _, step in self.chosen):
                 evaluated = engine.place([state for state, _ in self.chosen])
                 self.evaluate("validation", evaluated)
-        self.shown = evaluated
+        self.evaluated = evaluated
 
     def evaluate_test(self) -> None:
         """Measure every test set with the chosen states."""
         with self.clock("eval"):
             for name in self.splits.measured:
-                self.evaluate(name, self.shown)
+                self.evaluate(name, self.evaluated)
 
-    def evaluate(self, split: str, shown: Any) -> None:
+    def evaluate(self, split: str, states: Any) -> None:
         """Measure a split for every run, once for the result."""
         phase = self.phase
-        examples, readers = self.splits.named[split], one_of(phase.readers[split])
-        outcomes = evaluate(phase.engine, shown, examples, readers, self.runs[0].ready)
+        examples, readers = self.splits.by_name[split], one_of(phase.readers[split])
+        outcomes = evaluate(phase.engine, states, examples, readers, self.runs[0].ready)
         for run, outcome in zip(self.runs, outcomes, strict=True):
             run.outcomes[split] = outcome
 
@@ -256,7 +256,7 @@ class RunGroup:
         result = write_all(run, state, finish, self.how.leave)
         if self.how.leave == "all":
             page = write_page(run.path, run.ready.task) if self.how.test else None
-            self.progress.say(told_at_end(result, run.ready, run.path, page, run.outcomes))
+            self.progress.say(end_message(result, run.ready, run.path, page, run.outcomes))
         return result
 
 
@@ -278,7 +278,7 @@ def open_group(
         batch = first.recipe.batch_of(first.splits.first) * len(runs)
         progress = stack.enter_context(Progress(first.steps, first.begin, batch, how.quiet))
         if not how.quiet:
-            progress.say(told_at_start(first.ready, first.splits, first.steps, first.begin, first.path))
+            progress.say(start_message(first.ready, first.splits, first.steps, first.begin, first.path))
         group = RunGroup(runs, how, clock, stop, checkpoints, meter, progress)
         group.setup = setup
         yield group

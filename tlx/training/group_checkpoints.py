@@ -64,7 +64,7 @@ class GroupCheckpoints:
     def restore(self, initial: Sequence[TrainState]) -> list[TrainState]:
         """Return the states of all runs at the group's newest checkpoint."""
         runs = self.runs
-        states_to_read = [run.held(state) for run, state in zip(runs, initial, strict=True)]
+        states_to_read = [run.checkpoint_part(state) for run, state in zip(runs, initial, strict=True)]
         best = [self.best_of(n, state) for n, state in enumerate(initial)]
         if len(runs) == 1:
             return [

@@ -24,7 +24,7 @@ STEP = b"\nstopping after this step; Ctrl-C again stops at once\n"
 class Interruption:
     """Whether Ctrl-C was pressed or SIGTERM arrived, and the time of the first signal (monotonic seconds)."""
 
-    asked: bool = False
+    requested: bool = False
     since: float = 0.0
 
 
@@ -50,11 +50,11 @@ def noted() -> Iterator[Interruption]:
 
     def note(number: int, _: object) -> None:
         now = time.monotonic()
-        if interruption.asked and number == signal.SIGTERM and now - interruption.since > PATIENCE:
+        if interruption.requested and number == signal.SIGTERM and now - interruption.since > PATIENCE:
             signal.signal(number, defaults[number])
             os.kill(os.getpid(), number)
-        if not interruption.asked:
-            interruption.asked, interruption.since = True, now
+        if not interruption.requested:
+            interruption.requested, interruption.since = True, now
         if number == signal.SIGINT:
             signal.signal(number, defaults[signal.SIGINT])
             # No print: the signal may have struck within one. The terminal may be gone.
@@ -76,13 +76,13 @@ def noted() -> Iterator[Interruption]:
             _BLOCKS.remove(interruption)
         for number in handled:
             signal.signal(number, defaults[number])
-        if interruption.asked and not isinstance(failed, KeyboardInterrupt):
+        if interruption.requested and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
 
 
 def look() -> None:
     """Raise KeyboardInterrupt where a signal was noted. Call it wherever stopping does no harm."""
-    if threading.current_thread() is threading.main_thread() and any(block.asked for block in _BLOCKS):
+    if threading.current_thread() is threading.main_thread() and any(block.requested for block in _BLOCKS):
         raise KeyboardInterrupt
 
 

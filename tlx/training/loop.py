@@ -180,10 +180,10 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
     ]
 
 
-def check_devices(recipe: Recipe, asked: sharding.Mesh = sharding.Mesh()) -> None:
+def check_devices(recipe: Recipe, mesh_settings: sharding.Mesh = sharding.Mesh()) -> None:
     """Raise ValueError where there are fewer devices than requested, or where they cannot share a batch or its
     micro-batches evenly."""
-    mesh = sharding.make_mesh(mesh=asked)
+    mesh = sharding.make_mesh(mesh=mesh_settings)
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")
     sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
     count, pieces = mesh.devices.size, recipe.train.accumulate

@@ -131,12 +131,12 @@ def _find(
     end: float,
     per_group: bool,
     quiet: bool,
-    asked: sharding.Mesh,
+    mesh_settings: sharding.Mesh,
 ) -> list[Curve]:
     """Run the tests of `find` and write them into a folder that is locked."""
     config.check(recipe)
-    check_devices(recipe, asked)
-    mesh = sharding.make_mesh(mesh=asked)
+    check_devices(recipe, mesh_settings)
+    mesh = sharding.make_mesh(mesh=mesh_settings)
     remember_compilations()
     splits = open_data(recipe)
     ready = prepare(recipe, splits)
@@ -200,7 +200,7 @@ def traced(
     memory: Any,
     mesh: Mesh,
     progress: Progress,
-    done: int,
+    offset: int,
 ) -> Curve:
     """Return one curve from a fresh state."""
     recipe = ready.recipe
@@ -224,7 +224,7 @@ def traced(
         state, metrics = compiled.train(state, compiled.put(next(batches)))
         losses.append(float(metrics["loss"]))
         smoothed = smooth(losses)
-        progress.step(done + step + 1, losses[-1], rate)
+        progress.step(offset + step + 1, losses[-1], rate)
         if not math.isfinite(losses[-1]) or smoothed[-1] > STOP * min(smoothed):
             break
     rates_taken = list(rates[: len(losses)])

@@ -27,7 +27,7 @@ class PhaseSetup:
 
     By run: `parts`, `states`, `forms` (the shapes of the state that the run would have alone) and, for each stream and
     split, `readers`. `learning` are the paths of all trainable parameters of the engine; `batches` makes the batches;
-    `known` keeps counted operations by shape.
+    `flops_by_shape` keeps counted operations by shape.
     """
 
     phase: int
@@ -40,7 +40,7 @@ class PhaseSetup:
     batches: HostBatches | DeviceBatches
     step: int
     mesh: Any
-    known: dict[Any, float | None] = field(default_factory=dict)
+    flops_by_shape: dict[Any, float | None] = field(default_factory=dict)
 
     def placed(self) -> Any:
         """Return the states on the devices; they are not kept here too."""
@@ -69,10 +69,10 @@ class PhaseSetup:
         parts, form = self.parts[n], self.forms[n]
         shapes = (*(leaf.shape for leaf in jax.tree.leaves(form)), *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
         key = (*parts.learning, *shapes)
-        if key not in self.known:
+        if key not in self.flops_by_shape:
             cost = self.program(parts, form, batch).cost_analysis()
-            self.known[key] = float(cost["flops"]) if cost and "flops" in cost else None
-        return self.known[key]
+            self.flops_by_shape[key] = float(cost["flops"]) if cost and "flops" in cost else None
+        return self.flops_by_shape[key]
 
     def program(self, parts: Parts, form: TrainState, batch: Arrays) -> Any:
         """Return one run's step, lowered for arrays of these shapes. The engine's step is used, and not traced again,
@@ -134,9 +134,9 @@ def read_by(
             first.cuts[phase] = feature_cache.find(first.ready, phase, first.inputs(), first.memory)
         cut = first.cuts[phase]
         sources = feature_cache.sources([(run.ready, run.splits) for run in runs], cut, reads, say)
-        say(sources[0].told)
+        say(sources[0].message)
     for run, source in zip(runs, sources, strict=True):
-        run.prefixes[phase] = {"phase": phase, "cut": source.start, "computed": source.computed, "told": source.told}
+        run.prefixes[phase] = {"phase": phase, "cut": source.start, "computed": source.computed, "told": source.message}
     return sources
 
 

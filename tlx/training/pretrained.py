@@ -76,11 +76,11 @@ def redrawn(like: Prepared, seed: int) -> Variables:
     """Return the variables of `like`, with the parameters and statistics that no checkpoint holds drawn from another
     seed."""
     new = {entry.path for entry in like.manifest.entries if entry.action == "reset"}
-    named = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
-    params = {path: leaf for path, leaf in named.items() if path in new and not path.startswith("stats:")}
-    stats = {path.removeprefix("stats:"): named[path] for path in new & named.keys() if path.startswith("stats:")}
-    drawn = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
+    leaves = {f"stats:{path}": leaf for path, leaf in flatten(like.model.stats).items()} | flatten(like.model.params)
+    params = {path: leaf for path, leaf in leaves.items() if path in new and not path.startswith("stats:")}
+    stats = {path.removeprefix("stats:"): leaves[path] for path in new & leaves.keys() if path.startswith("stats:")}
+    variables = models.initialise(Model((), nest(params), nest(stats)), jax.random.key(seed))
     loaded = like.pretrained
     return Variables(
-        nest(flatten(loaded.params) | flatten(drawn.params)), nest(flatten(loaded.stats) | flatten(drawn.stats))
+        nest(flatten(loaded.params) | flatten(variables.params)), nest(flatten(loaded.stats) | flatten(variables.stats))
     )

@@ -14,7 +14,7 @@ from tlx.files.documents import digests
 from tlx.recipe import OWN, Recipe, classes
 from tlx.records import migrations, run_directory
 from tlx.records.run_directory import Predictions
-from tlx.tasks.classes import shown
+from tlx.tasks.classes import format_names
 from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.results import save_model, write_tables
@@ -95,13 +95,13 @@ def rebuild(source: str | Path, given: Recipe | None = None) -> Path:
     """
     path = Path(source)
     run_directory.read(path)
-    listed = digests.known(path)
+    listed = digests.read(path)
     # A model that is not listed was written by an interrupted rebuild.
     if (path / "model").is_dir() and (not listed or "model/config.json" in listed):
         return path
     with run_directory.writing(path):
         ready, splits, variables = learned(path, given)
-        answers = run_directory.read_predictions(path, splits.shown)
+        answers = run_directory.read_predictions(path, splits.page_split)
         write_tables(path, ready, splits, answers, variables)
         save_model(path, ready, variables)
         # The list of the run's files is written when all of them are there.
@@ -139,8 +139,8 @@ def data_of(path: Path, recipe: Recipe, result: Json) -> Splits:
     splits = open_data(recipe)
     if (classes := tuple(result.get("classes", splits.classes))) != splits.classes:
         raise ValueError(
-            f"{path} ran on the classes {shown(classes)}, but {recipe.data.target!r} now has the classes "
-            f"{shown(splits.classes)}; restore the data set of that run"
+            f"{path} ran on the classes {format_names(classes)}, but {recipe.data.target!r} now has the classes "
+            f"{format_names(splits.classes)}; restore the data set of that run"
         )
     if splits.fingerprint != result["data"]:
         raise ValueError(
@@ -165,7 +165,7 @@ def recipe_of(path: Path, given: Recipe | None = None) -> Recipe:
     """
     document = run_directory.read(path, run_directory.RECIPE)
     schema, file = migrations.rule_of(document), path / run_directory.RECIPE
-    files = {place: user_code.shown(path / name) for place, name in document.get("classes", {}).items()}
+    files = {place: user_code.format_path(path / name) for place, name in document.get("classes", {}).items()}
     names = Classes(OWN, classes(given).users, files)
     try:
         recipe = config.load(document["recipe"], names, *(() if given is None else (given,)))

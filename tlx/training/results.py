@@ -87,7 +87,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         run_directory.write_predictions(path, name, predictions)
     if leave == "all":
         save_model(path, ready, state.variables)
-        write_tables(path, ready, splits, outcomes.get(splits.shown), state.variables)
+        write_tables(path, ready, splits, outcomes.get(splits.page_split), state.variables)
     else:
         save_learned(path, ready, state)
     arm.records.flush()
@@ -101,10 +101,10 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
 def write_tables(
     path: Path, ready: Prepared, splits: Splits, outcome: Predictions | None, variables: Variables
 ) -> None:
-    """Write the page's tables: the worst mistakes on the split of the page (`Splits.shown`), all parameters, the
+    """Write the page's tables: the worst mistakes on the split of the page (`Splits.page_split`), all parameters, the
     manifest, the environment."""
     if outcome is not None:
-        examples = splits.named[splits.shown]
+        examples = splits.by_name[splits.page_split]
         answers = answering(ready, variables, examples)
         write_json(path / "mistakes.json", mistakes(outcome, examples, ready.task, answers))
     write_json(path / "parameters.json", describe.document(ready))
@@ -124,14 +124,14 @@ def save_learned(path: Path, ready: Prepared, state: TrainState) -> None:
         write_file(path / run_directory.LEARNED, leaves)
 
 
-def save_model(path: Path, ready: Prepared, found: Variables) -> None:
+def save_model(path: Path, ready: Prepared, final_variables: Variables) -> None:
     """Write `model/`, which can be loaded without other files, and `adapter/` where the tuning inserted leaves that the
     layers read.
 
     The model is merged into plain weights where that is possible; else its base, with the trained head, holds the
     adapter. Leaves that terms of the objective inserted are not part of the model.
     """
-    variables = found._replace(params=without_inserted(ready.model, found.params))
+    variables = final_variables._replace(params=without_inserted(ready.model, final_variables.params))
     trained = Pretrained(ready.model, variables, ready.processor, ready.manifest, ready.task)
     if inserted(trained):
         tuning, moved = ready.recipe.tuning, ready.trainable & flatten(ready.model.params).keys()
@@ -251,7 +251,7 @@ def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
     return notes
 
 
-def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
+def start_message(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
     """Return the message at the start of a run: data, weights, parameters, steps, notes."""
     totals_by_phase = [describe.totals(ready, n) for n in range(len(ready.phases))]
     learning, total = sorted({totals["trainable"] for totals in totals_by_phase}), totals_by_phase[0]["total"]
@@ -259,9 +259,9 @@ def told_at_start(ready: Prepared, splits: Any, steps: int, begin: int, path: Pa
     share = " to ".join(f"{number / total:.1%}" for number in learning[:: max(1, len(learning) - 1)])
     phases = f" in {len(totals_by_phase)} phases" if len(totals_by_phase) > 1 else ""
     data = ready.recipe.data
-    named = {**trained_on(splits), "validation": splits.validation}
-    named |= splits.measured
-    sizes = (f"{len(examples)} {name}" for name, examples in named.items())
+    examples_by_name = {**trained_on(splits), "validation": splits.validation}
+    examples_by_name |= splits.measured
+    sizes = (f"{len(examples)} {name}" for name, examples in examples_by_name.items())
     lines = [
         f"{' and '.join(map(str, data.sources.values()))}{' to ' if data.sources else ''}{data.target}: "
         + ", ".join(sizes),
@@ -279,7 +279,7 @@ def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping
     return "  ".join([f"step {step}/{steps}", *parts])
 
 
-def told_at_end(
+def end_message(
     result: Json, ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Predictions]
 ) -> str:
     """Return the message at the end of a run: the primary metric, notes, and where the page or the folder is."""

@@ -53,16 +53,16 @@ class Choice(NamedTuple):
 class Outcomes:
     """The outcomes of the runs, `by_position` of their recipes; `done` is called with each first outcome."""
 
-    def __init__(self, done: Callable[[int, Run | Exception], None] | None):
+    def __init__(self, on_outcome: Callable[[int, Run | Exception], None] | None):
         self.by_position: dict[int, Run | Exception] = {}
-        self.done = done
+        self.on_outcome = on_outcome
 
     def settle(self, position: int, outcome: Run | Exception) -> None:
         """Store the outcome of a run, unless it has one already."""
         if position not in self.by_position:
             self.by_position[position] = outcome
-            if self.done is not None:
-                self.done(position, outcome)
+            if self.on_outcome is not None:
+                self.on_outcome(position, outcome)
 
 
 class Apart(Exception):
@@ -79,7 +79,7 @@ def run_many(
     note: Callable[[dict[str, Any]], None] | None = None,
     admit: Callable[[Groups], Groups] | None = None,
     freed: Callable[[Groups], None] | None = None,
-    done: Callable[[int, Run | Exception], None] | None = None,
+    on_outcome: Callable[[int, Run | Exception], None] | None = None,
 ) -> list[Run | Exception]:
     """Run every recipe in its folder: finished runs are read, interrupted runs continue from their checkpoint.
 
@@ -98,13 +98,13 @@ def run_many(
         admit: is called with the groups of positions that share a decision; returns those to train now. The others
             get no outcome.
         freed: is called with those others when their folders are open to other processes again.
-        done: is called with the position and the outcome of each run as it comes.
+        on_outcome: is called with the position and the outcome of each run as it comes.
 
     Returns:
         A run or the exception that ended it for each recipe that was to train. One failure stops no other recipe.
     """
     how = how or CELLS
-    outcomes = Outcomes(done)
+    outcomes = Outcomes(on_outcome)
     # The next group reuses the weights of this run, and the measurements of its data, where they are the same.
     like: ActiveRun | None = None
     for members in together or chunks(recipes, most):
@@ -214,9 +214,9 @@ def planned(
         plans += [Plan(part, choice, setups if n == 0 else []) for n, part in enumerate(parts)]
         if note is not None:
             fingerprints = [[config.fingerprint(ready[position].recipe) for position in part] for part in parts]
-            named = "packed" if choice.runs > 1 else "one by one"
+            mode = "packed" if choice.runs > 1 else "one by one"
             cells = [name for part in fingerprints for name in part]
-            line = {"time": round(time.time(), 3), "cells": cells, "groups": fingerprints, "how": named}
+            line = {"time": round(time.time(), 3), "cells": cells, "groups": fingerprints, "how": mode}
             note(
                 line
                 | {"arms": choice.runs}
@@ -242,12 +242,12 @@ def admitted(
     """Return the plans that `admit` selects; close the runs of the others and pass their groups to `freed`."""
     groups = [plan.members for plan in plans]
     chosen = {tuple(group) for group in (groups if admit is None else admit(groups))}
-    left = [group for group in groups if tuple(group) not in chosen]
-    for group in left:
+    others = [group for group in groups if tuple(group) not in chosen]
+    for group in others:
         for position in group:
             ready[position].close()
-    if left and freed is not None:
-        freed(left)
+    if others and freed is not None:
+        freed(others)
     return [plan for plan in plans if tuple(plan.members) in chosen]
 
 

@@ -162,8 +162,8 @@ def next_state(
     variables = Variables(nest(leaves), state.stats)
     fresh = initial_state(after, variables, steps, state.key, state.memory, clock)
 
-    def carried(own: Tree) -> Tree:
-        return {name: own[name] for name in sorted(waves & own.keys())}
+    def carried(tree: Tree) -> Tree:
+        return {name: tree[name] for name in sorted(waves & tree.keys())}
 
     return fresh._replace(
         step=state.step,

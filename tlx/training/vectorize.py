@@ -139,7 +139,7 @@ def vectorised(
     )
 
 
-def stepped(parts: Parts, axes: TrainState, held: Sequence[int | None], batches: int, share: int) -> Step:
+def stepped(parts: Parts, axes: TrainState, leaf_axes: Sequence[int | None], batches: int, share: int) -> Step:
     """Return the step over `batches` batches, each shared by `share` runs: a `vmap` over the runs of a batch inside, so
     that a product with the same inputs is one of larger matrices, and one over the batches outside. Runs that share
     their batches have one seed, so they draw the same noise, once."""
@@ -151,12 +151,12 @@ def stepped(parts: Parts, axes: TrainState, held: Sequence[int | None], batches:
     if batches > 1:
         step = jax.vmap(step, in_axes=(axes, 0), out_axes=(axes, 0), axis_size=batches)
 
-    def shaped(state: TrainState, taken: int, *sizes: int) -> TrainState:
-        """Reshape the first `taken` axes of the leaves that differ between runs to `sizes`."""
+    def shaped(state: TrainState, count: int, *sizes: int) -> TrainState:
+        """Reshape the first `count` axes of the leaves that differ between runs to `sizes`."""
         leaves, tree = jax.tree.flatten(state)
-        pairs = zip(held, leaves, strict=True)
+        pairs = zip(leaf_axes, leaves, strict=True)
         return jax.tree.unflatten(
-            tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[taken:]) for axis, leaf in pairs]
+            tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[count:]) for axis, leaf in pairs]
         )
 
     def both(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
@@ -261,12 +261,12 @@ def joined(parts: Sequence[Parts]) -> Parts:
     return first._replace(partition=union, layout=optimisers.layout(first.model, [union]))
 
 
-def masked(state: TrainState, own: Parts) -> TrainState:
-    """Return the fresh state of a `joined` step for a run whose step is `own`: a zero for the rate, the decay and the
-    gradient of every leaf that it does not train."""
+def masked(state: TrainState, run_parts: Parts) -> TrainState:
+    """Return the fresh state of a `joined` step for a run whose step is `run_parts`: a zero for the rate, the decay and
+    the gradient of every leaf that it does not train."""
     zero, one = jnp.zeros(()), jnp.ones(())
     params = flatten(state.trainable)
-    own_rates = optimisers.leaf_rates(own.optim, state.variables.params, own.partition)
+    own_rates = optimisers.leaf_rates(run_parts.optim, state.variables.params, run_parts.partition)
     rates = jax.tree.map(jnp.float32, {path: own_rates.get(path, {"lr": 0.0, "weight_decay": 0.0}) for path in params})
     mask = {path: one if path in own_rates else zero for path in params}
     return state._replace(numbers=state.numbers | {"rates": rates, "mask": mask})
@@ -279,17 +279,17 @@ def parted(state: TrainState, form: TrainState | None) -> TrainState:
         return state
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     paths, tree = jax.tree_util.tree_flatten_with_path(form)
-    named = [jax.tree_util.keystr(path) for path, _ in paths]
-    learned = [name.replace(".frozen", ".trainable", 1) for name in named]
+    names = [jax.tree_util.keystr(path) for path, _ in paths]
+    learned = [name.replace(".frozen", ".trainable", 1) for name in names]
     return jax.tree.unflatten(
-        tree, [leaves[a] if a in leaves else leaves[b] for a, b in zip(named, learned, strict=True)]
+        tree, [leaves[a] if a in leaves else leaves[b] for a, b in zip(names, learned, strict=True)]
     )
 
 
-def grafted(state: TrainState, own: TrainState) -> TrainState:
-    """Return the `masked` state with every leaf of the run's `own` state: the inverse of `parted`. The numbers of the
-    recipe (rates, masks) stay those of the masked state."""
-    own_leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]}
+def grafted(state: TrainState, run_state: TrainState) -> TrainState:
+    """Return the `masked` state with every leaf of `run_state`: the inverse of `parted`. The numbers of the recipe
+    (rates, masks) stay those of the masked state."""
+    own_leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(run_state)[0]}
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
     leaves = []
     for path, leaf in paths:

@@ -1,6 +1,6 @@
 """Searches: find the numbers and records of a recipe that do best on the validation split.
 
-`space` defines the search space, `asked` checks the arguments of a search, `journal` contains the calls of Optuna,
+`space` defines the search space, `settings` checks the arguments of a search, `journal` contains the calls of Optuna,
 `crew` is a worker, `attempt` runs the trials, `reading` reads the results, `searching` is the entry point.
 """
 

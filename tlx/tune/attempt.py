@@ -44,7 +44,7 @@ class Ended(NamedTuple):
     error: str | None = None
 
 
-def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh = Mesh()) -> None:
+def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh = Mesh()) -> None:
     """Run the trials without the test split, and report each as it ends.
 
     The trials were drawn without knowledge of one another, so trials whose recipes differ only in numbers train
@@ -62,10 +62,10 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh =
         if trial.ended:
             return
         if isinstance(outcome, Exception):
-            tell(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))
+            report(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))
         else:
             short = outcome.result["steps"] < outcome.result["asked_steps"]
-            tell(Ended(trial, "stopped" if short else "done", outcome.result))
+            report(Ended(trial, "stopped" if short else "done", outcome.result))
         # The run has ended, so its checkpoints are no longer needed.
         run_files.delete(trial.folder, checkpoints_only=True)
 
@@ -78,7 +78,7 @@ def execute(trials: Sequence[Trial], tell: Callable[[Ended], None], mesh: Mesh =
     free = [trial for trial in trials if trial.judge is None]
     run_many(
         [trial.recipe for trial in free], [trial.folder for trial in free], how=how,
-        done=lambda n, outcome: ended(free[n], outcome),
+        on_outcome=lambda n, outcome: ended(free[n], outcome),
     )  # fmt: skip
     for trial in judged:
         try:

@@ -14,9 +14,9 @@ from tlx import config
 from tlx.records.studies import CELLS, CLAIMS
 from tlx.sharding import Mesh
 from tlx.tune import journal
-from tlx.tune.asked import Asked, alone
 from tlx.tune.attempt import Ended, Judge, Trial, execute
 from tlx.tune.journal import UP_FRONT
+from tlx.tune.settings import Settings, alone
 from tlx.tune.space import Point, cell
 
 
@@ -26,7 +26,7 @@ class Crew:
     def __init__(
         self,
         folder: Path,
-        asked: Asked,
+        settings: Settings,
         pruner: Any,
         trials: int,
         together: int,
@@ -34,19 +34,19 @@ class Crew:
         quiet: bool,
         mesh: Mesh = Mesh(),
     ):
-        self.folder, self.asked, self.trials, self.quiet, self.mesh = folder, asked, trials, quiet, mesh
+        self.folder, self.settings, self.trials, self.quiet, self.mesh = folder, settings, trials, quiet, mesh
         # A judged trial runs alone, so a larger group would only block it for the other workers.
-        self.together = together if asked.sampler in UP_FRONT and asked.pruner == "none" else 1
+        self.together = together if settings.sampler in UP_FRONT and settings.pruner == "none" else 1
         with alone(folder):
             self.storage = journal.open_storage(folder)
             with journal.readable(folder):
-                self.study = journal.open_study(self.storage, asked.direction, pruner)
-            journal.check_trials(self.study, asked.space, folder)
-            if asked.sampler in UP_FRONT:
-                points = journal.points(asked.sampler, asked.space, asked.seed, trials)
+                self.study = journal.open_study(self.storage, settings.direction, pruner)
+            journal.check_trials(self.study, settings.space, folder)
+            if settings.sampler in UP_FRONT:
+                points = journal.points(settings.sampler, settings.space, settings.seed, trials)
                 new = points[len(self.study.get_trials(deepcopy=False)) :]
                 largest = max(1, min(self.together, math.ceil(len(new) / share)))
-                journal.enqueue(self.study, asked.space, new, largest)
+                journal.enqueue(self.study, settings.space, new, largest)
                 self.trials = len(points)
 
     def work(self) -> None:
@@ -58,13 +58,13 @@ class Crew:
                     return
                 self.attempt(trials)
 
-    def attempt(self, taken: Sequence[tuple[Trial, Any]]) -> None:
-        handles = {trial.number: handle for trial, handle in taken}
+    def attempt(self, pairs: Sequence[tuple[Trial, Any]]) -> None:
+        handles = {trial.number: handle for trial, handle in pairs}
 
-        def tell(ended: Ended) -> None:
-            self.tell(handles[ended.trial.number], ended)
+        def report(ended: Ended) -> None:
+            self.record(handles[ended.trial.number], ended)
 
-        execute([trial for trial, _ in taken], tell, self.mesh)
+        execute([trial for trial, _ in pairs], report, self.mesh)
 
     def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
         """Return the next trials with Optuna's handles, under claims that last as long as `claims`.
@@ -74,14 +74,14 @@ class Crew:
         """
         with alone(self.folder):
             recorded = self.study.get_trials(deepcopy=False)
-            left = [trial.number for trial in recorded if trial.state.name == "RUNNING"]
+            running = [trial.number for trial in recorded if trial.state.name == "RUNNING"]
             waiting = [trial.number for trial in recorded if trial.state.name == "WAITING"]
-            if self.asked.sampler in UP_FRONT:
-                for number in [*left, *waiting]:
+            if self.settings.sampler in UP_FRONT:
+                for number in [*running, *waiting]:
                     if trials := self.take_group(recorded, journal.group_of(recorded, number), claims):
                         return trials
                 return []
-            for number in [*left, *[None] * (self.trials - len(recorded))]:
+            for number in [*running, *[None] * (self.trials - len(recorded))]:
                 if trials := self.take(number, claims):
                     return trials
         return []
@@ -91,9 +91,9 @@ class Crew:
 
         The list is empty if another worker runs one of their recipes now. A recipe that occurs twice is returned once.
         """
-        asked, members = self.asked, dict[str, tuple[int, Any]]()
+        settings, members = self.settings, dict[str, tuple[int, Any]]()
         for number in group:
-            recipe_cell = cell(asked.recipe, self.point_of(number))
+            recipe_cell = cell(settings.recipe, self.point_of(number))
             pending = every[number].state.name in ("RUNNING", "WAITING")
             earlier = members.get(recipe_cell.fingerprint)
             if earlier is None or (pending and every[earlier[0]].state.name not in ("RUNNING", "WAITING")):
@@ -104,31 +104,31 @@ class Crew:
                     # The trial stays as it is: the worker that ends that run continues this trial, and finds it done.
                     return []
             claims.push(locks.pop_all())
-        return [self.given(every[number], recipe_cell) for number, recipe_cell in members.values()]
+        return [self.prepare(every[number], recipe_cell) for number, recipe_cell in members.values()]
 
     def point_of(self, number: int) -> Point:
         """Return the point of a trial that is known beforehand."""
-        asked = self.asked
-        return journal.points(asked.sampler, asked.space, asked.seed, number + 1)[number]
+        settings = self.settings
+        return journal.points(settings.sampler, settings.space, settings.seed, number + 1)[number]
 
-    def given(self, trial: Any, made: Any) -> tuple[Trial, Any]:
+    def prepare(self, trial: Any, recipe_cell: Any) -> tuple[Trial, Any]:
         """Return a recorded trial to execute, with its handle, or without a handle if it has ended."""
-        asked, number = self.asked, trial.number
-        folder, state = self.folder / CELLS / made.fingerprint, trial.state.name
+        settings, number = self.settings, trial.number
+        folder, state = self.folder / CELLS / recipe_cell.fingerprint, trial.state.name
         if state not in ("RUNNING", "WAITING"):
-            return Trial(number, self.point_of(number), made.recipe, folder, ended=True), None
-        self.study.sampler = journal.sampler_of(asked.sampler, asked.seed, number)
+            return Trial(number, self.point_of(number), recipe_cell.recipe, folder, ended=True), None
+        self.study.sampler = journal.sampler_of(settings.sampler, settings.seed, number)
         handle = (journal.begin if state == "WAITING" else journal.again)(self.study, self.storage, number)
-        point = journal.suggested(handle, asked.space)
-        return Trial(number, point, made.recipe, folder, self.judged(handle)), handle
+        point = journal.suggested(handle, settings.space)
+        return Trial(number, point, recipe_cell.recipe, folder, self.judged(handle)), handle
 
     def take(self, number: int | None, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
         """Return the trial of that number, or a new one; an empty list if another worker runs that recipe now."""
-        asked, count = self.asked, len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = journal.sampler_of(asked.sampler, asked.seed, count if number is None else number)
+        settings, count = self.settings, len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = journal.sampler_of(settings.sampler, settings.seed, count if number is None else number)
         handle = self.study.ask() if number is None else journal.again(self.study, self.storage, number)
-        point = journal.suggested(handle, asked.space)
-        recipe_cell = cell(asked.recipe, point)
+        point = journal.suggested(handle, settings.space)
+        recipe_cell = cell(settings.recipe, point)
         if not self.claim(recipe_cell.fingerprint, claims):
             return []
         folder = self.folder / CELLS / recipe_cell.fingerprint
@@ -145,14 +145,14 @@ class Crew:
         return True
 
     def judged(self, handle: Any) -> Judge | None:
-        return self.judge_of(handle) if self.asked.pruner != "none" else None
+        return self.judge_of(handle) if self.settings.pruner != "none" else None
 
-    def tell(self, handle: Any, ended: Ended) -> None:
+    def record(self, handle: Any, ended: Ended) -> None:
         """Record the outcome of a trial, and print it."""
-        value = ended.result["metrics"][f"validation/{self.asked.metric}"] if ended.result else None
+        value = ended.result["metrics"][f"validation/{self.settings.metric}"] if ended.result else None
         error = ended.error
         if value is not None and not np.isfinite(value):
-            error, value = f"validation/{self.asked.metric} is {value}", None
+            error, value = f"validation/{self.settings.metric} is {value}", None
         if ended.result:
             handle.set_user_attr("seconds", round(sum(ended.result["seconds"].values()), 3))
         if error:
@@ -165,7 +165,7 @@ class Crew:
 
     def line(self, ended: Ended, value: float | None, error: str | None) -> str:
         names = " ".join(f"{path}={config.source(value_at)}" for path, value_at in ended.trial.point.items())
-        outcome = f"failed, {error}" if error else f"validation/{self.asked.metric} {value:.4f}"
+        outcome = f"failed, {error}" if error else f"validation/{self.settings.metric} {value:.4f}"
         if ended.state == "stopped" and ended.result:
             outcome += f", stopped at step {ended.result['steps']}"
         return f"{ended.trial.number + 1}/{self.trials}  {names}: {outcome}"
@@ -177,7 +177,7 @@ class Crew:
         def judge(step: int, measured: Mapping[str, float]) -> bool:
             # A resumed run may repeat measurements that are recorded already.
             if step not in reported:
-                handle.report(measured[self.asked.metric], step)
+                handle.report(measured[self.settings.metric], step)
             return not handle.should_prune()
 
         return judge

@@ -17,7 +17,7 @@ import numpy as np
 from tlx import config
 from tlx.files.documents import read_lines
 from tlx.files.documents.checks import Record, Whole
-from tlx.tune.space import Integers, OneOf, Point, Range, Space, drawn, grid
+from tlx.tune.space import Integers, OneOf, Point, Range, Space, draw_point, grid
 
 # The attribute of a trial that holds the numbers of its group.
 TOGETHER = "together"
@@ -213,7 +213,7 @@ def check_sampler(name: Sampler, space: Space) -> None:
 
 def points(name: Sampler, space: Space, seed: int, trials: int) -> list[Point]:
     """Return at most `trials` points of a sampler that knows its points beforehand."""
-    return grid(space)[:trials] if name == "grid" else [drawn(space, seed, number) for number in range(trials)]
+    return grid(space)[:trials] if name == "grid" else [draw_point(space, seed, number) for number in range(trials)]
 
 
 def suggested(trial: Any, space: Space) -> Point:
@@ -250,8 +250,8 @@ def importances(study: Any) -> dict[str, float]:
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(done) < 4 or len({trial.value for trial in done}) < 2:
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(trials) < 4 or len({trial.value for trial in trials}) < 2:
         return {}
     with warnings.catch_warnings():
         # Before Optuna 5 this evaluator was experimental, and another one was the default.

@@ -11,7 +11,7 @@ from tlx.recipe import Recipe
 from tlx.study.sweeps import table_value
 from tlx.trees import Json
 from tlx.tune import journal
-from tlx.tune.asked import Asked
+from tlx.tune.settings import Settings
 from tlx.tune.space import OneOf, Point, Range, Spec, cell
 
 # Optuna's states, in the terms of tlx.
@@ -36,11 +36,11 @@ class Record(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Results of a search: its `folder`, the arguments `asked`, its `trials` in order, the `best` trial (None if
+    """Results of a search: its `folder`, the arguments `settings`, its `trials` in order, the `best` trial (None if
     none is done), and the `importances` of the paths."""
 
     folder: Path
-    asked: Asked
+    settings: Settings
     trials: tuple[Record, ...]
     best: Record | None
     importances: dict[str, float]
@@ -56,7 +56,7 @@ class Found(NamedTuple):
         """The recipe at the best point; ValueError if no trial is done."""
         if self.best is None:
             raise ValueError(f"no trial of {self.folder} is done")
-        return cell(self.asked.recipe, self.best.point).recipe
+        return cell(self.settings.recipe, self.best.point).recipe
 
     def command(self, run: str) -> str:
         """Return the command that runs the best recipe with the test split: `run` (`tlx run CONFIG`) with its
@@ -66,15 +66,15 @@ class Found(NamedTuple):
     def document(self, run: str = "") -> Json:
         """Return all results as JSON: the arguments, the trials, the best trial and its command, which begins with
         `run`."""
-        asked = self.asked.document
-        before = {path: shown_at(self.asked.recipe, path) for path in self.asked.space}
+        arguments = self.settings.document
+        before = {path: shown_at(self.settings.recipe, path) for path in self.settings.space}
         trials = [
             trial._asdict() | {"point": {path: table_value(value) for path, value in trial.point.items()}}
             for trial in self.trials
         ]
-        return asked | {
+        return arguments | {
             "before": before,
-            "kinds": {path: kind(spec) for path, spec in self.asked.space.items()},
+            "kinds": {path: kind(spec) for path, spec in self.settings.space.items()},
             "trials": trials,
             "best": self.best.number if self.best else None,
             "importances": self.importances,
@@ -95,19 +95,19 @@ def shown_at(recipe: Recipe, path: str) -> Any:
         return None
 
 
-def read(folder: Path, asked: Asked, study: Any) -> Found:
+def read(folder: Path, settings: Settings, study: Any) -> Found:
     """Read the results of a search from its journal."""
-    records = tuple(record(folder, asked, trial) for trial in study.get_trials(deepcopy=False))
-    done = [trial for trial in records if trial.state == "done" and trial.value is not None]
-    sign = 1 if asked.direction == "maximize" else -1
-    best = max(done, key=lambda trial: (sign * (trial.value or 0.0), -trial.number)) if done else None
-    return Found(folder, asked, records, best, journal.importances(study))
+    records = tuple(record(folder, settings, trial) for trial in study.get_trials(deepcopy=False))
+    candidates = [trial for trial in records if trial.state == "done" and trial.value is not None]
+    sign = 1 if settings.direction == "maximize" else -1
+    best = max(candidates, key=lambda trial: (sign * (trial.value or 0.0), -trial.number)) if candidates else None
+    return Found(folder, settings, records, best, journal.importances(study))
 
 
-def record(folder: Path, asked: Asked, trial: Any) -> Record:
+def record(folder: Path, settings: Settings, trial: Any) -> Record:
     """Convert a trial of Optuna; its point is empty if a worker died before the trial got one."""
     params = trial.params | trial.system_attrs.get("fixed_params", {})
-    point = journal.to_point(asked.space, params) if asked.space.keys() <= params.keys() else {}
+    point = journal.to_point(settings.space, params) if settings.space.keys() <= params.keys() else {}
     state = STATES[trial.state.name]
     attrs = check(trial.user_attrs, TRIAL, f"{folder / journal.JOURNAL}, trial {trial.number}", journal.RESTORE)
     return Record(
@@ -115,7 +115,7 @@ def record(folder: Path, asked: Asked, trial: Any) -> Record:
         state=state,
         value=attrs.get("value") if state == "stopped" else trial.value if state == "done" else None,
         point=point,
-        fingerprint=cell(asked.recipe, point).fingerprint if point else "",
+        fingerprint=cell(settings.recipe, point).fingerprint if point else "",
         seconds=attrs.get("seconds"),
         error=attrs.get("error"),
         curve={int(step): float(value) for step, value in trial.intermediate_values.items()},

@@ -15,10 +15,10 @@ from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.sharding import Mesh
-from tlx.tune.asked import Direction, alone, check_asked, pruner_of, settle
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
 from tlx.tune.reading import Found, read
+from tlx.tune.settings import Direction, alone, check_settings, pruner_of, settle
 from tlx.tune.space import Space
 
 TUNE, PAGE = "tune.json", "report.html"
@@ -73,15 +73,15 @@ def search(
         ImportError: The extra `tlx[search]` is missing.
         FileExistsError: The folder contains other files.
     """
-    asked = check_asked(recipe, space, trials, sampler, pruner, metric, direction, seed)
+    settings = check_settings(recipe, space, trials, sampler, pruner, metric, direction, seed)
     share = sharing_workers(jobs, share, together, worker)
-    chosen = pruner_of(asked)
+    chosen = pruner_of(settings)
     folder = Path(out)
     with guarded(folder, "run the same command again"):
-        settle(folder, asked)
-        crew = Crew(folder, asked, chosen, trials, together, share, quiet, mesh)
+        settle(folder, settings)
+        crew = Crew(folder, settings, chosen, trials, together, share, quiet, mesh)
         work_with_helpers(crew, worker, jobs - 1)
-        results = read(folder, asked, crew.study)
+        results = read(folder, settings, crew.study)
         conclude(results, command)
     return results
 
@@ -117,16 +117,16 @@ def work_with_helpers(crew: Crew, worker: Sequence[str], count: int) -> None:
             helper.wait()
 
 
-def conclude(found: Found, command: str) -> None:
+def conclude(results: Found, command: str) -> None:
     """Write `tune.json`, and `report.html` if its extra is installed; write nothing while other workers are running."""
-    if any(trial.state == "running" for trial in found.trials):
+    if any(trial.state == "running" for trial in results.trials):
         return
     from tlx import report
 
-    document = found.document(command)
-    with alone(found.folder):
-        write_json(found.folder / TUNE, document)
+    document = results.document(command)
+    with alone(results.folder):
+        write_json(results.folder / TUNE, document)
         if report.available():
             from tlx.report import search as page
 
-            page.write(found.folder / PAGE, document)
+            page.write(results.folder / PAGE, document)

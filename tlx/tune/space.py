@@ -129,7 +129,7 @@ def cell(recipe: Recipe, point: Point) -> Cell:
     return sweep(recipe, [point])[0]
 
 
-def shown(space: Space) -> dict[str, str]:
+def format_space(space: Space) -> dict[str, str]:
     """Return the space as a user would write it, by path."""
     return {path: written(spec) for path, spec in space.items()}
 
@@ -147,7 +147,7 @@ def written(spec: Spec) -> str:
     return f"{'log_uniform' if spec.log else 'uniform'}({spec.low}, {spec.high})"
 
 
-def drawn(space: Space, seed: int, number: int) -> Point:
+def draw_point(space: Space, seed: int, number: int) -> Point:
     """Return the random point of that number, which does not depend on how many points are drawn."""
     random = np.random.default_rng([seed, number])
     point: Point = {}

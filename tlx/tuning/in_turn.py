@@ -42,7 +42,9 @@ class InTurn(Tuning):
         )
         tunings = [tuning for _, tuning in pairs]
         merged = [type(tuning).__name__ for tuning in tunings if tuning.merged_in_step]
-        others = [own for own in tunings if not own.merged_in_step and type(own).insert is not Tuning.insert]
+        others = [
+            tuning for tuning in tunings if not tuning.merged_in_step and type(tuning).insert is not Tuning.insert
+        ]
         if merged and others:
             raise ValueError(
                 f"InTurn combines {type(others[0]).__name__}, which adds parameters that the layers read, and "

@@ -13,18 +13,22 @@ class At(Protocol):
     """The signature of `Slope.at`."""
 
     def __call__(
-        self, trainable: Tree, weights: Sequence[Array | float] | None = None, turn: int = 0, held: Tree | None = None
+        self,
+        trainable: Tree,
+        weights: Sequence[Array | float] | None = None,
+        turn: int = 0,
+        constants: Tree | None = None,
     ) -> tuple[Tree, Aux]: ...
 
 
 class Slope(NamedTuple):
     """The losses of the terms, as gradients of the whole batch, independent of micro-batches and devices.
 
-    `at(trainable, weights, turn, held)` returns `(gradient, aux)` of the sum of weight x loss over the terms. `weights`
-    has one number per term: a plain 0 leaves the term out, and None is the plain sum. Pass trainable leaves that need
-    no gradient as `held`. `turn` is the number of the move in its step; it selects the loss of a term that takes turns,
-    and the noise. `aux` holds the running statistics and the numbers to log; an update returns the `aux` of the one
-    point that the step should report.
+    `at(trainable, weights, turn, constants)` returns `(gradient, aux)` of the sum of weight x loss over the terms.
+    `weights` has one number per term: a plain 0 leaves the term out, and None is the plain sum. Pass trainable leaves
+    that need no gradient as `constants`. `turn` is the number of the move in its step; it selects the loss of a term
+    that takes turns, and the noise. `aux` holds the running statistics and the numbers to log; an update returns the
+    `aux` of the one point that the step should report.
 
     Attributes:
         terms: the names of the terms, in order.

@@ -17,7 +17,7 @@ from tlx import config as records
 from tlx import models
 from tlx.files.documents import digests
 from tlx.partition import compile_rule
-from tlx.tasks.classes import match, placeholder, shown
+from tlx.tasks.classes import format_names, match, placeholder
 from tlx.trees import Json, Tree, flatten, nest
 from tlx.types import Arrays, Key, Model, Param, Variables
 from tlx.weights.files import read_file, write_file
@@ -174,48 +174,49 @@ def load_adapter(pretrained: Pretrained, directory: str | os.PathLike[str]) -> P
     return within(with_head(pretrained, leaves, tuple(map(str, names)), str(directory)))
 
 
-def with_head(pretrained: Pretrained, found: Found, names: tuple[str, ...], source: str) -> Pretrained:
-    """Return the model with the leaves in `found`, with a head for the classes `names` in the order of its own classes.
+def with_head(pretrained: Pretrained, tensors: Found, names: tuple[str, ...], source: str) -> Pretrained:
+    """Return the model with the leaves in `tensors`, and a head for the classes `names` in the order of its own
+    classes.
 
     Raises ValueError, with both lists, for other classes.
     """
     classes, task = class_axis(pretrained.model), pretrained.task
-    bridged = not pretrained.model.inserts and bool(head_paths(pretrained.model) & found.keys())
-    if not names or task is None or not (bridged or any(classes(path) for path in found)):
-        return with_leaves(pretrained, found, source)
+    bridged = not pretrained.model.inserts and bool(head_paths(pretrained.model) & tensors.keys())
+    if not names or task is None or not (bridged or any(classes(path) for path in tensors)):
+        return with_leaves(pretrained, tensors, source)
     if task.by_class and not task.names:
-        return with_leaves(pretrained._replace(task=records.replace(task, names=names)), found, source)
+        return with_leaves(pretrained._replace(task=records.replace(task, names=names)), tensors, source)
     ours: tuple[str, ...] = task.names
     matching = match(names, ours)
     if matching.take is None:
         raise ValueError(
-            f"{source} has a head for the classes {shown(names)}, but the model has the classes {shown(ours)}; load "
-            "the base model with the classes of the adapter: load_pretrained(..., "
+            f"{source} has a head for the classes {format_names(names)}, but the model has the classes "
+            f"{format_names(ours)}; load the base model with the classes of the adapter: load_pretrained(..., "
             f"tasks.{type(task).__name__}(names={names}))"
         )
     if matching.moves:
         check_known(pretrained.model, source, orders(names, ours))
-        leaves = in_order({path: array for path, (array, _) in found.items()}, pretrained.model, matching.take)
-        adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in found.items()}, source)
-        manifest = permuted(adapted.manifest, found, pretrained.model, orders(names, ours))
+        leaves = in_order({path: array for path, (array, _) in tensors.items()}, pretrained.model, matching.take)
+        adapted = with_leaves(pretrained, {path: (leaves[path], key) for path, (_, key) in tensors.items()}, source)
+        manifest = permuted(adapted.manifest, tensors, pretrained.model, orders(names, ours))
         return adapted._replace(manifest=manifest)
     if task.by_class and matching.by_position and not all(placeholder(name, n) for n, name in enumerate(names)):
         # The head comes from the adapter, so its names replace placeholders of the base.
         head_names = tuple(names[n] if placeholder(name, n) else name for n, name in enumerate(ours))
         pretrained = pretrained._replace(task=records.replace(task, names=head_names))
-    return with_leaves(pretrained, found, source)
+    return with_leaves(pretrained, tensors, source)
 
 
-def with_leaves(pretrained: Pretrained, found: Found, source: str) -> Pretrained:
-    """Return the model with the leaves in `found` added or replaced, each with its line in the manifest."""
+def with_leaves(pretrained: Pretrained, tensors: Found, source: str) -> Pretrained:
+    """Return the model with the leaves in `tensors` added or replaced, each with its line in the manifest."""
     params, stats = flatten(pretrained.variables.params), flatten(pretrained.variables.stats)
-    for path, (array, _) in found.items():
+    for path, (array, _) in tensors.items():
         if path.startswith(STATS):
             stats[path.removeprefix(STATS)] = array
         else:
             params[path] = array
-    entries = [entry for entry in pretrained.manifest.entries if entry.path not in found]
-    for path, (_, key) in sorted(found.items()):
+    entries = [entry for entry in pretrained.manifest.entries if entry.path not in tensors]
+    for path, (_, key) in sorted(tensors.items()):
         entries.append(Entry("loaded" if key == path else "renamed", path, key, f"{BROUGHT}{source}"))
     variables = Variables(nest(dict(sorted(params.items()))), nest(dict(sorted(stats.items()))))
     return pretrained._replace(variables=variables, manifest=pretrained.manifest._replace(entries=tuple(entries)))
@@ -324,8 +325,8 @@ def paths_read(model: Model, params: Tree) -> set[str]:
         is_leaf=lambda leaf: isinstance(leaf, Param),
     )
 
-    def taps(own: Tree, stats: Tree, inputs: Arrays, key: Key) -> Arrays:
-        return models.forward(model, Variables(own, stats), inputs, key=key, train=True)[0]
+    def taps(tree: Tree, stats: Tree, inputs: Arrays, key: Key) -> Arrays:
+        return models.forward(model, Variables(tree, stats), inputs, key=key, train=True)[0]
 
     inputs = models.example_inputs(model.config, tokens=1)
     traced = jax.make_jaxpr(taps)(params, stats, inputs, jax.random.key(0)).jaxpr

@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
-INDEX_FORM = Record({"weight_map": Mapped(Text(named="the name of a file"))})
+INDEX_FORM = Record({"weight_map": Mapped(Text(description="the name of a file"))})
 # The key in the header of files that tlx writes, for the hash of their tensors.
 CHECKSUM = "tlx_sha256"
 
@@ -137,18 +137,18 @@ def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.nd
     return tensors
 
 
-def read_stored(stream: Any, own: Extent) -> np.ndarray:
+def read_stored(stream: Any, extent: Extent) -> np.ndarray:
     """Read a tensor in its stored type (bfloat16 as its 16 bits)."""
-    stream.seek(own.start)
-    stored = np.fromfile(stream, DTYPES[own.dtype], math.prod(own.shape))
-    if stored.size != math.prod(own.shape):
+    stream.seek(extent.start)
+    stored = np.fromfile(stream, DTYPES[extent.dtype], math.prod(extent.shape))
+    if stored.size != math.prod(extent.shape):
         raise ValueError(f"{stream.name} became shorter while tlx was reading it; fetch it again")
-    return stored.reshape(own.shape)
+    return stored.reshape(extent.shape)
 
 
-def as_numbers(stored: np.ndarray, own: Extent) -> np.ndarray:
+def as_numbers(stored: np.ndarray, extent: Extent) -> np.ndarray:
     """Return a stored floating point tensor as float32; whole numbers and booleans stay unchanged."""
-    if own.dtype == "BF16":
+    if extent.dtype == "BF16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     if stored.dtype.kind != "f":
         return stored

@@ -11,7 +11,7 @@ import numpy as np
 from tlx import config as records
 from tlx.models import Head
 from tlx.tasks import Task
-from tlx.tasks.classes import match, shown
+from tlx.tasks.classes import format_names, match
 from tlx.trees import flatten, nest
 from tlx.types import Model
 from tlx.weights.form import Pretrained, head_paths
@@ -99,8 +99,8 @@ def reorder(pretrained: Pretrained, names: Sequence[str]) -> Pretrained:
     matching = match(stored, names)
     if matching.take is None:
         raise ValueError(
-            f"{pretrained.manifest.source} has the classes {shown(stored)}; the new order names {shown(names)}: name "
-            "the same classes"
+            f"{pretrained.manifest.source} has the classes {format_names(stored)}; the new order names "
+            f"{format_names(names)}: name the same classes"
         )
     if not matching.moves:
         return pretrained
@@ -131,7 +131,7 @@ def joined(*notes: str) -> str:
 
 
 def orders(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    return f"classes {shown(theirs)} in the checkpoint, {shown(ours)} in the task"
+    return f"classes {format_names(theirs)} in the checkpoint, {format_names(ours)} in the task"
 
 
 def check_known(model: Model, source: str, why: str) -> None:
@@ -184,7 +184,7 @@ def fit(
         complete = stored and len(set(stored)) == len(stored) and head <= arrays.keys()
         return unchanged._replace(task=records.replace(task, names=stored)) if complete else unchanged
     if not stored:
-        note = f"kept by position: config.json has no id2label to compare with the classes {shown(task_names)}"
+        note = f"kept by position: config.json has no id2label to compare with the classes {format_names(task_names)}"
         return unchanged._replace(entries=noted(entries, kept_paths, note))
     matching = match(stored, task_names)
     if matching.take is not None and matching.moves:
@@ -194,7 +194,8 @@ def fit(
         permuted_entries = noted(entries, kept_paths, note, "permuted")
         return Reordered(in_order(arrays, model, matching.take), permuted_entries, task, matching.take)
     if matching.by_position:
-        note = f"kept by position: the classes {shown(stored)} in the checkpoint, {shown(task_names)} in the task"
+        class_names = f"{format_names(stored)} in the checkpoint, {format_names(task_names)} in the task"
+        note = f"kept by position: the classes {class_names}"
         return unchanged._replace(entries=noted(entries, kept_paths, note))
     return unchanged
 
@@ -207,9 +208,10 @@ def misfit(stated: Stated, task: Task) -> str:
         return ""
     stored, task_names = stated.names, task.names
     if len(stored) != task.outputs:
-        return f"config.json names {len(stored)} classes {shown(stored)}, but its classifier has {task.outputs} outputs"
+        names = f"{len(stored)} classes {format_names(stored)}"
+        return f"config.json names {names}, but its classifier has {task.outputs} outputs"
     if task_names and match(stored, task_names).take is None:
-        return f"other classes: {shown(stored)} in the checkpoint, {shown(task_names)} in the task"
+        return f"other classes: {format_names(stored)} in the checkpoint, {format_names(task_names)} in the task"
     return ""
 
 
@@ -224,8 +226,8 @@ def drawn_again(model: Model, leaves: Reordered, kept_paths: Collection[str], so
     shapes = {path: param.shape for path, param in flatten(model.params).items()}
     reset_paths = {entry.path for entry in leaves.entries if entry.action == "reset"} & head
     if not model.inserts and any(shapes[path][-1:] == (model.outputs,) for path in reset_paths):
-        kept = f"kept, while other leaves of the head were drawn again: {note}"
-        return leaves._replace(entries=noted(leaves.entries, kept_paths, kept))
+        reason = f"kept, while other leaves of the head were drawn again: {note}"
+        return leaves._replace(entries=noted(leaves.entries, kept_paths, reason))
     check_known(model, source, note)
     return Reordered(*left_out(model, leaves.arrays, leaves.entries, note), leaves.task)
 

@@ -122,7 +122,7 @@ def grouped(leaves: Leaves) -> dict[str, Layers] | None:
     return groups
 
 
-def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str]) -> Written | None:
+def write(form: Layout, leaves: Leaves, declared: Leaves, paths: Collection[str]) -> Written | None:
     """Return the fields of adapter_config.json and the tensors; None if peft has no form for the adapter.
 
     peft has no form, for example, for an adapter in a module that is saved whole.
@@ -131,10 +131,10 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
         form: The layout of the model.
         leaves: The inserted leaves by path.
         declared: The declared leaves by path.
-        kept: The paths of declared leaves to save; the other leaves of their modules are saved with them.
+        paths: The paths of declared leaves to save; the other leaves of their modules are saved with them.
     """
     groups = grouped(leaves)
-    if not groups or len(groups) != 1 or any(getattr(form.places.get(path), "module", None) is None for path in kept):
+    if not groups or len(groups) != 1 or any(getattr(form.places.get(path), "module", None) is None for path in paths):
         return None
     ((entry, layers),) = groups.items()
     written = WRITERS[entry](form, layers)
@@ -142,7 +142,7 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, kept: Collection[str])
         return None
     fields, tensors = written
     prefix = "base_model." if fields["peft_type"] in LEARNED_TOKENS else MODEL
-    saved_modules = {form.places[path].module for path in kept}
+    saved_modules = {form.places[path].module for path in paths}
     heads = set()
     for path, place in form.places.items():
         if place.module in saved_modules:
@@ -172,9 +172,9 @@ def adapted(form: Layout, fields: Mapping[str, Any]) -> list[str]:
     return list(fields.get("target_modules", ()))
 
 
-def within(module: str, kept: Collection[str]) -> bool:
+def within(module: str, names: Collection[str]) -> bool:
     """Return whether peft treats a module as one of those in `modules_to_save`, or as a part of one."""
-    return any(f".{name}." in f".{module}." for name in kept)
+    return any(f".{name}." in f".{module}." for name in names)
 
 
 def write_lora(form: Layout, layers: Layers) -> Written | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tlx.files.documents import check, read_json, shown
+from tlx.files.documents import check, format_value, read_json
 from tlx.files.documents.checks import Either, Flag, Form, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe
 from tlx.files.patterns import compile_pattern
 from tlx.trees import Json, near_miss
@@ -11,7 +11,7 @@ from tlx.trees import Json, near_miss
 TLX = "TLX"
 BASE, CLASSES = "tlx_base", "tlx_classes"
 REMEDY = "save the adapter again with the library that wrote it"
-NAMES = Either((Rows(Text()), Text(named="a regular expression")))
+NAMES = Either((Rows(Text()), Text(description="a regular expression")))
 PLAIN = Text(r"\w+(\.\w+)*", "the name of a list of layers")
 # The class of the base, for peft; the hash of the base and the class names, for tlx.
 MAPPING = Record(optional={BASE: Text(), CLASSES: Rows(Text())})
@@ -121,7 +121,7 @@ def check_known(document: Json, kind: str, path: Path) -> None:
         if name not in fields and value not in (None, False, "", [], {}):
             near = near_miss(name, {*form.required, *form.optional})
             raise ValueError(
-                f"{path} sets {name} to {shown(value)}, but tlx does not know this field"
+                f"{path} sets {name} to {format_value(value)}, but tlx does not know this field"
                 f"{near if 'close' in near else ''}. If the field does not change the outputs of the adapter, remove "
                 "it from the file"
             )
@@ -144,8 +144,8 @@ def check_layers(document: Json, path: Path) -> None:
     if isinstance(document.get("target_modules"), str) and (layers is not None or lists is not None):
         name = "layers_pattern" if layers is None else "layers_to_transform"
         raise ValueError(
-            f"{path} sets {name} to {shown(document[name])} and target_modules to a regular expression; expected a "
-            "list of names in target_modules, or the layer numbers within the expression"
+            f"{path} sets {name} to {format_value(document[name])} and target_modules to a regular expression; "
+            "expected a list of names in target_modules, or the layer numbers within the expression"
         )
     if lists and layers is None:
-        raise ValueError(f"{path} sets layers_pattern to {shown(lists)} without layers_to_transform; {REMEDY}")
+        raise ValueError(f"{path} sets layers_pattern to {format_value(lists)} without layers_to_transform; {REMEDY}")

@@ -36,19 +36,19 @@ class Reading(NamedTuple):
     misshapen: list[str]
     extra: list[str]
 
-    def take(self, path: str, tensor: np.ndarray, key: str, wanted: Shape, turned: bool = False) -> None:
-        """Add a tensor under `path` if it has the shape `wanted`; `turned` transposes it to our layout."""
-        if tensor.shape != wanted:
-            self.misshapen.append(f"{path} expects {wanted}, but {key!r} is {tensor.shape}")
+    def take(self, path: str, tensor: np.ndarray, key: str, shape: Shape, turned: bool = False) -> None:
+        """Add a tensor under `path` if it has this `shape`; `turned` transposes it to our layout."""
+        if tensor.shape != shape:
+            self.misshapen.append(f"{path} expects {shape}, but {key!r} is {tensor.shape}")
             return
         self.arrays[path] = (np.ascontiguousarray(tensor.T if turned else tensor), key)
 
-    def once(self, held: dict[str, tuple[np.ndarray, str]], part: str, tensor: np.ndarray, key: str) -> None:
-        """Add a part of an adapter to `held`; a second tensor for one part is extra."""
-        if part in held:
-            self.extra.append(f"{key!r} {tensor.shape}: duplicate of {held[part][1]!r}")
+    def once(self, parts: dict[str, tuple[np.ndarray, str]], part: str, tensor: np.ndarray, key: str) -> None:
+        """Add a part of an adapter to `parts`; a second tensor for one part is extra."""
+        if part in parts:
+            self.extra.append(f"{key!r} {tensor.shape}: duplicate of {parts[part][1]!r}")
         else:
-            held[part] = (tensor, key)
+            parts[part] = (tensor, key)
 
 
 def read(
@@ -107,15 +107,15 @@ def read(
     return reading.arrays
 
 
-def read_declared(name: Name, tensor: np.ndarray, key: str, shape: Shape, found: Reading) -> None:
+def read_declared(name: Name, tensor: np.ndarray, key: str, shape: Shape, reading: Reading) -> None:
     """Add a tensor of a module that is saved whole; a second tensor for one leaf is extra."""
     path = name.ours
-    if path in found.arrays:
-        found.extra.append(f"{key!r} {tensor.shape}: duplicate of {found.arrays[path][1]!r}")
+    if path in reading.arrays:
+        reading.extra.append(f"{key!r} {tensor.shape}: duplicate of {reading.arrays[path][1]!r}")
         return
-    found.take(path, tensor, key, outward(name, np.empty(shape, bool)).shape)
-    if path in found.arrays:
-        found.arrays[path] = (inward(name, tensor), key)
+    reading.take(path, tensor, key, outward(name, np.empty(shape, bool)).shape)
+    if path in reading.arrays:
+        reading.arrays[path] = (inward(name, tensor), key)
 
 
 def read_layers(
@@ -126,7 +126,7 @@ def read_layers(
     shared: Found,
     shapes: Mapping[str, Shape],
     source: str,
-    found: Reading,
+    reading: Reading,
 ) -> None:
     """Add the leaves of every layer that the config names, from the tensors in `layers` and those that layers share."""
     module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
@@ -137,65 +137,71 @@ def read_layers(
     read = READERS[document["peft_type"]]
     for layer in sorted(layers.keys() | expected_layers):
         shape = shapes[f"{layer}/kernel"]
-        read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, found)
+        read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, reading)
 
 
-def read_lora(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
+def read_lora(
+    module: str, document: Json, layer: str, shape: Shape, tensors: Found, shared: Found, reading: Reading
+) -> None:
     rank = int(pattern(document, "rank_pattern", module, document["r"]))
     alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
     expected: dict[str, Shape] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
     if document.get("use_dora"):
         expected["lora/magnitude"] = (shape[1],)
     for name, size in expected.items():
-        if name not in own:
-            found.missing.append(f"{layer}/{name} {size[::-1]}")
+        if name not in tensors:
+            reading.missing.append(f"{layer}/{name} {size[::-1]}")
         else:
-            tensor, key = own[name]
-            found.take(f"{layer}/{name}", tensor, key, size, turned=True)
-    if extra_names := own.keys() - expected.keys():
-        tensor, key = own[min(extra_names)]
-        found.extra.append(f"{key!r} {tensor.shape}")
+            tensor, key = tensors[name]
+            reading.take(f"{layer}/{name}", tensor, key, size, turned=True)
+    if extra_names := tensors.keys() - expected.keys():
+        tensor, key = tensors[min(extra_names)]
+        reading.extra.append(f"{key!r} {tensor.shape}")
     scale = alpha / (rank**0.5 if document.get("use_rslora") else rank)
-    found.arrays[f"{layer}/lora/scale"] = (np.asarray(scale, np.float32), "lora_alpha")
+    reading.arrays[f"{layer}/lora/scale"] = (np.asarray(scale, np.float32), "lora_alpha")
     if rate := document.get("lora_dropout"):
-        found.arrays[f"{layer}/lora/dropout"] = (np.asarray(rate, np.float32), "lora_dropout")
+        reading.arrays[f"{layer}/lora/dropout"] = (np.asarray(rate, np.float32), "lora_dropout")
 
 
-def read_ia3(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
+def read_ia3(
+    module: str, document: Json, layer: str, shape: Shape, tensors: Found, shared: Found, reading: Reading
+) -> None:
     inner = document.get("feedforward_modules") or []
     on_inputs = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
     path, size = (f"{layer}/ia3/input", shape[0]) if on_inputs else (f"{layer}/ia3/output", shape[1])
-    if "ia3" not in own:
-        found.missing.append(f"{path} {(size,)}")
+    if "ia3" not in tensors:
+        reading.missing.append(f"{path} {(size,)}")
         return
-    tensor, key = own["ia3"]
-    found.take(path, tensor, key, (1, size) if on_inputs else (size, 1))
-    if path in found.arrays:
-        found.arrays[path] = (tensor.reshape(-1), key)
+    tensor, key = tensors["ia3"]
+    reading.take(path, tensor, key, (1, size) if on_inputs else (size, 1))
+    if path in reading.arrays:
+        reading.arrays[path] = (tensor.reshape(-1), key)
 
 
-def read_vera(module: str, document: Json, layer: str, shape: Shape, own: Found, shared: Found, found: Reading) -> None:
+def read_vera(
+    module: str, document: Json, layer: str, shape: Shape, tensors: Found, shared: Found, reading: Reading
+) -> None:
     rank = document["r"]
     for name, width in (("vera/inner", rank), ("vera/outer", shape[1])):
-        if name in own:
-            tensor, key = own[name]
-            found.take(f"{layer}/{name}", tensor, key, (width,))
+        if name in tensors:
+            tensor, key = tensors[name]
+            reading.take(f"{layer}/{name}", tensor, key, (width,))
         else:
-            found.missing.append(f"{layer}/{name} {(width,)}")
+            reading.missing.append(f"{layer}/{name} {(width,)}")
     for name, key, size in (("a", "vera_A", (rank, shape[0])), ("b", "vera_B", (shape[1], rank))):
         if key in shared:
             tensor, foreign = shared[key]
             # These have the size of the widest layers; a narrower layer reads a part. All layers have one rank.
             part = tensor if tensor.ndim != 2 else tensor[:, : size[1]] if name == "a" else tensor[: size[0]]
-            found.take(f"{layer}/vera/{name}", part, foreign, size, turned=True)
+            reading.take(f"{layer}/vera/{name}", part, foreign, size, turned=True)
         else:
-            found.missing.append(f"{layer}/vera/{name} {size[::-1]} (as {key!r}; save it with save_projection=True)")
+            reading.missing.append(f"{layer}/vera/{name} {size[::-1]} (as {key!r}; save it with save_projection=True)")
 
 
 READERS = {"LORA": read_lora, "IA3": read_ia3, "VERA": read_vera}
 
 
-def read_tokens(form: Layout, document: Json, shared: Found, shapes: Mapping[str, Shape], found: Reading) -> None:
+def read_tokens(form: Layout, document: Json, shared: Found, shapes: Mapping[str, Shape], reading: Reading) -> None:
     count, prefix = document.get("num_virtual_tokens"), document["peft_type"] == "PREFIX_TUNING"
     words = shapes.get("stem/words/embedding")
     if words is None:
@@ -203,15 +209,15 @@ def read_tokens(form: Layout, document: Json, shared: Found, shapes: Mapping[str
     blocks = blocks_of(form.config)
     expected_shape = (count, 2 * len(blocks) * form.config.width if prefix else words[1])
     if "prompt_embeddings" not in shared:
-        found.missing.append(f"'prompt_embeddings' {expected_shape}")
+        reading.missing.append(f"'prompt_embeddings' {expected_shape}")
         return
     tensor, key = shared["prompt_embeddings"]
     if tensor.shape != expected_shape:
-        found.misshapen.append(f"the model expects {expected_shape}, but {key!r} is {tensor.shape}")
+        reading.misshapen.append(f"the model expects {expected_shape}, but {key!r} is {tensor.shape}")
     elif not prefix:
-        found.arrays["stem/prompt/tokens"] = (tensor, key)
+        reading.arrays["stem/prompt/tokens"] = (tensor, key)
     else:
         rows = iter(np.split(tensor, 2 * len(blocks), axis=1))
         for block in blocks:
             for name in ("key", "value"):
-                found.arrays[f"{block}/prefix/{name}"] = (next(rows), key)
+                reading.arrays[f"{block}/prefix/{name}"] = (next(rows), key)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tlx.files.documents import shown
+from tlx.files.documents import format_value
 from tlx.files.patterns import compile_pattern
 from tlx.trees import Json
 from tlx.weights.peft import Layout, Spelling
@@ -57,7 +57,7 @@ def kept_names(config: Json) -> list[str]:
 def why_not(config: Json, module: str) -> str:
     """Return why peft puts no adapter into a module; "" if it does. (peft: `check_target_module_exists`.)"""
     if config.get("exclude_modules") and listed(config["exclude_modules"], module, "exclude_modules"):
-        return f"exclude_modules {shown(config['exclude_modules'])} excludes it"
+        return f"exclude_modules {format_value(config['exclude_modules'])} excludes it"
     for name in kept_names(config):
         if full(rf"(^|.*\.){name}($|\..*)", module, "modules_to_save"):
             return f"modules_to_save trains {name!r} in full, without an adapter"
@@ -67,12 +67,12 @@ def why_not(config: Json, module: str) -> str:
     if isinstance(targets, list) and module in targets:
         return ""
     if not listed(targets, module, "target_modules"):
-        return f"target_modules {shown(targets)} does not name {module!r}"
+        return f"target_modules {format_value(targets)} does not name {module!r}"
     layers = config.get("layers_to_transform")
     if layers is not None and layers != []:
         number = layer_number(module, config.get("layers_pattern"))
         if number not in (layers if isinstance(layers, list) else [layers]):
-            return f"layers_to_transform {shown(layers)} does not list this layer"
+            return f"layers_to_transform {format_value(layers)} does not list this layer"
     return ""
 
 

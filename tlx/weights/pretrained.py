@@ -17,7 +17,7 @@ from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.processors import Processor
 from tlx.tasks import Statement, Task
-from tlx.tasks.classes import shown
+from tlx.tasks.classes import format_names
 from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
@@ -42,7 +42,7 @@ from tlx.weights.heads import TASK, Stated, fit, left_out
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Entry, Manifest, reconcile
 from tlx.weights.source import locate
-from tlx.weights.trained import check_trained, drawn
+from tlx.weights.trained import check_trained, checksum_new_leaves
 from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
@@ -127,7 +127,7 @@ def load_pretrained(
         )
         arrays, entries = left_out(built, arrays, entries, reason)
     variables = fill(built, arrays, seed)
-    new_leaves = drawn(entries, variables, checkpoint.resettable(built))
+    new_leaves = checksum_new_leaves(entries, variables, checkpoint.resettable(built))
     manifest = Manifest(str(source), checkpoint.document, entries, new_leaves)
     pretrained = Pretrained(built, variables, None, manifest, task)
     kept_adapter = kept_leaves(adapter, reset, pretrained)
@@ -178,8 +178,8 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Ar
     stated = stated_head(document, form, directory / CONFIG)
     if stated.task is not None and stated.task.by_class and not stated.task.names and task is None:
         raise ValueError(
-            f"{directory / CONFIG}: id2label uses one name for several classes {shown(stated.names)}; correct it, or "
-            "pass the task: tasks.Classification(names=...)"
+            f"{directory / CONFIG}: id2label uses one name for several classes {format_names(stated.names)}; correct "
+            "it, or pass the task: tasks.Classification(names=...)"
         )
     settings = own_settings(document, model) if kind == OWN else form.read(document)
     return Checkpoint(str(source), directory, document, form, stated, settings)
@@ -241,14 +241,14 @@ def stored_adapter(checkpoint: Checkpoint, head: Head | None) -> Found:
     return {path: leaf for path, leaf in leaves.items() if path not in declared and not path.startswith(STATS)}
 
 
-def declared_resets(reset: Sequence[str], model: Model, held: Found) -> list[str]:
+def declared_resets(reset: Sequence[str], model: Model, leaves: Found) -> list[str]:
     """Return the patterns for declared parameters, without those that match inserted leaves only."""
     declared = flatten(model.params)
     return [
         pattern
         for pattern in reset
         if any(compile_rule(pattern).fullmatch(path) for path in declared)
-        or not any(compile_rule(pattern).fullmatch(path) for path in held)
+        or not any(compile_rule(pattern).fullmatch(path) for path in leaves)
     ]
 
 

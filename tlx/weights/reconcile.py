@@ -38,13 +38,13 @@ class Manifest(NamedTuple):
         source: The checkpoint.
         document: The config.json of the checkpoint.
         entries: A line for each tensor.
-        drawn: A checksum of every leaf of a head or pooler that was drawn at random (see `weights/trained.py`).
+        checksums: A checksum of every leaf of a head or pooler that was drawn at random (see `weights/trained.py`).
     """
 
     source: str
     document: Json
     entries: tuple[Entry, ...]
-    drawn: Mapping[str, int] = {}
+    checksums: Mapping[str, int] = {}
 
     def counts(self) -> dict[str, int]:
         counts = Counter(entry.action for entry in self.entries)
@@ -188,7 +188,7 @@ def stop(source: str, missing: list[str], misshapen: list[str], extra: list[str]
         ("extra in the checkpoint", extra),
     ):
         if lines:
-            shown = lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else [])
-            sections.append(f"{title} ({len(lines)}):\n" + "\n".join(f"    {line}" for line in shown))
+            excerpt = lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else [])
+            sections.append(f"{title} ({len(lines)}):\n" + "\n".join(f"    {line}" for line in excerpt))
     if sections:
         raise ValueError(f"{source} does not fit the model:\n  " + "\n  ".join(sections))

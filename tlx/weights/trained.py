@@ -16,7 +16,7 @@ def checksum(leaf: Array | np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(np.asarray(leaf, np.float32)).tobytes())
 
 
-def drawn(entries: Iterable[Entry], variables: Variables, stages: Iterable[str]) -> dict[str, int]:
+def checksum_new_leaves(entries: Iterable[Entry], variables: Variables, stages: Iterable[str]) -> dict[str, int]:
     """Return a checksum of every leaf of `stages` that was drawn at random, by path."""
     leaves, below = flatten(variables.params), tuple(f"{stage}/" for stage in stages)
     paths = [entry.path for entry in entries if entry.action == "reset" and entry.path.startswith(below)]
@@ -30,12 +30,12 @@ def untrained(pretrained: Pretrained) -> list[str]:
     """
     leaves = flatten(pretrained.variables.params)
     stages: dict[str, list[str]] = {}
-    for path in pretrained.manifest.drawn:
+    for path in pretrained.manifest.checksums:
         stages.setdefault(stage_of(pretrained.model, path), []).append(path)
     return [
         path
         for paths in stages.values()
-        if all(path in leaves and checksum(leaves[path]) == pretrained.manifest.drawn[path] for path in paths)
+        if all(path in leaves and checksum(leaves[path]) == pretrained.manifest.checksums[path] for path in paths)
         for path in paths
     ]
 

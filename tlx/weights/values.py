@@ -49,8 +49,8 @@ def check_values(
 
 def floating(param: Param) -> bool:
     """Return whether a parameter is floating point. Nearly all are; a user's module may have integers."""
-    drawn = jax.eval_shape(lambda key: param.init(key, param.shape), jax.random.key(0))
-    return bool(np.issubdtype(drawn.dtype, np.floating))
+    leaf = jax.eval_shape(lambda key: param.init(key, param.shape), jax.random.key(0))
+    return bool(np.issubdtype(leaf.dtype, np.floating))
 
 
 def not_finite(path: str, key: str, file: Path) -> ValueError:

@@ -148,7 +148,7 @@ def test_a_run_without_test_evaluation_seals_every_test_set(module, tmp_path):
     splits = load(module.recipe().data, 0, test=False)
     for name in ("test", "hard", "noisy"):
         with pytest.raises(PermissionError):
-            splits.named[name][0]
+            splits.by_name[name][0]
     assert splits.fingerprint == load(module.recipe().data, 0).fingerprint
     recipe = config.replace(module.recipe(), train=Train(steps=2, batch=16, eval_batch=64))
     blind = tlx.run(recipe, tmp_path / "blind", how=tlx.training.loop.How(quiet=True, test=False))

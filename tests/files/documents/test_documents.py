@@ -7,7 +7,7 @@ import pytest
 
 from tlx.files.documents import DocumentError, check, parse_json, read_arrays, read_json, read_lines, records
 from tlx.files.documents import models as model_forms
-from tlx.files.documents.checks import Either, Flag, Mapped, OneOf, Real, Record, Rows, Text, Whole, maybe, shown
+from tlx.files.documents.checks import Either, Flag, Mapped, OneOf, Real, Record, Rows, Text, Whole, format_value, maybe
 
 FORM = Record(
     {"width": Whole(1)},
@@ -85,8 +85,8 @@ def test_forms_state_the_expected_value():
         check({"side": "lef"}, Record({"side": OneOf(("left", "right"))}), "x.json")
     with pytest.raises(DocumentError, match="a key of names is 'x'; expected digits"):
         check({"names": {"x": "a"}}, Record({"names": Mapped(Text(), Text(r"\d+", "digits"))}), "x.json")
-    assert shown({"a": 1}) == "an object with 1 entries"
-    assert len(shown("x" * 1000)) == 80
+    assert format_value({"a": 1}) == "an object with 1 entries"
+    assert len(format_value("x" * 1000)) == 80
 
 
 def test_an_incomplete_last_line_is_ignored_and_any_other_is_refused(tmp_path):

@@ -216,7 +216,7 @@ def test_rows_are_shared_only_if_the_inputs_are_equal(image, changed, store):
         splits = open_data(recipe)
         # The weights follow from the seed, which is the same for all, so only the data differ.
         ready = prepare(recipe, splits)._replace(variables=variables)
-        return {name: digest(ready, Cut("blocks/00", ""), name, value) for name, value in splits.named.items()}
+        return {name: digest(ready, Cut("blocks/00", ""), name, value) for name, value in splits.by_name.items()}
 
     variables = prepare(changed(image, data={"size": 8})).variables
     clean = keys()

@@ -18,7 +18,7 @@ from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import read_metrics
 from tlx.records.studies import StudyRecords
-from tlx.training.evaluate import feature_reader, shown
+from tlx.training.evaluate import describe_example, feature_reader
 from tlx.training.reopen import learned
 from tlx.trees import Json
 
@@ -93,7 +93,7 @@ def picked(source: Any, task: Any, relative: np.ndarray, positions: Sequence[int
     """Return examples as a page shows them, with their weight divided by the mean."""
     rows = []
     for n in positions:
-        example = shown(source[int(n)], task, {}, 0.0)
+        example = describe_example(source[int(n)], task, {}, 0.0)
         rows.append(
             {name: example[name] for name in example if name not in ("answer", "loss")} | {"weight": relative[n]}
         )

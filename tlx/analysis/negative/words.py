@@ -1,6 +1,6 @@
 """Write the report on a terminal."""
 
-from tlx.functional.metrics import known
+from tlx.functional.metrics import find_metric
 from tlx.functional.significance import p_text
 from tlx.report.words import granting
 from tlx.trees import Json
@@ -28,7 +28,7 @@ def rows(document: Json) -> list[tuple[str, ...]]:
 
 def is_share(document: Json) -> bool:
     """Return whether the metric of a report is a share, whose differences are written in points."""
-    return known(document["metric"], document.get("measures")).points
+    return find_metric(document["metric"], document.get("measures")).points
 
 
 def size(value: float, share: bool) -> str:

@@ -92,7 +92,7 @@ class Sentiment(tfds.core.GeneratorBasedBuilder):
         rated = list(sentences(domain, raw.decode("utf-8", errors="replace")))
         return {split: self._generate_examples(rated, split) for split in ("train", "validation", "test")}
 
-    def _generate_examples(self, found: list[Sentence], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for sentence in found:
+    def _generate_examples(self, rows: list[Sentence], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for sentence in rows:
             if by_hash(sentence.document or sentence.id) == split:
                 yield sentence.id, {**sentence._asdict(), "label": int(sentence.rating > 0)}

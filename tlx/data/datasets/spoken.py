@@ -60,9 +60,9 @@ class Spoken(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(rows, split) for split in ("train", "validation", "test")}
 
     def _generate_examples(
-        self, found: list[tuple[str, str, bytes]], split: str
+        self, rows: list[tuple[str, str, bytes]], split: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for language, prompt, content in found:
+        for language, prompt, content in rows:
             if by_hash(prompt) == split:
                 yield f"{language}/{prompt}", {"audio": content, "label": language, "prompt": prompt}
 

@@ -211,7 +211,7 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
         place(file, name)
     if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
         raise ValueError(f"{settings} uses the column {twice[0]!r} twice; choose a different column for each role")
-    named = dict(names)
+    explicit_names = dict(names)
     if LABEL not in names:
         names[LABEL] = only(file, names, LABELS, "label", "label='...'")
     if not {"text", "words"} & set(names):
@@ -224,7 +224,7 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
             names["text"] = only(file, names, TEXTS, "text", "text='...'")
     order = [role for role in ("text", "text_pair", "words", LABEL) if role in names]
     names = {role: names[role] for role in order}
-    if names.keys() == named.keys():
+    if names.keys() == explicit_names.keys():
         return names, []
     unused = [name for name in file.header if name not in names.values()]
     also = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
@@ -232,11 +232,11 @@ def columns_of(settings: Csv, file: CsvFile) -> tuple[dict[str, str], list[str]]
     return names, [f"columns of {settings}: {assignments}{also}"]
 
 
-def only(file: CsvFile, taken: Mapping[str, str], known: Sequence[str], role: str, remedy: str) -> str:
+def only(file: CsvFile, names: Mapping[str, str], candidates: Sequence[str], role: str, remedy: str) -> str:
     """Return the only possible column: by its name, else the only one that is left. Raises ValueError where several are
     possible."""
-    free = [name for name in file.header if name not in taken.values()]
-    likely = [name for name in free if name.lower() in known]
+    free = [name for name in file.header if name not in names.values()]
+    likely = [name for name in free if name.lower() in candidates]
     if len(likely) == 1:
         return likely[0]
     if len(free) == 1:

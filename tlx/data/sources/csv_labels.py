@@ -53,7 +53,7 @@ def kind_of(
     settings: Csv,
     files: Mapping[str, CsvFile],
     cells: Mapping[str, np.ndarray],
-    kept: Mapping[str, np.ndarray],
+    rows_by_split: Mapping[str, np.ndarray],
     label: str,
 ) -> Kind:
     """Return the kind of the labels where the source does not state it. Raises ValueError for "nan" or "inf" in a
@@ -64,7 +64,7 @@ def kind_of(
         return "classes"
     if settings.classes:
         return "class"
-    rows = [(split, row) for split in cells for row in kept[split].tolist()]
+    rows = [(split, row) for split in cells for row in rows_by_split[split].tolist()]
     numbers = [number_in(cells[split][row]) for split, row in rows]
     if not rows or None in numbers:
         return "class"
@@ -112,7 +112,7 @@ def column_of(
     kind: Kind,
     files: Mapping[str, CsvFile],
     cells: Mapping[str, np.ndarray],
-    kept: Mapping[str, np.ndarray],
+    rows_by_split: Mapping[str, np.ndarray],
     label: str,
 ) -> Column:
     """Return the column of the label, with its classes. Raises ValueError for labels that look like names, or that are
@@ -121,7 +121,7 @@ def column_of(
         return Column("number")
     counts: dict[str, int] = {}
     for split, column in cells.items():
-        for row in kept[split].tolist():
+        for row in rows_by_split[split].tolist():
             for name in names_in(column[row], settings, kind):
                 if settings.classes and name not in settings.classes:
                     raise ValueError(
@@ -129,7 +129,7 @@ def column_of(
                         f"the classes in classes=...{near_miss(name, settings.classes)}"
                     )
                 counts[name] = counts.get(name, 0) + 1
-    total = sum(map(len, kept.values()))
+    total = sum(map(len, rows_by_split.values()))
     if len(counts) > MANY_CLASSES and len(counts) > total / 2 and not settings.classes:
         raise ValueError(
             f"{files['train'].path}: {label!r} has {len(counts):,} different labels in {total:,} rows, which is too "
@@ -147,16 +147,16 @@ def column_of(
     return Column(kind, tuple(names))
 
 
-def encoded(column: Column, file: CsvFile, cells: np.ndarray, kept: np.ndarray, label: str) -> np.ndarray | None:
+def encoded(column: Column, file: CsvFile, cells: np.ndarray, rows: np.ndarray, label: str) -> np.ndarray | None:
     """Return int32[N] classes or float32[N] numbers; None where each label is a list. Raises ValueError for a cell that
     is no number."""
     if column.kind == "class":
         numbers = {name: number for number, name in enumerate(column.classes)}
-        return np.array([numbers[cells[row].strip()] for row in kept.tolist()], np.int32)
+        return np.array([numbers[cells[row].strip()] for row in rows.tolist()], np.int32)
     if column.kind != "number":
         return None
-    values = np.zeros(len(kept), np.float32)
-    for n, row in enumerate(kept.tolist()):
+    values = np.zeros(len(rows), np.float32)
+    for n, row in enumerate(rows.tolist()):
         number = number_in(cells[row])
         if number is None or not is_finite(number):
             raise ValueError(no_number(file, row, label, cells[row]))

@@ -140,14 +140,14 @@ def columns_of(name: str, info: Any) -> tuple[dict[str, Column], dict[str, str]]
     # TFDS returns the features of a folder in an order that changes from run to run.
     kinds = dict(sorted(info.features.items(), key=lambda item: (item[0] != "premise", item[0])))
     keys = info.supervised_keys or ()
-    named = [key for key in keys if isinstance(key, str)]
-    if unknown := [key for key in named if key not in kinds]:
+    key_names = [key for key in keys if isinstance(key, str)]
+    if unknown := [key for key in key_names if key not in kinds]:
         raise ValueError(
-            f"data set {name!r} has the supervised keys {', '.join(named)}, but {unknown[0]!r} is not a feature; its "
-            f"features are {', '.join(kinds)}; prepare the data set again"
+            f"data set {name!r} has the supervised keys {', '.join(key_names)}, but {unknown[0]!r} is not a feature; "
+            f"its features are {', '.join(kinds)}; prepare the data set again"
         )
-    inputs = named[:-1] if len(named) == len(keys) and named else list(kinds)
-    labels = named[-1:] if len(named) == len(keys) and named else [key for key in kinds if "label" in key]
+    inputs = key_names[:-1] if len(key_names) == len(keys) and key_names else list(kinds)
+    labels = key_names[-1:] if len(key_names) == len(keys) and key_names else [key for key in kinds if "label" in key]
     audio = "audio" if isinstance(kinds.get("audio"), tfds.features.Text) and "audio" in inputs else None
     words = [key for key in inputs if isinstance(kinds[key], tfds.features.Text) and key != audio]
     text = tuple(key for key in words if not key.endswith("id")) if audio is None else ()

@@ -6,6 +6,15 @@ and preprocessors, `records` those of the files of runs, studies and searches.
 """
 
 from tlx.files.documents.checks import DocumentError, check
-from tlx.files.documents.reading import parse_json, read_arrays, read_json, read_lines, read_text, shown
+from tlx.files.documents.reading import format_value, parse_json, read_arrays, read_json, read_lines, read_text
 
-__all__ = ["DocumentError", "check", "parse_json", "read_arrays", "read_json", "read_lines", "read_text", "shown"]
+__all__ = [
+    "DocumentError",
+    "check",
+    "format_value",
+    "parse_json",
+    "read_arrays",
+    "read_json",
+    "read_lines",
+    "read_text",
+]

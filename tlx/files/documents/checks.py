@@ -40,10 +40,10 @@ class Form(Protocol):
         """Yield the parts of `value`, at the place `where`, that do not fit."""
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Return a value as an error shows it: its `repr` or, where that is long, its beginning.
 
-    >>> shown([1, "a"])
+    >>> format_value([1, "a"])
     "[1, 'a']"
     """
     if isinstance(value, dict):
@@ -83,7 +83,7 @@ class Simple:
 
     def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not self.fits(value):
-            yield Fault(where, shown(value), self.wants)
+            yield Fault(where, format_value(value), self.wants)
 
 
 @dataclass(frozen=True)
@@ -162,17 +162,17 @@ class Real(Simple):
 
 @dataclass(frozen=True)
 class Text(Simple):
-    """A string that `pattern` matches in full; `named` describes it in words."""
+    """A string that `pattern` matches in full; `description` describes it in words."""
 
     pattern: str = r"(?s:.*)"
-    named: str = "a string"
+    description: str = "a string"
 
     def fits(self, value: Any) -> bool:
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
     @property
     def wants(self) -> str:
-        return self.named
+        return self.description
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class OneOf(Simple):
     def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not self.fits(value):
             near = near_miss(value, map(str, self.values)) if isinstance(value, str) and len(self.values) > 12 else ""
-            yield Fault(where, shown(value), self.wants + near)
+            yield Fault(where, format_value(value), self.wants + near)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Either:
         if all(faults_by_form):
             # A fault inside the value is more precise than a fault of the whole value.
             inner = [faults for faults in faults_by_form if faults[0].where != where]
-            yield inner[0][0] if inner else Fault(where, shown(value), self.wants)
+            yield inner[0][0] if inner else Fault(where, format_value(value), self.wants)
 
 
 def maybe(form: Form) -> Either:
@@ -233,7 +233,7 @@ class Rows:
 
     def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not isinstance(value, list) or len(value) < self.low or (self.high is not None and len(value) > self.high):
-            yield Fault(where, shown(value), self.wants)
+            yield Fault(where, format_value(value), self.wants)
             return
         for position, item in enumerate(value):
             yield from self.form.faults(item, f"{where}[{position}]")
@@ -252,14 +252,14 @@ class Mapped:
 
     def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not isinstance(value, dict):
-            yield Fault(where, shown(value), self.wants)
+            yield Fault(where, format_value(value), self.wants)
             return
         free = self.keys.pattern == Text.pattern
         if free and isinstance(self.form, Simple) and all(map(self.form.fits, value.values())):
             return
         for name, item in value.items():
             if not (free or self.keys.fits(name)):
-                yield Fault(f"a key of {where or 'the document'}", shown(name), self.keys.wants)
+                yield Fault(f"a key of {where or 'the document'}", format_value(name), self.keys.wants)
             yield from self.form.faults(item, joined(where, name))
 
 
@@ -278,7 +278,7 @@ class Record:
 
     def faults(self, value: object, where: str) -> Iterator[Fault]:
         if not isinstance(value, dict):
-            yield Fault(where, shown(value), self.wants)
+            yield Fault(where, format_value(value), self.wants)
             return
         for name, form in self.required.items():
             if name not in value:
@@ -297,7 +297,7 @@ class Record:
 def joined(where: str, name: str) -> str:
     """Return the place of a field within the place `where`."""
     plain = re.fullmatch(r"[\w/-]{1,60}", name) is not None
-    return f"{where}.{name}" if where and plain else name if plain else f"{where}[{shown(name)}]"
+    return f"{where}.{name}" if where and plain else name if plain else f"{where}[{format_value(name)}]"
 
 
 def check(document: object, form: Form, name: object, remedy: str = "") -> Any:

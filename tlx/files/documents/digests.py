@@ -74,22 +74,22 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def known(folder: Path) -> dict[str, str]:
+def read(folder: Path) -> dict[str, str]:
     """Return the digests in `files.json`; nothing where there is no file, or the run is not finished."""
     path = folder / FILES
     if not (folder / RESULT).is_file() or not path.exists():
         return {}
-    return _known(path, path.stat().st_mtime_ns)
+    return _read(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _known(path: Path, stamp: int) -> dict[str, str]:
+def _read(path: Path, stamp: int) -> dict[str, str]:
     return read_json(path, FORM, remedy=REMEDY)["sha256"]
 
 
 def verify(folder: Path, name: str) -> None:
     """Raise Changed where the file `name` of a finished run differs from the one that the run wrote."""
-    if (expected := known(folder).get(name)) is None:
+    if (expected := read(folder).get(name)) is None:
         return
     path = folder / name
     if not path.is_file():
@@ -104,7 +104,7 @@ def verify(folder: Path, name: str) -> None:
 def verify_below(directory: Path) -> None:
     """Raise Changed where `directory`, a part of a finished run such as `model/`, differs from what the run wrote."""
     folder, start = directory.parent, f"{directory.name}/"
-    listed = [name for name in known(folder) if name.startswith(start)]
+    listed = [name for name in read(folder) if name.startswith(start)]
     for name in listed:
         verify(folder, name)
     if not listed:

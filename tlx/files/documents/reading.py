@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.files.documents.checks import Anything, DocumentError, Form, Record, check, shown
+from tlx.files.documents.checks import Anything, DocumentError, Form, Record, check, format_value
 from tlx.trees import Json
 
 # The limit for all documents but tokenizers, which have long vocabularies.
@@ -148,8 +148,8 @@ def once(pairs: list[tuple[str, Any]]) -> Json:
         for name, value in pairs:
             if name in values and repr(values[name]) != repr(value):
                 raise ValueError(
-                    f"the key {shown(name)} occurs twice, with the values {shown(values[name])} and {shown(value)}: "
-                    "expected one value"
+                    f"the key {format_value(name)} occurs twice, with the values {format_value(values[name])} and "
+                    f"{format_value(value)}: expected one value"
                 )
             values[name] = value
     return document
@@ -194,8 +194,8 @@ def check_characters(document: object, name: object, remedy: str) -> None:
             waiting += value
         elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise DocumentError(
-                f"{name} contains half a character (a lone surrogate) in {shown(value)}; expected complete characters; "
-                f"{remedy}"
+                f"{name} contains half a character (a lone surrogate) in {format_value(value)}; expected complete "
+                f"characters; {remedy}"
             )
 
 
@@ -245,4 +245,4 @@ def read_arrays(
     return arrays
 
 
-__all__ = ["Anything", "parse_json", "read_arrays", "read_json", "read_lines", "read_text", "shown"]
+__all__ = ["Anything", "format_value", "parse_json", "read_arrays", "read_json", "read_lines", "read_text"]

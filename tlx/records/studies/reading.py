@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from tlx.files.documents import digests, read_json, read_lines, records
 from tlx.files.documents.checks import Form
-from tlx.functional.metrics import Metric, known
+from tlx.functional.metrics import Metric, find_metric
 from tlx.records.log import read_metrics
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, read_predictions, stale
 from tlx.trees import Json, near_miss
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
 
     def declared(self, metric: str) -> Metric:
         """Return the task's declaration of a metric, whose name may begin with the name of its split."""
-        return known(metric, (self.result or {}).get("measures"))
+        return find_metric(metric, (self.result or {}).get("measures"))
 
     def predictions(self, split: str = "test") -> Predictions | None:
         """Return the run's predictions on every example of a split; None if none were kept."""
@@ -154,7 +154,7 @@ class StudyRecords(NamedTuple):
     def declared(self, metric: str) -> Metric:
         """Return the tasks' declaration of a metric; if cells disagree, the first finished cell counts."""
         cells = (cell for cell in self.cells if metric in cell.metrics)
-        return next((cell.declared(metric) for cell in cells), known(metric))
+        return next((cell.declared(metric) for cell in cells), find_metric(metric))
 
     def plan(self) -> list[Json]:
         """Return the planner's decisions, without a line that a killed worker left half written."""

@@ -95,8 +95,8 @@ def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> s
     """Return what changes from step to step below `stage`; empty where nothing does."""
     frozen = partition.frozen_stages([stage.name for stage in ready.model.stages], parts.partition)
 
-    def prefix(key: Any, variables: Variables, given: Any) -> Any:
-        taps, after = forward(ready.model, variables, given, key=key, train=True, stop=stage, still=frozen)
+    def prefix(key: Any, variables: Variables, batch: Any) -> Any:
+        taps, after = forward(ready.model, variables, batch, key=key, train=True, stop=stage, still=frozen)
         return taps["carry"], after
 
     key, variables = jax.eval_shape(lambda: (jax.random.key(0), ready.variables))
@@ -130,12 +130,12 @@ def what_is_read(ready: Prepared, parts: Parts, carry: Any, memory: Tree | None,
         for name, field in ready.task.fields().items()
     }
 
-    def step(given: Any, variables: Variables) -> Any:
+    def step(stage_inputs: Any, variables: Variables) -> Any:
         state = initial_state(parts, variables, 1, jax.random.key(0), memory)
-        batch = {**given, "index": np.arange(rows, dtype=np.int32)}
+        batch = {**stage_inputs, "index": np.arange(rows, dtype=np.int32)}
         labelled = {**batch, **labels}
         streams = {name: batch if name == "unlabelled" else labelled for name in ready.streams}
-        return train_step(parts, state, streams), eval_step(parts, state, {**given, **labels})
+        return train_step(parts, state, streams), eval_step(parts, state, {**stage_inputs, **labels})
 
     try:
         traced = jax.make_jaxpr(step)(carry, jax.eval_shape(lambda: ready.variables)).jaxpr

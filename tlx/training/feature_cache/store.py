@@ -37,12 +37,12 @@ from tlx.types import Array
 
 class Sources(NamedTuple):
     """The readers of the batches of a phase, by the name of the stream or split: the tables of the stage `start`, or
-    the recipe's processor where it is None. `told` says what was computed and saved, or why nothing was; `computed` is
-    the number of computed rows."""
+    the recipe's processor where it is None. `message` says what was computed and saved, or why nothing was; `computed`
+    is the number of computed rows."""
 
     start: str | None
     readers: Mapping[str, Any]
-    told: str
+    message: str
     computed: int = 0
 
 
@@ -125,8 +125,8 @@ def numbers(leaf: Array | np.ndarray) -> bytes:
     place = id(leaf)
     if place not in DIGESTS:
         # A weak reference does not keep the array alive; its entry goes before another array can have the same id.
-        gone = weakref.ref(leaf, lambda _: DIGESTS.pop(place, None))
-        DIGESTS[place] = gone, hashlib.sha256(np.ascontiguousarray(leaf).data).digest()
+        reference = weakref.ref(leaf, lambda _: DIGESTS.pop(place, None))
+        DIGESTS[place] = reference, hashlib.sha256(np.ascontiguousarray(leaf).data).digest()
     return DIGESTS[place][1]
 
 
@@ -203,7 +203,7 @@ def requested(pairs: Sequence[tuple[Prepared, Splits]], cut: Cut) -> tuple[Reque
     folders_by_run: list[dict[str, Path]] = []
     for ready, splits in pairs:
         folders = {}
-        for name, examples in splits.named.items():
+        for name, examples in splits.by_name.items():
             if isinstance(examples, Sealed):
                 continue
             folders[name] = room() / digest(ready, cut, name, examples)
@@ -238,9 +238,9 @@ def too_much(
     return ""
 
 
-def lacking(table: Table, asked: Sequence[Examples]) -> np.ndarray:
+def lacking(table: Table, example_sets: Sequence[Examples]) -> np.ndarray:
     """Return the rows, ascending, that these examples need and the table does not have."""
-    rows = np.unique(np.concatenate([rows_of(examples, table.views) for examples in asked]))
+    rows = np.unique(np.concatenate([rows_of(examples, table.views) for examples in example_sets]))
     return table.missing(rows)
 
 
@@ -309,9 +309,9 @@ def computed(
     return np.concatenate(indices), np.concatenate(lengths) if lengths else None, together
 
 
-def check_numbers(found: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
+def check_numbers(arrays: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
     """Raise ValueError, with the example, where the features below `stage` contain NaN."""
-    for array in found:
+    for array in arrays:
         bad = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
         if len(bad):
             raise ValueError(

@@ -15,13 +15,13 @@ from tlx.training.prepare import open_data
 from tlx.trees import Json, near_miss
 from tlx.tune import journal
 from tlx.tune.journal import PRUNERS, SAMPLERS, Pruner, Sampler
-from tlx.tune.space import Space, check, shown
+from tlx.tune.space import Space, check, format_space
 
 SEARCH = "search.json"
 Direction = Literal["maximize", "minimize"]
 
 
-class Asked(NamedTuple):
+class Settings(NamedTuple):
     """Checked arguments of a search, as in `search`."""
 
     recipe: Recipe
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
         return {
             "fingerprint": config.fingerprint(self.recipe),
             "recipe": config.dump(self.recipe),
-            "space": shown(self.space),
+            "space": format_space(self.space),
             "sampler": self.sampler,
             "pruner": self.pruner,
             "metric": f"validation/{self.metric}",
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
         }
 
 
-def check_asked(
+def check_settings(
     recipe: Recipe,
     space: Space,
     trials: int,
@@ -56,7 +56,7 @@ def check_asked(
     metric: str | None,
     direction: str | None,
     seed: int,
-) -> Asked:
+) -> Settings:
     """Check everything about a search that can be checked before it begins."""
     if trials < 1:
         raise ValueError(f"trials is {trials}; expected 1 or more")
@@ -76,13 +76,13 @@ def check_asked(
     name = check_metric(metric or recipe.task.primary, recipe.task)
     better = recipe.task.metric(name).higher_is_better
     towards = cast(Direction, direction or ("maximize" if better else "minimize"))
-    return Asked(recipe, space, cast(Sampler, sampler), cast(Pruner, pruner), name, towards, seed)
+    return Settings(recipe, space, cast(Sampler, sampler), cast(Pruner, pruner), name, towards, seed)
 
 
-def check_one(name: str, value: str, known: tuple[str, ...]) -> None:
+def check_one(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError if a value is not among the known values."""
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
 
 
 def check_metric(metric: str, task: Task) -> str:
@@ -104,18 +104,18 @@ def check_metric(metric: str, task: Task) -> str:
     return name
 
 
-def pruner_of(asked: Asked) -> Any:
+def pruner_of(settings: Settings) -> Any:
     """Return Optuna's pruner for the search."""
-    if asked.pruner == "none":
+    if settings.pruner == "none":
         return journal.pruner_of("none", 1, 1)
-    train = asked.recipe.train
-    splits = open_data(asked.recipe, test=False)
-    steps = total_steps(asked.recipe, len(splits.train), splits.first)
-    a_pass = -(-len(splits.train) // asked.recipe.batch_of(splits.first))
-    return journal.pruner_of(asked.pruner, train.eval_every or a_pass, steps)
+    train = settings.recipe.train
+    splits = open_data(settings.recipe, test=False)
+    steps = total_steps(settings.recipe, len(splits.train), splits.first)
+    a_pass = -(-len(splits.train) // settings.recipe.batch_of(splits.first))
+    return journal.pruner_of(settings.pruner, train.eval_every or a_pass, steps)
 
 
-def settle(folder: Path, asked: Asked) -> None:
+def settle(folder: Path, settings: Settings) -> None:
     """Assign the folder to the search.
 
     Raises:
@@ -123,32 +123,32 @@ def settle(folder: Path, asked: Asked) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not begun(folder):
+    if folder.is_dir() and any(folder.iterdir()) and not is_search(folder):
         raise FileExistsError(f"{folder} is not empty and contains no search; choose another folder with --out")
     for name in (CLAIMS, CELLS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with alone(folder):
         if not (folder / SEARCH).is_file():
-            write_json(folder / SEARCH, asked.document)
+            write_json(folder / SEARCH, settings.document)
             return
     saved = read_json(folder / SEARCH, records.SEARCH, remedy="restore the file, or choose another folder with --out")
-    for name, value in asked.document.items():
+    for name, value in settings.document.items():
         if name != "recipe" and saved[name] != value:
-            same = name == "fingerprint" and saved.get("recipe") == json.loads(json.dumps(asked.document["recipe"]))
+            same = name == "fingerprint" and saved.get("recipe") == json.loads(json.dumps(settings.document["recipe"]))
             part = "version of the source code" if same else "recipe" if name == "fingerprint" else name
             raise FileExistsError(
-                f"{folder} contains a search with another {part}: {told(saved[name])} there, {told(value)} in this "
-                "search; choose another folder with --out"
+                f"{folder} contains a search with another {part}: {format_setting(saved[name])} there, "
+                f"{format_setting(value)} in this search; choose another folder with --out"
             )
 
 
-def begun(folder: Path) -> bool:
+def is_search(folder: Path) -> bool:
     """Return whether the folder belongs to a search. Another process may have just begun it, and claims are created
     before the file."""
     return (folder / SEARCH).is_file() or ((folder / CLAIMS).is_dir() and not is_study(folder))
 
 
-def told(value: object) -> str:
+def format_setting(value: object) -> str:
     """Return a setting as text."""
     return ", ".join(f"{path}: {spec}" for path, spec in value.items()) if isinstance(value, dict) else str(value)
 
