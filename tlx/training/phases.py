@@ -81,7 +81,15 @@ class PhaseSetup:
         step: Any = self.engine.train
         if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
             step = compile_step(parts.uncut, self.mesh).train
-        return step.lower(form, batch)
+        # JAX finds the traced and lowered program of the training only if the arrays also have its shardings.
+        return step.lower(
+            shapes_on(sharding.replicated(self.mesh), form), shapes_on(sharding.by_example(self.mesh), batch)
+        )
+
+
+def shapes_on(placement: jax.sharding.Sharding, tree: Any) -> Any:
+    """Return the shapes and types of arrays that lie on the devices in this way."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), tree)
 
 
 def set_up_phase(
