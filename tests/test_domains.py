@@ -55,6 +55,7 @@ def metric_by_step(actual, name):
     return {line["step"]: line["value"] for line in read_metrics(actual.folder) if line["name"] == name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [RECIPE, pytest.param(MATCHED, marks=SLOW), pytest.param(WEIGHED, marks=SLOW)],
@@ -71,6 +72,7 @@ def test_the_reversal_is_a_function_of_progress(tmp_path):
     assert outcome.result["examples"]["source"] == 3500 and outcome.result["examples"]["unlabelled"] > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "labels", "statistics", "names"),
     [
@@ -138,6 +140,7 @@ def test_unusual_data_are_noted_and_recorded(tmp_path, capsys):
     assert f"note: {note}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "statistics", "names"),
     [

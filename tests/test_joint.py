@@ -111,6 +111,7 @@ def test_every_piece_has_its_part_of_all_streams():
     check(walked(parts, start, batch, 1)[0], pieces, start)
 
 
+@pytest.mark.slow
 def test_with_pmap_the_statistics_cover_all_devices():
     batch = streams()
     results, begins = {}, {}

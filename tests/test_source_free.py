@@ -58,6 +58,7 @@ def params(folder):
     return flatten(load_pretrained(folder).variables.params)
 
 
+@pytest.mark.slow
 def test_from_a_run_on_the_source_to_the_target_with_its_frozen_head(target, tmp_path):
     recipe = target(terms.Shot(), train=Train(steps=80, batch=64))
     assert prepare(recipe).streams == ["unlabelled"]

@@ -169,6 +169,7 @@ def test_parallel_processes_share_the_cells_and_repeat_none(tmp_path):
     assert studies.read(out).counts["done"] == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_prints_how_to_resume_and_resumes(tmp_path):
     # Enough steps that it cannot end before the signal arrives on any machine.
     path, out = write_file(tmp_path, 'param("seed", 0)', steps=5_000_000, every=100), tmp_path / "out"

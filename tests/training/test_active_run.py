@@ -81,7 +81,7 @@ def recorded_numbers(folder):
 @pytest.mark.parametrize(
     ("recipe", "stops"),
     [
-        (WAVES, (4,)),
+        pytest.param(WAVES, (4,), marks=pytest.mark.slow),
         (WAVES, (2,)),
         (WAVES, (3,)),
         pytest.param(AVERAGED, (2, 4, 6), marks=pytest.mark.slow),

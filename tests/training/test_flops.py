@@ -102,6 +102,7 @@ def test_a_run_records_the_flops_of_its_steps(name, tmp_path):
     assert outcome == pytest.approx(operations(CASES[name]).total, rel=0.02)
 
 
+@pytest.mark.slow
 def test_cached_features_are_not_counted_again_and_vectorised_runs_share_them(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.feature_cache.store.cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
@@ -117,6 +118,7 @@ def test_cached_features_are_not_counted_again_and_vectorised_runs_share_them(tm
     assert [arm.result["flops"] for arm in packed] == [pytest.approx(above)] * 2
 
 
+@pytest.mark.slow
 def test_vectorised_runs_with_different_trainable_parameters_are_counted_separately(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     few = tuning.Rules((r"stem/kernel", None), (r".*", Learn()))

@@ -87,6 +87,7 @@ def assert_same(actual, expected):
             np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipes",
     [SEEDS, pytest.param(DIVERGING, marks=pytest.mark.slow), pytest.param(MASKS, marks=pytest.mark.slow)],

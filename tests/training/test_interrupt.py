@@ -158,6 +158,7 @@ def test_ignored_signals_and_other_threads_are_unchanged():
     assert calls == [signal.default_int_handler]
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_resumes_from_the_previous_one_to_the_same_bits(pressed, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.batches.MOST", 1)
     recipe, stopped = recipe_of(select="best-validation"), tmp_path / "stopped"

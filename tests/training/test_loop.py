@@ -107,7 +107,11 @@ def test_the_evaluated_model_is_the_saved_model(plain):
 
 @pytest.mark.parametrize(
     ("recipe", "stops"),
-    [(RECIPE, (5,)), (SELECTED, (3, 6)), pytest.param(BATCH_NORM, (4,), marks=pytest.mark.slow)],
+    [
+        (RECIPE, (5,)),
+        pytest.param(SELECTED, (3, 6), marks=pytest.mark.slow),
+        pytest.param(BATCH_NORM, (4,), marks=pytest.mark.slow),
+    ],
     ids=["plain", "best-validation, twice", "batch norm"],
 )
 def test_a_resumed_run_equals_an_unstopped_run_bit_for_bit(recipe, stops, goes_on):
@@ -253,6 +257,7 @@ except tlx.training.checkpoint.DiskFull as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_saved(plain, tmp_path):
     program = FULL_DISK.format(tests=str(Path(__file__).parents[1]), file=__file__)
     process = subprocess.run(

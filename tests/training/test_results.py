@@ -79,7 +79,10 @@ def logits(pretrained, folder):
     return remaining["logits"][list(chosen)], np.asarray(forward(pretrained.variables, image))
 
 
-@pytest.mark.parametrize("name", RUNS)
+# A merged tuning on a stream of blocks, and one that is not merged; the slow tests have the others.
+@pytest.mark.parametrize(
+    "name", [name if name in ("Lora", "SideHead") else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_a_run_with_any_tuning_saves_a_model_with_the_recorded_logits(name, tmp_path):
     result, recipe = finished(name, tmp_path / "run")
     merged = RUNS[name][2]

@@ -95,6 +95,7 @@ def test_the_first_convolution_of_a_group_has_a_kernel_for_each_run_and_a_produc
             active.close()
 
 
+@pytest.mark.slow
 def test_runs_that_exceed_the_memory_are_split_into_several_groups(tmp_path, packs, monkeypatch):
     weighed = run_many.weighed
 

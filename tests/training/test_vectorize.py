@@ -141,7 +141,7 @@ CASES = {
 
 
 # Most of the time is compilation, so only the basic cases are here; the slow tests have the others.
-NEAR = {"numbers and seeds", "a stored prefix", "masks"}
+NEAR = {"numbers and seeds"}
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,7 @@ def file_contents(folder):
 PHASES = {"tuning": tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, pytest.param(PHASES, marks=pytest.mark.slow)], ids=["one phase", "two phases"])
 def test_a_stopped_group_resumes_at_its_step(fields, tmp_path, packs, monkeypatch):
     from tlx.training import group
@@ -327,11 +328,17 @@ def test_recipes_that_differ_in_other_fields_are_in_another_group(other):
     [
         varied(RECIPE, tuning=tuning.Rules((r"(stem|blocks)/.*", None), (r".*", Learn()))),
         varied(RECIPE, tuning=tuning.Rules((r"stem/bias", None), (r".*", Learn()))),
-        varied(RECIPE, tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())), update=Sam()),
-        varied(
-            RECIPE,
-            tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())),
-            objective=(terms.Supervised(), terms.L2SP()),
+        pytest.param(
+            varied(RECIPE, tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())), update=Sam()),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            varied(
+                RECIPE,
+                tuning=tuning.Rules((r"(stem/.*|head/bias)", None), (r".*", Learn())),
+                objective=(terms.Supervised(), terms.L2SP()),
+            ),
+            marks=pytest.mark.slow,
         ),
         pytest.param(varied(RECIPE, model=VIT, tuning=tuning.Lora(rank=2, dropout=0.1)), marks=pytest.mark.slow),
     ],

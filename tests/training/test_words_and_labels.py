@@ -99,6 +99,7 @@ def test_the_run_opens_again_and_predicts_a_tag_for_each_token(tagged):
     assert len(answer) == 7 and (answer[1], answer[3], answer[4]) == ("PER", "O", "LOC")
 
 
+@pytest.mark.slow
 def test_pieces_and_groups_of_ragged_batches_agree(tokens, tmp_path):
     """The loss is a sum over words, and examples have different numbers of words."""
     few = tlx.config.assign(tokens, "train.steps", 3)

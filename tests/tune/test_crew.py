@@ -51,6 +51,7 @@ def trials_by_call(monkeypatch):
     return results
 
 
+@pytest.mark.slow
 def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, trials_by_call):
     """The second worker does nothing here, so the trials that the first takes each time are visible.
 

@@ -43,6 +43,7 @@ def tried(actual):
     return [(one.number, one.state, one.value, one.point) for one in actual.trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     ["tpe", pytest.param("random", marks=pytest.mark.slow), pytest.param("cmaes", marks=pytest.mark.slow)],
@@ -60,6 +61,7 @@ def test_a_resumed_search_gives_the_results_of_an_unstopped_one(sampler, tmp_pat
         assert tried(second) == tried(complete)
 
 
+@pytest.mark.slow
 def test_random_points_do_not_depend_on_the_number_of_trials(tmp_path):
     few = search(RECIPE, SPACE, tmp_path / "few", trials=2, sampler="random", quiet=True)
     many = search(RECIPE, SPACE, tmp_path / "many", trials=3, sampler="random", together=1, quiet=True)

@@ -73,6 +73,7 @@ STOPPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", STOPPED)
 def test_a_resumed_run_has_the_same_bits(how, goes_on, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)

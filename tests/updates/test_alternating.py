@@ -210,6 +210,7 @@ def test_parameters_that_do_not_move_in_a_turn_are_bit_identical_and_so_is_their
     jax.tree.map(np.testing.assert_array_equal, state.memory, start.memory)
 
 
+@pytest.mark.slow
 def test_running_statistics_move_once_and_the_average_counts_one_step():
     parts, start = build_step(CNN, OBJECTIVES["mcd"], Optim("sgd", lr=0.1), ema=0.75)
     plain, begin = build_step(
@@ -238,6 +239,7 @@ def test_every_turn_has_separate_noise(rate):
 LONG = [pytest.param(name, marks=pytest.mark.slow) if name == "mcd" else name for name in OBJECTIVES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_pmap_and_jit_agree(name):
     parts, start = build_step(CNN, OBJECTIVES[name], Optim("sgd", lr=0.1, weight_decay=0.1, clip=1.0))

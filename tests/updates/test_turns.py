@@ -47,6 +47,7 @@ def test_a_resumed_run_of_mcd_has_the_bits_of_an_unstopped_run(goes_on):
     goes_on(RECIPE, (8,))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_adda_has_the_bits_of_an_unstopped_run(goes_on, source_run):
     goes_on(adda(source_run), (8,))
 
@@ -78,6 +79,7 @@ def test_the_head_of_adda_is_frozen_for_every_tuning(source_run):
         assert {path.split("/")[0] for path in moving} == {"stem", "blocks", "adda"}
 
 
+@pytest.mark.slow
 def test_each_phase_takes_turns(tmp_path):
     recipe = dataclasses.replace(
         RECIPE, tuning=tuning.InTurn((0.5, tuning.Freeze(through="stem")), (0.5, tuning.Full()))

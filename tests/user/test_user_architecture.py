@@ -1,5 +1,7 @@
 """A user-defined architecture, built from the layers of tlx."""
 
+import pytest
+
 FILE = '''
 from dataclasses import dataclass
 
@@ -55,6 +57,7 @@ def recipe():
 '''
 
 
+@pytest.mark.slow
 def test_a_user_defined_architecture_supports_all_steps(check_recipe):
     """Use LoRA in the dense layer: it reads the inserted parameters as in the models of tlx."""
     artifacts = check_recipe(FILE, "optim.lr", (1e-3, 1e-2))

@@ -1,5 +1,6 @@
 """A user-defined processor that turns texts into counts of letters."""
 
+import pytest
 from click.testing import CliRunner
 
 from tlx import Weights, config
@@ -66,6 +67,7 @@ def recipe():
 '''
 
 
+@pytest.mark.slow
 def test_a_user_defined_processor_supports_all_steps(check_recipe):
     life = check_recipe(FILE, "optim.lr", (1e-3, 1e-2), examples=lambda folder: ["aabbcc", "eecbe"])
     command = ["export", str(life.folder), str(life.file.parent / "exported")]

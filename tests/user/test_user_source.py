@@ -1,5 +1,7 @@
 """A user-defined source: records in memory, with declared columns."""
 
+import pytest
+
 FILE = '''
 from dataclasses import dataclass
 
@@ -43,6 +45,7 @@ def recipe():
 '''
 
 
+@pytest.mark.slow
 def test_a_user_defined_source_supports_all_steps(check_recipe):
     """Runs on different data do not share batches, so they train one by one or side by side, as the planner chooses."""
     check_recipe(FILE, "optim.lr", (1e-3, 1e-2))

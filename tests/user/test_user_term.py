@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 FILE = '''
 from dataclasses import dataclass
 
@@ -36,6 +38,7 @@ def recipe():
 '''
 
 
+@pytest.mark.slow
 def test_a_user_defined_term_supports_all_steps(check_recipe):
     artifacts = check_recipe(FILE, "objective.1.weight", (0.01, 1.0))
     lines = [json.loads(line) for line in (artifacts.folder / "metrics.jsonl").read_text().splitlines()]

@@ -98,6 +98,7 @@ def study():
 '''
 
 
+@pytest.mark.slow
 def test_a_tuning_that_chooses_the_trainable_parameters(check_recipe):
     artifacts = check_recipe(LAST_STAGES, "tuning.lr", (0.25, 1.0))
     document = json.loads((artifacts.folder / "recipe.json").read_text())
@@ -125,6 +126,7 @@ def test_a_tuning_that_chooses_the_trainable_parameters(check_recipe):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_tuning_that_inserts_parameters_is_merged_into_the_model(check_recipe, tmp_path):
     artifacts = check_recipe(GAIN, "optim.lr", (0.01, 0.02))
     pretrained = load_pretrained(artifacts.folder)

@@ -21,6 +21,7 @@ def changed(document):
     return {row["path"] for row in document["leaves"] if row["change"]}
 
 
+@pytest.mark.slow
 def test_lora_changes_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_path):
     recipe = dataclasses.replace(
         scratch.recipe,

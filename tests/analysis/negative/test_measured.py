@@ -46,6 +46,7 @@ def test_constructed_sources_have_the_right_verdicts(longer, constructed_sources
     assert by_source["copy"]["a"] < 0.3 and by_source["copy"]["mmd"] == pytest.approx(0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_gate_weight_of_every_source_example_is_stored(recipe, tmp_path):
     gated = dataclasses.replace(recipe, objective=(terms.Gate(width=8),))
     study = negative_study(gated, labels=(2,), seeds=1)
@@ -77,6 +78,7 @@ def test_the_gate_weight_of_every_source_example_is_stored(recipe, tmp_path):
     assert one["effective_least"] == min(message[0].values()) and one["weight_mean_most"] == max(message[1].values())
 
 
+@pytest.mark.slow
 def test_ten_examples_are_measured_and_noted(recipe, monkeypatch, tmp_path):
     real = examples.open_dataset
 

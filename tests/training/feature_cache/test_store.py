@@ -63,7 +63,15 @@ HIGH = tuning.Lora(rank=2, on=r"blocks/02/attention/(query|value)")
 RICH = (terms.Supervised(), terms.RDrop(), terms.L2SP())
 
 
-@pytest.mark.parametrize("value", [tuning.Probe(), tuning.Freeze(through="blocks/00"), tuning.SideHead(), HIGH])
+@pytest.mark.parametrize(
+    "value",
+    [
+        tuning.Probe(),
+        tuning.Freeze(through="blocks/00"),
+        pytest.param(tuning.SideHead(), marks=pytest.mark.slow),
+        pytest.param(HIGH, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("objective", [(terms.Supervised(),), pytest.param(RICH, marks=pytest.mark.slow)])
 def test_gradients_are_equal_with_and_without_the_cache(text, changed, store, value, objective):
     sgd = {"name": "sgd", "momentum": None, "clip": None, "schedule": "constant"}
@@ -116,6 +124,7 @@ OWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", OWN)
 def test_a_run_has_equal_metrics_with_and_without_the_cache(text, changed, store, tmp_path, item):
     recipe = changed(text, tuning=item)
@@ -153,6 +162,7 @@ def test_features_are_computed_once_for_all_runs_that_share_them(text, changed, 
     assert not list(store.parent.rglob("leaf-*.npy"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_bits(text, store, tmp_path):
     full = run(text, tmp_path / "whole", how=EVERY)
     stopped = How(quiet=True, leave="all", judge=lambda step, told: False)
@@ -173,6 +183,7 @@ def test_a_run_that_reads_fewer_rows_than_it_would_cache_caches_nothing(text, ch
     assert recorded["told"].startswith("no features are cached: the phase reads 32 examples, fewer than the ")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_detected_before_features_are_computed(text, store, tmp_path, monkeypatch):
     from collections import namedtuple
 
@@ -281,6 +292,7 @@ def test_a_hash_lives_no_longer_than_its_array():
     assert place not in DIGESTS
 
 
+@pytest.mark.slow
 def test_a_model_with_few_positions_has_a_cache_too(changed, text, store, tmp_path, encoder):
     """Token inputs are recognised by lengths that the model accepts."""
     small = changed(text, weights=Weights(encoder, pooling="mean", resize=8), data={"tokens": 8, "buckets": (8,)})
@@ -328,6 +340,7 @@ def test_a_shard_that_cannot_be_written_leaves_no_files(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_recomputes_a_damaged_store_and_says_so(image, store, tmp_path):
     clean = run(image, tmp_path / "a", how=STORED)
     for path in store.glob("*/shard-*/leaf-0.npy"):
