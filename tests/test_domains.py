@@ -132,6 +132,7 @@ def test_runs_with_different_noise_form_a_group(tmp_path, monkeypatch, name):
     assert alike(ready) == [[0], [1], [2]]
 
 
+@pytest.mark.slow
 def test_unusual_data_are_noted_and_recorded(tmp_path, capsys):
     recipe = assigned(RECIPE, {"data.imbalance": 1e6, "data.source_classes": ("3", "7"), "train.batch": 512})
     outcome = run(recipe, tmp_path / "run", how=How(leave="learned"))

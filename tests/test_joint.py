@@ -125,6 +125,7 @@ def test_with_pmap_the_statistics_cover_all_devices():
     alike(results["pmap"], results["jit"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_noise_belongs_to_the_example_on_every_device(accumulate):
     """With dropout: one device, devices with `pmap`, and pieces; no stream has the noise of another."""

@@ -72,6 +72,7 @@ def test_a_study_with_a_test_metric_is_refused_before_training(without_test, tmp
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_a_study_with_a_validation_metric_runs_as_usual(without_test, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     base = dataclasses.replace(RECIPE, data=Data(target="elsewhere"))

@@ -264,6 +264,7 @@ def caches():
     return sizes
 
 
+@pytest.mark.slow
 def test_tracing_fills_no_cache_and_leaks_nothing(mlp, tmp_path):
     """The same step is traced twice; neither trace leaves objects behind."""
     config = models.Mlp(inputs=(4, 4, 1), widths=(5, 4), activation="tanh")

@@ -64,6 +64,7 @@ def test_without_data_it_is_the_plain_loss(mlp, kind):
     assert actual.told["effective"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_target_is_read_once_and_no_step_reads_it_or_its_labels(tmp_path):
     splits = open_data(RECIPE)
     assert list(splits.streams) == ["source"] and list(splits.looked) == ["unlabelled"]

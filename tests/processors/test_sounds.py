@@ -167,6 +167,7 @@ def test_a_processor_is_saved_with_its_model(tmp_path):
     assert processors.load(tmp_path) == built
 
 
+@pytest.mark.slow
 def test_a_model_trains_on_sounds_and_predicts_files(recipe, tmp_path):
     outcome = run(recipe, tmp_path / "run", quiet=True)
     assert outcome.metrics["test/accuracy"] > 0.9

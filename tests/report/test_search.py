@@ -59,6 +59,7 @@ def test_every_trial_is_on_the_page_and_in_its_charts(searched):
     assert "which 8 devices cannot share evenly" in text
 
 
+@pytest.mark.slow
 def test_the_importance_of_fields_is_drawn(tmp_path):
     actual = look(RECIPE, SPACE, tmp_path / "out", trials=8, sampler="random", quiet=True)
     shares = json.loads((tmp_path / "out" / "tune.json").read_text())["importances"]

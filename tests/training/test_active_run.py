@@ -280,7 +280,9 @@ def test_the_table_of_a_phase_has_its_learning_rates_and_its_state():
     assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, SELECTED, WAVES], ids=["plain", "selected", "waves"])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, pytest.param(SELECTED, marks=pytest.mark.slow), WAVES], ids=["plain", "selected", "waves"]
+)
 def test_a_judge_stops_a_run_at_the_current_step(recipe, tmp_path):
     calls = []
 

@@ -330,6 +330,7 @@ time.sleep(0.3)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 3_000, 200_000])
 def test_a_disk_that_becomes_full_while_orbax_writes_prints_nothing(tmp_path, limit):
     """Another program takes the free space between the check and the write."""

@@ -137,6 +137,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_
     assert bits(tmp_path / "other") != bits(plain.folder)
 
 
+@pytest.mark.slow
 def test_a_run_by_pmap_resumes_too_and_ends_like_jit(plain, tmp_path, interrupted):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, compile="pmap"))
     interrupted(recipe, tmp_path / "run", 5)

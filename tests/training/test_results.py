@@ -107,6 +107,7 @@ def test_a_run_with_any_tuning_saves_a_model_with_the_recorded_logits(name, tmp_
         tlx.load_adapter(other, result.folder / "adapter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Prefix", "SideHead", "Dora"])
 def test_a_run_starts_from_a_run_with_an_adapter(name, tmp_path):
     result, _ = finished(name, tmp_path / "first")

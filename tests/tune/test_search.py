@@ -72,6 +72,7 @@ def test_random_points_do_not_depend_on_the_number_of_trials(tmp_path):
     assert tried(other) != tried(few)
 
 
+@pytest.mark.slow
 def test_points_known_in_advance_run_together(tmp_path, monkeypatch):
     inputs = []
 

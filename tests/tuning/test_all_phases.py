@@ -45,7 +45,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", pytest.param("vit", marks=pytest.mark.slow)])
 def test_every_phase_moves_its_trainable_parameters_and_has_no_other_state(name, how):
     recipe = Recipe(
         data=Data(target="digits"), task=tasks.Classification(classes=CLASSES), model=MODELS[name],

@@ -51,6 +51,7 @@ def walk(ready, how, devices):
     return compiled.fetch(state), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["Lora", *(pytest.param(how, marks=pytest.mark.slow) for how in ("Prefix", "Adapter"))])
 def test_eight_devices_one_device_and_pmap_agree(how):
     ready = prepare(replace(RECIPE, tuning=HOW[how]))

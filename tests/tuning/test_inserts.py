@@ -86,7 +86,7 @@ def test_an_adapter_by_hand():
     np.testing.assert_allclose(bottleneck(value, X), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("model", [BERT, CNN, MLP], ids=["bert", "cnn", "mlp"])
+@pytest.mark.parametrize("model", [pytest.param(BERT, marks=pytest.mark.slow), CNN, MLP], ids=["bert", "cnn", "mlp"])
 def test_a_bottleneck_is_between_the_features_and_the_head(model):
     """Terms read the input of the head, and the bottleneck works above a feature cache."""
     inputs = {

@@ -237,6 +237,7 @@ def test_a_recipe_that_resets_all_parameters_is_refused(recipe):
         assert part in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_report_and_resumes(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.py").write_text(tiny)

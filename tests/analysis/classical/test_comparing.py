@@ -85,6 +85,7 @@ def test_seeds_draw_the_labels_that_a_run_of_the_seed_has(compared, recipe):
     assert document["examples"]["granted"] == 30
 
 
+@pytest.mark.slow
 def test_features_are_the_input_of_the_head_and_are_computed_once(recipe):
     read = Reader()
     splits = load(recipe.data, 0)

@@ -262,6 +262,7 @@ def test_an_input_of_another_name_than_its_processor_reads_is_named(column, kind
     assert all(part in str(error.value) for part in parts), error.value
 
 
+@pytest.mark.slow
 def test_a_text_model_trains_on_a_csv(tmp_path):
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers import models as tokenizer_models

@@ -27,6 +27,7 @@ def accuracy(study, method, shots):
     return np.array(results)
 
 
+@pytest.mark.slow
 def test_a_real_study_gives_the_results_of_scipy_on_its_files(small_study):
     table = studies.compare(studies.read(small_study))
     assert (table.metric, table.higher, table.smallest, table.alone, table.warnings) == (

@@ -196,6 +196,7 @@ def test_a_full_disk_is_detected_before_features_are_computed(text, store, tmp_p
     assert recorded.endswith("and the disk has 0.0 GB left")
 
 
+@pytest.mark.slow
 def test_fixed_views_are_equal_with_the_cache_and_differ_from_each_other(image, changed, store, tmp_path):
     recipe = changed(image, data={"augment": (Crop(padding=2), Flip()), "views": 3})
     actual, expected = (run(recipe, tmp_path / name, how=how) for name, how in (("a", STORED), ("b", PLAIN)))
