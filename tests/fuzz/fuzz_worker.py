@@ -118,10 +118,11 @@ class Worker:
 
 def forget():
     """Clear the caches of this process for earlier files, which a new process would not have."""
-    from tlx.data import examples
+    from tlx.data.sources import csv, tfds
     from tlx.files.documents import digests
 
-    examples._opened.cache_clear()
+    tfds._opened.cache_clear()
+    csv.read_table.cache_clear()
     digests._read.cache_clear()
 
 
