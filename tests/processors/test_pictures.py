@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlx import models
+from tlx import models, processors
 from tlx.data.examples import Examples
 from tlx.predict import prepare_inputs
 from tlx.processors import ImageProcessor
@@ -197,6 +197,12 @@ def test_a_preprocessor_that_cannot_prepare_images_is_refused_with_the_file(tmp_
     with pytest.raises(ValueError, match=r"preprocessor_config\.json") as error:
         loaded(tmp_path, **fields)
     assert message in str(error.value)
+
+
+def test_a_directory_in_the_place_of_a_preprocessor_is_refused_with_its_path(tmp_path):
+    (tmp_path / "preprocessor_config.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"preprocessor_config\.json is a directory"):
+        processors.load(tmp_path)
 
 
 def test_a_preprocessor_of_another_size_than_the_model_is_named(tmp_path):

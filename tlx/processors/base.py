@@ -184,7 +184,7 @@ class Processor:
     @classmethod
     def opens(cls, directory: Path) -> bool:
         """Return whether `load` can read the files in the directory."""
-        return (directory / FILE).is_file() and read_json(directory / FILE).get("kind") == cls.__name__
+        return (directory / FILE).exists() and read_json(directory / FILE).get("kind") == cls.__name__
 
     @classmethod
     def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
@@ -207,7 +207,7 @@ class Processor:
 
 def users_class(directory: Path) -> str:
     """Return the name of the user's class of the processor that is saved in a directory; empty where there is none."""
-    return str(read_json(directory / FILE).get("kind", "")) if (directory / FILE).is_file() else ""
+    return str(read_json(directory / FILE).get("kind", "")) if (directory / FILE).exists() else ""
 
 
 def length_of(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Field]) -> int:

@@ -220,7 +220,7 @@ class ImageProcessor(Processor):
 
     @classmethod
     def opens(cls, directory: Path) -> bool:
-        return (directory / FILE).is_file()
+        return (directory / FILE).exists()
 
     @classmethod
     def load(cls, directory: str | Path, tokens: int | None = None, room: int | None = None) -> Self:
