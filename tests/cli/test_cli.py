@@ -264,6 +264,7 @@ def test_soup_and_wise_write_models_and_name_the_rule(tuned, tmp_path):
     assert error_line("changes", str(tmp_path)) == f"{tmp_path} contains no run: there is no result.json"
 
 
+@pytest.mark.slow
 def test_report_writes_pages_of_runs_and_studies(small_study, finished):
     outcome = call("report", str(small_study), finished)
     assert outcome.exit_code == 0, outcome.output

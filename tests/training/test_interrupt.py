@@ -71,6 +71,7 @@ def same_end(actual, expected):
     assert actual.metrics == expected.metrics and actual.result["selected_step"] == expected.result["selected_step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select", [pytest.param("last", marks=pytest.mark.slow), "best-validation"])
 def test_a_stopped_run_has_a_checkpoint_and_resumes_from_it(pressed, tmp_path, select, monkeypatch):
     # One step per program, so the signal can come anywhere between two validations.

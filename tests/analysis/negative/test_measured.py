@@ -112,6 +112,7 @@ def test_domains_that_cannot_be_separated_have_distance_zero():
         proxy_a_distance(x[:3], y)
 
 
+@pytest.mark.slow
 def test_the_command_resumes_and_gives_advice(tmp_path):
     config, out = tmp_path / "small.py", tmp_path / "out"
     config.write_text(
