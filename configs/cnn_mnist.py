@@ -4,7 +4,7 @@ configs/cnn_digits_from_mnist.py starts from the weights of this run.
 
 tlx run configs/cnn_mnist.py
 
-Test accuracy 0.977 (1,000 images, seed 0, selection: last; 2026-11-23).
+Test accuracy 0.981 (1,000 images, seed 0, selection: last; 2026-11-29).
 """
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
