@@ -159,6 +159,15 @@ def test_every_module_and_public_class_has_a_docstring(trees):
     assert not missing
 
 
+def test_a_class_name_exists_once(trees):
+    files = {}
+    for name, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                files.setdefault(node.name, []).append(name)
+    assert not {name: places for name, places in files.items() if len(places) > 1}
+
+
 def test_no_module_has_a_vague_name():
     vague = ("utils", "helpers", "manager", "misc", "common")
     assert not [name for name in TEXTS if any(word in Path(name).stem for word in vague)]

@@ -230,7 +230,7 @@ def build_step(name, how, objective, optim=Optim(lr=0.1)):
     def batches_of(stream):
         return [batch(name)[stream]]
 
-    memory = memories(objective, Setting(model, variables, parts.task, batches_of, moving=moving, inputs=batches_of))
+    memory = memories(objective, Setting(model, variables, parts.task, batches_of, trainable=moving, inputs=batches_of))
     return parts, initial_state(parts, variables, 2, jax.random.key(3), memory)
 
 

@@ -62,6 +62,23 @@ def by_example(mesh: DeviceMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
+def shapes(tree: Any, placement: NamedSharding | None = None) -> Any:
+    """Return the shapes and types of arrays, with their sharding where they lie on devices.
+
+    JAX traces and lowers a program again for arrays of another sharding, so only these shapes find a program that runs.
+
+    Args:
+        tree: Arrays, or shapes.
+        placement: The sharding to declare in the place of the arrays' own.
+    """
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf), leaf.dtype, sharding=placement or getattr(leaf, "sharding", None)
+        ),
+        tree,
+    )
+
+
 def place_batch(mesh: DeviceMesh, batch: Tree) -> Tree:
     """Return host arrays as one global batch [B, ...]; each process passes its own part."""
     return jax.make_array_from_process_local_data(by_example(mesh), batch)

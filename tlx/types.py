@@ -171,16 +171,16 @@ class Setting(NamedTuple):
     `model` and `variables` are the model with its initial (pretrained) numbers, `task` is the task. `batches` returns
     the training examples of a labelled stream once, in batches of host arrays as the model reads them, with `label` and
     `weight` (0 for the copies that fill the last batch). `inputs` returns the batches of any stream, always without
-    labels. `fresh` are the paths of the parameters that were drawn at random, `moving` those of the parameters that
-    learn in some phase (None: all).
+    labels. `new` are the paths of the parameters that were drawn at random, `trainable` those of the parameters that
+    are trainable in some phase (None: all).
     """
 
     model: Model
     variables: Variables
     task: Any
     batches: Callable[[str], Iterable[Arrays]]
-    fresh: frozenset[str] = frozenset()
-    moving: frozenset[str] | None = None
+    new: frozenset[str] = frozenset()
+    trainable: frozenset[str] | None = None
     inputs: Callable[[str], Iterable[Arrays]] = lambda stream: ()
 
 

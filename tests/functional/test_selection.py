@@ -18,8 +18,8 @@ from tlx.functional.selection import (
     CRITERIA,
     SOURCE,
     TARGET,
+    OutputRows,
     Outputs,
-    Rows,
     controlled_risk,
     density_ratio,
     gaps,
@@ -138,8 +138,8 @@ def test_every_criterion_depends_only_on_what_it_declares():
     """A part that a criterion does not read may have any value."""
     random = np.random.default_rng(2)
     rows = {
-        SOURCE: Rows(random_array(31), random.normal(size=(31, 4)), np.arange(31) % 5),
-        TARGET: Rows(random_array(23, seed=1), random.normal(size=(23, 4))),
+        SOURCE: OutputRows(random_array(31), random.normal(size=(31, 4)), np.arange(31) % 5),
+        TARGET: OutputRows(random_array(23, seed=1), random.normal(size=(23, 4))),
     }
     every = measure(ALL, Outputs(rows))
     right = (rows[SOURCE].logits.argmax(-1) == rows[SOURCE].labels).mean()
@@ -152,9 +152,9 @@ def test_every_criterion_depends_only_on_what_it_declares():
 
 
 def test_values_that_are_not_finite_are_detected_everywhere():
-    fine = {SOURCE: Rows(random_array(3), random_array(3, 2), np.arange(3)), TARGET: Rows(random_array(2))}
+    fine = {SOURCE: OutputRows(random_array(3), random_array(3, 2), np.arange(3)), TARGET: OutputRows(random_array(2))}
     assert Outputs().finite and Outputs(fine).finite
-    for spoilt in (fine[SOURCE]._replace(features=np.full((3, 2), np.inf)), Rows(np.full((3, 5), np.nan))):
+    for spoilt in (fine[SOURCE]._replace(features=np.full((3, 2), np.inf)), OutputRows(np.full((3, 5), np.nan))):
         assert not Outputs(fine | {SOURCE: spoilt}).finite
 
 

@@ -61,30 +61,30 @@ def labelled(config=MLP, rows=BATCH, seed=1):
 TASK = tasks.Classification(classes=CLASSES, names=("a", "b", "c"))
 
 
-def preview_of(term, model, *, task=TASK, streams=("labelled", "source", "unlabelled"), params=None, fresh=frozenset()):
+def preview_of(term, model, *, task=TASK, streams=("labelled", "source", "unlabelled"), params=None, new=frozenset()):
     """Return the input of the checks of `term`, as `prepare` builds it, after the checks pass."""
     references = load_references((term,), streams)
-    preview = Preview(model, model.params if params is None else params, task, streams, fresh, references)
+    preview = Preview(model, model.params if params is None else params, task, streams, new, references)
     check_terms((term,), preview)
     return preview
 
 
-def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, progress=0.0, data=None, train=False,
+def look(term, *, config=MLP, now=None, initial=None, batch=None, others=None, progress=0.0, data=None, train=False,
          turn=0, average=None, **setting):  # fmt: skip
     """Compute the loss of `term` on a batch.
 
-    The batches of `others` belong to other streams. `now` are the present weights, `brought` the initial weights, and
+    The batches of `others` belong to other streams. `now` are the present weights, `initial` the initial weights, and
     `turn` is the move of the step. Returns `(value, metrics, gradient by path)`.
     """
     model = models.build(config, CLASSES)
-    brought = drawn(model, 0) if brought is None else brought
+    initial = drawn(model, 0) if initial is None else initial
     batch = labelled(config) if batch is None else batch
-    task, known = TASK, {"streams": ("labelled", *sorted(others or {})), "fresh": setting.get("fresh", frozenset())}
-    references = preview_of(term, model, params=brought.params, **known).references
-    inserted = term.insert(model, brought.params, jax.random.key(5))
-    brought = brought._replace(params=inserted)
-    memory = term.memory(Setting(model, brought, task, lambda stream: [batch] if data is None else data, **setting))
-    now = brought if now is None else now._replace(params=nest(flatten(inserted) | flatten(now.params)))
+    task, known = TASK, {"streams": ("labelled", *sorted(others or {})), "new": setting.get("new", frozenset())}
+    references = preview_of(term, model, params=initial.params, **known).references
+    inserted = term.insert(model, initial.params, jax.random.key(5))
+    initial = initial._replace(params=inserted)
+    memory = term.memory(Setting(model, initial, task, lambda stream: [batch] if data is None else data, **setting))
+    now = initial if now is None else now._replace(params=nest(flatten(inserted) | flatten(now.params)))
     tick = Tick(jnp.float32(progress), jax.random.key(7))
 
     @partial(jax.value_and_grad, has_aux=True)
@@ -104,7 +104,7 @@ def look(term, *, config=MLP, now=None, brought=None, batch=None, others=None, p
     (total, recorded), gradient = jax.jit(value)(now.params, batch, memory)
     recorded = {name: np.asarray(number) for name, number in recorded.items()}
     return SimpleNamespace(
-        value=float(total), told=recorded, gradient=flatten(gradient), params=inserted, memory=memory
+        value=float(total), metrics=recorded, gradient=flatten(gradient), params=inserted, memory=memory
     )
 
 

@@ -31,7 +31,7 @@ def test_the_loss_of_each_turn(mlp, three_streams):
     """The source encoder has the initial weights, however far the target encoder has moved."""
     pretrained, now = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 4)
     term = terms.Adda(width=3, weight=2.0)
-    actual = [mlp.look(term, brought=pretrained, now=now, others=three_streams, turn=turn) for turn in (0, 1)]
+    actual = [mlp.look(term, initial=pretrained, now=now, others=three_streams, turn=turn) for turn in (0, 1)]
     _, before, _ = mlp.by_hand(pretrained, three_streams["source"]["x"])
     _, after, _ = mlp.by_hand(now, three_streams["unlabelled"]["x"])
     source, target = (network(actual[0].params, rows) for rows in (before, after))
@@ -40,9 +40,9 @@ def test_the_loss_of_each_turn(mlp, three_streams):
     right = 0.5 * (source > 0).mean() + 0.5 * (target < 0).mean()
     for item, value in zip(actual, (risk, fooled), strict=True):
         assert item.value == pytest.approx(2 * value, rel=1e-5)
-        assert float(item.told["risk"]) == pytest.approx(risk, rel=1e-5)
-        assert float(item.told["fooled"]) == pytest.approx(fooled, rel=1e-5)
-        assert float(item.told["accuracy"]) == pytest.approx(right)
+        assert float(item.metrics["risk"]) == pytest.approx(risk, rel=1e-5)
+        assert float(item.metrics["fooled"]) == pytest.approx(fooled, rel=1e-5)
+        assert float(item.metrics["accuracy"]) == pytest.approx(right)
     # One entry of the gradient of the target encoder, by finite differences; the source gives no gradient.
     step, where, values = 1e-5, (0, 1), []
     for sign in (1, -1):
@@ -76,6 +76,6 @@ def test_the_parameters_that_move_in_each_turn(mlp):
 
 def test_randomly_initialised_weights_are_refused_as_source_encoder(mlp):
     with pytest.raises(ValueError, match=r"^Adda .* 'head/kernel' .* is drawn at random: .* weights=Weights"):
-        mlp.preview(terms.Adda(), mlp.model, fresh=frozenset({"head/kernel"}))
+        mlp.preview(terms.Adda(), mlp.model, new=frozenset({"head/kernel"}))
     with pytest.raises(ValueError, match=r"^Adda: width is 0; expected "):
         terms.Adda(width=0)

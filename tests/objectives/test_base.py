@@ -98,11 +98,11 @@ def test_terms_that_need_classes_refuse_numbers(name, mlp):
 def test_a_changing_weight_is_logged(mlp):
     ramp = mlp.look(terms.Supervised(weight=terms.Ramp(0.0, 4.0)), progress=0.25)
     plain = mlp.look(terms.Supervised())
-    assert ramp.told["weight"] == 1.0
-    assert "weight" not in plain.told
+    assert ramp.metrics["weight"] == 1.0
+    assert "weight" not in plain.metrics
     assert ramp.value == plain.value
     both = mlp.look(terms.L2SP(head=terms.Ramp(), weight=terms.Ramp(2.0, 2.0)), progress=0.5)
-    assert (both.told["weight"], both.told["head_weight"]) == (2.0, 0.5)
+    assert (both.metrics["weight"], both.metrics["head_weight"]) == (2.0, 0.5)
 
 
 IMAGES = models.Mlp(inputs=(4, 4, 1), widths=(5, 4))
@@ -132,7 +132,7 @@ def test_every_weight_may_be_a_ramp(name, mlp, tmp_path):
     )
     assert half.value == pytest.approx(0.5 * plain.value, rel=1e-6)
     assert plain.value != 0
-    assert half.told["weight"] == 0.5
+    assert half.metrics["weight"] == 0.5
 
 
 def test_the_supervised_loss_is_the_loss_of_the_task(mlp):

@@ -39,7 +39,7 @@ def test_afn_increases_every_norm_by_a_step(mlp, seen):
     # (|f| - (|f| + step))^2 is step^2; its slope is -2 step for each norm.
     assert actual.value == pytest.approx(0.5 * 2 * 4.0)
     for name, stream in (("source", "source"), ("target", "unlabelled")):
-        assert float(actual.told[f"norm_{name}"]) == pytest.approx(norms[stream].mean(), rel=1e-5)
+        assert float(actual.metrics[f"norm_{name}"]) == pytest.approx(norms[stream].mean(), rel=1e-5)
     # By the chain rule at the bias of the last hidden layer; the slope of tanh is 1 - f^2.
     expected = sum(
         0.5 * -2 * 2.0 * ((f / n[:, None]) * (1 - f**2)).mean(0)
@@ -76,9 +76,9 @@ def test_dann_is_the_loss_of_the_discriminator_and_reverses_its_gradient(mlp, se
     risk = 0.5 * mlp.softplus(-recorded["source"]).mean() + 0.5 * mlp.softplus(recorded["unlabelled"]).mean()
     assert actual.value == pytest.approx(2 * risk, rel=1e-5)
     right = 0.5 * (recorded["source"] > 0).mean() + 0.5 * (recorded["unlabelled"] < 0).mean()
-    assert float(actual.told["accuracy"]) == pytest.approx(right)
+    assert float(actual.metrics["accuracy"]) == pytest.approx(right)
     scale = 2 / (1 + math.exp(-10 * progress)) - 1
-    assert float(actual.told["reversal"]) == pytest.approx(scale, abs=1e-6)
+    assert float(actual.metrics["reversal"]) == pytest.approx(scale, abs=1e-6)
     # Compare with the gradient not reversed: equal for the discriminator, negative for the features.
     plain = mlp.across(streams, terms.Dann(width=3, weight=2.0, reversal=0.0), progress=progress)
     through = mlp.across(streams, terms.Dann(width=3, weight=2.0, reversal=1.0), progress=progress)
@@ -151,8 +151,8 @@ def test_the_gate_is_that_of_the_paper(mlp, seen, granted, most, normalised):
     weight = d / (1 - d)
     weight = np.minimum(weight, most) if most else weight
     effective = weight.sum() ** 2 / (len(weight) * (weight**2).sum())
-    assert float(actual.told["effective"]) == pytest.approx(effective, rel=1e-4)
-    assert float(actual.told["weight_mean"]) == pytest.approx(weight.mean(), rel=1e-4)
+    assert float(actual.metrics["effective"]) == pytest.approx(effective, rel=1e-4)
+    assert float(actual.metrics["weight_mean"]) == pytest.approx(weight.mean(), rel=1e-4)
     weight = weight / weight.mean() if normalised else weight
     total += 0.7 * (weight * risks("source", source)).mean() + recorded
     assert actual.value == pytest.approx(2 * total, rel=1e-4)
@@ -227,7 +227,7 @@ def test_jmmd_reads_features_and_predictions(mlp, seen, linear):
     measure = discrepancy.linear_joint_mmd if linear else discrepancy.joint_mmd
     distance = float(measure(tlx_side, expected, (0.5, 3.0), 0.4))
     assert actual.value == pytest.approx(2 * distance, rel=1e-5, abs=1e-6)
-    assert float(actual.told["distance"]) == pytest.approx(distance, rel=1e-5, abs=1e-6)
+    assert float(actual.metrics["distance"]) == pytest.approx(distance, rel=1e-5, abs=1e-6)
     # The head has a gradient through the predictions.
     assert np.abs(actual.gradient["head/kernel"]).max() > 1e-4
 
@@ -246,9 +246,9 @@ def test_mdd_is_the_disparity_of_a_second_head_and_reverses_its_gradient(mlp, se
         return 3 * np.log(p["source"]).mean() + np.log(1 - p["unlabelled"]).mean()
 
     assert actual.value == pytest.approx(-2 * disparity(mlp.drawn(mlp.model, 0)), rel=1e-5)
-    assert float(actual.told["disparity"]) == pytest.approx(-0.5 * actual.value, rel=1e-5)
+    assert float(actual.metrics["disparity"]) == pytest.approx(-0.5 * actual.value, rel=1e-5)
     scale = 0.1 * (2 / (1 + math.exp(-10 * progress)) - 1)
-    assert float(actual.told["reversal"]) == pytest.approx(scale, abs=1e-6)
+    assert float(actual.metrics["reversal"]) == pytest.approx(scale, abs=1e-6)
     plain = mlp.across(streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=0.0), progress=progress)
     through = mlp.across(streams, terms.Mdd(width=7, margin=3.0, weight=2.0, reversal=1.0), progress=progress)
     for path, leaf in actual.gradient.items():
@@ -278,7 +278,7 @@ def test_bsp_is_the_sum_of_the_largest_squared_singular_values_of_both(mlp, seen
     squares = {stream: (np.linalg.svd(answers[stream][0], compute_uv=False)[:k] ** 2).sum() for stream in answers}
     assert actual.value == pytest.approx(2 * (squares["source"] + squares["unlabelled"]), rel=1e-5)
     for name, stream in (("source", "source"), ("target", "unlabelled")):
-        assert float(actual.told[f"squares_{name}"]) == pytest.approx(squares[stream], rel=1e-5)
+        assert float(actual.metrics[f"squares_{name}"]) == pytest.approx(squares[stream], rel=1e-5)
 
 
 def plan_by_hand(cost, e):
@@ -302,8 +302,8 @@ def test_ot_is_the_cost_of_the_plan(mlp, seen, label_cost):
     plan = plan_by_hand(now, 0.2 * now.mean())
     actual = mlp.across(streams, terms.Ot(label_cost=label_cost, epsilon=0.2, weight=3.0, iterations=200))
     assert actual.value == pytest.approx(3 * (plan * now).sum(), rel=1e-5)
-    assert float(actual.told["cost"]) == pytest.approx((plan * now).sum(), rel=1e-5)
-    assert float(actual.told["missed"]) < 1e-6
+    assert float(actual.metrics["cost"]) == pytest.approx((plan * now).sum(), rel=1e-5)
+    assert float(actual.metrics["missed"]) < 1e-6
     # By finite differences of the cost under the fixed plan; the head has a gradient through the labels only.
     for path, where in (("blocks/00/kernel", (0, 1)), ("head/kernel", (1, 2)), ("head/bias", (0,))):
         ends = [(plan * cost(with_one_entry_moved(mlp, path, where, step))).sum() for step in (1e-5, -1e-5)]
@@ -313,7 +313,7 @@ def test_ot_is_the_cost_of_the_plan(mlp, seen, label_cost):
 
 def test_ot_reports_the_error_of_its_iterations(mlp, seen):
     streams, *_ = seen
-    few, many = (mlp.across(streams, terms.Ot(epsilon=0.01, iterations=n)).told["missed"] for n in (1, 1000))
+    few, many = (mlp.across(streams, terms.Ot(epsilon=0.01, iterations=n)).metrics["missed"] for n in (1, 1000))
     assert few > 0.05 and many < 1e-3
 
 

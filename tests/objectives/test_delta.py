@@ -17,11 +17,11 @@ def test_it_is_half_the_squared_distance_of_the_units(mlp):
     one, other, x = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3), mlp.labelled()["x"]
     before, now = mlp.by_hand(one, x), mlp.by_hand(other, x)
     apart = [((a - b) ** 2).sum(-1).mean() for a, b in zip(before, now, strict=True)]
-    actual = mlp.look(terms.Delta(weight=0.5), now=other, brought=one)
+    actual = mlp.look(terms.Delta(weight=0.5), now=other, initial=one)
     assert actual.value == pytest.approx(0.25 * (apart[0] + apart[1]), rel=1e-5)
     assert np.abs(actual.gradient["stem/kernel"]).max() > 0
     assert np.abs(actual.gradient["head/kernel"]).max() == 0
-    first = mlp.look(terms.Delta(weight=0.5, stages=("stem",)), now=other, brought=one)
+    first = mlp.look(terms.Delta(weight=0.5, stages=("stem",)), now=other, initial=one)
     assert first.value == pytest.approx(0.25 * apart[0], rel=1e-5)
 
 
@@ -35,9 +35,9 @@ def test_frozen_parameters_are_not_remembered(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
     moving = frozenset(path for path in flatten(one.params) if not path.startswith("stem"))
     now = other._replace(params=other.params | {"stem": one.params["stem"]})
-    actual = mlp.look(terms.Delta(), now=now, brought=one, moving=moving)
+    actual = mlp.look(terms.Delta(), now=now, initial=one, trainable=moving)
     assert flatten(actual.memory["params"]).keys() == moving
-    assert actual.value == pytest.approx(mlp.look(terms.Delta(), now=now, brought=one).value)
+    assert actual.value == pytest.approx(mlp.look(terms.Delta(), now=now, initial=one).value)
 
 
 def test_units_are_weighted_by_the_increase_of_the_loss_without_them(mlp):
@@ -68,15 +68,15 @@ def test_units_are_weighted_by_the_increase_of_the_loss_without_them(mlp):
 
 def test_attention_weights_the_units_of_the_distance(mlp):
     one, other, batch = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3), mlp.labelled()
-    actual = mlp.look(terms.Delta(stages=("blocks/00",), attention=True, weight=2.0), now=other, brought=one)
+    actual = mlp.look(terms.Delta(stages=("blocks/00",), attention=True, weight=2.0), now=other, initial=one)
     units = np.float64(actual.memory["units"]["blocks"]["00"])
     assert units.sum() == pytest.approx(4)
     assert units.std() > 0.01
     apart = (mlp.by_hand(one, batch["x"])[1] - mlp.by_hand(other, batch["x"])[1]) ** 2
     assert actual.value == pytest.approx((units * apart).sum(-1).mean(), rel=1e-5)
     # Without data all units have the same weight.
-    plain = mlp.look(terms.Delta(attention=True), now=other, brought=one, data=[])
-    assert plain.value == pytest.approx(mlp.look(terms.Delta(), now=other, brought=one).value)
+    plain = mlp.look(terms.Delta(attention=True), now=other, initial=one, data=[])
+    assert plain.value == pytest.approx(mlp.look(terms.Delta(), now=other, initial=one).value)
 
 
 def test_a_channel_of_an_image_is_a_unit():

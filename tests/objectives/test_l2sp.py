@@ -15,7 +15,7 @@ def by_hand(now, pretrained, paths, heads):
 
 def test_the_backbone_is_pulled_to_its_initial_weights_and_the_head_to_zero(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
-    actual = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, brought=one)
+    actual = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, initial=one)
     before, now = flatten(one.params), flatten(other.params)
     near, head = by_hand(
         now, before, [p for p in now if not p.startswith("head")], [p for p in now if p.startswith("head")]
@@ -29,7 +29,7 @@ def test_random_weights_count_as_the_head_and_frozen_ones_do_not_count(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
     fresh = frozenset(("blocks/00/kernel",))
     moving = frozenset(("blocks/00/kernel", "blocks/00/bias", "head/bias"))
-    actual = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, brought=one, fresh=fresh, moving=moving)
+    actual = mlp.look(terms.L2SP(weight=0.5, head=0.2), now=other, initial=one, new=fresh, trainable=moving)
     near, head = by_hand(
         flatten(other.params), flatten(one.params), ["blocks/00/bias"], ["blocks/00/kernel", "head/bias"]
     )
@@ -43,7 +43,7 @@ def test_inserted_parameters_are_pulled_to_their_start_and_those_of_terms_are_ig
     pretrained = mlp.drawn(mlp.model, 0)
     lora = tuning.Lora(rank=2, on="stem").insert(mlp.model, pretrained.params, jax.random.key(0))
     lora = nest(flatten(lora) | {"lwf/head/bias": np.ones(3, np.float32)})
-    actual = mlp.look(terms.L2SP(weight=2.0, head=0.0), brought=pretrained._replace(params=lora))
+    actual = mlp.look(terms.L2SP(weight=2.0, head=0.0), initial=pretrained._replace(params=lora))
     assert actual.value == 0.0
     assert "stem/lora/a" in flatten(actual.memory["start"])
     assert not [path for path in flatten(actual.memory) if "lwf" in path]

@@ -18,7 +18,7 @@ def expected(mlp, old, now, head, temperature):
 
 def test_a_copy_of_the_head_keeps_the_predictions_of_the_initial_model(mlp):
     one, other = mlp.drawn(mlp.model, 0), mlp.drawn(mlp.model, 3)
-    actual = mlp.look(terms.Lwf(weight=3.0, temperature=2.0), now=other, brought=one)
+    actual = mlp.look(terms.Lwf(weight=3.0, temperature=2.0), now=other, initial=one)
     # The copy starts as the old head. The head of the model has moved, which does not matter.
     assert actual.value == pytest.approx(3 * expected(mlp, one, other, one.params["head"], 2.0), rel=1e-5)
     assert np.abs(actual.gradient["lwf/head/kernel"]).max() > 0
@@ -28,7 +28,7 @@ def test_a_copy_of_the_head_keeps_the_predictions_of_the_initial_model(mlp):
 
 def test_frozen_parameters_are_not_stored_twice(mlp):
     one = mlp.drawn(mlp.model, 0)
-    actual = mlp.look(terms.Lwf(), brought=one, moving=frozenset(("head/kernel", "lwf/head/kernel")))
+    actual = mlp.look(terms.Lwf(), initial=one, trainable=frozenset(("head/kernel", "lwf/head/kernel")))
     assert flatten(actual.memory["params"]).keys() == {"head/kernel"}
     assert actual.value == pytest.approx(4 * expected(mlp, one, one, one.params["head"], 2.0), rel=1e-5)
 
@@ -43,6 +43,6 @@ def test_the_old_head_may_come_from_another_checkpoint(mlp, tmp_path):
 
 def test_a_random_head_is_refused(mlp):
     with pytest.raises(ValueError, match=r"^Lwf .* 'head/kernel' .* is drawn at random: .*Lwf\(source=\.\.\.\)$"):
-        mlp.look(terms.Lwf(), fresh=frozenset(("head/kernel",)))
+        mlp.look(terms.Lwf(), new=frozenset(("head/kernel",)))
     with pytest.raises(ValueError, match=r"Lwf: temperature is 0\.0; expected "):
         terms.Lwf(temperature=0.0)

@@ -38,9 +38,9 @@ def test_the_loss_of_each_turn(mlp, streams_of_mcd, progress):
     expected = [risk, risk - now * discrepancy, now * discrepancy, now * discrepancy]
     for item, value in zip(actual, expected, strict=True):
         assert item.value == pytest.approx(0.5 * value, rel=1e-5)
-        assert float(item.told["risk"]) == pytest.approx(risk, rel=1e-5)
-        assert float(item.told["discrepancy"]) == pytest.approx(discrepancy, rel=1e-5)
-        assert float(item.told["trade_off"]) == pytest.approx(now)
+        assert float(item.metrics["risk"]) == pytest.approx(risk, rel=1e-5)
+        assert float(item.metrics["discrepancy"]) == pytest.approx(discrepancy, rel=1e-5)
+        assert float(item.metrics["trade_off"]) == pytest.approx(now)
     # The heads differ in their weights. For the heads, the second turn has the opposite sign of the third.
     one, two, three = (item.gradient for item in actual[:3])
     for path in ("head/kernel", "mcd/head/kernel", "blocks/00/kernel"):

@@ -50,7 +50,7 @@ def test_images_and_labels_are_mixed_in_the_same_way(mlp, kind):
     log = -np.log(p)
     risk = share * log[range(6), batch["label"]] + (1 - share) * log[range(6), batch["label"][[1, 0, 3, 2, 5, 4]]]
     assert actual.value == pytest.approx(2 * risk.mean(), rel=1e-4)
-    assert actual.told["share"] == pytest.approx(share)
+    assert actual.metrics["share"] == pytest.approx(share)
 
 
 def logits(mlp, images):

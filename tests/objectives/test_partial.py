@@ -19,8 +19,8 @@ def test_iwan_weights_the_source_by_a_second_discriminator(mlp, seen):
     risk = 0.5 * (weight * mlp.softplus(-message["source"])).mean() + 0.5 * mlp.softplus(message["unlabelled"]).mean()
     weigher = 0.5 * mlp.softplus(-known["source"]).mean() + 0.5 * mlp.softplus(known["unlabelled"]).mean()
     assert actual.value == pytest.approx(2 * (risk + weigher), rel=1e-5)
-    assert float(actual.told["weigher"]) == pytest.approx(weigher, rel=1e-5)
-    assert float(actual.told["effective"]) == pytest.approx(6**2 / (6 * (weight**2).sum()), rel=1e-5)
+    assert float(actual.metrics["weigher"]) == pytest.approx(weigher, rel=1e-5)
+    assert float(actual.metrics["effective"]) == pytest.approx(6**2 / (6 * (weight**2).sum()), rel=1e-5)
     # The features have the reversed gradient of the discriminator only; the weights give no gradient.
     where, step = (0, 1), 1e-5
 
@@ -53,11 +53,11 @@ def test_pada_weights_classes_by_their_predicted_share_in_the_target(mlp, seen):
         0.5 * (weight * mlp.softplus(-recorded["source"])).mean() + 0.5 * mlp.softplus(recorded["unlabelled"]).mean()
     )
     assert weight.std() > 0.05
-    assert float(actual.told["risk"]) == pytest.approx(risk, rel=1e-5)
-    assert float(actual.told["discriminator"]) == pytest.approx(apart, rel=1e-5)
+    assert float(actual.metrics["risk"]) == pytest.approx(risk, rel=1e-5)
+    assert float(actual.metrics["discriminator"]) == pytest.approx(apart, rel=1e-5)
     assert actual.value == pytest.approx(2 * (risk + apart), rel=1e-5)
     effective = weight.sum() ** 2 / (6 * (weight**2).sum())
-    assert float(actual.told["effective"]) == pytest.approx(effective, rel=1e-5)
+    assert float(actual.metrics["effective"]) == pytest.approx(effective, rel=1e-5)
     # The class weights are constants: the head has the gradient of the weighted loss of the source only.
     slope = 2 * (weight[:, None] * (p - np.eye(C)[source])).mean(0)
     np.testing.assert_allclose(actual.gradient["head/bias"], slope, rtol=1e-4, atol=1e-6)

@@ -32,7 +32,7 @@ def test_a_pseudo_label_is_a_confident_prediction(mlp, threshold):
     remaining = p.max(-1) >= threshold
     assert threshold != 0.6 or 0 < remaining.sum() < 7
     assert actual.value == pytest.approx(2 * -(remaining * np.log(p.max(-1))).mean(), rel=1e-5)
-    assert float(actual.told["kept"]) == pytest.approx(remaining.mean())
+    assert float(actual.metrics["kept"]) == pytest.approx(remaining.mean())
     # The label is a constant: the slope of the cross-entropy in the logits is p - one-hot.
     slope = 2 * remaining[:, None] * (p - np.eye(3)[p.argmax(-1)]) / 7
     np.testing.assert_allclose(actual.gradient["head/kernel"], hidden.T @ slope, rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ from tlx import models, terms
 def test_without_dropout_it_equals_the_supervised_loss(mlp):
     actual, risk = mlp.look(terms.RDrop(weight=0.5, alpha=3.0)), mlp.look(terms.Supervised())
     assert actual.value == pytest.approx(0.5 * risk.value, rel=1e-6)
-    assert actual.told["divergence"] == pytest.approx(0.0, abs=1e-7)
+    assert actual.metrics["divergence"] == pytest.approx(0.0, abs=1e-7)
 
 
 def test_with_dropout_it_is_the_loss_of_the_paper(mlp):

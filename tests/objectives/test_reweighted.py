@@ -43,14 +43,14 @@ def test_it_is_the_weighted_loss_in_any_order_of_examples(mlp, kind):
     batch = {name: array[[6, 2, 5]] for name, array in source.items()}
     # The test harness calls its first stream by another name.
     term = kind(on="labelled", target="unlabelled", weight=2.0)
-    actual = mlp.look(term, now=now, brought=pretrained, batch=batch,
+    actual = mlp.look(term, now=now, initial=pretrained, batch=batch,
                      inputs=lambda stream: inputs("source" if stream == "labelled" else stream))  # fmt: skip
     logits = mlp.by_hand(now, batch["x"])[2]
     risks = -np.log(mlp.softmax(logits)[np.arange(3), batch["label"]])
     assert actual.value == pytest.approx(2 * (expected[[6, 2, 5]] * risks).mean(), rel=1e-4)
     share = expected.sum() ** 2 / (9 * (expected**2).sum())
     assert share < 0.95
-    assert float(actual.told["effective"]) == pytest.approx(share, rel=1e-4)
+    assert float(actual.metrics["effective"]) == pytest.approx(share, rel=1e-4)
     # The weights are constants of the loss: its gradient at the bias of the head is that of the weighted loss.
     residual = mlp.softmax(logits) - np.eye(3)[batch["label"]]
     slope = 2 * (expected[[6, 2, 5], None] * residual).mean(0)
@@ -61,7 +61,7 @@ def test_it_is_the_weighted_loss_in_any_order_of_examples(mlp, kind):
 def test_without_data_it_is_the_plain_loss(mlp, kind):
     actual = mlp.look(kind(on="labelled"), data=[])
     assert actual.value == pytest.approx(mlp.look(terms.Supervised()).value, rel=1e-6)
-    assert actual.told["effective"] == 1.0
+    assert actual.metrics["effective"] == 1.0
 
 
 @pytest.mark.slow

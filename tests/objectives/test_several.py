@@ -47,8 +47,8 @@ def test_a_term_that_reads_the_source_is_the_mean_over_all_sources(mlp, seen, te
     assert actual.value == pytest.approx(np.mean([item.value for item in each]), rel=1e-6)
     for path, leaf in actual.gradient.items():
         np.testing.assert_allclose(leaf, np.mean([item.gradient[path] for item in each], 0), rtol=2e-5, atol=2e-6)
-    for name, value in actual.told.items():
-        assert value == pytest.approx(np.mean([item.told[name] for item in each]), rel=1e-5)
+    for name, value in actual.metrics.items():
+        assert value == pytest.approx(np.mean([item.metrics[name] for item in each]), rel=1e-5)
 
 
 def test_other_terms_read_the_streams_that_they_name():
@@ -137,9 +137,9 @@ def test_mdan_is_a_smooth_maximum_over_the_sources(mlp, seen, gamma):
     assert actual.value == pytest.approx(2 * smooth(v, gamma), rel=1e-5)
     weights = np.exp(gamma * v) / np.exp(gamma * v).sum()
     for n in range(3):
-        assert float(actual.told[f"risk_{n}"]) == pytest.approx(risks[n], rel=1e-5)
-        assert float(actual.told[f"weight_{n}"]) == pytest.approx(weights[n], rel=1e-4)
-    assert float(actual.told["discriminator"]) == pytest.approx(apart.mean(), rel=1e-5)
+        assert float(actual.metrics[f"risk_{n}"]) == pytest.approx(risks[n], rel=1e-5)
+        assert float(actual.metrics[f"weight_{n}"]) == pytest.approx(weights[n], rel=1e-4)
+    assert float(actual.metrics["discriminator"]) == pytest.approx(apart.mean(), rel=1e-5)
 
     # By finite differences: the gradient of the network is that of the loss; the part of the features is times the
     # reversal.

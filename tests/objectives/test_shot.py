@@ -50,7 +50,7 @@ def test_it_is_the_loss_of_the_paper(mlp):
     sure, diversity, risk = parts(logits)
     assert actual.value == pytest.approx(2 * (sure - diversity + 0.7 * risk), rel=1e-4, abs=1e-5)
     for name, value in (("entropy", sure), ("diversity", diversity), ("pseudo", risk)):
-        assert float(actual.told[name]) == pytest.approx(value, rel=1e-5), name
+        assert float(actual.metrics[name]) == pytest.approx(value, rel=1e-5), name
     # One entry of the gradient by finite differences, with fixed labels.
     values, step, where = [], 1e-5, (2, 1)
     for sign in (1, -1):
@@ -67,7 +67,7 @@ def test_it_is_the_loss_of_the_paper(mlp):
 def test_the_head_has_its_initial_weights_and_is_frozen(mlp):
     mlp.preview(terms.Shot(), mlp.model)
     with pytest.raises(ValueError, match=r"^Shot .* 'head/kernel' .* is drawn at random: .* weights=Weights"):
-        mlp.preview(terms.Shot(), mlp.model, fresh=frozenset({"head/kernel"}))
+        mlp.preview(terms.Shot(), mlp.model, new=frozenset({"head/kernel"}))
     objective = (terms.Entropy(on="unlabelled"), terms.Shot())
     check_frozen_head(objective, mlp.model, {"stem/kernel", "blocks/00/bias"})
     check_frozen_head(objective[:1], mlp.model, {"stem/kernel", "head/bias"})

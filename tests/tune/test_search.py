@@ -20,7 +20,7 @@ from tlx.files.documents import DocumentError
 from tlx.recipe import OWN
 from tlx.records.log import read_metrics
 from tlx.tune import attempt, crew, integer, log_uniform, one_of, reading, search, uniform
-from tlx.tune.journal import JOURNAL, Turn
+from tlx.tune.journal import JOURNAL, JournalTurn
 from tlx.tune.settings import check_settings
 
 RECIPE = Recipe(
@@ -312,7 +312,7 @@ def test_a_missing_package_is_named_with_its_extra(sampler, missing, monkeypatch
 def test_an_incomplete_line_of_the_journal_is_removed_before_the_next(tmp_path):
     path = tmp_path / JOURNAL
     path.write_bytes(b'{"a":1}\n{"b":')
-    turn = Turn(path)
+    turn = JournalTurn(path)
     turn.acquire()
     turn.release()
     assert path.read_bytes() == b'{"a":1}\n'

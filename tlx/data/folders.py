@@ -241,7 +241,7 @@ def records_in(path: Path, suffix: str) -> int:
         raise ValueError(f"{path} is damaged ({reason(error)}); {REMEDY}") from None
 
 
-class Records(Sequence[Example]):
+class FolderRows(Sequence[Example]):
     """The records of a split, as TFDS reads them, with the names of tlx's columns beside those of the features.
 
     Args:

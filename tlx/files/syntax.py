@@ -12,7 +12,7 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__"}
 
 
-class Part(NamedTuple):
+class CodePart(NamedTuple):
     """The statements of a file that a definition needs: as text, as nodes, and with the names that the file does not
     bind."""
 
@@ -76,7 +76,7 @@ def candidates(tree: ast.Module, name: str) -> list[str]:
     return [*(part(tree, name, *place).spelled for place in places), spelled(tree)]
 
 
-def part(tree: ast.Module, name: str, line: int | None = None, column: int | None = None) -> Part:
+def part(tree: ast.Module, name: str, line: int | None = None, column: int | None = None) -> CodePart:
     """Return the part of a file that the definition of a qualified name needs.
 
     Args:
@@ -91,7 +91,7 @@ def part(tree: ast.Module, name: str, line: int | None = None, column: int | Non
     lambdas: list[ast.AST] = [n for n in roots if isinstance(n, ast.Lambda) and n.body.col_offset == column]
     roots = lambdas or roots
     if not roots or any(isinstance(node, ast.Name) and node.id in DYNAMIC for root in roots for node in ast.walk(root)):
-        return Part(spelled(tree), [tree], set())
+        return CodePart(spelled(tree), [tree], set())
     needed = {name for root in roots for name in _read(root)}
     included = [statement in roots for statement in tree.body]
     defined = {root.name for root in roots if isinstance(root, DEFINITIONS)}
@@ -111,9 +111,9 @@ def part(tree: ast.Module, name: str, line: int | None = None, column: int | Non
     nodes: list[ast.AST] = [statement for n, statement in enumerate(tree.body) if included[n]]
     nodes = [*(root for root in roots if root not in tree.body), *nodes]
     if any(isinstance(node, ast.Name) and node.id in DYNAMIC for top in nodes for node in ast.walk(top)):
-        return Part(spelled(tree), [tree], set())
+        return CodePart(spelled(tree), [tree], set())
     bound_names = {name for names, _ in bound for name in names}
-    return Part("\n".join(map(spelled, nodes)), nodes, needed - bound_names)
+    return CodePart("\n".join(map(spelled, nodes)), nodes, needed - bound_names)
 
 
 def _nodes(tree: ast.Module, name: str) -> list[ast.AST]:

@@ -23,7 +23,7 @@ BY_VALIDATION = ("best-validation", "oracle")
 PREFIX = "criterion/"
 
 
-class Rows(NamedTuple):
+class OutputRows(NamedTuple):
     """The outputs of a model for some examples.
 
     Attributes:
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 class Outputs:
     """The outputs of a model for the data that criteria read, by name; shared results are computed once."""
 
-    rows: Mapping[str, Rows] = field(default_factory=dict)
+    rows: Mapping[str, OutputRows] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:

@@ -45,7 +45,7 @@ class Adda(Between):
     def check(self, preview: Preview) -> None:
         """Raise ValueError where some part of the source encoder or of its head is in no checkpoint."""
         stages = below(stage_names(preview.model))
-        if paths := sorted(path for path in preview.fresh if path.startswith(stages)):
+        if paths := sorted(path for path in preview.new if path.startswith(stages)):
             raise ValueError(
                 f"Adda adapts a model that was trained on the source, but {paths[0]!r} is not in the checkpoint "
                 "and is drawn at random: start from a run that trained on the source: weights=Weights(...)"

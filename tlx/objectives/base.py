@@ -78,7 +78,7 @@ class Preview(NamedTuple):
         params: the shapes of its parameters, including those that the tuning adds.
         task: the task, with its classes.
         streams: the streams of the data.
-        fresh: the paths of the model's parameters that are in no checkpoint and are drawn at random.
+        new: the paths of the model's parameters that are in no checkpoint and are drawn at random.
         references: the models that the term loads (`Needs.models`), by the names under which it loads them.
     """
 
@@ -86,7 +86,7 @@ class Preview(NamedTuple):
     params: Tree
     task: Any
     streams: tuple[str, ...] = ()
-    fresh: frozenset[str] = frozenset()
+    new: frozenset[str] = frozenset()
     references: Mapping[str, Pretrained] = MappingProxyType({})
 
 

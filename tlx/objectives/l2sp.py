@@ -36,10 +36,10 @@ class L2SP(Term):
         """Return `start`, w0_S by path, and `head`, a zero for each leaf of w_head."""
         stages = stage_names(setting.model)
         params = flatten(setting.variables.params)
-        trainable = params.keys() if setting.moving is None else setting.moving
+        trainable = params.keys() if setting.trainable is None else setting.trainable
         leaves = {path: leaf for path, leaf in params.items() if path in trainable and path.startswith(below(stages))}
         head_prefixes = below(stages[-1:]) if len(stages) > 1 else ()
-        head = {path for path in leaves if path in setting.fresh or path.startswith(head_prefixes)}
+        head = {path for path in leaves if path in setting.new or path.startswith(head_prefixes)}
         return {
             "start": nest({path: leaf for path, leaf in leaves.items() if path not in head}),
             "head": nest({path: jnp.zeros(()) for path in leaves if path in head}),

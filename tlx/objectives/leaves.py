@@ -53,7 +53,7 @@ def declared(model: Model, params: Tree, stage: str) -> dict[str, Any]:
     return {path: leaves[path] for path in flatten(subtree(model.params, stage))}
 
 
-def drawn_head(model: Model, fresh: Collection[str]) -> list[str]:
-    """Return the paths in `fresh` that belong to the head, or to the pooler that it reads, sorted."""
+def drawn_head(model: Model, new: Collection[str]) -> list[str]:
+    """Return the paths in `new` that belong to the head, or to the pooler that it reads, sorted."""
     stages = below([stage.name for stage in model.stages if stage.output in ("logits", "pooled")])
-    return sorted(path for path in fresh if path.startswith(stages))
+    return sorted(path for path in new if path.startswith(stages))

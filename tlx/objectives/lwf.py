@@ -49,7 +49,7 @@ class Lwf(Term):
         """
         if self.source is not None:
             check_source(preview.model, preview.references[self.source], self.source, "Lwf")
-        elif paths := drawn_head(preview.model, preview.fresh):
+        elif paths := drawn_head(preview.model, preview.new):
             raise ValueError(
                 f"Lwf keeps the predictions of the pretrained head, but {paths[0]!r} is not in the checkpoint and "
                 "is drawn at random: name the checkpoint of the old head: Lwf(source=...)"

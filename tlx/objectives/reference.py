@@ -140,7 +140,7 @@ def head_shapes(model: Model) -> str:
 def remember(setting: Setting) -> Tree:
     """Return the initial values of the trainable leaves and statistics; every view contains the frozen leaves."""
     params = flatten(setting.variables.params)
-    trainable = params.keys() if setting.moving is None else setting.moving
+    trainable = params.keys() if setting.trainable is None else setting.trainable
     stages = tuple(f"{stage.name}/" for stage in setting.model.stages)
     initial = {path: leaf for path, leaf in params.items() if path in trainable and path.startswith(stages)}
     return {"params": nest(initial), "stats": setting.variables.stats}

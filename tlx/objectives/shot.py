@@ -47,7 +47,7 @@ class Shot(Term):
 
     def check(self, preview: Preview) -> None:
         """Raise ValueError for a head that is in no checkpoint."""
-        if paths := drawn_head(preview.model, preview.fresh):
+        if paths := drawn_head(preview.model, preview.new):
             raise ValueError(
                 f"Shot adapts features to the pretrained head, but {paths[0]!r} is not in the checkpoint and is "
                 "drawn at random: start from a classifier of the same classes: weights=Weights(...)"

@@ -9,7 +9,7 @@ from tlx.functional.metrics import calibration_bins, confusion_matrix
 from tlx.report import charts, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.intervals import wilson
-from tlx.report.reading import Predictions, Records, smooth, thin
+from tlx.report.reading import Predictions, RunRecords, smooth, thin
 from tlx.trees import Json
 
 LIMIT = 2000
@@ -18,7 +18,7 @@ MAIN = ("train/loss", "train/rate", "train/gradient_norm")
 LOSSES = ("validation/loss", "validation/mse")
 
 
-def training(records: Records) -> list[Figure]:
+def training(records: RunRecords) -> list[Figure]:
     """Draw the loss (raw and smoothed), the learning rate, the gradient norm, and the terms of the objective if
     there are several."""
     captions = {
@@ -68,7 +68,7 @@ def training(records: Records) -> list[Figure]:
     return figures
 
 
-def validation(records: Records) -> list[Figure]:
+def validation(records: RunRecords) -> list[Figure]:
     """Draw one curve per metric of the validation split, with the chosen step.
 
     A metric that was measured only once is not drawn, because the table contains it.
@@ -98,7 +98,7 @@ def validation(records: Records) -> list[Figure]:
     return figures
 
 
-def validation_loss(records: Records) -> list[tuple[int, float]] | None:
+def validation_loss(records: RunRecords) -> list[tuple[int, float]] | None:
     """Return the steps and values of the validation loss; None if it was not measured at several steps."""
     for name in LOSSES:
         steps, values = records.series(name)
@@ -107,7 +107,7 @@ def validation_loss(records: Records) -> list[tuple[int, float]] | None:
     return None
 
 
-def chosen_step(records: Records) -> Rows:
+def chosen_step(records: RunRecords) -> Rows:
     """Return the mark of the step that the selection rule chose; empty if it is the last step."""
     if records.result["selection"] == "last":
         return []
@@ -115,7 +115,7 @@ def chosen_step(records: Records) -> Rows:
     return [{"step": step, "what": f"chosen: step {step}"}]
 
 
-def outcomes(records: Records) -> list[Figure]:
+def outcomes(records: RunRecords) -> list[Figure]:
     """Draw the predictions of the reported split, as its scores allow.
 
     For classes these are the confusion matrix and the calibration, for numbers the predicted against the true values;
@@ -131,7 +131,7 @@ def outcomes(records: Records) -> list[Figure]:
     return [regression(predictions, records.split)] if numbers else []
 
 
-def confusion_counts(records: Records) -> np.ndarray | None:
+def confusion_counts(records: RunRecords) -> np.ndarray | None:
     """Count the examples of the reported split by true and predicted class, [C, C]; None if examples have no single
     class."""
     scores, names = records.predictions[records.split].scores, records.task.names
@@ -142,7 +142,7 @@ def confusion_counts(records: Records) -> np.ndarray | None:
     return confusion_matrix(scores["label"], scores["prediction"], len(names))
 
 
-def class_counts(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def class_counts(records: RunRecords) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return hits, true and predicted occurrences of each class, [C] each, from the scores `tp`, `fp` and `fn` [N,
     C]; None if the scores are not by class."""
     scores, names = records.predictions[records.split].scores, records.task.names
@@ -215,7 +215,7 @@ def regression(predictions: Predictions, split: str = "test") -> Figure:
     return charts.scatter("scatter", "Predicted against true", caption, rows, fields=outputs)
 
 
-def phases(records: Records) -> Rows:
+def phases(records: RunRecords) -> Rows:
     """Return the steps at which a new phase begins, as `train.phase_spans` defines them."""
     shares = [phase["share"] for phase in records.parameters["phases"]]
     ends = [round(records.result["steps"] * sum(shares[: n + 1])) for n in range(len(shares) - 1)]

@@ -21,7 +21,7 @@ from tlx.trees import Json
 from tlx.types import Column
 
 
-class Records(NamedTuple):
+class RunRecords(NamedTuple):
     """All records of a run. `task` is resolved: its names are those that the run used.
 
     `weights` is the manifest (`source` and `entries`) of pretrained weights, `moved` the content of `moved.json` (see
@@ -59,7 +59,7 @@ class Records(NamedTuple):
         return sorted(values), [values[step] for step in sorted(values)]
 
 
-def read(path: Path, task: Task | None = None) -> Records:
+def read(path: Path, task: Task | None = None) -> RunRecords:
     """Read the records of a finished run.
 
     Raises:
@@ -90,7 +90,7 @@ def read(path: Path, task: Task | None = None) -> Records:
                 f"{path / 'mistakes.json'}: [{number}].label is {format_value(mistake['label'])}; expected {expected}; "
                 f"{RERUN}"
             )
-    return Records(
+    return RunRecords(
         folder=path,
         document=document,
         task=task,

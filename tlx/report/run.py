@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx.functional.selection import BY_VALIDATION
 from tlx.report import figures, intervals, moved, page, reading, words
-from tlx.report.reading import Records
+from tlx.report.reading import RunRecords
 from tlx.trees import Json
 
 NAME = "report.html"
@@ -31,7 +31,7 @@ def write(folder: Path, task: Any = None) -> Path:
     return page.write(folder / NAME, draw(reading.read(folder, task)))
 
 
-def draw(records: Records) -> str:
+def draw(records: RunRecords) -> str:
     """Return the page as HTML."""
     result = records.result
     return page.render(
@@ -58,7 +58,7 @@ def draw(records: Records) -> str:
     )
 
 
-def answer(records: Records) -> Json:
+def answer(records: RunRecords) -> Json:
     """Return the primary metric of the reported split, its uncertainty, and, for classes, the accuracy of a constant
     prediction."""
     task, result = records.task, records.result
@@ -76,7 +76,7 @@ def answer(records: Records) -> Json:
     return summary
 
 
-def measured(records: Records) -> list[Json]:
+def measured(records: RunRecords) -> list[Json]:
     """Return one row per metric: `name`, and `test` and `validation`, each with its value and interval."""
     metrics = records.result["metrics"]
     names = dict.fromkeys(key.partition("/")[2] for key in metrics)
@@ -98,7 +98,7 @@ def measured(records: Records) -> list[Json]:
     ]
 
 
-def rules(records: Records) -> list[Json]:
+def rules(records: RunRecords) -> list[Json]:
     """Return the step that each rule would have chosen (see `tlx.functional.selection.gaps`), in words, and whether
     the run used that rule."""
     # If all labels are granted, this rule has another name.
@@ -110,7 +110,7 @@ def rules(records: Records) -> list[Json]:
     return rows
 
 
-def by_class(records: Records) -> list[Json]:
+def by_class(records: RunRecords) -> list[Json]:
     """Return precision, recall and F1 of each class on the reported split; None where the denominator is 0."""
     if (counts := figures.confusion_counts(records)) is not None:
         hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
@@ -153,7 +153,7 @@ def card(mistake: Json) -> Json:
     }
 
 
-def phase(records: Records, number: int) -> Json:
+def phase(records: RunRecords, number: int) -> Json:
     """Return the parameters of one phase by stage, with sums."""
     recorded = records.parameters["phases"][number]
     stages: dict[str, list[Json]] = {}
@@ -180,7 +180,7 @@ def stage(name: str, rows: Sequence[Json]) -> Json:
     }
 
 
-def weights(records: Records) -> Json | None:
+def weights(records: RunRecords) -> Json | None:
     """Return the source of the initial weights: as the recipe requests, and tensor by tensor if a manifest was
     written."""
     requested = records.recipe["weights"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.records import studies
-from tlx.records.studies import Cell
+from tlx.records.studies import CellRecord
 from tlx.study.base import OWN, alone
 from tlx.trees import Json
 
@@ -52,7 +52,7 @@ def results(directory: str | Path) -> Any:
     return frame
 
 
-def rows(cell: Cell) -> list[dict[str, Any]]:
+def rows(cell: CellRecord) -> list[dict[str, Any]]:
     """Return the rows of one cell."""
     row: dict[str, Any] = {"fingerprint": cell.fingerprint, **cell.names, "state": cell.state}
     if not cell.result:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from tlx import sharding
 from tlx.data import Examples, Order, Table
 from tlx.data.readers import reader
 from tlx.processors.base import Processor
@@ -64,7 +65,7 @@ class ShapeCounter:
         self.steps[shape] += steps
         if shape in self.batch_of:
             return True
-        self.batch_of[shape] = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+        self.batch_of[shape] = sharding.shapes(batch)
         return False
 
 
@@ -90,7 +91,7 @@ class HostBatches(ShapeCounter):
     def shapes(self) -> tuple[Tree, Tree]:
         """Return the shapes of a batch of one run, and of the batch of an engine's step; this uses up a batch."""
         batches, _, placed = self.batch()
-        return shaped(batches[0]), shaped(placed)
+        return sharding.shapes(batches[0]), sharding.shapes(placed)
 
     def batch(self) -> tuple[Sequence[Arrays], Arrays, Arrays]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
@@ -181,11 +182,6 @@ class DeviceBatches(ShapeCounter):
             return self.examples[order].rows[positions[k, order]]
 
         return DispatchedSteps(state, count, metrics, examples, compiled, True, self.engine.runs)
-
-
-def shaped(batch: Arrays) -> Tree:
-    """Return the shapes and types of a batch."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), batch)
 
 
 def needed(compiled: Any) -> int:

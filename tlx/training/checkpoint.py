@@ -58,7 +58,7 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint's bytes are not those that were written, or there is no intact one."""
 
 
-class Form(NamedTuple):
+class Stored(NamedTuple):
     """The type, shape and sha256 of an array."""
 
     dtype: str
@@ -240,7 +240,7 @@ class Checkpoints:
         check(record["notes"])
         target = {"state": state, "best": best if record["notes"].get("best") else {}}
         expected = {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in _flatten(target).items()}
-        forms = {name: Form(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in record["arrays"].items()}
+        forms = {name: Stored(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in record["arrays"].items()}
         if not _is_old(path):
             _compare(path, {name: form[:2] for name, form in forms.items()}, expected)
         arrays = _load(path / ARRAYS, target)

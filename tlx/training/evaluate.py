@@ -12,7 +12,7 @@ import numpy as np
 from tlx import models
 from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
-from tlx.functional.selection import Outputs, Rows
+from tlx.functional.selection import OutputRows, Outputs
 from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
@@ -64,10 +64,12 @@ def look(
     inputs = partial(inputs_of, targets=ready.targets)
     outputs = {name: measured(engine, state, split, readers[name], ready, inputs) for name, split in examples.items()}
 
-    def rows(name: str, n: int) -> Rows:
+    def rows(name: str, n: int) -> OutputRows:
         arrays = outputs[name]
         features = arrays["features"][:, n] if "features" in arrays else None
-        return Rows(arrays["logits"][:, n], features, examples[name].labels() if examples[name].labelled else None)
+        return OutputRows(
+            arrays["logits"][:, n], features, examples[name].labels() if examples[name].labelled else None
+        )
 
     return [Outputs({name: rows(name, n) for name in outputs}) for n in range(engine.runs)]
 

@@ -89,7 +89,7 @@ def chunks(recipes: Sequence[Recipe], most: int) -> list[list[int]]:
 
 def alike(ready: Mapping[int, ActiveRun]) -> list[list[int]]:
     """Return the positions of runs that differ only in numbers, group by group."""
-    groups_by_form: list[tuple[Form, list[int]]] = []
+    groups_by_form: list[tuple[RunForm, list[int]]] = []
     for position, run in ready.items():
         form = form_of(run)
         for group_form, positions in groups_by_form:
@@ -108,7 +108,7 @@ def same(first: tuple[Parts, TrainState], second: tuple[Parts, TrainState]) -> b
     return vectorize.same_program((first[0], second[0]), (first[1], second[1]))
 
 
-def joinable(first: "Form", second: "Form") -> bool:
+def joinable(first: "RunForm", second: "RunForm") -> bool:
     """Return whether two runs that train different parameters can be joined, from their start to their end."""
     if len(first.phases) > 1 or first.stands[0] != "last":
         return False
@@ -116,7 +116,7 @@ def joinable(first: "Form", second: "Form") -> bool:
     return vectorize.may_join((parts, second_parts), (state, second_state))
 
 
-class Form(NamedTuple):
+class RunForm(NamedTuple):
     """The properties that two runs must share to train together: their schedule, task and data (`stands`), and for
     every phase the static half of the step and the shapes of its state. Nothing of it depends on what was saved."""
 
@@ -124,7 +124,7 @@ class Form(NamedTuple):
     phases: list[tuple[Parts, TrainState]]
 
 
-def form_of(run: ActiveRun) -> Form:
+def form_of(run: ActiveRun) -> RunForm:
     """Return the form of a run."""
     ready, splits = run.ready, run.splits
     measured = [
@@ -137,4 +137,4 @@ def form_of(run: ActiveRun) -> Form:
     for phase in range(len(run.spans)):
         parts = ready.parts(phase)
         phases.append((parts, jax.eval_shape(lambda step=parts, n=phase: initial_states([run], [step], n, None)[0])))
-    return Form(stands, phases)
+    return RunForm(stands, phases)

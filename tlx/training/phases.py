@@ -81,15 +81,8 @@ class PhaseSetup:
         step: Any = self.engine.train
         if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
             step = compile_step(parts.uncut, self.mesh).train
-        # JAX finds the traced and lowered program of the training only if the arrays also have its shardings.
-        return step.lower(
-            shapes_on(sharding.replicated(self.mesh), form), shapes_on(sharding.by_example(self.mesh), batch)
-        )
-
-
-def shapes_on(placement: jax.sharding.Sharding, tree: Any) -> Any:
-    """Return the shapes and types of arrays that lie on the devices in this way."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), tree)
+        whole, rows = sharding.replicated(self.mesh), sharding.by_example(self.mesh)
+        return step.lower(sharding.shapes(form, whole), sharding.shapes(batch, rows))
 
 
 def set_up_phase(
@@ -122,7 +115,7 @@ def set_up_phase(
     states = initial_states(runs, parts, phase, before)
     if restore is not None and first.begin > start:
         states = restore(states)
-    forms = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state) for state in states]
+    forms = [sharding.shapes(state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in sources]
     engine, states, learning = engine_of(runs, parts, devices, states, streams, readers["validation"])
     batches = batches_for(engine, runs, streams, step)

@@ -32,7 +32,7 @@ def mean(tree: Any, axis: str | None) -> Any:
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
-class Mapped:
+class PmapCompiler:
     """Map functions over the devices of a mesh by `pmap`: states have a leading axis of devices, batches are cut along
     their first axis."""
 

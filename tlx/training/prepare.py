@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
     @property
     def new(self) -> frozenset[str]:
         """Return the paths of the model's own parameters that no checkpoint holds."""
-        return fresh_paths(self.recipe, self.model, self.manifest)
+        return new_paths(self.recipe, self.model, self.manifest)
 
     @property
     def notes(self) -> list[str]:
@@ -225,14 +225,14 @@ def check_fit(
     if taker is not None:
         trainable = {path for path in trainable if path.startswith(tuple(p for turn in taker[1] for p in turn.moves))}
     references = objectives.load_references(terms, streams)
-    preview = objectives.Preview(model, shapes, task, streams, fresh_paths(recipe, model, manifest), references)
+    preview = objectives.Preview(model, shapes, task, streams, new_paths(recipe, model, manifest), references)
     objectives.check_terms(terms, preview)
     objectives.check_frozen_head(terms, model, trainable, streams)
     notes = tuple(note for term in terms for note in term.notes(preview))
     return notes, objectives.structures(references)
 
 
-def fresh_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[str]:
+def new_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[str]:
     """Return the paths of the model's own parameters that no checkpoint holds."""
     if recipe.weights is None:
         return frozenset(flatten(model.params))

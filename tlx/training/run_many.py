@@ -13,12 +13,12 @@ from tlx import config
 from tlx.recipe import Recipe
 from tlx.training.active_run import ActiveRun, Clock, opened
 from tlx.training.batches import order_key
-from tlx.training.grouping import Form, alike, chunks, form_of, groups, joinable, same, signature
+from tlx.training.grouping import RunForm, alike, chunks, form_of, groups, joinable, same, signature
 from tlx.training.loop import How, Run, finished, train, whole
 from tlx.training.phases import PhaseSetup, set_up_phase
 from tlx.trees import size
 
-__all__ = ["Choice", "Form", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
+__all__ = ["Choice", "RunForm", "alike", "chosen", "form_of", "groups", "joinable", "run_many", "same", "signature"]
 
 # How the runs of a study are carried out.
 CELLS = How(quiet=True, leave="learned", checkpoint_seconds=30.0)

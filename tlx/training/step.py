@@ -145,7 +145,7 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
     """Compile the step of `parts` for every device of `mesh`: `how` is "jit" (sharded) or "pmap" (one program for each
     device)."""
     if how == "pmap":
-        mapped = pmap.Mapped(mesh)
+        mapped = pmap.PmapCompiler(mesh)
         train = mapped.train(partial(train_step, parts, axis=pmap.AXIS))
         evaluate = mapped.evaluate(partial(eval_step, parts))
         return Compiled(train, evaluate, mapped.place, mapped.fetch, mapped.put, answerer(parts, mapped.compile))

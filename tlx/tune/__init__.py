@@ -4,8 +4,8 @@
 `crew` is a worker, `attempt` runs the trials, `reading` reads the results, `searching` is the entry point.
 """
 
-from tlx.tune.reading import Found, Record
+from tlx.tune.reading import Found, TrialRecord
 from tlx.tune.searching import search
 from tlx.tune.space import integer, log_uniform, one_of, uniform
 
-__all__ = ["Found", "Record", "integer", "log_uniform", "one_of", "search", "uniform"]
+__all__ = ["Found", "TrialRecord", "integer", "log_uniform", "one_of", "search", "uniform"]

@@ -17,7 +17,7 @@ import numpy as np
 from tlx import config
 from tlx.files.documents import read_lines
 from tlx.files.documents.checks import Record, Whole
-from tlx.tune.space import Integers, OneOf, Point, Range, Space, draw_point, grid
+from tlx.tune.space import Categorical, Integers, Point, Range, Space, draw_point, grid
 
 # The attribute of a trial that holds the numbers of its group.
 TOGETHER = "together"
@@ -38,7 +38,7 @@ def check_installed(sampler: str) -> None:
         raise ImportError(f"a search by {sampler} needs {' and '.join(lacking)}: pip install 'tlx[search]'")
 
 
-class Turn:
+class JournalTurn:
     """The lock under which the journal is written.
 
     The kernel frees it however its holder dies. A line that a dead holder left half written is removed before the next
@@ -81,7 +81,7 @@ def open_storage(out: Path) -> Any:
         path.touch()
     read_lines(path, LINE, remedy=RESTORE)
     with readable(out):
-        return JournalStorage(journal.JournalFileBackend(str(path), lock_obj=Turn(path)))
+        return JournalStorage(journal.JournalFileBackend(str(path), lock_obj=JournalTurn(path)))
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def check_trials(study: Any, space: Space, out: Path) -> None:
 
 def fits(spec: Any, value: object) -> bool:
     """Return whether a spec may choose this value."""
-    if isinstance(spec, OneOf):
+    if isinstance(spec, Categorical):
         return True
     return is_number(value) and bool(spec.low <= value <= spec.high)
 
@@ -206,7 +206,7 @@ def check_sampler(name: Sampler, space: Space) -> None:
     """Raise ValueError if the sampler cannot search the space."""
     if name == "grid":
         grid(space)
-    numbers = [path for path, spec in space.items() if not isinstance(spec, OneOf)]
+    numbers = [path for path, spec in space.items() if not isinstance(spec, Categorical)]
     if name == "cmaes" and len(numbers) < 2:
         raise ValueError(f"cmaes needs at least two numeric ranges, but the space has {len(numbers)}; use tpe")
 
@@ -232,14 +232,16 @@ def suggested(trial: Any, space: Space) -> Point:
 def to_params(space: Space, point: Point) -> dict[str, Any]:
     """Convert a point to the parameters of Optuna."""
     return {
-        path: config.source(point[path]) if isinstance(spec, OneOf) else point[path] for path, spec in space.items()
+        path: config.source(point[path]) if isinstance(spec, Categorical) else point[path]
+        for path, spec in space.items()
     }
 
 
 def to_point(space: Space, params: Mapping[str, Any]) -> Point:
     """Convert the parameters of Optuna to a point, in the order of the space."""
     return {
-        path: spec.by_text[params[path]] if isinstance(spec, OneOf) else params[path] for path, spec in space.items()
+        path: spec.by_text[params[path]] if isinstance(spec, Categorical) else params[path]
+        for path, spec in space.items()
     }
 
 

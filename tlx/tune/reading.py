@@ -12,13 +12,13 @@ from tlx.study.sweeps import table_value
 from tlx.trees import Json
 from tlx.tune import journal
 from tlx.tune.settings import Settings
-from tlx.tune.space import OneOf, Point, Range, Spec, cell
+from tlx.tune.space import Categorical, Point, Range, Spec, cell
 
 # Optuna's states, in the terms of tlx.
 STATES = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
-class Record(NamedTuple):
+class TrialRecord(NamedTuple):
     """A trial as recorded in the journal.
 
     `value` is the metric (of a stopped trial at its last step), `error` the error of a failed trial, `seconds` the time
@@ -41,8 +41,8 @@ class Found(NamedTuple):
 
     folder: Path
     settings: Settings
-    trials: tuple[Record, ...]
-    best: Record | None
+    trials: tuple[TrialRecord, ...]
+    best: TrialRecord | None
     importances: dict[str, float]
 
     @property
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
 def kind(spec: Spec) -> str:
     """Return how an axis shows a path: "log", "linear" or "choice"."""
-    return "choice" if isinstance(spec, OneOf) else "log" if isinstance(spec, Range) and spec.log else "linear"
+    return "choice" if isinstance(spec, Categorical) else "log" if isinstance(spec, Range) and spec.log else "linear"
 
 
 def shown_at(recipe: Recipe, path: str) -> Any:
@@ -104,13 +104,13 @@ def read(folder: Path, settings: Settings, study: Any) -> Found:
     return Found(folder, settings, records, best, journal.importances(study))
 
 
-def record(folder: Path, settings: Settings, trial: Any) -> Record:
+def record(folder: Path, settings: Settings, trial: Any) -> TrialRecord:
     """Convert a trial of Optuna; its point is empty if a worker died before the trial got one."""
     params = trial.params | trial.system_attrs.get("fixed_params", {})
     point = journal.to_point(settings.space, params) if settings.space.keys() <= params.keys() else {}
     state = STATES[trial.state.name]
     attrs = check(trial.user_attrs, TRIAL, f"{folder / journal.JOURNAL}, trial {trial.number}", journal.RESTORE)
-    return Record(
+    return TrialRecord(
         number=trial.number,
         state=state,
         value=attrs.get("value") if state == "stopped" else trial.value if state == "done" else None,

@@ -32,7 +32,7 @@ class Integers(NamedTuple):
         return tuple(range(self.low, self.high + 1, self.step))
 
 
-class OneOf(NamedTuple):
+class Categorical(NamedTuple):
     """One of the `values`, without an assumed order."""
 
     values: tuple[Any, ...]
@@ -43,7 +43,7 @@ class OneOf(NamedTuple):
         return {config.source(value): value for value in self.values}
 
 
-Spec = Range | Integers | OneOf
+Spec = Range | Integers | Categorical
 Space = Mapping[str, Spec]
 Point = dict[str, Any]
 
@@ -74,11 +74,11 @@ def integer(low: int, high: int, step: int = 1) -> Integers:
     return Integers(low, high, step)
 
 
-def one_of(*values: Any) -> OneOf:
+def one_of(*values: Any) -> Categorical:
     """Return a choice of one of these values: numbers, strings, None, records such as `Lora(rank=8)`."""
     if len(values) == 1 and isinstance(values[0], list | range | set | dict):
         raise TypeError(f"one_of takes its values as separate arguments: one_of(*{values[0]!r})")
-    choices = OneOf(tuple(values))
+    choices = Categorical(tuple(values))
     if len(values) < 2:
         raise ValueError(
             f"one_of({config.source(values[0]) if values else ''}): give two or more values to choose from"
@@ -110,7 +110,7 @@ def check(space: Any, recipe: Recipe) -> None:
             f"a space is {{path: uniform(...), log_uniform(...), integer(...) or one_of(...)}}, got {space!r}"
         )
     for path, spec in space.items():
-        if not isinstance(spec, Range | Integers | OneOf):
+        if not isinstance(spec, Range | Integers | Categorical):
             raise TypeError(f"the range of {path!r} is {spec!r}; expected uniform, log_uniform, integer or one_of")
     for path in space:
         # A field may exist only for some values of the record that contains it.
@@ -121,7 +121,7 @@ def check(space: Any, recipe: Recipe) -> None:
 
 def ends(spec: Spec) -> tuple[Any, ...]:
     """Return the values of a spec that a check tries in place of all others."""
-    return spec.values if isinstance(spec, OneOf) else (spec.low, spec.high)
+    return spec.values if isinstance(spec, Categorical) else (spec.low, spec.high)
 
 
 def cell(recipe: Recipe, point: Point) -> Cell:
@@ -140,7 +140,7 @@ def written(spec: Spec) -> str:
     >>> written(log_uniform(1e-4, 0.1)), written(integer(8, 32, step=8)), written(one_of("adam", None))
     ('log_uniform(0.0001, 0.1)', 'integer(8, 32, step=8)', "one_of('adam', None)")
     """
-    if isinstance(spec, OneOf):
+    if isinstance(spec, Categorical):
         return f"one_of({', '.join(spec.by_text)})"
     if isinstance(spec, Integers):
         return f"integer({spec.low}, {spec.high}{f', step={spec.step}' if spec.step != 1 else ''})"

@@ -52,7 +52,7 @@ class Spelling(NamedTuple):
     modules: dict[str, dict[str, str]]
 
 
-class Layout(NamedTuple):
+class PeftLayout(NamedTuple):
     """The names of a model in peft.
 
     Attributes:
@@ -83,7 +83,7 @@ class Layout(NamedTuple):
         return path.removesuffix("/kernel") if path in self.places and self.module(path[: -len("/kernel")]) else None
 
 
-def layout(form: Format, config: Architecture, head: Head | None) -> Layout:
+def layout(form: Format, config: Architecture, head: Head | None) -> PeftLayout:
     """Return the layout of a model in a foreign form."""
     prefix = form.prefix(config)
     begin = "" if form.bare(config, head) else prefix
@@ -107,7 +107,7 @@ def layout(form: Format, config: Architecture, head: Head | None) -> Layout:
                 alias = prefix + module if whole and not name.head else module
                 spellings.setdefault((as_in_file, whole), {}).setdefault(alias, {})[tensor] = name.ours
     all_spellings = tuple(Spelling(whole, names) for (_, whole), names in spellings.items())
-    return Layout(form, config, head, places, modules, all_spellings)
+    return PeftLayout(form, config, head, places, modules, all_spellings)
 
 
 def grouped(leaves: Leaves) -> dict[str, Layers] | None:
@@ -122,7 +122,7 @@ def grouped(leaves: Leaves) -> dict[str, Layers] | None:
     return groups
 
 
-def write(form: Layout, leaves: Leaves, declared: Leaves, paths: Collection[str]) -> Written | None:
+def write(form: PeftLayout, leaves: Leaves, declared: Leaves, paths: Collection[str]) -> Written | None:
     """Return the fields of adapter_config.json and the tensors; None if peft has no form for the adapter.
 
     peft has no form, for example, for an adapter in a module that is saved whole.
@@ -162,7 +162,7 @@ def write(form: Layout, leaves: Leaves, declared: Leaves, paths: Collection[str]
     return fields, tensors
 
 
-def adapted(form: Layout, fields: Mapping[str, Any]) -> list[str]:
+def adapted(form: PeftLayout, fields: Mapping[str, Any]) -> list[str]:
     """Return the modules that must not be kept whole.
 
     peft puts no adapter into a module that it keeps whole, and looks prompts up in the original embedding.
@@ -177,7 +177,7 @@ def within(module: str, names: Collection[str]) -> bool:
     return any(f".{name}." in f".{module}." for name in names)
 
 
-def write_lora(form: Layout, layers: Layers) -> Written | None:
+def write_lora(form: PeftLayout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
     kinds = {frozenset(leaves) - {"dropout"} for leaves in layers.values()}
     rates = {float(leaves.get("dropout", 0.0)) for leaves in layers.values()}
@@ -210,7 +210,7 @@ def write_lora(form: Layout, layers: Layers) -> Written | None:
     return fields, tensors
 
 
-def write_ia3(form: Layout, layers: Layers) -> Written | None:
+def write_ia3(form: PeftLayout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
     if None in modules.values() or any(len(leaves) != 1 for leaves in layers.values()):
         return None
@@ -224,7 +224,7 @@ def write_ia3(form: Layout, layers: Layers) -> Written | None:
     return fields | {"fan_in_fan_out": False}, tensors
 
 
-def write_vera(form: Layout, layers: Layers) -> Written | None:
+def write_vera(form: PeftLayout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
     a = max((leaves["a"] for leaves in layers.values()), key=len)
     b = max((leaves["b"] for leaves in layers.values()), key=lambda leaf: leaf.shape[1])
@@ -251,7 +251,7 @@ def blocks_of(config: Any) -> list[str]:
     return [f"blocks/{n:02d}/attention" for n in range(config.depth)]
 
 
-def write_prefix(form: Layout, layers: Layers) -> Written | None:
+def write_prefix(form: PeftLayout, layers: Layers) -> Written | None:
     config = form.config
     if not form.format.reads_prefix(config) or sorted(layers) != blocks_of(config):
         return None
@@ -263,7 +263,7 @@ def write_prefix(form: Layout, layers: Layers) -> Written | None:
     return fields, {"prompt_embeddings": np.concatenate(rows, axis=1)}
 
 
-def write_prompt(form: Layout, layers: Layers) -> Written | None:
+def write_prompt(form: PeftLayout, layers: Layers) -> Written | None:
     if not form.format.reads_prompt(form.config):
         return None
     tokens = layers["stem"]["tokens"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from tlx.models.names import Name, inward, outward
 from tlx.trees import Json
-from tlx.weights.peft import LEARNED_TOKENS, Layout, Spelling, blocks_of
+from tlx.weights.peft import LEARNED_TOKENS, PeftLayout, Spelling, blocks_of
 from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
 
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 
 def read(
-    form: Layout,
+    form: PeftLayout,
     document: Json,
     tensors: Mapping[str, np.ndarray],
     shapes: Mapping[str, Shape],
@@ -119,7 +119,7 @@ def read_declared(name: Name, tensor: np.ndarray, key: str, shape: Shape, readin
 
 
 def read_layers(
-    form: Layout,
+    form: PeftLayout,
     document: Json,
     spelling: Spelling,
     layers: Mapping[str, Found],
@@ -201,7 +201,7 @@ def read_vera(
 READERS = {"LORA": read_lora, "IA3": read_ia3, "VERA": read_vera}
 
 
-def read_tokens(form: Layout, document: Json, shared: Found, shapes: Mapping[str, Shape], reading: Reading) -> None:
+def read_tokens(form: PeftLayout, document: Json, shared: Found, shapes: Mapping[str, Shape], reading: Reading) -> None:
     count, prefix = document.get("num_virtual_tokens"), document["peft_type"] == "PREFIX_TUNING"
     words = shapes.get("stem/words/embedding")
     if words is None:

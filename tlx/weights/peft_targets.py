@@ -7,7 +7,7 @@ from typing import Any
 from tlx.files.documents import format_value
 from tlx.files.patterns import compile_pattern
 from tlx.trees import Json
-from tlx.weights.peft import Layout, Spelling
+from tlx.weights.peft import PeftLayout, Spelling
 
 ALL = "all-linear"
 # peft keeps these modules whole for the classification of sequences and of tokens, whatever the config names.
@@ -16,7 +16,7 @@ CLASSIFYING = ("SEQ_CLS", "TOKEN_CLS")
 NUMBERED = re.compile(r".*?\.[^.]*\.(\d+)\..*")
 
 
-def spelled(form: Layout, modules: Collection[str], source: str) -> Spelling:
+def spelled(form: PeftLayout, modules: Collection[str], source: str) -> Spelling:
     """Return the names of the modules of a model, spelled as in the file of an adapter.
 
     Args:
@@ -109,7 +109,7 @@ def pattern(config: Json, field: str, module: str, default: float) -> float:
     return next((value for key, value in values.items() if full(rf"(.*\.)?({key})", module, field)), default)
 
 
-def check_patterns(config: Json, form: Layout, names: Mapping[str, str], source: str) -> None:
+def check_patterns(config: Json, form: PeftLayout, names: Mapping[str, str], source: str) -> None:
     """Raise ValueError if a pattern of ranks or alphas uses another spelling of an adapted layer than the file.
 
     `names` are the modules by layer, spelled as in the file.

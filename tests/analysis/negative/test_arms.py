@@ -85,8 +85,8 @@ def test_a_pretrained_network_is_also_trained_from_scratch(recipe):
         recipe, model=None, weights=Weights("runs/any"), tuning=tuning.Probe(), objective=(SOURCE, terms.Mcc())
     )
     actual = by_arm(negative_study(brings, labels=(2,), seeds=1))
-    afresh = actual["from scratch", None, 2, None, 0].recipe
-    assert afresh.weights.reset == (r".*",) and afresh.tuning == tuning.Full() and afresh.objective == (LABELLED,)
+    scratch = actual["from scratch", None, 2, None, 0].recipe
+    assert scratch.weights.reset == (r".*",) and scratch.tuning == tuning.Full() and scratch.objective == (LABELLED,)
     assert actual["target only", None, 2, None, 0].recipe.tuning == tuning.Probe()
 
 

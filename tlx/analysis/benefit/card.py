@@ -10,7 +10,7 @@ from tlx.analysis.benefit.intervals import Ratio, of_sums
 from tlx.analysis.benefit.reach import labels_saved, reached
 from tlx.functional import significance
 from tlx.functional.metrics import Metric, document
-from tlx.records.studies import Arm, Cell, StudyRecords
+from tlx.records.studies import Arm, CellRecord, StudyRecords
 from tlx.training.energy import POUNDS_2018, PUE_2018, Used, strubell
 from tlx.training.flops import Operations
 from tlx.trees import Json
@@ -23,10 +23,10 @@ class Side(NamedTuple):
     """The cells of one arm with the most labels, paired by seed with the other arm's, and the operations of its
     steps."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[CellRecord, ...]
     operations: Operations
 
-    def each(self, value: Callable[[Cell], float]) -> list[float]:
+    def each(self, value: Callable[[CellRecord], float]) -> list[float]:
         return [value(cell) for cell in self.cells]
 
     @property
@@ -256,7 +256,7 @@ def ratio(estimate: Ratio) -> Json:
     return {"kind": "ratio", **estimate._asdict()}
 
 
-def curve(cell: Cell, metric: str) -> dict[int, float]:
+def curve(cell: CellRecord, metric: str) -> dict[int, float]:
     """Return the metric on the validation split by step."""
     return cell.curves()[validation(metric)]
 
@@ -265,21 +265,21 @@ def validation(metric: str) -> str:
     return f"validation/{metric.rpartition('/')[2]}"
 
 
-def ended_with(cell: Cell, metric: str) -> float:
+def ended_with(cell: CellRecord, metric: str) -> float:
     """Return the metric on the validation split at the checkpoint that the run ends with."""
     return cell.metrics[validation(metric)]
 
 
-def result_of(cell: Cell) -> Json:
+def result_of(cell: CellRecord) -> Json:
     assert cell.result is not None
     return cell.result
 
 
-def steps_of(cell: Cell) -> int:
+def steps_of(cell: CellRecord) -> int:
     return int(result_of(cell)["steps"])
 
 
-def pace(cell: Cell) -> float:
+def pace(cell: CellRecord) -> float:
     """Return the seconds of a training step.
 
     Compilation and evaluation are excluded if some steps were timed without them. For runs that trained together, it is
@@ -291,28 +291,28 @@ def pace(cell: Cell) -> float:
     return batch / speed if speed else (seconds["compile"] + seconds["train"]) / result["steps"]
 
 
-def together(cell: Cell) -> int:
+def together(cell: CellRecord) -> int:
     """Return the number of runs that trained together."""
     return int(result_of(cell)["pack"]["arms"])
 
 
-def seconds_a_step(cell: Cell) -> float:
+def seconds_a_step(cell: CellRecord) -> float:
     """Return the run's share of the seconds of a step."""
     return pace(cell) / together(cell)
 
 
-def spent(cell: Cell) -> float:
+def spent(cell: CellRecord) -> float:
     """Return the seconds over which the energy was measured."""
     seconds = result_of(cell)["seconds"]
     return max(sum(seconds[part] for part in ("compile", "train", "eval")), 1e-9)
 
 
-def energy_a_step(cell: Cell, name: str) -> float:
+def energy_a_step(cell: CellRecord, name: str) -> float:
     """Return the energy of a step: its time multiplied by the mean power of the run, without compilation."""
     return float(result_of(cell)["energy"][name]) * pace(cell) / spent(cell)
 
 
-Price = Callable[[Cell, Operations], float]
+Price = Callable[[CellRecord, Operations], float]
 # Name, title, unit, and the cost of a step.
 PRICES: tuple[tuple[str, str, str, Price], ...] = (
     ("steps", "steps", "", lambda cell, operations: 1.0),

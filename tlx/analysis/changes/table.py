@@ -7,7 +7,7 @@ from tlx.trees import Json
 CHANGES = ("all", "kernels", "biases", "norms")
 
 
-class Table(NamedTuple):
+class StageTable(NamedTuple):
     """A `title`, the names of the columns, and the rows."""
 
     title: str
@@ -15,7 +15,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def tables(document: Json) -> list[Table]:
+def tables(document: Json) -> list[StageTable]:
     """Return the tables of the stages and of the line, from a document of `moved.json`."""
     ranks: dict[str, list[float]] = {}
     for kernel in document["kernels"]:
@@ -33,8 +33,8 @@ def tables(document: Json) -> list[Table]:
     measures = [name for name in document["line"][0] if name != "share"]
     line = [[f"{point['share']:.1f}", *(interval(point[name]) for name in measures)] for point in document["line"]]
     return [
-        Table("relative change of the weights; features: similarity, linear probes", names, rows),
-        Table(
+        StageTable("relative change of the weights; features: similarity, linear probes", names, rows),
+        StageTable(
             "interpolation between the weights before (0) and after (1), validation split", ("share", *measures), line
         ),
     ]

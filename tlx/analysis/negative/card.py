@@ -32,7 +32,7 @@ from tlx.trees import Json
 SAYS = {"worse": "hurts", "better": "helps", "no difference shown": "not shown", "not compared": "not compared"}
 
 
-class Setting(NamedTuple):
+class ComparedSetting(NamedTuple):
     """One source with a number of labels and a noise level: the summary of A(S,T), and of the baselines by name."""
 
     source: str
@@ -89,7 +89,7 @@ def card(study: StudyRecords, classes: Sequence[str], target: str) -> Json:
     }
 
 
-def read_settings(study: StudyRecords, metric: str) -> list[Setting]:
+def read_settings(study: StudyRecords, metric: str) -> list[ComparedSetting]:
     """Return every setting for which A(S,T) has a finished run, in the order of the study."""
     summaries: dict[tuple[Any, ...], Summary] = {}
     for arm in study.arms:
@@ -108,7 +108,7 @@ def read_settings(study: StudyRecords, metric: str) -> list[Setting]:
             SCRATCH: summaries.get((SCRATCH, None, labels, None)),
         }
         rows.append(
-            Setting(
+            ComparedSetting(
                 source, labels, eps, transfer_summary, {name: item for name, item in others.items() if item is not None}
             )
         )
@@ -116,14 +116,19 @@ def read_settings(study: StudyRecords, metric: str) -> list[Setting]:
 
 
 def gaps_to(
-    name: str, settings: Sequence[Setting], smallest: float, metric: str, declared: Metric, classes: Sequence[str]
+    name: str,
+    settings: Sequence[ComparedSetting],
+    smallest: float,
+    metric: str,
+    declared: Metric,
+    classes: Sequence[str],
 ) -> list[Json]:
     """Return the gap of every setting to one baseline, with p corrected over the settings (Holm).
 
     Without target labels A(0,T) has nothing to learn from, and is replaced by chance: the share of the most frequent
     class.
     """
-    pairs: list[tuple[Setting, Comparison, float | None]] = []
+    pairs: list[tuple[ComparedSetting, Comparison, float | None]] = []
     higher, bounds = declared.higher_is_better, declared.bounds
     for item in settings:
         if name == CHANCE:
@@ -145,7 +150,7 @@ def gaps_to(
     ]  # fmt: skip
 
 
-def of_chance(setting: Setting, metric: str, classes: Sequence[str]) -> float:
+def of_chance(setting: ComparedSetting, metric: str, classes: Sequence[str]) -> float:
     """Return the accuracy of always predicting the most frequent class of the split; 1 / C if the runs have kept no
     labels."""
     for cell in setting.transfer.arm.done_cells:
@@ -154,7 +159,7 @@ def of_chance(setting: Setting, metric: str, classes: Sequence[str]) -> float:
     return 1 / len(classes)
 
 
-def to_chance(setting: Setting, chance: float, smallest: float, bounds: significance.Bounds) -> Comparison:
+def to_chance(setting: ComparedSetting, chance: float, smallest: float, bounds: significance.Bounds) -> Comparison:
     """Compare A(S,T) with chance, which does not vary."""
     values = [score.value for score in setting.transfer.scores.values()]
     difference = significance.paired(values, [chance] * len(values), bounds)
@@ -207,7 +212,7 @@ def arm_row(summary: Summary) -> Json:
     }
 
 
-def by_class(settings: Sequence[Setting], classes: Sequence[str]) -> list[Json]:
+def by_class(settings: Sequence[ComparedSetting], classes: Sequence[str]) -> list[Json]:
     """Return the gap of every class (its recall) to the first available baseline, which the mean may hide.
 
     p is corrected over the classes of a setting.
@@ -278,7 +283,7 @@ def flips(gaps: Sequence[Json]) -> list[Json]:
     return changes
 
 
-def rules(settings: Sequence[Setting], declared: Metric) -> list[Json]:
+def rules(settings: Sequence[ComparedSetting], declared: Metric) -> list[Json]:
     """Compute the cost of choosing a checkpoint by each rule, for every setting with measured criteria: the mean gap
     to the best step of the validation split, with its interval over the seeds (see `tlx.functional.selection.gaps`)."""
     # No step is better than the best one, so a gap lies between 0 and the width of the metric's range.
@@ -296,7 +301,7 @@ def rules(settings: Sequence[Setting], declared: Metric) -> list[Json]:
     return rows
 
 
-def advice(settings: Sequence[Setting], gaps: Sequence[Json], higher: bool) -> list[Json]:
+def advice(settings: Sequence[ComparedSetting], gaps: Sequence[Json], higher: bool) -> list[Json]:
     """Return for each number of labels which source to use, or none, at the lowest noise level.
 
     A source is advised if it is shown to help against A(0,T) (without labels: against chance). Of several sources, the
@@ -331,7 +336,7 @@ def is_worse(summary: Summary, best: Summary, higher: bool) -> bool:
     return gap.high < 0 if higher else gap.low > 0
 
 
-def notes(study: StudyRecords, settings: Sequence[Setting], gaps: Sequence[Json]) -> list[str]:
+def notes(study: StudyRecords, settings: Sequence[ComparedSetting], gaps: Sequence[Json]) -> list[str]:
     """Return the notes for the reader of the numbers."""
     messages = []
     counts = study.counts

@@ -115,7 +115,7 @@ class Csv(Source):
         name = Path(self.path).name
         splits = {
             split: Examples(
-                name, split, Rows(table, split), table.columns, key=table.fingerprint if len(part.places) else ""
+                name, split, CsvRows(table, split), table.columns, key=table.fingerprint if len(part.places) else ""
             )
             for split, part in table.parts.items()
         }
@@ -143,7 +143,7 @@ class CsvTable:
     notes: tuple[str, ...]
 
 
-class Rows(Sequence[Example]):
+class CsvRows(Sequence[Example]):
     """The records of a split. Each is read from its file when it is needed."""
 
     def __init__(self, table: CsvTable, split: str):

@@ -21,7 +21,7 @@ import numpy as np
 from tlx.assets import cache_dir, offline
 from tlx.data import DATASETS
 from tlx.data.examples import Examples
-from tlx.data.folders import Records, check_shards, open_builder
+from tlx.data.folders import FolderRows, check_shards, open_builder
 from tlx.data.sources.base import Dataset, Source
 from tlx.files.durable import guarded
 from tlx.processors.columns import LABEL
@@ -118,7 +118,7 @@ def _opened(name: str, folder: Path, stamp: int) -> tuple[dict[str, Sequence[Exa
         features[column]: tfds.decode.SkipDecoding() for column in columns if columns[column].kind == "image"
     } or None
     sources: dict[str, Sequence[Example]] = {
-        split: Records(builder.as_data_source(split, decoders=decoders), f"{name} {split}", features)
+        split: FolderRows(builder.as_data_source(split, decoders=decoders), f"{name} {split}", features)
         if info.num_examples
         else ()
         for split, info in builder.info.splits.items()

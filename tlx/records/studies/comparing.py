@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.functional import metrics, significance
-from tlx.records.studies.reading import Arm, Cell, StudyRecords
+from tlx.records.studies.reading import Arm, CellRecord, StudyRecords
 from tlx.trees import near_miss
 
 TOLERANCE = 1e-6
@@ -25,7 +25,7 @@ class Score(NamedTuple):
     position.
     """
 
-    cell: Cell
+    cell: CellRecord
     value: float
     result_value: float
     source: str
@@ -78,7 +78,7 @@ class Comparison(NamedTuple):
     mcnemar: float | None = None
 
 
-class Table(NamedTuple):
+class StudyTable(NamedTuple):
     """Comparison of all arms of a study by one `metric`.
 
     `higher` is True if more is better. `alone` are the arms that have no baseline arm or share no finished seed with
@@ -95,7 +95,7 @@ class Table(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def compare(study: StudyRecords, metric: str | None = None) -> Table:
+def compare(study: StudyRecords, metric: str | None = None) -> StudyTable:
     """Compare every arm with the arm that equals it except for the baseline's columns.
 
     Args:
@@ -133,7 +133,7 @@ def compare(study: StudyRecords, metric: str | None = None) -> Table:
         else:
             comparisons.append(against(candidate, base, smallest, metric, declared.bounds))
     compared = judged(comparisons, smallest, higher, declared.bounds)
-    return Table(
+    return StudyTable(
         study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, compared, metric)
     )
 
@@ -178,7 +178,7 @@ def summarise(arm: Arm, metric: str, bounds: significance.Bounds) -> Summary | N
     return Summary(arm, scores, *significance.over_seeds([item.value for item in scores.values()], bounds))
 
 
-def score(cell: Cell, metric: str) -> Score:
+def score(cell: CellRecord, metric: str) -> Score:
     """Compute the metric of a finished cell from its records.
 
     The records are the scores of the split, else the line of `metrics.jsonl` at the selected step, else `result.json`.

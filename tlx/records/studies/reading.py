@@ -30,7 +30,7 @@ State = Literal["done", "running", "failed", "waiting", "stale"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting", "stale")
 
 
-class Cell(NamedTuple):
+class CellRecord(NamedTuple):
     """One run of a study.
 
     `names` are its columns (`{"method": "LoRA", "labels": 16, "seed": 3}`), `changes` the `[path, before, after]` from
@@ -94,10 +94,10 @@ class Arm(NamedTuple):
     """Cells that differ only in their seeds; `names` are the columns that they share."""
 
     names: dict[str, Any]
-    cells: tuple[Cell, ...]
+    cells: tuple[CellRecord, ...]
 
     @property
-    def done_cells(self) -> tuple[Cell, ...]:
+    def done_cells(self) -> tuple[CellRecord, ...]:
         return tuple(cell for cell in self.cells if cell.state == "done")
 
     def values(self, metric: str) -> dict[Any, float]:
@@ -120,7 +120,7 @@ class StudyRecords(NamedTuple):
     smallest: float
     command: str
     file: str
-    cells: tuple[Cell, ...]
+    cells: tuple[CellRecord, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ class StudyRecords(NamedTuple):
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The arms in the order of the study, in whatever state their cells are."""
-        groups: dict[str, list[Cell]] = {}
+        groups: dict[str, list[CellRecord]] = {}
         for cell in self.cells:
             groups.setdefault(_key(cell.arm), []).append(cell)
         return tuple(Arm(cells[0].arm, tuple(cells)) for cells in groups.values())
@@ -193,7 +193,7 @@ def read(directory: str | Path) -> StudyRecords:
     return StudyRecords(folder=folder, baseline=baseline, smallest=smallest, cells=cells, **texts)
 
 
-def _cell(folder: Path, item: Json) -> Cell:
+def _cell(folder: Path, item: Json) -> CellRecord:
     fingerprint = item["fingerprint"]
     path = folder / CELLS / fingerprint
     result, failed = _document(path / RESULT, records.RESULT), _document(path / FAILED, records.FAILED)
@@ -213,7 +213,7 @@ def _cell(folder: Path, item: Json) -> Cell:
         state, result = "stale", None
     changes = tuple((path, str(before), str(after)) for path, before, after in item.get("changes", ()))
     failed = failed if state == "failed" else None
-    return Cell(fingerprint, dict(item["names"]), changes, path, state, result, failed, edited)
+    return CellRecord(fingerprint, dict(item["names"]), changes, path, state, result, failed, edited)
 
 
 def is_locked(path: Path) -> bool:
@@ -233,7 +233,7 @@ def is_locked(path: Path) -> bool:
         return False
 
 
-def _check(folder: Path, cells: Iterable[Cell]) -> None:
+def _check(folder: Path, cells: Iterable[CellRecord]) -> None:
     fingerprints: dict[str, str] = {}
     for cell in cells:
         earlier = fingerprints.setdefault(_key(cell.names), cell.fingerprint)

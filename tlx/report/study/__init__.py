@@ -10,7 +10,7 @@ from typing import Any
 
 from tlx.functional.significance import p_text
 from tlx.records import studies
-from tlx.records.studies import Cell, Comparison, Summary, Table
+from tlx.records.studies import CellRecord, Comparison, StudyTable, Summary
 from tlx.report import page
 from tlx.report.study import axes, curves, filters, names, seeds, spending
 from tlx.report.study.answer import answer, selections
@@ -29,7 +29,7 @@ def write(folder: Path, metric: str | None = None) -> Path:
     return page.write(folder / NAME, draw(studies.compare(studies.read(folder), metric)))
 
 
-def draw(table: Table) -> str:
+def draw(table: StudyTable) -> str:
     """Return the page as HTML."""
     columns, unit = names.columns(table), names.unit(table)
     cost_kinds, arm_costs = spending.rows(table)
@@ -84,7 +84,7 @@ def draw(table: Table) -> str:
     )
 
 
-def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
+def facts(table: StudyTable, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
     """Return the facts at the top of the page, as `(name, content)`."""
     study, counts = table.study, table.study.counts
     several = {len(summary.scores) for summary in table.summaries}
@@ -101,7 +101,7 @@ def facts(table: Table, columns: Columns, unit: Unit) -> list[tuple[str, str]]:
     return rows
 
 
-def row(summary: Summary, table: Table, columns: Columns, unit: Unit) -> Json:
+def row(summary: Summary, table: StudyTable, columns: Columns, unit: Unit) -> Json:
     """Return an arm in the table of comparisons."""
     arm_names = summary.arm.names
     comparison = next((comparison for comparison in table.comparisons if comparison.arm is summary.arm), None)
@@ -134,7 +134,7 @@ def detail(comparison: Comparison, columns: Columns, unit: Unit) -> Json:
     }
 
 
-def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> Json:
+def listed(cell: CellRecord, table: StudyTable, columns: Columns, unit: Unit) -> Json:
     """Return a cell in the list of all cells."""
     score = next(
         (item for summary in table.summaries for item in summary.scores.values() if item.cell is cell), None
@@ -150,7 +150,7 @@ def listed(cell: Cell, table: Table, columns: Columns, unit: Unit) -> Json:
     }
 
 
-def notes(cells: tuple[Cell, ...]) -> list[str]:
+def notes(cells: tuple[CellRecord, ...]) -> list[str]:
     """Return the notes of the runs, each once, with the number of runs that have it unless all have it."""
     results = [cell.result for cell in cells if cell.result]
     counts = Counter(note for result in results for note in dict.fromkeys(result.get("notes") or ()))
@@ -159,7 +159,7 @@ def notes(cells: tuple[Cell, ...]) -> list[str]:
     ]
 
 
-def decision(item: Json, cells: tuple[Cell, ...], columns: Columns) -> Json:
+def decision(item: Json, cells: tuple[CellRecord, ...], columns: Columns) -> Json:
     """Return a decision of the planner with its arms; missing entries are empty."""
     chosen = set(item.get("cells", ()))
     return {
@@ -172,7 +172,7 @@ def decision(item: Json, cells: tuple[Cell, ...], columns: Columns) -> Json:
     }
 
 
-def grouped(cells: tuple[Cell, ...]) -> str:
+def grouped(cells: tuple[CellRecord, ...]) -> str:
     """Return how many runs trained together, and how that affects their numbers; empty if no run is done."""
     sizes = Counter((cell.result.get("pack") or {}).get("arms", 1) for cell in cells if cell.result)
     if not sizes:
@@ -190,7 +190,7 @@ def grouped(cells: tuple[Cell, ...]) -> str:
     return sentences
 
 
-def stored(cells: tuple[Cell, ...]) -> list[str]:
+def stored(cells: tuple[CellRecord, ...]) -> list[str]:
     """Return how many runs read cached features of their frozen prefix, by the stage where the prefix ends."""
     phases = [cell.result.get("prefix") or [] for cell in cells if cell.result]
     cuts = [cut for cuts_of_run in phases for cut in dict.fromkeys(phase["cut"] for phase in cuts_of_run)]

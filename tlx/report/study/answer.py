@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tlx.functional.significance import FEW, LEVEL, p_text
-from tlx.records.studies import Comparison, Table
+from tlx.records.studies import Comparison, StudyTable
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, counted, metric
 from tlx.report.words import RULES
@@ -13,7 +13,7 @@ VERDICTS = ("better", "worse", "no difference shown", "not compared")
 SHOWN = 8
 
 
-def answer(table: Table, columns: Columns, unit: Unit) -> Json:
+def answer(table: StudyTable, columns: Columns, unit: Unit) -> Json:
     """Return the sentences of the answer.
 
     `lead` are pieces of the first sentence, each with the verdict that it states or the anchor of its arm; `methods`
@@ -43,7 +43,7 @@ Piece = tuple[str, str]
 
 
 def lead(
-    table: Table, methods: dict[str, list[Comparison]], columns: Columns, unit: Unit
+    table: StudyTable, methods: dict[str, list[Comparison]], columns: Columns, unit: Unit
 ) -> list[Piece]:  # fmt: skip
     """Return the first sentence, as `(text, verdict, anchor or "")`."""
     comparisons = table.comparisons
@@ -138,7 +138,7 @@ def single(name: str, base: str, comparison: Comparison, unit: Unit, anchor: str
     ]
 
 
-def nothing(table: Table, columns: Columns, unit: Unit) -> list[Piece]:
+def nothing(table: StudyTable, columns: Columns, unit: Unit) -> list[Piece]:
     """Return the sentence for a study without comparisons: the best arm, with the reason why nothing is compared."""
     pick = max if table.higher else min
     best = pick(table.summaries, key=lambda summary: summary.mean)
@@ -200,7 +200,7 @@ def detectable_text(comparison: Comparison, unit: Unit) -> str:
     return "the seeds vary too much to show any difference"
 
 
-def how(table: Table, unit: Unit) -> str:
+def how(table: StudyTable, unit: Unit) -> str:
     """Return the metric, the rule that chose the checkpoints, and the requirements of a verdict."""
     rules = list(dict.fromkeys(selections(table)))
     chosen = " and ".join(f"{RULES.get(rule, rule)} (selection: {rule})" for rule in rules)
@@ -218,13 +218,13 @@ def how(table: Table, unit: Unit) -> str:
     )
 
 
-def selections(table: Table) -> list[str]:
+def selections(table: StudyTable) -> list[str]:
     """Return the selection rule of every cell that counts."""
     scores = [score for summary in table.summaries for score in summary.scores.values()]
     return [score.cell.result["selection"] for score in scores if score.cell.result]
 
 
-def state(table: Table) -> str:
+def state(table: StudyTable) -> str:
     """Return the number of unfinished cells in words; empty if all are done."""
     counts = table.study.counts
     unfinished = [f"{number} {name}" for name, number in counts.items() if number and name != "done"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import altair as alt
 
-from tlx.records.studies import Table
+from tlx.records.studies import StudyTable
 from tlx.report.scales import NUMBERS
 from tlx.report.study.names import Columns, Unit
 
@@ -18,7 +18,7 @@ BESIDE = 26
 PERCENT = "format(datum.value * 100, '~g')"
 
 
-def labels(table: Table, columns: Columns) -> dict[str, str]:
+def labels(table: StudyTable, columns: Columns) -> dict[str, str]:
     """Return the methods in the order of the study, which is also the order of the colours, each with its short
     name."""
     return brief(columns.method(summary.arm.names) for summary in table.summaries)
@@ -48,7 +48,7 @@ def spread(values: Sequence[float], unit: Unit) -> list[float]:
     return [max(0.0, low - air), min(1.0, high + air)] if unit.share else [low - air, high + air]
 
 
-def reach(table: Table, unit: Unit) -> alt.Scale:
+def reach(table: StudyTable, unit: Unit) -> alt.Scale:
     """Return the scale of the metric that all drawings of a study share; parts of an interval outside the scale are
     cut."""
     values = [score.value for summary in table.summaries for score in summary.scores.values()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from tlx.records.studies import Arm, Table
+from tlx.records.studies import Arm, StudyTable
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
 from tlx.report.figures import slug
@@ -20,7 +20,7 @@ LOSS = "train/loss"
 TITLES = {LOSS: "training loss"}
 
 
-def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+def curves(table: StudyTable, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw the study's metric on validation and the training loss, one panel per setting, for at most `PANELS`
     settings."""
     runs_by_arm = {id(summary.arm): [cell.curves() for cell in summary.arm.done_cells] for summary in table.summaries}
@@ -47,7 +47,7 @@ def curves(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     return figures
 
 
-def settings(table: Table, columns: Columns) -> list[str]:
+def settings(table: StudyTable, columns: Columns) -> list[str]:
     return list(dict.fromkeys(columns.setting(summary.arm.names) for summary in table.summaries))
 
 

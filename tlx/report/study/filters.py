@@ -3,7 +3,7 @@ recipes."""
 
 from collections.abc import Iterator
 
-from tlx.records.studies import Arm, Table
+from tlx.records.studies import Arm, StudyTable
 from tlx.report import words
 from tlx.report.study import names
 from tlx.report.study.names import Columns
@@ -12,7 +12,7 @@ from tlx.trees import Json
 NONE = "–"
 
 
-def of_columns(table: Table, columns: Columns) -> list[Json]:
+def of_columns(table: StudyTable, columns: Columns) -> list[Json]:
     """Return one group of choices per column in which arms differ."""
     arms = [name_texts(arm.names, columns) for arm in table.study.arms]
     return [group(name, names.short(name, columns.every), [texts[name] for texts in arms]) for name in columns.varying]
@@ -35,7 +35,7 @@ def name_texts(arm_names: Json, columns: Columns) -> dict[str, str]:
     return {name: names.value(arm_names[name]) if columns.says(name, arm_names) else NONE for name in columns.varying}
 
 
-def further(table: Table, columns: Columns) -> list[dict[str, str]]:
+def further(table: StudyTable, columns: Columns) -> list[dict[str, str]]:
     """Return, for every arm, the fields in which recipes differ between arms, as text.
 
     A dash stands for a missing field, and for an arm with no begun cell. Fields with the name of a column are left out,

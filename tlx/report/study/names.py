@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tlx.records.studies import Table
+from tlx.records.studies import StudyTable
 from tlx.report import words
 
 BETWEEN = " · "
@@ -44,7 +44,7 @@ class Columns(NamedTuple):
         return name in names and not (name in self.optional and names[name] is None)
 
 
-def columns(table: Table) -> Columns:
+def columns(table: StudyTable) -> Columns:
     """Determine which columns describe the treatment, and which the context. Without a baseline, numeric columns are
     the context."""
     study = table.study
@@ -139,7 +139,7 @@ class Unit(NamedTuple):
         return f"[{', '.join(ends)}]".replace("-", "\N{MINUS SIGN}")
 
 
-def unit(table: Table) -> Unit:
+def unit(table: StudyTable) -> Unit:
     """Return the unit: a tenth of a point, or a hundredth if an interval is narrower than two tenths."""
     widths = [comparison.difference.high - comparison.difference.low for comparison in table.comparisons]
     widths += [summary.high - summary.low for summary in table.summaries]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from tlx.records.studies import Summary, Table
+from tlx.records.studies import StudyTable, Summary
 from tlx.records.studies.comparing import Comparison
 from tlx.report import charts
 from tlx.report.charts import Figure, Rows
@@ -31,7 +31,7 @@ from tlx.report.study.names import BETWEEN, Columns, Unit, metric, numeric, shor
 from tlx.trees import Json
 
 
-def strips(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+def strips(table: StudyTable, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw one panel per setting: a point per seed, a line through the points of one seed, below them the mean and its
     interval.
 
@@ -86,7 +86,7 @@ def strip(x: alt.X, order: Sequence[str], tints: Json, title: str, unit: Unit) -
     return alt.layer(*layers).add_params(alt.param(name="quiet", value="#686b70"))
 
 
-def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
+def differences(table: StudyTable, columns: Columns, unit: Unit) -> Figure | None:
     """Draw one line per comparison of several seeds: the difference with both intervals, over the minimum detectable
     difference."""
     comparisons = [comparison for comparison in table.comparisons if comparison.p is not None]
@@ -136,7 +136,7 @@ def differences(table: Table, columns: Columns, unit: Unit) -> Figure | None:
     )  # fmt: skip
 
 
-def difference_rows(table: Table, columns: Columns, comparisons: Sequence[Comparison]) -> Rows:
+def difference_rows(table: StudyTable, columns: Columns, comparisons: Sequence[Comparison]) -> Rows:
     """Return a row of the drawing of differences for each comparison of the table."""
     labels_by_name, anchor = labels(table, columns), anchors(table, columns)
     rows: Rows = []
@@ -172,7 +172,7 @@ class Crossing(NamedTuple):
     rest: Columns
 
 
-def crossings(table: Table, columns: Columns) -> list[Crossing]:
+def crossings(table: StudyTable, columns: Columns) -> list[Crossing]:
     """Return each column of numbers in every setting of the other columns."""
     drawings: list[Crossing] = []
     for name in (*columns.context, *columns.treatment):
@@ -190,13 +190,13 @@ def crossings(table: Table, columns: Columns) -> list[Crossing]:
     return drawings
 
 
-def along(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+def along(table: StudyTable, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw the metric over each column of numbers: one line per method, one drawing for every setting of the other
     columns, at most `PANELS` drawings."""
     return [over(crossing, table, columns, unit) for crossing in crossings(table, columns)[:PANELS]]
 
 
-def over(crossing: Crossing, table: Table, columns: Columns, unit: Unit) -> Figure:
+def over(crossing: Crossing, table: StudyTable, columns: Columns, unit: Unit) -> Figure:
     """Draw one crossing."""
     name, ats, setting, chosen, rest = crossing
     axis_name, title = short(name, rest.every), metric(table.metric)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import altair as alt
 
-from tlx.records.studies import Summary, Table, costs
+from tlx.records.studies import StudyTable, Summary, costs
 from tlx.report import charts, words
 from tlx.report.charts import Figure
 from tlx.report.scales import categories, legend_height, numbers
@@ -58,13 +58,13 @@ def spent(summary: Summary) -> dict[str, float]:
     return {name: sum(costs_of_run[name] for costs_of_run in run_costs) / len(run_costs) for name in shared}
 
 
-def rows(table: Table) -> tuple[list[Cost], list[dict[str, float]]]:
+def rows(table: StudyTable) -> tuple[list[Cost], list[dict[str, float]]]:
     """Return the costs that some arm has, and the values of every arm."""
     arm_costs = [spent(summary) for summary in table.summaries]
     return [cost for cost in COSTS if any(cost.key in costs_of_arm for costs_of_arm in arm_costs)], arm_costs
 
 
-def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
+def drawings(table: StudyTable, columns: Columns, unit: Unit) -> list[Figure]:
     """Draw the metric over each cost in which arms differ: one point per arm."""
     cost_kinds, arm_costs = rows(table)
     figures = []
@@ -75,7 +75,7 @@ def drawings(table: Table, columns: Columns, unit: Unit) -> list[Figure]:
     return figures
 
 
-def scatter(cost: Cost, table: Table, arm_costs: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
+def scatter(cost: Cost, table: StudyTable, arm_costs: list[dict[str, float]], columns: Columns, unit: Unit) -> Figure:
     """Draw the metric over one cost."""
     labels_by_name, anchor = labels(table, columns), anchors(table, columns)
     points = [

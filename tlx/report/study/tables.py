@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tlx.functional.significance import p_text
-from tlx.records.studies import Table, is_baseline
+from tlx.records.studies import StudyTable, is_baseline
 from tlx.report.study import names
 from tlx.report.study.answer import how
 
@@ -36,7 +36,7 @@ def markdown_escape(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\|*_`<>[]~" else letter for letter in plain)
 
 
-def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
+def lines(table: StudyTable) -> tuple[list[str], list[list[str]], int]:
     """Return the heads and the rows as plain text, and the number of columns that are names."""
     columns, unit = names.columns(table), names.unit(table)
     chosen = columns.varying or columns.every
@@ -58,12 +58,12 @@ def lines(table: Table) -> tuple[list[str], list[list[str]], int]:
     return [*(names.short(name, columns.every) for name in chosen), *heads], rows, len(chosen)
 
 
-def note(table: Table) -> str:
+def note(table: StudyTable) -> str:
     """Return the sentence about the metric and the verdicts."""
     return how(table, names.unit(table))
 
 
-def latex(table: Table) -> str:
+def latex(table: StudyTable) -> str:
     r"""Return a LaTeX table environment; it needs `\usepackage{booktabs}`."""
     heads, rows, name_count = lines(table)
     kinds = "l" * name_count + "rlrrlrlr"
@@ -84,7 +84,7 @@ def latex(table: Table) -> str:
     )
 
 
-def markdown(table: Table) -> str:
+def markdown(table: StudyTable) -> str:
     """Return a Markdown table, with its title and a note."""
     heads, rows, name_count = lines(table)
     marks = ["---"] * name_count + ["---:", "---", "---:", "---:", "---", "---:", "---", "---:"]
@@ -96,4 +96,4 @@ def markdown(table: Table) -> str:
     )  # fmt: skip
 
 
-FORMS: dict[str, Callable[[Table], str]] = {"latex": latex, "markdown": markdown}
+FORMS: dict[str, Callable[[StudyTable], str]] = {"latex": latex, "markdown": markdown}
