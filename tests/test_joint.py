@@ -84,6 +84,7 @@ def check(state, pieces, start):
         np.testing.assert_allclose(actual, reference, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_running_statistics_cover_all_streams_together_or_the_targets_one_after_another():
     batch = streams()
     images = {name: value["image"] for name, value in batch.items()}

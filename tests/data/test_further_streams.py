@@ -42,6 +42,7 @@ def test_the_stream_trains_and_changes_the_fingerprint_of_the_data(tmp_path):
     assert config.fingerprint(Data(target="digits")) == config.fingerprint(Data(target="digits", streams=()))
 
 
+@pytest.mark.slow
 def test_a_first_stream_with_another_batch_sets_the_steps_and_the_speed(tmp_path):
     """Only a further stream is read here, so it is the first stream, and a pass over it is an epoch."""
     alone = config.replace(recipe(MEMORY), objective=(terms.Supervised(on="memory"),))

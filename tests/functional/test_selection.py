@@ -214,6 +214,7 @@ def criteria_of(actual):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [pytest.param("dev", marks=pytest.mark.slow), "entropy"])
 def test_a_run_takes_the_step_that_its_rule_selects(rule, tmp_path):
     outcome = run(assigned(RECIPE, {"train.select": rule, "train.criteria": ("snd",)}), tmp_path / "run", quiet=True)

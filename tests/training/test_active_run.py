@@ -175,6 +175,7 @@ def test_the_best_checkpoint_of_a_moving_average_has_the_average(tmp_path):
     assert result["metrics"]["validation/loss"] == measured[result["selected_step"]]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_of_an_earlier_phase_has_its_frozen_parameters(tmp_path, interrupted):
     recipe = dataclasses.replace(
         WAVES, tuning=Waves(lr=1e6), train=dataclasses.replace(SELECTED.train, eval_every=1), optim=Optim(lr=0.03)

@@ -59,6 +59,7 @@ def test_every_phase_is_counted_by_its_step():
     assert changed(tuning=halves) == pytest.approx((changed() + changed(tuning=tuning.Probe())) / 2, rel=0.02)
 
 
+@pytest.mark.slow
 def test_texts_are_counted_by_their_lengths():
     text = dataclasses.replace(
         RECIPE,
@@ -128,6 +129,7 @@ def test_vectorised_runs_with_different_trainable_parameters_are_counted_separat
     assert [arm.result["flops"] for arm in packed] == [arm.result["flops"] for arm in alone]
 
 
+@pytest.mark.slow
 def test_the_count_is_the_same_with_pmap(tmp_path):
     recipe = dataclasses.replace(RECIPE, train=Train(steps=STEPS, batch=B, compile="pmap"))
     outcome = run(recipe, tmp_path / "run", quiet=True).result["flops"]

@@ -25,6 +25,7 @@ def logits(run):
     return np.load(run.folder / "predictions" / "validation.npz")["logits"]
 
 
+@pytest.mark.slow
 def test_a_run_on_some_devices_equals_the_run_on_one(tmp_path):
     """Twelve examples cannot be divided among eight devices, but among four, two and one."""
     runs = {n: tlx.run(RECIPE, tmp_path / str(n), how=How(quiet=True, mesh=Mesh(data=n))) for n in (1, 4)}

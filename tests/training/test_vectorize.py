@@ -208,6 +208,7 @@ def test_masked_parameters_of_a_run_stay_bit_for_bit(tmp_path):
         active.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_no_other_run(tmp_path, packs):
     recipes = [varied(RECIPE, optim={"lr": lr, "clip": None}) for lr in (0.01, 1e20, 0.02)]
     fine, gone, also = run_many.run_many(recipes, [tmp_path / str(n) for n in range(3)], how=LEAN)

@@ -89,6 +89,7 @@ def test_points_known_in_advance_run_together(tmp_path, monkeypatch):
     assert inputs == [[0], [1]]
 
 
+@pytest.mark.slow
 def test_a_grid_is_tried_exactly_once(tmp_path):
     actual = search(RECIPE, CHOICES, tmp_path / "out", trials=99, sampler="grid", quiet=True)
     assert [one.point for one in actual.trials] == [
@@ -107,6 +108,7 @@ def test_a_damaged_line_of_the_journal_is_named_with_its_trial(name, value, tmp_
     assert str(error.value).startswith(f"{tmp_path / 'journal.log'}, trial 3: {name} is ")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_occurs_twice_is_run_once(tmp_path):
     actual = search(RECIPE, CHOICES, tmp_path / "out", trials=6, quiet=True)
     assert [one.state for one in actual.trials] == ["done"] * 6

@@ -48,6 +48,7 @@ def test_lora_changes_its_kernels_by_its_rank_and_nothing_else(scratch, tmp_path
         assert document["line"][-1][name]["value"] == pytest.approx(run.metrics[f"validation/{name}"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_only_the_prefix_has_changed(scratch, tmp_path):
     recipe = dataclasses.replace(
         scratch.recipe,

@@ -158,6 +158,7 @@ def test_only_transport_is_left_out_if_its_library_is_missing(recipe, monkeypatc
     assert check(recipe, None, 1) == [name for name in METHODS if name != "ot"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_the_document(tmp_path, monkeypatch):
     file = tmp_path / "digits.py"
     file.write_text(

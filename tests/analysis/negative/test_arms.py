@@ -44,6 +44,7 @@ def by_arm(study):
     }
 
 
+@pytest.mark.slow
 def test_every_arm_exists_once_and_seeds_budgets_and_labels_are_paired(recipe):
     # Clothes are matched to digits by position.
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, match="position"))
