@@ -127,9 +127,22 @@ class Examples(Sequence[dict[str, Any]]):
         (label,) = self._map_labels(np.array([label], self.label_dtype), np.array([index])).tolist()
         return {LABEL: label}
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Return int[N], the group of each example (a patient, say); None where the source has no groups."""
+        groups = getattr(self.source, "groups", None)
+        return None if groups is None else groups[self.rows]
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Return float[N], the time of each example; None where the source has no times."""
+        times = getattr(self.source, "times", None)
+        return None if times is None else times[self.rows]
+
     def place(self, index: int) -> str:
         """Return the name of the example at this place of the whole split, for an error message."""
-        return f"{self.name} {self.split}[{index}]"
+        named = getattr(self.source, "place", None)
+        return f"{self.name} {self.split}[{index}]" if named is None else str(named(index))
 
     def labels(self) -> np.ndarray:
         """Return all labels: int32[N] classes, or float32[N] numbers. They are read once.
@@ -265,13 +278,13 @@ class Sealed(Examples):
 
 
 def open_dataset(source: str | Source) -> Dataset:
-    """Open the data set of a source, or of a name that `tlx.data.sources.Tfds` knows.
+    """Open the data set of a source, or of a text that names one (see `tlx.data.sources.named`).
 
     Raises what the source's `open` raises.
     """
-    from tlx.data.sources import Tfds
+    from tlx.data.sources.named import source_named
 
-    return Tfds(source).open() if isinstance(source, str) else source.open()
+    return source_named(source).open() if isinstance(source, str) else source.open()
 
 
 def cell_of(record: Mapping[str, Any], column: Column, name: str, place: str) -> Any:
