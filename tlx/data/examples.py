@@ -112,11 +112,17 @@ class Examples(Sequence[dict[str, Any]]):
     def _example(self, position: int, columns: Columns) -> dict[str, Any]:
         index = int(self.rows[position])
         record = self.source[index]
-        place = self.place(index)
-        example = {name: cell_of(record, column, name, place) for name, column in columns.items()}
+        example = {name: self._cell(record, column, name, index) for name, column in columns.items()}
         if self.perturbation is not None:
             example = self.perturbation.shifted(example, index, len(self.source), columns)
         return {**example, **self._truth(record, index), "index": index}
+
+    def _cell(self, record: Example, column: Column, name: str, index: int) -> Any:
+        try:
+            return cell_of(record, column, name, "")
+        except ValueError:
+            # The place is for the message alone, and finding it may take longer than reading the cell.
+            return cell_of(record, column, name, self.place(index))
 
     def _truth(self, record: Example, index: int) -> dict[str, Any]:
         if LABEL not in self.columns:
@@ -157,7 +163,10 @@ class Examples(Sequence[dict[str, Any]]):
             )
         if self._labels is None:
             file = cache_dir() / "labels" / f"{self.key}-{self.split}.npy"
-            if self.key and file.is_file():
+            ready = getattr(self.source, "labels", None)
+            if ready is not None:
+                labels = ready
+            elif self.key and file.is_file():
                 labels = np.load(file, allow_pickle=False)
             else:
                 labels = np.array(list(self._read_labels()), self.label_dtype)
@@ -244,7 +253,7 @@ class Examples(Sequence[dict[str, Any]]):
         if self.mapping is not None:
             # The label of a record is a class of the original data set.
             column = column._replace(classes=("",) * len(self.mapping))
-        label = cell_of(record, column, LABEL, self.place(index))
+        label = self._cell(record, column, LABEL, index)
         if column.kind == "tags" and "words" in record and len(label) != len(record["words"]):
             raise ValueError(
                 f"{self.place(index)} has {len(record['words'])} words and {len(label)} tags; expected one tag for "
