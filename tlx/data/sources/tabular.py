@@ -109,7 +109,13 @@ class Tabular(Source):
             ValueError: A file is empty or damaged, a column is missing, or a label cannot be read. The message names
                 the file, the line, and the nearest column.
         """
-        return opened(self, self.stamps())
+        rows, columns, content, notes = opened(self, self.stamps())
+        # New examples each time: they hold what was processed, which ends with the run.
+        splits = {
+            split: Examples(str(self), split, part, columns, key=content if len(part) else "")
+            for split, part in rows.items()
+        }
+        return Dataset(str(self), splits, columns, content, notes)
 
     def whole(self) -> Self:
         """Return the source without a test split of its own making."""
@@ -118,8 +124,14 @@ class Tabular(Source):
 
 # The last few are cached, because each run of a group opens its data.
 @lru_cache(maxsize=8)
-def opened(settings: Tabular, stamps: tuple[Any, ...]) -> Dataset:
-    """Open a source as it was at `stamps`: choose columns, read labels, divide the rows."""
+def opened(
+    settings: Tabular, stamps: tuple[Any, ...]
+) -> tuple[dict[str, TableRows], dict[str, Column], str, tuple[str, ...]]:
+    """Open a source as it was at `stamps`: choose columns, read labels, divide the rows.
+
+    Returns:
+        The records of each split, the columns, the fingerprint of the content, and the notes.
+    """
     tables = settings.tables()
     for split, table in tables.items():
         if not len(table):
@@ -131,16 +143,13 @@ def opened(settings: Tabular, stamps: tuple[Any, ...]) -> Dataset:
             table.check_types(name)
     label = read_label(settings, tables, roles)
     columns = {role: Column(KINDS[role]) for role in roles if role != LABEL} | {LABEL: label.column}
-    content = fingerprint_of(settings, tables)
-    name = str(settings)
     splits = {}
     for split, part in division(settings, tables, label).items():
         rows = TableRows(tables[part.table], roles, columns, label.rows[part.table][part.places], part, label, settings)
         if "audio" in columns and not columns["audio"].rate:
-            columns["audio"] = Column("audio", rate=rate_of(rows[0]["audio"], name))
-            rows.columns = columns
-        splits[split] = Examples(name, split, rows, columns, key=content if len(rows) else "")
-    return Dataset(name, splits, columns, content, (*notes, *label.notes))
+            columns["audio"] = Column("audio", rate=rate_of(rows[0]["audio"], str(settings)))
+        splits[split] = rows
+    return splits, columns, fingerprint_of(settings, tables), (*notes, *label.notes)
 
 
 def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:
