@@ -142,6 +142,21 @@ def test_a_name_on_the_hub_is_not_fetched_where_the_network_is_off(monkeypatch):
         open_dataset("user/reviews")
 
 
+def test_a_data_set_in_the_cache_of_the_hub_needs_no_network(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TLX_OFFLINE", "1")
+    home, commit = tmp_path / "datasets--user--reviews", "0" * 40
+    (home / "snapshots" / commit / "default" / "train").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(ROWS), home / "snapshots" / commit / "default" / "train" / "0000.parquet")
+    (home / "refs" / "refs" / "convert").mkdir(parents=True)
+    (home / "refs" / "refs" / "convert" / "parquet").write_text(commit)
+    dataset = open_dataset("user/reviews")
+    assert dataset.name == "user/reviews" and dataset.classes == ("1", "2", "3")
+    assert sum(map(len, dataset.splits.values())) == COUNT
+
+
 def test_a_frame_is_a_value_that_can_be_saved_and_opened_again():
     from tlx import config
 

@@ -71,11 +71,10 @@ def source_named(name: str) -> Source:
     if is_path(name):
         files = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise FileNotFoundError(f"no file or folder {name}{near_miss(path.name, files)}; expected a data set")
+    bases = {key.partition("/")[0].partition(":")[0] for key in (*DATASETS, *on_disk)}
     base = name.partition("/")[0]
-    if not on_disk and base not in {key.partition("/")[0] for key in DATASETS} and is_hub_name(name):
-        return HfDataset(name)
-    known = {*DATASETS, *(key.partition(":")[0] for key in on_disk)}
-    if base not in {key.partition("/")[0] for key in known} and is_hub_name(name) and not near_miss(name, known):
+    # A mistyped name of a known data set is no name on the hub.
+    if is_hub_name(name) and base not in bases and not near_miss(base, bases):
         return HfDataset(name)
     return Tfds(name)
 
