@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 from tlx.data import DATASETS
@@ -74,7 +75,7 @@ def source_named(name: str) -> Source:
     bases = {key.partition("/")[0].partition(":")[0] for key in (*DATASETS, *on_disk)}
     base = name.partition("/")[0]
     # A mistyped name of a known data set is no name on the hub.
-    if is_hub_name(name) and base not in bases and not near_miss(base, bases):
+    if is_hub_name(name) and base not in bases and not get_close_matches(base, bases, cutoff=0.75):
         return HfDataset(name)
     return Tfds(name)
 
