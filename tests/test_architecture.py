@@ -33,7 +33,8 @@ HEIGHT = {package: level for level, packages in enumerate(LEVELS) for package in
 BORDERS = {
     "transformers": ("weights/", "processors/"),
     "tokenizers": ("processors/",),
-    "huggingface_hub": ("weights/",),
+    "huggingface_hub": ("weights/", "data/sources/hub.py"),
+    "pyarrow": ("data/sources/",),
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),

@@ -175,8 +175,9 @@ def test_a_missing_data_set_names_the_nearest_name(foreign, monkeypatch, variabl
     home = foreign.parents[2]
     assert str(error.value) == (
         f"data set 'figure/large' is not on disk in {home}, {home}/tensorflow_datasets, /cache/tfds, and tlx"
-        f" downloads only its own data sets{network}; close: 'figures/large'; prepare it with"
-        " `tfds build figure/large --file_format=array_record`"
+        f" downloads only its own data sets{network}; close: 'figures/large'; prepare it as"
+        " array_record or Parquet where TensorFlow is installed, or name a file (.csv, .jsonl, .parquet), a folder of"
+        " images or sounds, or a data set of the hub (user/name)"
     )
 
 

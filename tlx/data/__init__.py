@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from tlx.data.settings import Data, Stream, Test
     from tlx.data.shifts import Blur, Contrast, DropWords, GaussianNoise, Occlude, Rotate, Shift, Typos
     from tlx.data.sound_shifts import BackgroundNoise, Codec, Speed
-    from tlx.data.sources import Csv, Dataset, Source, Tfds
+    from tlx.data.sources import (
+        Arrays,
+        Concat,
+        Csv,
+        Dataset,
+        Folder,
+        Frame,
+        HfDataset,
+        Jsonl,
+        Parquet,
+        Source,
+        Tfds,
+        Where,
+    )  # fmt: skip
     from tlx.data.streams import Splits, load
     from tlx.data.subsets import subset
     from tlx.data.table import Leaf, Table
@@ -79,23 +92,30 @@ DATASETS: dict[str, Shipped] = {
 }
 
 _HOMES = {
+    "Arrays": "sources",
     "Augmentation": "augment",
     "BackgroundNoise": "sound_shifts",
     "Blur": "shifts",
     "Codec": "sound_shifts",
+    "Concat": "sources",
     "Contrast": "shifts",
     "Crop": "augment",
-    "Data": "settings",
     "Csv": "sources",
+    "Data": "settings",
     "Dataset": "sources",
     "DropWords": "shifts",
     "Examples": "examples",
     "Flip": "augment",
+    "Folder": "sources",
+    "Frame": "sources",
     "GaussianNoise": "shifts",
+    "HfDataset": "sources",
+    "Jsonl": "sources",
     "Leaf": "table",
     "Noise": "augment",
     "Occlude": "shifts",
     "Order": "pipeline",
+    "Parquet": "sources",
     "Rotate": "shifts",
     "Sealed": "examples",
     "Shift": "shifts",
@@ -107,6 +127,7 @@ _HOMES = {
     "Test": "settings",
     "Tfds": "sources",
     "Typos": "shifts",
+    "Where": "sources",
     "evaluation_batches": "pipeline",
     "has_test": "held_out",
     "inputs_of": "pipeline",
@@ -118,10 +139,12 @@ _HOMES = {
 }
 __all__ = [
     "DATASETS",
+    "Arrays",
     "Augmentation",
     "BackgroundNoise",
     "Blur",
     "Codec",
+    "Concat",
     "Contrast",
     "Crop",
     "Csv",
@@ -130,11 +153,16 @@ __all__ = [
     "DropWords",
     "Examples",
     "Flip",
+    "Folder",
+    "Frame",
     "GaussianNoise",
+    "HfDataset",
+    "Jsonl",
     "Leaf",
     "Noise",
     "Occlude",
     "Order",
+    "Parquet",
     "Rotate",
     "Sealed",
     "Shift",
@@ -147,6 +175,7 @@ __all__ = [
     "Test",
     "Tfds",
     "Typos",
+    "Where",
     "evaluation_batches",
     "has_test",
     "inputs_of",

@@ -112,11 +112,17 @@ class Examples(Sequence[dict[str, Any]]):
     def _example(self, position: int, columns: Columns) -> dict[str, Any]:
         index = int(self.rows[position])
         record = self.source[index]
-        place = self.place(index)
-        example = {name: cell_of(record, column, name, place) for name, column in columns.items()}
+        example = {name: self._cell(record, column, name, index) for name, column in columns.items()}
         if self.perturbation is not None:
             example = self.perturbation.shifted(example, index, len(self.source), columns)
         return {**example, **self._truth(record, index), "index": index}
+
+    def _cell(self, record: Example, column: Column, name: str, index: int) -> Any:
+        try:
+            return cell_of(record, column, name, "")
+        except ValueError:
+            # The place is for the message alone, and finding it may take longer than reading the cell.
+            return cell_of(record, column, name, self.place(index))
 
     def _truth(self, record: Example, index: int) -> dict[str, Any]:
         if LABEL not in self.columns:
@@ -127,9 +133,22 @@ class Examples(Sequence[dict[str, Any]]):
         (label,) = self._map_labels(np.array([label], self.label_dtype), np.array([index])).tolist()
         return {LABEL: label}
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Return int[N], the group of each example (a patient, say); None where the source has no groups."""
+        groups = getattr(self.source, "groups", None)
+        return None if groups is None else groups[self.rows]
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """Return float[N], the time of each example; None where the source has no times."""
+        times = getattr(self.source, "times", None)
+        return None if times is None else times[self.rows]
+
     def place(self, index: int) -> str:
         """Return the name of the example at this place of the whole split, for an error message."""
-        return f"{self.name} {self.split}[{index}]"
+        named = getattr(self.source, "place", None)
+        return f"{self.name} {self.split}[{index}]" if named is None else str(named(index))
 
     def labels(self) -> np.ndarray:
         """Return all labels: int32[N] classes, or float32[N] numbers. They are read once.
@@ -144,7 +163,10 @@ class Examples(Sequence[dict[str, Any]]):
             )
         if self._labels is None:
             file = cache_dir() / "labels" / f"{self.key}-{self.split}.npy"
-            if self.key and file.is_file():
+            ready = getattr(self.source, "labels", None)
+            if ready is not None:
+                labels = ready
+            elif self.key and file.is_file():
                 labels = np.load(file, allow_pickle=False)
             else:
                 labels = np.array(list(self._read_labels()), self.label_dtype)
@@ -231,7 +253,7 @@ class Examples(Sequence[dict[str, Any]]):
         if self.mapping is not None:
             # The label of a record is a class of the original data set.
             column = column._replace(classes=("",) * len(self.mapping))
-        label = cell_of(record, column, LABEL, self.place(index))
+        label = self._cell(record, column, LABEL, index)
         if column.kind == "tags" and "words" in record and len(label) != len(record["words"]):
             raise ValueError(
                 f"{self.place(index)} has {len(record['words'])} words and {len(label)} tags; expected one tag for "
@@ -265,13 +287,13 @@ class Sealed(Examples):
 
 
 def open_dataset(source: str | Source) -> Dataset:
-    """Open the data set of a source, or of a name that `tlx.data.sources.Tfds` knows.
+    """Open the data set of a source, or of a text that names one (see `tlx.data.sources.named`).
 
     Raises what the source's `open` raises.
     """
-    from tlx.data.sources import Tfds
+    from tlx.data.sources.named import source_named
 
-    return Tfds(source).open() if isinstance(source, str) else source.open()
+    return source_named(source).open() if isinstance(source, str) else source.open()
 
 
 def cell_of(record: Mapping[str, Any], column: Column, name: str, place: str) -> Any:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tlx.data import DATASETS
-from tlx.data.datasets.splits import stratified
+from tlx.data.datasets.splits import by_group, latest, stratified
 from tlx.data.settings import Data
 from tlx.processors.columns import LABEL
 
@@ -71,7 +71,16 @@ def withheld(test: Examples, train: Examples) -> bool:
     return math.isnan(first) or (first == -1 and not (train.labels() < 0).any())
 
 
-def divided(train: Examples, share: float) -> tuple[Examples, Examples]:
-    """Split a training split: return it without the held-out share of every class, and that share."""
-    parts = stratified(train.strata(), "validation", {"train": 1 - share, "validation": share})
-    return train.view(parts["train"]), train.view(parts["validation"])
+def divided(train: Examples, share: float, name: str = "validation") -> tuple[Examples, Examples]:
+    """Split a training split: return it without the held-out share of every class, and that share.
+
+    Examples of one group stay together, and where the examples have times the last ones are held out.
+    """
+    shares = {"train": 1 - share, name: share}
+    if train.times is not None:
+        parts = latest(train.times, shares)
+    elif train.groups is not None:
+        parts = by_group(train.groups, train.strata(), name, shares)
+    else:
+        parts = stratified(train.strata(), name, shares)
+    return train.view(parts["train"]), train.view(parts[name])

@@ -46,6 +46,7 @@ def train_batches(
     process_count: int = 1,
     targets: Targets | None = None,
     gather: Gather | None = None,
+    draws: int = 0,
 ) -> grain.DatasetIterator[Batch]:
     """Return an endless iterator of batches. Every epoch has a new order drawn from `seed`, and may end inside a batch.
 
@@ -67,6 +68,8 @@ def train_batches(
         process_index, process_count: The number of this process, and how many there are.
         targets: Makes the label arrays.
         gather: Exchanges lengths between several processes.
+        draws: How many examples will be drawn, as far as that is known: where most are needed, all are prepared at
+            once.
 
     Raises:
         ValueError: There are no examples, or the processes cannot share the batch equally.
@@ -78,6 +81,8 @@ def train_batches(
     ready = reader(examples, processor, targets)
     if process_count > 1:
         ready.measure(gather, process_index, process_count)
+    elif 2 * draws >= len(examples):
+        ready.prepare()
     order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets)
 
     def assemble(step: int) -> Batch:
@@ -163,6 +168,8 @@ def evaluation_batches(
 
     order = np.arange(len(examples), dtype=np.int32)
     if ready.ragged:
+        if process_count == 1:
+            ready.prepare()
         order = order[np.argsort(ready.lengths(order), kind="stable")]
 
     def assemble(number: int) -> Batch:

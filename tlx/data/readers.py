@@ -17,6 +17,7 @@ from tlx.assets import cache_dir
 from tlx.data.collate import collate, padded
 from tlx.data.examples import Examples, save_whole
 from tlx.data.table import Table
+from tlx.data.token_store import TokenStore, can_store, opened_store
 from tlx.processors.base import Processor, length_of
 from tlx.processors.columns import HEAVY, LABEL
 from tlx.types import Field
@@ -85,20 +86,30 @@ class Processed:
         self.labels = Labels(examples, targets)
         self.fields = {**processor.fields, **self.labels.fields, "index": Field((), "int32")}
         self.bytes, self.ragged = 0, processor.ragged
+        self.store: TokenStore | None = None
         # The lengths that are known; -1 where one is not.
         self.sizes = np.full(len(examples) if self.ragged else 0, -1, np.int32)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         if (cached := self.cache.get(position)) is not None:
             return cached
-        example = self.examples[position]
-        arrays = {**self.processor(example), **self.labels.of(example, self.processor), "index": example["index"]}
+        example = self.examples[position] if self.store is None else self.examples.light(position)
+        inputs = self.processor(example) if self.store is None else self.store[position]
+        arrays = {**inputs, **self.labels.of(example, self.processor), "index": example["index"]}
         if self.ragged:
             self.sizes[position] = length_of(arrays, self.processor.fields)
         if self.bytes < CACHE_BYTES:
             self.bytes += 1024 + sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
             self.cache[position] = arrays
         return arrays
+
+    def prepare(self) -> None:
+        """Make the inputs of all examples, or open those of an earlier run, where they can be kept on disk."""
+        folder = self.file("tokens")
+        if self.store is None and folder is not None and can_store(self.examples, self.processor):
+            self.store = opened_store(self.examples, self.processor, folder)
+            if self.store is not None:
+                self.sizes[:] = self.store.lengths
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
         """Return the length of each of these examples along its ragged axes, int32."""
@@ -115,7 +126,7 @@ class Processed:
         """
         if not self.ragged or (self.sizes >= 0).all():
             return
-        file = self.file()
+        file = self.file("lengths")
         is_cached = file is not None and file.is_file()
         if gather is not None:
             # All processes read the file or none does, because a process that measures waits for the others.
@@ -133,13 +144,13 @@ class Processed:
                 save_whole(file, lengths)
         self.sizes[:] = lengths
 
-    def file(self) -> Path | None:
-        """Return the file of the lengths of these examples; None where no key identifies their content."""
+    def file(self, kind: str) -> Path | None:
+        """Return the place of the lengths or the tokens of these examples; None where no key identifies them."""
         if not self.examples.key:
             return None
         text = json.dumps([self.examples.key, self.examples.split, self.processor.identity], sort_keys=True)
         name = hashlib.sha256(text.encode() + self.examples.identity).hexdigest()[:24]
-        return cache_dir() / "lengths" / f"{name}.npy"
+        return cache_dir() / kind / (f"{name}.npy" if kind == "lengths" else name)
 
     def batch(
         self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
@@ -161,6 +172,9 @@ class Tabled:
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
         return self.table.lengths(self.examples.rows[positions] * self.table.views)
+
+    def prepare(self) -> None:
+        """Do nothing: the table holds all inputs."""
 
     def measure(self, gather: Gather | None = None, process_index: int = 0, process_count: int = 1) -> None:
         """Do nothing: the table knows all lengths."""

@@ -81,6 +81,15 @@ class Processor:
         types = [np.dtype(field.dtype).itemsize for field in self.fields.values()]
         return sum(int(np.prod(size)) * item for size, item in zip(sizes, types, strict=True))
 
+    def many(self, examples: Sequence[Example]) -> list[Inputs]:
+        """Return the arrays of several examples. Define it where that is cheaper than one by one."""
+        return [self(example) for example in examples]
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Return for a field of integers the number above all of its values, where that is known."""
+        return {}
+
     def measure(self, examples: Sequence[Example]) -> list[int]:
         """Return the length of the ragged axes of each example. Define it where it is cheaper than the arrays."""
         return [length_of(self(example), self.fields) for example in examples]

@@ -160,7 +160,20 @@ class TextProcessor(Processor):
         The example is `{"text": str, "text_pair"?: str}` or `{"words": list of str}`. Raises ValueError for a token id
         or a token type that the model has no embedding for.
         """
-        encoding = self._encode(example)
+        return self._arrays(self._encode(example))
+
+    def many(self, examples: Sequence[Example]) -> list[Inputs]:
+        """Return the arrays of several examples. The tokenizer works on all of them in parallel."""
+        if any("words" in example for example in examples):
+            return [self(example) for example in examples]
+        texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in examples]
+        return [self._arrays(encoding) for encoding in self.tokenizer.encode_batch(texts)]
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        return {"input_ids": self.tokenizer.get_vocab_size(), "token_type_ids": 256, "attention_mask": 2}
+
+    def _arrays(self, encoding: Encoding) -> Inputs:
         ids = np.asarray(encoding.ids, np.int32)
         types = np.asarray(encoding.type_ids, np.int32) if self.token_types else np.zeros_like(ids)
         self._check(ids, types)

@@ -319,6 +319,7 @@ def training_batches(
             process_count=jax.process_count(),
             targets=ready.targets,
             gather=gathered,
+            draws=len(examples) if recipe.train.steps is None else recipe.train.steps * recipe.batch_of(name),
         )
     fields = {**ready.processor.fields, **(ready.targets.fields() if ready.targets is not None else {})}
     return (levelled({name: next(batches) for name, batches in by_stream.items()}, fields) for _ in itertools.count())

@@ -6,12 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tlx.data.sources.base import Dataset, Source
+    from tlx.data.sources.combined import Concat, Where
     from tlx.data.sources.csv import Csv
+    from tlx.data.sources.folder import Folder
+    from tlx.data.sources.hf_dataset import HfDataset
+    from tlx.data.sources.in_memory import Arrays, Frame
+    from tlx.data.sources.jsonl import Jsonl
+    from tlx.data.sources.parquet import Parquet
     from tlx.data.sources.tfds import Tfds
 
 # Lazy, because the command line reads settings without the imports that read data.
-_HOMES = {"Csv": "csv", "Dataset": "base", "Source": "base", "Tfds": "tfds"}
-__all__ = ["Csv", "Dataset", "Source", "Tfds"]
+_HOMES = {
+    "Arrays": "in_memory", "Concat": "combined", "Csv": "csv", "Dataset": "base", "Folder": "folder",
+    "Frame": "in_memory", "HfDataset": "hf_dataset", "Jsonl": "jsonl", "Parquet": "parquet", "Source": "base",
+    "Tfds": "tfds", "Where": "combined",
+}  # fmt: skip
+__all__ = [
+    "Arrays", "Concat", "Csv", "Dataset", "Folder", "Frame", "HfDataset", "Jsonl", "Parquet", "Source", "Tfds", "Where",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

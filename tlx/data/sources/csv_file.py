@@ -1,16 +1,18 @@
-"""Read one CSV file: its header, the beginning of each row, and any row or column."""
+"""Read one CSV file: its header and its rows, with their lines."""
 
 from __future__ import annotations
 
 import csv
-import io
 import mmap
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from tlx.data.sources.raw_table import LINE, chunks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DELIMITERS = (",", ";", "\t", "|")
 MARK = b"\xef\xbb\xbf"
@@ -19,7 +21,7 @@ WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 class CsvFile:
-    """A file with a header line. The rows are read through a memory map, so any thread may read any of them.
+    """A file with a header line.
 
     Raises:
         ValueError: The file is empty, has no header that can be read, or has a row of another length; the message names
@@ -38,8 +40,8 @@ class CsvFile:
             raise ValueError(
                 f"encoding={encoding!r} is unknown; expected an encoding such as 'utf-8' or 'latin-1'"
             ) from None
-        self.stream, self.lock = Path(path).open("rb"), threading.Lock()  # noqa: SIM115
-        self.content = mmap.mmap(self.stream.fileno(), 0, access=mmap.ACCESS_READ)
+        with Path(path).open("rb") as stream:
+            self.content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         for mark, name in WIDE.items():
             if self.content[:2] == mark:
                 raise ValueError(f"{path} is {name}; convert it: iconv -f utf-16 -t utf-8 {path} > new.csv")
@@ -47,51 +49,41 @@ class CsvFile:
         self.delimiter = delimiter or self._delimiter()
         self.header = self._checked()
 
-    def scan(self, place: int) -> np.ndarray:
-        """Find the beginning of each row, and return all cells of one column: objects [N]."""
-        starts, lines, column = [], [], []
-        rows = self._rows()
-        next(rows)
-        for start, line, cells in rows:
-            if len(cells) != len(self.header):
-                raise ValueError(
-                    f"{self.path} line {line} has {len(cells)} cells, but the header has {len(self.header)} (the "
-                    f"delimiter is {self.delimiter!r}); quote each cell that contains the delimiter"
-                )
-            starts.append(start)
-            lines.append(line)
-            column.append(cells[place])
-        if not starts:
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows as texts, with the line of each (`raw_table.LINE`).
+
+        Raises ValueError for a row of another length than the header, and for a file without rows.
+        """
+        import pyarrow as pa
+
+        types = [pa.int64(), *(pa.string() for _ in self.header)]
+        schema = pa.schema(list(zip((LINE, *self.header), types, strict=True)))
+        empty = True
+        for part in chunks(self._checked_rows()):
+            arrays = [pa.array(cells, kind) for cells, kind in zip(zip(*part, strict=True), types, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            empty = False
+        if empty:
             raise ValueError(f"{self.path} has a header but no rows; expected at least one row")
-        self.starts = np.array([*starts, len(self.content)], np.int64)
-        self.lines = np.array(lines, np.int64)
-        return np.array(column, object)
 
-    def __len__(self) -> int:
-        return len(self.lines)
+    def _checked_rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the line and the cells of each row below the header."""
+        rows, width = self._rows(), len(self.header)
+        next(rows)
+        for line, cells in rows:
+            if len(cells) != width:
+                raise ValueError(
+                    f"{self.path} line {line} has {len(cells)} cells, but the header has {width} (the delimiter is "
+                    f"{self.delimiter!r}); quote each cell that contains the delimiter"
+                )
+            yield (line, *cells)
 
-    def line(self, row: int) -> int:
-        """Return the line on which a row begins; the header is line 1."""
-        return int(self.lines[row])
-
-    def row(self, row: int) -> list[str]:
-        """Return the cells of one row."""
-        first, last = int(self.starts[row]), int(self.starts[row + 1])
-        # Read and not mapped: a file that was cut short since would end the process with a bus error.
-        with self.lock:
-            self.stream.seek(first)
-            content = self.stream.read(last - first)
-        cells = next(self._reader(io.StringIO(self._decoded(content, self.line(row)), newline="")), [])
-        if len(content) < last - first or len(cells) != len(self.header):
-            raise ValueError(f"{self.path} changed while tlx was reading it (line {self.line(row)}); start again")
-        return cells
-
-    def _rows(self) -> Iterator[tuple[int, int, list[str]]]:
-        """Yield each row that is not empty: its first byte, its line, its cells."""
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield each row that is not empty: its line and its cells."""
         lines = Lines(self)
         reader = self._reader(lines)
         while True:
-            start, line = lines.offset, lines.number + 1
+            line = lines.number + 1
             try:
                 cells = next(reader)
             except StopIteration:
@@ -101,7 +93,7 @@ class CsvFile:
                     f"{self.path} line {line} cannot be read ({error}); check its quotes ({self.quote})"
                 ) from None
             if cells:
-                yield start, line, cells
+                yield line, cells
 
     def _reader(self, lines: Iterable[str]) -> Iterator[list[str]]:
         return csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote, strict=True)
@@ -125,7 +117,7 @@ class CsvFile:
 
     def _checked(self) -> list[str]:
         """Return the header. Raises ValueError where it names a column twice, or has fewer than two columns."""
-        _, line, cells = next(self._rows(), (0, 1, []))
+        line, cells = next(self._rows(), (1, []))
         header = [cell.strip() for cell in cells]
         if duplicates := [name for name in header if header.count(name) > 1]:
             raise ValueError(

@@ -210,7 +210,9 @@ def _find(name: str) -> Path:
     network = f" ({offline()} is set)" if offline() else ""
     raise FileNotFoundError(
         f"data set {name!r} is not on disk in {', '.join(map(str, search_dirs()))}, and tlx downloads only its own "
-        f"data sets{network}{near_miss(name, names)}; prepare it with `tfds build {name} --file_format=array_record`"
+        f"data sets{network}{near_miss(name, names)}; prepare it as array_record or Parquet where TensorFlow is "
+        "installed, or name a file (.csv, .jsonl, .parquet), a folder of images or sounds, or a data set of the hub "
+        "(user/name)"
     )
 
 

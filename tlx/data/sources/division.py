@@ -1,0 +1,159 @@
+"""Divide the rows of a table into splits: by class, by group, by time, or by a column that names the split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tlx.data.datasets.splits import by_group, latest, stratified
+from tlx.data.sources.labels import Cells, LabelColumn
+from tlx.data.sources.raw_table import RawTable
+from tlx.trees import near_miss
+
+if TYPE_CHECKING:
+    from tlx.data.sources.tabular import Tabular
+
+SPLITS = ("train", "validation", "test")
+# Usual names of the splits in a column.
+ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
+
+
+@dataclass(frozen=True)
+class Division:
+    """A split: the `places` of its records among the labelled rows of a `table` (the name of a split of the source).
+
+    `groups` int64[N] numbers the group of each record, `times` float64[N] is its time, None where there are none.
+    """
+
+    table: str
+    places: np.ndarray
+    groups: np.ndarray | None = None
+    times: np.ndarray | None = None
+
+    def part(self, places: np.ndarray) -> Division:
+        """Return the records at these places of this split."""
+        groups = None if self.groups is None else self.groups[places]
+        return Division(self.table, self.places[places], groups, None if self.times is None else self.times[places])
+
+
+def division(settings: Tabular, tables: Mapping[str, RawTable], label: LabelColumn) -> dict[str, Division]:
+    """Return the splits of a source.
+
+    Raises ValueError where a cell that divides is missing or cannot be read, and where a split has no rows.
+    """
+    parts = {}
+    groups = _numbered(settings.group, tables, label) if settings.group is not None else {}
+    for split, table in tables.items():
+        times = times_of(table, settings.time)[label.rows[split]] if settings.time is not None else None
+        parts[split] = Division(split, np.arange(len(label.rows[split])), groups.get(split), times)
+    if settings.split is not None:
+        return _by_column(settings, tables["train"], label, parts["train"])
+    if "test" in parts or not settings.test_share:
+        return parts
+    train, share, labels = parts["train"], settings.test_share, label.labels["train"]
+    strata = labels if labels is not None and label.column.kind == "class" else np.zeros(len(train.places), np.int32)
+    return parts | {split: train.part(places) for split, places in divided(train, strata, "test", share).items()}
+
+
+def divided(part: Division, strata: np.ndarray, name: str, share: float) -> dict[str, np.ndarray]:
+    """Return the places that stay in `train` and those of the split `name`, which holds `share` of the records."""
+    shares = {"train": 1 - share, name: share}
+    if part.times is not None:
+        return latest(part.times, shares)
+    if part.groups is not None:
+        return by_group(part.groups, strata, name, shares)
+    return stratified(strata, name, shares)
+
+
+def _numbered(name: str, tables: Mapping[str, RawTable], label: LabelColumn) -> dict[str, np.ndarray]:
+    """Return the number of the group of each labelled row, by split. Raises ValueError for a row without a group, and
+    for a group that is in two splits of the source."""
+    numbers: dict[object, int] = {}
+    groups: dict[str, np.ndarray] = {}
+    for split, table in tables.items():
+        cells = Cells.of(table, name)
+        _check_cells(cells, label.rows[split])
+        codes = np.array([numbers.setdefault(value, len(numbers)) for value in cells.values], np.int64)
+        groups[split] = codes[cells.codes][label.rows[split]]
+        for other in groups.keys() - {split}:
+            both = np.intersect1d(groups[split], groups[other])
+            if len(both):
+                value = list(numbers)[int(both[0])]
+                raise ValueError(
+                    f"{table.name}: the group {value!r} of {name!r} is in the splits {other!r} and {split!r}; remove "
+                    "it from one of them"
+                )
+    return groups
+
+
+def _check_cells(cells: Cells, rows: np.ndarray) -> None:
+    empty = cells.missing(blank=True)[rows]
+    if empty.any():
+        raise ValueError(
+            f"{cells.table.place(int(rows[empty.argmax()]))}: {cells.name!r} is empty, as in {int(empty.sum()):,} "
+            "rows; expected a value that divides the rows"
+        )
+
+
+def times_of(table: RawTable, name: str) -> np.ndarray:
+    """Return float64[N], the times of a column: numbers, dates, or texts that are dates in ISO 8601.
+
+    Raises ValueError for a cell that is neither.
+    """
+    cells = Cells.of(table, name)
+    _check_cells(cells, np.arange(len(table)))
+    times = np.zeros(len(cells.values))
+    for number, value in enumerate(cells.values):
+        try:
+            times[number] = _seconds(value)
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{cells.first(number)}: {name!r} is {value!r:.40}; expected a number, or a date such as 2026-11-29 or "
+                "2026-11-29T16:20:00"
+            ) from None
+    return times[cells.codes]
+
+
+def _seconds(value: object) -> float:
+    """Return a number as it is, and a date as seconds since 1970."""
+    import datetime
+
+    if isinstance(value, datetime.datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+    if isinstance(value, datetime.date):
+        return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC).timestamp()
+    if isinstance(value, int | float):
+        seconds = float(value)
+    else:
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            return _seconds(datetime.datetime.fromisoformat(str(value).strip()))
+    if not np.isfinite(seconds):
+        raise ValueError("not finite")
+    return seconds
+
+
+def _by_column(settings: Tabular, table: RawTable, label: LabelColumn, whole: Division) -> dict[str, Division]:
+    """Return the splits that a column names. Raises ValueError for another name, and without a training row."""
+    assert settings.split is not None
+    cells = Cells.of(table, settings.split)
+    rows = label.rows["train"]
+    names = []
+    for number, value in enumerate(cells.values):
+        lowered = "" if value is None else str(value).strip().lower()
+        name = ALIASES.get(lowered, lowered)
+        if name not in SPLITS and (cells.codes[rows] == number).any():
+            raise ValueError(
+                f"{cells.first(number)}: {settings.split!r} is {value!r}; expected "
+                f"{', '.join(map(repr, SPLITS))}{near_miss(lowered, SPLITS)}"
+            )
+        names.append(name)
+    of_row = np.array(names, object)[cells.codes[rows]]
+    parts = {split: whole.part(np.flatnonzero(of_row == split)) for split in SPLITS if (of_row == split).any()}
+    if "train" not in parts:
+        raise ValueError(f"{table.name}: no row of {settings.split!r} is 'train'; expected training rows")
+    return parts

@@ -1,0 +1,132 @@
+"""The records of a split of a table: each is read when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlx.data.sources.labels import LabelColumn, class_names
+from tlx.data.sources.raw_table import RawTable
+from tlx.data.sources.roles import Roles
+from tlx.processors.columns import HEAVY, LABEL
+from tlx.trees import Example
+from tlx.types import Column
+
+if TYPE_CHECKING:
+    from tlx.data.sources.division import Division
+    from tlx.data.sources.tabular import Tabular
+
+
+class TableRow(Mapping[str, Any]):
+    """One record. A cell is read when it is first asked for, so that a label costs no image."""
+
+    def __init__(self, rows: TableRows, position: int):
+        self.rows, self.position, self.cells = rows, position, dict[str, Any]()
+
+    def __getitem__(self, role: str) -> Any:
+        if role not in self.cells:
+            self.cells[role] = self.rows.cell(role, self.position)
+        return self.cells[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self.rows.roles
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows.roles)
+
+    def __len__(self) -> int:
+        return len(self.rows.roles)
+
+
+class TableRows(Sequence[Example]):
+    """The records of a split.
+
+    Args:
+        table: All columns.
+        roles: The columns of each role.
+        columns: The kind of each role.
+        rows: The row of each record in the table.
+        division: How the split was made; it holds the groups and times of the records.
+        label: The label of all rows.
+        settings: The settings of the source.
+    """
+
+    def __init__(
+        self,
+        table: RawTable,
+        roles: Roles,
+        columns: Mapping[str, Column],
+        rows: np.ndarray,
+        division: Division,
+        label: LabelColumn,
+        settings: Tabular,
+    ):
+        self.table, self.roles, self.columns, self.rows = table, roles, columns, rows
+        self.groups, self.times, self.settings = division.groups, division.times, settings
+        labels = label.labels[division.table]
+        self.labels = None if labels is None else labels[division.places]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Example:  # type: ignore[override]
+        if not 0 <= position < len(self):
+            raise IndexError(f"{self.table.name} has {len(self)} rows in this split; there is no row {position}")
+        return TableRow(self, position)
+
+    def place(self, position: int) -> str:
+        """Return the name of a record for a message: its file and line."""
+        return self.table.place(int(self.rows[position]))
+
+    def raw(self, name: str) -> list[Any]:
+        """Return a whole column of these records as Python values, whatever its role."""
+        return list(self.table.column(name).take(self.rows).to_pylist())
+
+    def cell(self, role: str, position: int) -> Any:
+        """Return the content of one cell of a record, as `tlx.processors.columns` reads it."""
+        row = int(self.rows[position])
+        if role == LABEL:
+            return self._label(position, row)
+        contents = [self.table.cell(name, row) for name in self.roles[role]]
+        kind = self.columns[role].kind
+        if kind in HEAVY:
+            return self._content(role, contents[0], row)
+        if kind == "words":
+            return contents[0].split() if isinstance(contents[0], str) else contents[0]
+        if len(contents) == 1:
+            return contents[0]
+        return "\n".join("" if content is None else str(content) for content in contents)
+
+    def _content(self, role: str, content: Any, row: int) -> Any:
+        """Return the bytes of an image or a sound, or its array. Raises ValueError where its file is missing."""
+        if isinstance(content, dict):
+            content = content["bytes"] if content.get("bytes") is not None else content.get("path")
+        if not isinstance(content, str):
+            return content
+        path = (self.table.folder or Path()) / content
+        if not path.is_file():
+            raise ValueError(f"{self.table.place(row)}: {role} is {content!r}, but there is no file {path}")
+        return path.read_bytes()
+
+    def _label(self, position: int, row: int) -> Any:
+        if self.labels is not None:
+            return self.labels[position]
+        column, names = self.columns[LABEL], self.roles[LABEL]
+        if column.kind == "numbers":
+            cells = [self.table.cell(name, row) for name in names]
+            return np.array(cells[0] if len(cells) == 1 else cells, np.float32)
+        if len(names) > 1:
+            return [number for number, name in enumerate(names) if float(self.table.cell(name, row))]
+        declared = self.table.cell(names[0], row)
+        if isinstance(declared, list) and all(isinstance(item, int) for item in declared) and self._declares(names[0]):
+            return declared
+        return [column.classes.index(name) for name in class_names(declared, self.settings, column.kind)]
+
+    def _declares(self, name: str) -> bool:
+        """Return whether the format of the table numbers the classes of a column."""
+        from tlx.data.sources.raw_table import CLASSES
+
+        return self.table.metadata(name, CLASSES) is not None

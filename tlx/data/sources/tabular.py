@@ -1,0 +1,174 @@
+"""The common part of all sources with rows and columns: roles of columns, labels, and the division into splits.
+
+A source of this kind defines `tables()`. It declares no reader of its own: the columns come as Arrow arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Self
+
+from tlx.data.examples import Examples
+from tlx.data.sources.base import Dataset, Source
+from tlx.data.sources.division import Division, division
+from tlx.data.sources.labels import Cells, Kind, LabelColumn, label_column
+from tlx.data.sources.raw_table import RawTable
+from tlx.data.sources.roles import INPUTS, Roles, roles_of
+from tlx.data.sources.several_labels import several_labels
+from tlx.data.sources.table_rows import TableRows
+from tlx.processors.columns import LABEL
+from tlx.processors.sounds import rate_of
+from tlx.types import Column
+
+# The kind of the column of each input.
+KINDS: Mapping[str, Any] = {
+    "text": "text", "text_pair": "text", "words": "words", "image": "image", "audio": "audio",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tabular(Source):
+    """Rows with columns: inputs, a label, and columns that divide the rows.
+
+    Args:
+        test_share: The share of the rows that is held out as the test split where the source has none: the same rows
+            each time, an equal share of every class. 0 holds none out.
+        text: The column of the texts, or several that are joined line by line; `text_pair` is the second text of a
+            pair. Without a name the column is chosen where only one is possible, and a note of the run names it.
+        words: A column of words (a list, or a text with spaces between), in the place of a text.
+        image: The column of the images: file names, the bytes of files, or arrays.
+        audio: The column of the sounds, likewise.
+        label: The column of the labels, or several columns: of numbers, or of classes that a row has or has not.
+        label_kind: The kind of a label: a "class", a "number", several "classes" or "numbers" in one cell, or "tags" of
+            the `words`. By default "tags" beside words, "classes" with a `separator`, "number" where all labels are
+            numbers and one is not whole, else "class". A "nan" or "inf" among numbers is an error; with
+            label_kind="class" it is the name of a class, as any other text is.
+        separator: The text between the classes of one cell.
+        classes: The names of the classes in their order. By default they are sorted.
+        missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.
+        split: A column that says to which split a row belongs: "train", "validation" or "test".
+        group: A column of groups, such as patients: all rows of a group are in one split.
+        time: A column of times or numbers: the last rows are the test split, the rows before them the validation split.
+    """
+
+    test_share: float = 0.2
+    text: str | tuple[str, ...] | None = None
+    text_pair: str | None = None
+    words: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    label: str | tuple[str, ...] | None = None
+    label_kind: Kind | None = None
+    separator: str | None = None
+    classes: tuple[str, ...] = ()
+    missing: Literal["error", "drop"] = "error"
+    split: str | None = None
+    group: str | None = None
+    time: str | None = None
+
+    # The fields that always count in the fingerprint of the content; others count where they are set.
+    COUNTED: ClassVar[tuple[str, ...]] = ()
+    # The fields that say where the data are.
+    PLACES: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_share < 1:
+            raise ValueError(f"test_share={self.test_share}; expected 0 (no test split) or a share below 1")
+        if self.missing not in ("error", "drop"):
+            raise ValueError(f"missing={self.missing!r}; expected 'error' or 'drop'")
+        if self.label_kind not in (None, "class", "number", "classes", "numbers", "tags"):
+            raise ValueError(
+                f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes', 'numbers' or 'tags'"
+            )
+        inputs = [name for name in INPUTS if name != "text_pair" and getattr(self, name) is not None]
+        if len(inputs) > 1:
+            both = " and ".join(f"{name}={getattr(self, name)!r}" for name in inputs)
+            raise ValueError(f"{both} are both set; set only one of them")
+        if self.label_kind == "tags" and self.words is None:
+            raise ValueError("label_kind='tags' requires a column of words: set words=...")
+        if self.group is not None and self.time is not None:
+            raise ValueError(f"group={self.group!r} and time={self.time!r} are both set; set only one of them")
+
+    def tables(self) -> dict[str, RawTable]:
+        """Return the table of each split; "train" alone where the source has no further splits."""
+        raise TypeError(f"{type(self).__name__} defines no tables(); return a dict of RawTable")
+
+    def stamps(self) -> tuple[Any, ...]:
+        """Return values that change when the data change; they are cheap to read."""
+        return ()
+
+    def open(self) -> Dataset:
+        """Open the source.
+
+        Raises:
+            FileNotFoundError, IsADirectoryError: A path is wrong.
+            ValueError: A file is empty or damaged, a column is missing, or a label cannot be read. The message names
+                the file, the line, and the nearest column.
+        """
+        rows, columns, content, notes = opened(self, self.stamps())
+        # New examples each time: they hold what was processed, which ends with the run.
+        splits = {
+            split: Examples(str(self), split, part, columns, key=content if len(part) else "")
+            for split, part in rows.items()
+        }
+        return Dataset(str(self), splits, columns, content, notes)
+
+    def whole(self) -> Self:
+        """Return the source without a test split of its own making."""
+        return replace(self, test_share=0.0)
+
+
+# The last few are cached, because each run of a group opens its data.
+@lru_cache(maxsize=8)
+def opened(
+    settings: Tabular, stamps: tuple[Any, ...]
+) -> tuple[dict[str, TableRows], dict[str, Column], str, tuple[str, ...]]:
+    """Open a source as it was at `stamps`: choose columns, read labels, divide the rows.
+
+    Returns:
+        The records of each split, the columns, the fingerprint of the content, and the notes.
+    """
+    tables = settings.tables()
+    for split, table in tables.items():
+        if not len(table):
+            raise ValueError(f"{table.name} has no rows in its split {split!r}; expected at least one row")
+    roles, notes = roles_of(settings, tables["train"])
+    for table in tables.values():
+        for name in (name for names in roles.values() for name in names):
+            table.column(name)
+            table.check_types(name)
+    label = read_label(settings, tables, roles)
+    columns = {role: Column(KINDS[role]) for role in roles if role != LABEL} | {LABEL: label.column}
+    splits = {}
+    for split, part in division(settings, tables, label).items():
+        rows = TableRows(tables[part.table], roles, columns, label.rows[part.table][part.places], part, label, settings)
+        if "audio" in columns and not columns["audio"].rate:
+            columns["audio"] = Column("audio", rate=rate_of(rows[0]["audio"], str(settings)))
+        splits[split] = rows
+    return splits, columns, fingerprint_of(settings, tables), (*notes, *label.notes)
+
+
+def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:
+    """Read the label of all splits, from one column or from several."""
+    cells = {name: {split: Cells.of(table, name) for split, table in tables.items()} for name in roles[LABEL]}
+    if len(cells) > 1:
+        return several_labels(settings, cells)
+    return label_column(settings, next(iter(cells.values())))
+
+
+def fingerprint_of(settings: Tabular, tables: Mapping[str, RawTable]) -> str:
+    """Return a hash of the content and of the settings, without the places of the files."""
+    values = {}
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if setting.name not in settings.PLACES and (setting.name in settings.COUNTED or value != setting.default):
+            values[setting.name] = value
+    document = [{split: table.digest for split, table in tables.items()}, values]
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+__all__ = ["Division", "Tabular", "fingerprint_of", "opened", "read_label"]
