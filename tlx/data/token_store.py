@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.data.waiting import Waiting
 from tlx.processors.base import Inputs, Processor
 from tlx.processors.columns import HEAVY
 
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 CHUNK = 4096
 # A view with fewer examples is tokenised as it is read.
 FEWEST = 512
-# A view with at least this many examples says in the log that it is tokenised.
-MANY = 50_000
 
 
 def can_store(examples: Examples, processor: Processor) -> bool:
@@ -86,8 +85,7 @@ def opened_store(examples: Examples, processor: Processor, folder: Path) -> Toke
 def write_store(examples: Examples, processor: Processor, folder: Path) -> None:
     """Tokenise all examples of a view and write the store at once: it is complete, or it does not exist."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if len(examples) >= MANY:
-        log.info("tokenising %s examples of %s %s once", f"{len(examples):,}", examples.name, examples.split)
+    say = Waiting(f"tokenising {examples.name} {examples.split} once", "examples", len(examples))
     part = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".part"))
     try:
         types = {name: np.dtype(field.dtype) for name, field in processor.fields.items()}
@@ -105,6 +103,7 @@ def write_store(examples: Examples, processor: Processor, folder: Path) -> None:
                     lowest[name] = min(lowest[name], int(values.min()))
                     highest[name] = max(highest[name], int(values.max()))
                 values.astype(stored[name]).tofile(stream)
+            say(start + len(positions))
         for stream in streams.values():
             stream.close()
         constants = {name: lowest[name] for name in types if lowest[name] == highest[name]}

@@ -60,4 +60,4 @@ class Csv(FileTable):
             return CsvFile(path, self.encoding, self.delimiter, self.quote).batches()
 
         key = key_of("csv", digest, self.encoding, self.delimiter, self.quote)
-        return RawTable(path, stored(key, convert), digest, Path(path).parent)
+        return RawTable(path, stored(key, convert, path), digest, Path(path).parent)

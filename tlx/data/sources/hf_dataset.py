@@ -142,7 +142,7 @@ def saved(folder: Path) -> RawTable:
 def joined(name: str, paths: list[Path]) -> RawTable:
     """Return the table of several Parquet files with the same columns."""
     digest = digest_of([sha256_once(path) for path in paths])
-    arrow = stored(key_of("parquet", digest), lambda: (batch for path in paths for batch in batches(str(path))))
+    arrow = stored(key_of("parquet", digest), lambda: (batch for path in paths for batch in batches(str(path))), name)
     arrow, kinds = described(arrow)
     return RawTable(name, arrow, digest, paths[0].parent, kinds)
 

@@ -39,7 +39,8 @@ class Jsonl(FileTable):
     def table(self, path: str) -> RawTable:
         """Return all columns of one file."""
         digest = sha256_once(Path(path))
-        return RawTable(path, stored(key_of("jsonl", digest), lambda: batches(path)), digest, Path(path).parent)
+        arrow = stored(key_of("jsonl", digest), lambda: batches(path), path)
+        return RawTable(path, arrow, digest, Path(path).parent)
 
 
 def objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:

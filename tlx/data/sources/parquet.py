@@ -30,7 +30,7 @@ class Parquet(FileTable):
     def table(self, path: str) -> RawTable:
         """Return all columns of one file."""
         digest = sha256_once(Path(path))
-        arrow = stored(key_of("parquet", digest), lambda: batches(path))
+        arrow = stored(key_of("parquet", digest), lambda: batches(path), path)
         arrow, kinds = described(arrow)
         return RawTable(path, arrow, digest, Path(path).parent, kinds)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlx.assets import cache_dir
+from tlx.data.waiting import Waiting
 from tlx.trees import near_miss
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([LAYOUT, *parts], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def stored(key: str, convert: Callable[[], Iterable[pa.RecordBatch]]) -> pa.Table:
+def stored(key: str, convert: Callable[[], Iterable[pa.RecordBatch]], name: str = "") -> pa.Table:
     """Return the table that is stored under a key; convert it first where it is not in the cache.
+
+    `name` is the name of the file, for the log.
 
     A full or read-only disk must not stop a run: the table is then kept in memory.
     """
@@ -115,7 +118,7 @@ def stored(key: str, convert: Callable[[], Iterable[pa.RecordBatch]]) -> pa.Tabl
     file = cache_dir() / "tables" / f"{key}.arrow"
     if not file.is_file():
         try:
-            write(file, convert())
+            write(file, convert(), name)
         except OSError:
             return pa.Table.from_batches(convert())
     return mapped(file)
@@ -128,25 +131,28 @@ def mapped(file: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
-def write(file: Path, batches: Iterable[pa.RecordBatch]) -> None:
+def write(file: Path, batches: Iterable[pa.RecordBatch], name: str = "") -> None:
     """Write an Arrow file at once: it is complete, or it does not exist."""
     import pyarrow as pa
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
     os.close(handle)
+    say, rows = Waiting(f"reading {name or file.name} once", "rows"), 0
     try:
         writer = None
         for batch in batches:
-            writer = writer or pa.ipc.new_file(name, batch.schema)
+            writer = writer or pa.ipc.new_file(part, batch.schema)
             writer.write_batch(batch)
+            rows += batch.num_rows
+            say(rows)
         if writer is None:
             raise ValueError(f"{file.name}: nothing to write; expected at least one batch of rows")
         writer.close()
-        os.replace(name, file)
+        os.replace(part, file)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.unlink(part)
 
 
 def chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:

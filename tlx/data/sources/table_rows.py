@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlx.data.sources.labels import LabelColumn, class_names
-from tlx.data.sources.raw_table import RawTable
+from tlx.data.sources.raw_table import CLASSES, RawTable
 from tlx.data.sources.roles import Roles
 from tlx.processors.columns import HEAVY, LABEL
 from tlx.trees import Example
@@ -121,12 +121,7 @@ class TableRows(Sequence[Example]):
         if len(names) > 1:
             return [number for number, name in enumerate(names) if float(self.table.cell(name, row))]
         declared = self.table.cell(names[0], row)
-        if isinstance(declared, list) and all(isinstance(item, int) for item in declared) and self._declares(names[0]):
+        if isinstance(declared, list) and self.table.metadata(names[0], CLASSES) is not None:
+            # The format numbers the classes.
             return declared
         return [column.classes.index(name) for name in class_names(declared, self.settings, column.kind)]
-
-    def _declares(self, name: str) -> bool:
-        """Return whether the format of the table numbers the classes of a column."""
-        from tlx.data.sources.raw_table import CLASSES
-
-        return self.table.metadata(name, CLASSES) is not None

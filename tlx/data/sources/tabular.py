@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from tlx.data.examples import Examples
 from tlx.data.sources.base import Dataset, Source
-from tlx.data.sources.division import Division, division
+from tlx.data.sources.division import division
 from tlx.data.sources.labels import Cells, Kind, LabelColumn, label_column
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.roles import INPUTS, Roles, roles_of
@@ -169,6 +169,3 @@ def fingerprint_of(settings: Tabular, tables: Mapping[str, RawTable]) -> str:
             values[setting.name] = value
     document = [{split: table.digest for split, table in tables.items()}, values]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
-
-
-__all__ = ["Division", "Tabular", "fingerprint_of", "opened", "read_label"]
