@@ -134,7 +134,13 @@ class JoinedRows(Sequence[Example]):
     def __init__(self, parts: Sequence[Examples], classes: Sequence[str], columns: Mapping[str, Column]):
         self.parts, self.columns = parts, columns
         self.ends = np.cumsum([len(part) for part in parts])
-        self.numbers = [np.array([classes.index(name) for name in part.classes]) for part in parts]
+        self.numbers = [np.array([classes.index(name) for name in part.classes], np.int32) for part in parts]
+        self.labels = None
+        if all(part.scalar for part in parts):
+            labels = [part.labels() for part in parts]
+            if parts[0].kind == "class":
+                labels = [numbers[part] for numbers, part in zip(self.numbers, labels, strict=True)]
+            self.labels = np.concatenate(labels)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -186,6 +192,7 @@ class ChosenRows(Sequence[Example]):
 
     def __init__(self, examples: Examples, positions: np.ndarray):
         self.examples, self.positions = examples, positions
+        self.labels = examples.labels()[positions] if examples.scalar else None
         for name in ("groups", "times"):
             values = getattr(examples, name)
             setattr(self, name, None if values is None else values[positions])
