@@ -328,3 +328,13 @@ def test_invalid_frames_folders_and_files_are_refused(tmp_path):
         Arrays(rows, test=rows, group="who").open()
     with pytest.raises(ValueError, match=r"row 1: 'day' is 'soon'"):
         Arrays(rows, time="day").open()
+
+
+def test_joined_data_sets_keep_their_groups_and_times():
+    rows = {"text": TEXTS, "label": STARS, "who": [n // 4 for n in range(COUNT)], "day": list(range(COUNT))}
+    grouped = Concat((Arrays(rows, group="who"), Arrays({**rows, "text": TEXTS[::-1]}, group="who")))
+    train, validation = (load(Data(target=grouped), 0).by_name[name] for name in ("labelled", "validation"))
+    assert not set(train.groups.tolist()) & set(validation.groups.tolist())
+    timed = Where(Arrays(rows, time="day"), column="label", values=(1, 2))
+    splits = load(Data(target=timed), 0)
+    assert splits.train.times.max() < splits.validation.times.min()

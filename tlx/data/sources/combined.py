@@ -141,6 +141,13 @@ class JoinedRows(Sequence[Example]):
             if parts[0].kind == "class":
                 labels = [numbers[part] for numbers, part in zip(self.numbers, labels, strict=True)]
             self.labels = np.concatenate(labels)
+        groups = [part.groups for part in parts if part.groups is not None]
+        times = [part.times for part in parts if part.times is not None]
+        # The numbers of the groups begin at 0 in each part.
+        starts = np.cumsum([0, *(int(group.max(initial=-1)) + 1 for group in groups)])
+        numbers = [start + group for start, group in zip(starts.tolist(), groups, strict=False)]
+        self.groups = np.concatenate(numbers) if len(groups) == len(parts) else None
+        self.times = np.concatenate(times) if len(times) == len(parts) else None
 
     def __len__(self) -> int:
         return int(self.ends[-1])
