@@ -13,7 +13,25 @@ import jax
 import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, Weights, config, models, tasks, tuning
-from tlx.data import Crop, Csv, Flip, Noise, Stream, Test, Tfds, shifts, sound_shifts
+from tlx.data import (
+    Arrays,
+    Concat,
+    Crop,
+    Csv,
+    Flip,
+    Folder,
+    Frame,
+    HfDataset,
+    Jsonl,
+    Noise,
+    Parquet,
+    Stream,
+    Test,
+    Tfds,
+    Where,
+    shifts,
+    sound_shifts,
+)
 from tlx.files import schema_1
 from tlx.files.class_names import Classes
 from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
@@ -80,6 +98,14 @@ ONE_OF_EACH = {
     "Speed": sound_shifts.Speed(factor=1.1),
     "Codec": sound_shifts.Codec(law="a-law"),
     "Csv": Csv("reviews.csv", label="stars"),
+    "Jsonl": Jsonl("reviews.jsonl", missing="drop"),
+    "Parquet": Parquet("reviews.parquet", time="day"),
+    "Folder": Folder("pictures", table="labels.csv"),
+    "HfDataset": HfDataset("user/reviews", config="de"),
+    "Frame": Frame("0" * 32, text="body", label=("toxic", "rude")),
+    "Arrays": Arrays("1" * 32, group="patient"),
+    "Concat": Concat(("a.csv", Csv("b.csv"))),
+    "Where": Where("a.csv", column="language", values=("en", 3)),
     "Tfds": Tfds("digits"),
     "Test": Test(name="far", source="mnist5k"),
     "Stream": Stream(name="memory", source="mnist5k", batch=8),
