@@ -11,8 +11,8 @@ from tlx.trees import Tree
 Array = jax.Array
 Key = jax.Array
 Carry = dict[str, Any]
-# Arrays by name: the examples of a batch, the inputs of a model or its outputs. A value may be a dict of arrays.
-Arrays = Mapping[str, Any]
+# ArrayMap by name: the examples of a batch, the inputs of a model or its outputs. A value may be a dict of arrays.
+ArrayMap = Mapping[str, Any]
 
 
 class Param(NamedTuple):
@@ -178,10 +178,10 @@ class Setting(NamedTuple):
     model: Model
     variables: Variables
     task: Any
-    batches: Callable[[str], Iterable[Arrays]]
+    batches: Callable[[str], Iterable[ArrayMap]]
     new: frozenset[str] = frozenset()
     trainable: frozenset[str] | None = None
-    inputs: Callable[[str], Iterable[Arrays]] = lambda stream: ()
+    inputs: Callable[[str], Iterable[ArrayMap]] = lambda stream: ()
 
 
 class View(NamedTuple):
@@ -200,7 +200,7 @@ class View(NamedTuple):
     stats: Tree
     memory: Tree
     batch: Mapping[str, Mapping[str, Array]]
-    taps: Mapping[str, Arrays]
+    taps: Mapping[str, ArrayMap]
     task: Any
     tick: Tick
     dtype: Any = "float32"

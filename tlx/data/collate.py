@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from tlx.processors.base import length_of
-from tlx.types import Arrays, Field
+from tlx.types import ArrayMap, Field
 
 Fields = Mapping[str, Field]
 
 
 def collate(
-    rows: Sequence[Arrays], fields: Fields, lengths: Sequence[int] = (), longest: int | None = None
+    rows: Sequence[ArrayMap], fields: Fields, lengths: Sequence[int] = (), longest: int | None = None
 ) -> dict[str, np.ndarray]:
     """Join the arrays of examples into a batch.
 

@@ -19,7 +19,7 @@ from tlx.data.readers import Batch, Gather, Targets, reader
 from tlx.data.table import Table
 from tlx.processors.base import Processor
 from tlx.processors.columns import LABEL, spelled
-from tlx.types import Arrays
+from tlx.types import ArrayMap
 
 if TYPE_CHECKING:
     import grain
@@ -221,7 +221,7 @@ def _reading() -> grain.ReadOptions:
 HOST_KEYS = (*TRUTH, "position", "weight")
 
 
-def inputs_of(batch: Arrays, targets: Targets | None = None) -> dict[str, Any]:
+def inputs_of(batch: ArrayMap, targets: Targets | None = None) -> dict[str, Any]:
     """Return the inputs of a model in a batch: all arrays but the label arrays and those that only the host reads."""
     labels = () if targets is None else targets.fields()
     return {name: array for name, array in batch.items() if name not in HOST_KEYS and name not in labels}

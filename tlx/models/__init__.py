@@ -22,7 +22,7 @@ from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.vit import Vit
 from tlx.trees import Tree
-from tlx.types import Arrays, Model
+from tlx.types import ArrayMap, Model
 
 __all__ = [
     "Architecture",
@@ -70,7 +70,7 @@ def architectures() -> tuple[type[Architecture], ...]:
     )
 
 
-def tap_shapes(model: Model, params: Tree | None = None, inputs: Arrays | None = None) -> dict[str, Any]:
+def tap_shapes(model: Model, params: Tree | None = None, inputs: ArrayMap | None = None) -> dict[str, Any]:
     """Return the shapes of the taps of a forward pass.
 
     Args:

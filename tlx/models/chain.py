@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tlx.layers import bottleneck, dense
 from tlx.models.again import again
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
-from tlx.types import Array, Arrays, Carry, Context, Key, Model, Param, Stage, Variables
+from tlx.types import Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
 
 # The outputs that every stage may write without declaring them.
 CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
@@ -44,7 +44,7 @@ def position(model: Model, name: str | None, default: int) -> int:
 def forward(
     model: Model,
     variables: Variables,
-    inputs: Arrays,
+    inputs: ArrayMap,
     *,
     key: Key | None = None,
     train: bool = False,
@@ -162,7 +162,7 @@ def summary(tap: Array, mask: Array | None = None) -> Array:
     return wide.mean(tuple(range(1, tap.ndim - 1))) if tap.ndim > 2 else wide
 
 
-def features(taps: Arrays) -> Array:
+def features(taps: ArrayMap) -> Array:
     """Return the features [B, W] that the head reads: `pooled`, or the first token of `hidden` or its mean over places.
 
     Raises ValueError if a (bridged) model returns neither.

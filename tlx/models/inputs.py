@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx.types import Array, Arrays
+from tlx.types import Array, ArrayMap
 
 # Inputs of `transformers` models that change the outputs and that no model of tlx reads.
 UNREAD = (
@@ -24,7 +24,7 @@ UNREAD = (
 )
 
 
-def refuse_unread(inputs: Arrays, reads: tuple[str, ...]) -> None:
+def refuse_unread(inputs: ArrayMap, reads: tuple[str, ...]) -> None:
     """Raise ValueError for an input that changes the outputs of `transformers` and that this model ignores."""
     if ignored := [name for name in UNREAD if name in inputs and name not in reads and inputs[name] is not None]:
         raise ValueError(
@@ -33,7 +33,7 @@ def refuse_unread(inputs: Arrays, reads: tuple[str, ...]) -> None:
         )
 
 
-def token_ids(inputs: Arrays, rows: int) -> Array:
+def token_ids(inputs: ArrayMap, rows: int) -> Array:
     """Return `input_ids` [B, T]. Raises ValueError if they are missing, not integers, or not below `rows`."""
     if inputs.get("input_ids") is None:
         raise ValueError(f"the model reads 'input_ids', but the inputs have {sorted(inputs)}")
@@ -44,7 +44,7 @@ def token_ids(inputs: Arrays, rows: int) -> Array:
     return ids
 
 
-def beside_ids(inputs: Arrays, name: str, ids: Array, default: Array) -> Array:
+def beside_ids(inputs: ArrayMap, name: str, ids: Array, default: Array) -> Array:
     """Return the input `name`, with one number per token; `default` if it is absent."""
     if inputs.get(name) is None:
         return default

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tlx.layers import dense
 from tlx.trees import Tree, subtree
-from tlx.types import Array, Arrays, Model
+from tlx.types import Array, ArrayMap, Model
 
 
 def attention_stages(model: Model) -> list[str]:
@@ -15,7 +15,7 @@ def attention_stages(model: Model) -> list[str]:
     return [stage.name for stage in model.stages if "query" in subtree(model.params, f"{stage.name}/attention")]
 
 
-def attention_scores(model: Model, params: Tree, taps: Arrays, stage: str) -> Array:
+def attention_scores(model: Model, params: Tree, taps: ArrayMap, stage: str) -> Array:
     """Return the attention scores of a stage before the softmax, [B, H, T, T] in float32.
 
     The scores of masked tokens are the lowest float32. The two products are recomputed, because a forward pass keeps

@@ -16,7 +16,7 @@ from tlx.objectives.ramp import Weight
 from tlx.objectives.reference import check_inputs, in_order_of, order_notes, with_head
 from tlx.tasks import Classification
 from tlx.trees import Tree, added, near_miss, subtree
-from tlx.types import Array, Arrays, Key, Model, Setting, Variables, View
+from tlx.types import Array, ArrayMap, Key, Model, Setting, Variables, View
 from tlx.weights import Pretrained, load_pretrained
 
 WHAT = ("logits", "hidden", "attention")
@@ -168,7 +168,7 @@ class Distill(Term):
         return weighed(self.weight, mean, view, distance=mean)
 
 
-def hidden_apart(view: View, ours: Arrays, theirs: Arrays, stage: str, other: str) -> Array:
+def hidden_apart(view: View, ours: ArrayMap, theirs: ArrayMap, stage: str, other: str) -> Array:
     """Return the mean squared difference of two hidden states over units and places: [B].
 
     The student's state is projected where there is a projection.

@@ -11,9 +11,9 @@ import numpy as np
 from tlx.functional.metrics import Metric, Scores, of_scores
 from tlx.models.heads import Head
 from tlx.trees import Example, Json
-from tlx.types import Array, Arrays, Column, Field
+from tlx.types import Array, ArrayMap, Column, Field
 
-Outputs = Arrays
+Outputs = ArrayMap
 Batch = Mapping[str, Array]
 
 
@@ -161,7 +161,7 @@ def numbered(names: Sequence[str]) -> Json:
     }
 
 
-def with_labels(task: Task, batch: Arrays) -> bool:
+def with_labels(task: Task, batch: ArrayMap) -> bool:
     """Return whether a batch holds all label arrays of a task."""
     return all(name in batch for name in task.fields())
 

@@ -30,7 +30,7 @@ from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
 from tlx.trees import Tree, flatten, nest
-from tlx.types import Arrays, Setting, Variables
+from tlx.types import ArrayMap, Setting, Variables
 
 # The folder of checkpoints within that of a run.
 CHECKPOINTS = "checkpoints"
@@ -312,18 +312,18 @@ def setting(ready: Prepared, splits: Splits) -> Setting:
             )
         return [streams[name] for name in names]
 
-    def read(examples: Examples) -> Iterator[Arrays]:
+    def read(examples: Examples) -> Iterator[ArrayMap]:
         return evaluation_batches(
             examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
         )
 
-    def batches(stream: str) -> Iterator[Arrays]:
+    def batches(stream: str) -> Iterator[ArrayMap]:
         all_examples = examples_of(stream)
         if not all(examples.labelled for examples in all_examples):
             raise ValueError(f"a term reads the labels of {stream!r}, which has no labels")
         return itertools.chain.from_iterable(map(read, all_examples))
 
-    def inputs(stream: str) -> Iterator[Arrays]:
+    def inputs(stream: str) -> Iterator[ArrayMap]:
         all_examples = examples_of(stream)
         if len(all_examples) > 1:
             raise ValueError(

@@ -20,7 +20,7 @@ from tlx.training.prepare import stream_seed, training_batches
 from tlx.training.state import TrainState
 from tlx.training.vectorize import MOST, Engine, stack
 from tlx.trees import Tree, flatten, size
-from tlx.types import Arrays
+from tlx.types import ArrayMap
 
 # The largest number of bytes of training examples that may lie on a device beside the step.
 RESIDENT = 256 * 2**20
@@ -39,7 +39,7 @@ class DispatchedSteps(NamedTuple):
 
     state: TrainState
     steps: int
-    metrics: Arrays
+    metrics: ArrayMap
     examples: Callable[[int, int], np.ndarray]
     compiled: bool
     swept: bool
@@ -59,7 +59,7 @@ class ShapeCounter:
     def __init__(self) -> None:
         self.steps, self.batch_of = Counter[Any](), dict[Any, Any]()
 
-    def count(self, batch: Arrays, steps: int) -> bool:
+    def count(self, batch: ArrayMap, steps: int) -> bool:
         """Count steps of this batch's shape; return whether the shape occurred before."""
         shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
         self.steps[shape] += steps
@@ -93,7 +93,7 @@ class HostBatches(ShapeCounter):
         batches, _, placed = self.batch()
         return sharding.shapes(batches[0]), sharding.shapes(placed)
 
-    def batch(self) -> tuple[Sequence[Arrays], Arrays, Arrays]:
+    def batch(self) -> tuple[Sequence[ArrayMap], ArrayMap, ArrayMap]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
         batches = [next(batches) for batches in self.batches]
         batch = batches[0] if len(batches) == 1 else together(batches)
@@ -292,6 +292,6 @@ def rows_of(run: ActiveRun, how: Reader) -> dict[str, Any]:
     )
 
 
-def together(batches: Sequence[Arrays]) -> dict[str, Any]:
+def together(batches: Sequence[ArrayMap]) -> dict[str, Any]:
     """Return several batches as one, [O, B, ...], texts padded to the longest of their stream."""
     return jax.tree.map(lambda *leaves: stack(np, leaves), *batches)

@@ -20,9 +20,9 @@ from tlx.training.prepare import Prepared
 from tlx.training.state import TrainState
 from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
-from tlx.types import Arrays, Variables
+from tlx.types import ArrayMap, Variables
 
-Read = Callable[[Arrays], dict[str, Any]]
+Read = Callable[[ArrayMap], dict[str, Any]]
 
 
 def evaluate(
@@ -88,28 +88,28 @@ def measured(
     ]
     batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))
 
-    def compute(inputs: Arrays) -> Any:
+    def compute(inputs: ArrayMap) -> Any:
         # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
     return passes(batches, compute, read)
 
 
-def beside(batches: Sequence[Arrays], read: Read) -> dict[str, Any]:
+def beside(batches: Sequence[ArrayMap], read: Read) -> dict[str, Any]:
     """Return one batch of the same examples as read for several runs: the engine's inputs as [A, B, ...], and the other
     entries of the batch."""
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(read, batches))
     return {**batches[0], **stacked}
 
 
-def scored(batch: Arrays) -> dict[str, Any]:
+def scored(batch: ArrayMap) -> dict[str, Any]:
     """Return the entries of a batch that a task scores: the inputs of the model and the label arrays."""
     return {name: array for name, array in batch.items() if name not in ("index", "position", "weight")}
 
 
 def passes(
-    batches: Iterable[Arrays],
-    compute: Callable[[Arrays], Arrays],
+    batches: Iterable[ArrayMap],
+    compute: Callable[[ArrayMap], ArrayMap],
     read: Read = inputs_of,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `compute` for all batches, joined in the order of the examples.
@@ -120,7 +120,7 @@ def passes(
         read: Takes the inputs of `compute` from a batch.
 
     Returns:
-        Arrays [N, ...] by name, with `index` [N] and, unless `read` passes them to `compute`, the labels.
+        ArrayMap [N, ...] by name, with `index` [N] and, unless `read` passes them to `compute`, the labels.
     """
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
@@ -161,7 +161,7 @@ def feature_reader(ready: Prepared) -> Callable[[Variables, Examples], dict[str,
     recipe = ready.recipe
 
     @jax.jit
-    def read(variables: Variables, inputs: Arrays) -> Any:
+    def read(variables: Variables, inputs: ArrayMap) -> Any:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
         return models.features(taps).astype(jnp.float32)
 
@@ -212,7 +212,7 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
     recipe = ready.recipe
 
     @jax.jit
-    def outputs(variables: Variables, inputs: Arrays) -> Arrays:
+    def outputs(variables: Variables, inputs: ArrayMap) -> ArrayMap:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
         return {name: taps[name] for name in ("logits", "hidden", "pooled") if name in taps}
 

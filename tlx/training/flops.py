@@ -15,7 +15,7 @@ from tlx.training.prepare import Prepared, open_data, prepare, training_batches
 from tlx.training.state import Parts, TrainState, initial_state, memories
 from tlx.training.step import compile_step
 from tlx.trees import Tree, flatten, nest
-from tlx.types import Arrays
+from tlx.types import ArrayMap
 
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -75,7 +75,7 @@ def batches(ready: Prepared, splits: Splits, steps: int) -> Counter[tuple[int, S
     return +counts
 
 
-def shapes_of(batch: Arrays) -> Shapes:
+def shapes_of(batch: ArrayMap) -> Shapes:
     """Return the path, shape and type of every array of a batch."""
     return tuple((path, np.shape(array), str(array.dtype)) for path, array in flatten(batch).items())
 

@@ -19,7 +19,7 @@ from tlx.optim.hyperparameters import with_hyperparameters
 from tlx.training import pmap
 from tlx.training.state import Parts, TrainState, answering
 from tlx.trees import Tree, flatten, merge, nest
-from tlx.types import Array, Arrays, Tick, Variables, View
+from tlx.types import Array, ArrayMap, Tick, Variables, View
 from tlx.updates import Slope
 
 Batch = Mapping[str, Mapping[str, Any]]
@@ -245,7 +245,7 @@ class Losses:
         return direct, pull, metrics
 
 
-def read_of(taps: Arrays) -> dict[str, Array]:
+def read_of(taps: ArrayMap) -> dict[str, Array]:
     """Return the taps of a stream that a term that couples examples may read."""
     readable = {"logits": taps["logits"]} if "logits" in taps else {}
     return readable | ({"pooled": features(taps)} if "pooled" in taps or "hidden" in taps else {})
@@ -299,7 +299,7 @@ def grouped(reads: Sequence[Pass], joint: bool) -> list[list[Pass]]:
     return ([together] if together else []) + [[read] for read in reads if read not in together]
 
 
-def one_below_another(streams: Sequence[Arrays]) -> Mapping[str, Any]:
+def one_below_another(streams: Sequence[ArrayMap]) -> Mapping[str, Any]:
     """Return the entries that all these streams share, concatenated along the rows."""
     if len(streams) == 1:
         return streams[0]
@@ -308,7 +308,7 @@ def one_below_another(streams: Sequence[Arrays]) -> Mapping[str, Any]:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def taken_apart(taps: Arrays, rows: Mapping[str, int]) -> dict[str, Any]:
+def taken_apart(taps: ArrayMap, rows: Mapping[str, int]) -> dict[str, Any]:
     """Split the taps of concatenated streams into the taps of each stream; `rows` is the number of rows of each."""
     if len(rows) == 1:
         return dict.fromkeys(rows, taps)
@@ -332,12 +332,12 @@ def joint_places(streams: Sequence[tuple[Array | int, int]]) -> Array | int:
     return jnp.concatenate(places_of_rows) - jnp.arange(sum(rows for _, rows in streams))
 
 
-def rows_of(inputs: Arrays) -> int:
+def rows_of(inputs: ArrayMap) -> int:
     """Return the number of rows of a stream."""
     return inputs["index"].shape[0]
 
 
-def cut(stream: str, inputs: Arrays, count: int) -> dict[str, Any]:
+def cut(stream: str, inputs: ArrayMap, count: int) -> dict[str, Any]:
     """Cut a stream [B, ...] -> [M, B / M, ...]; raise ValueError where it does not divide."""
     if rows_of(inputs) % count:
         raise ValueError(

@@ -16,7 +16,7 @@ from tlx.training.active_run import ActiveRun
 from tlx.training.batches import DeviceBatches, HostBatches, batches_for, batches_of, one_of
 from tlx.training.step import Parts, TrainState, compile_step, initial_state, next_state
 from tlx.training.vectorize import Engine
-from tlx.types import Arrays
+from tlx.types import ArrayMap
 
 Before = tuple[list[Parts], list[TrainState]]
 
@@ -63,7 +63,7 @@ class PhaseSetup:
             flops.append(sum(number * (counts[shape] or 0.0) for shape, number in steps.items()))
         return flops
 
-    def step_flops(self, n: int, batch: Arrays) -> float | None:
+    def step_flops(self, n: int, batch: ArrayMap) -> float | None:
         """Return the operations of one step of run n alone on a batch of these shapes; None where XLA does not count
         them."""
         parts, form = self.parts[n], self.forms[n]
@@ -74,7 +74,7 @@ class PhaseSetup:
             self.flops_by_shape[key] = float(cost["flops"]) if cost and "flops" in cost else None
         return self.flops_by_shape[key]
 
-    def program(self, parts: Parts, form: TrainState, batch: Arrays) -> Any:
+    def program(self, parts: Parts, form: TrainState, batch: ArrayMap) -> Any:
         """Return one run's step, lowered for arrays of these shapes. The engine's step is used, and not traced again,
         where it is the step of one run on a whole batch. XLA would count only one round of a loop over pieces of the
         batch, so such a step is lowered in one piece."""
@@ -146,7 +146,7 @@ def engine_of(
     parts: Sequence[Parts],
     mesh: Mesh,
     states: list[TrainState],
-    streams: Sequence[Arrays],
+    streams: Sequence[ArrayMap],
     validation: Sequence[Any],
 ) -> tuple[Engine, list[TrainState], list[str]]:
     """Return the engine of these runs, their initial states as the engine takes them, and the paths of all its

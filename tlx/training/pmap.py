@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from tlx import sharding
 from tlx.training.state import TrainState
-from tlx.types import Array, Arrays
+from tlx.types import Array, ArrayMap
 
 AXIS = sharding.DATA
 
@@ -54,7 +54,7 @@ class PmapCompiler:
         """Compile a training step; its metrics are equal on all devices."""
         mapped = self.compile(step, donate_argnums=0)
 
-        def train(state: TrainState, batch: Arrays) -> tuple[Any, Any]:
+        def train(state: TrainState, batch: ArrayMap) -> tuple[Any, Any]:
             state, metrics = mapped(state, batch)
             return state, self.first(metrics)
 
@@ -73,7 +73,7 @@ class PmapCompiler:
         """Return the one state of all devices."""
         return self.first(state)
 
-    def put(self, batch: Arrays) -> Any:
+    def put(self, batch: ArrayMap) -> Any:
         """Cut a batch [B, ...] for the devices."""
         count = len(self.devices)
         return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)

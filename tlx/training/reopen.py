@@ -19,12 +19,12 @@ from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.results import save_model, write_tables
 from tlx.trees import Json, flatten, nest
-from tlx.types import Arrays, Variables
+from tlx.types import ArrayMap, Variables
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.files import read_file
 from tlx.weights.form import STATS
 
-Batches = list[Arrays]
+Batches = list[ArrayMap]
 
 
 class Reopened(NamedTuple):
@@ -254,7 +254,7 @@ class Meter:
         task = self.task
 
         @jax.jit
-        def score(variables: Variables, batch: Arrays) -> Any:
+        def score(variables: Variables, batch: ArrayMap) -> Any:
             labels = {name: batch[name] for name in task.fields()}
             inputs = {name: array for name, array in batch.items() if name not in labels}
             return task.score(models.forward(model, variables, inputs, dtype=dtype)[0], labels)

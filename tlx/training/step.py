@@ -23,7 +23,7 @@ from tlx.training import pmap
 from tlx.training.gradients import Batch, slope_of
 from tlx.training.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, nest
-from tlx.types import Array, Arrays, Tick
+from tlx.types import Array, ArrayMap, Tick
 from tlx.updates import Point
 
 __all__ = [
@@ -98,7 +98,7 @@ def moved_average(layout: Layout, average: Tree, trainable: Tree, keep: Array) -
     return moved
 
 
-def eval_step(parts: Parts, state: TrainState, batch: Arrays) -> dict[str, Array]:
+def eval_step(parts: Parts, state: TrainState, batch: ArrayMap) -> dict[str, Array]:
     """Return the scores of the task on a batch with label arrays, arrays [B, ...] by name.
 
     Nothing is random, and batch norm uses its running statistics. For a batch without label arrays return the `logits`
@@ -133,11 +133,11 @@ class Compiled(NamedTuple):
     nothing is averaged.
     """
 
-    train: Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
-    evaluate: Callable[[TrainState, Arrays], Arrays]
+    train: Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
+    evaluate: Callable[[TrainState, ArrayMap], ArrayMap]
     place: Callable[[TrainState], TrainState]
     fetch: Callable[[TrainState], TrainState]
-    put: Callable[[Arrays], Arrays]
+    put: Callable[[ArrayMap], ArrayMap]
     answer: Callable[[TrainState], TrainState]
 
 

@@ -22,7 +22,7 @@ from tlx.partition import Partition
 from tlx.training.state import Parts, TrainState
 from tlx.training.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten, size
-from tlx.types import Array, Arrays
+from tlx.types import Array, ArrayMap
 
 # The largest number of steps over a resident table in one call.
 MOST = 256
@@ -31,7 +31,7 @@ SMALL = 2**22
 
 
 # A step of training: state, batch -> state, metrics.
-Step = Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
+Step = Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
 
 
 class Engine(NamedTuple):
@@ -47,13 +47,13 @@ class Engine(NamedTuple):
 
     runs: int
     start: str | None
-    train: Callable[[TrainState, Arrays], tuple[TrainState, Arrays]]
-    sweep: Callable[[TrainState, Arrays, Any, Any], tuple[TrainState, Arrays]] | None
-    evaluate: Callable[[TrainState, Arrays], Arrays]
+    train: Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
+    sweep: Callable[[TrainState, ArrayMap, Any, Any], tuple[TrainState, ArrayMap]] | None
+    evaluate: Callable[[TrainState, ArrayMap], ArrayMap]
     place: Callable[[Sequence[TrainState]], TrainState]
     fetch: Callable[[TrainState, int], TrainState]
-    put: Callable[[Arrays], Arrays]
-    put_whole: Callable[[Arrays], Arrays]
+    put: Callable[[ArrayMap], ArrayMap]
+    put_whole: Callable[[ArrayMap], ArrayMap]
     put_rows: Callable[[np.ndarray], Array]
     answer: Callable[[TrainState], TrainState]
 
@@ -159,7 +159,7 @@ def stepped(parts: Parts, axes: TrainState, leaf_axes: Sequence[int | None], bat
             tree, [leaf if axis is None else leaf.reshape(*sizes, *leaf.shape[count:]) for axis, leaf in pairs]
         )
 
-    def both(state: TrainState, batch: Arrays) -> tuple[TrainState, Arrays]:
+    def both(state: TrainState, batch: ArrayMap) -> tuple[TrainState, ArrayMap]:
         if batches == 1:
             after, metrics = step(state._replace(key=state.key[0]), batch)
             return after._replace(key=state.key), metrics
@@ -171,13 +171,15 @@ def stepped(parts: Parts, axes: TrainState, leaf_axes: Sequence[int | None], bat
     return both
 
 
-def swept(step: Step, state: TrainState, table: Arrays, positions: Array, count: Array) -> tuple[TrainState, Arrays]:
+def swept(
+    step: Step, state: TrainState, table: ArrayMap, positions: Array, count: Array
+) -> tuple[TrainState, ArrayMap]:
     """Take `count` steps in one program: the batch of step k is the rows `positions[k]` of the table."""
 
-    def batch(k: int | Array) -> Arrays:
+    def batch(k: int | Array) -> ArrayMap:
         return jax.tree.map(lambda leaf: leaf[positions[k]], table)
 
-    def body(k: Array, carry: tuple[TrainState, Arrays]) -> tuple[TrainState, Arrays]:
+    def body(k: Array, carry: tuple[TrainState, ArrayMap]) -> tuple[TrainState, ArrayMap]:
         state, history = carry
         state, metrics = step(state, batch(k))
         return state, jax.tree.map(lambda values, value: values.at[k].set(value), history, metrics)

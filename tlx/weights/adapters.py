@@ -19,7 +19,7 @@ from tlx.files.documents import digests
 from tlx.partition import compile_rule
 from tlx.tasks.classes import format_names, match, placeholder
 from tlx.trees import Json, Tree, flatten, nest
-from tlx.types import Arrays, Key, Model, Param, Variables
+from tlx.types import ArrayMap, Key, Model, Param, Variables
 from tlx.weights.files import read_file, write_file
 from tlx.weights.fitting import within
 from tlx.weights.form import (
@@ -325,7 +325,7 @@ def paths_read(model: Model, params: Tree) -> set[str]:
         is_leaf=lambda leaf: isinstance(leaf, Param),
     )
 
-    def taps(tree: Tree, stats: Tree, inputs: Arrays, key: Key) -> Arrays:
+    def taps(tree: Tree, stats: Tree, inputs: ArrayMap, key: Key) -> ArrayMap:
         return models.forward(model, Variables(tree, stats), inputs, key=key, train=True)[0]
 
     inputs = models.example_inputs(model.config, tokens=1)

@@ -18,7 +18,7 @@ from tlx.report.intervals import measure, wilson
 from tlx.tasks import Regression
 from tlx.training.evaluate import passes
 from tlx.training.reopen import Batches, Reopened
-from tlx.types import Arrays, Variables
+from tlx.types import ArrayMap, Variables
 
 BATCH = 64
 Features = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ def reader(opened: Reopened) -> Callable[[Variables, Batches], Features]:
     names = [stage.name for stage in model.stages]
 
     @jax.jit
-    def read(variables: Variables, inputs: Arrays) -> dict[str, Any]:
+    def read(variables: Variables, inputs: ArrayMap) -> dict[str, Any]:
         taps, _ = models.forward(model, variables, inputs, dtype=dtype)
         mask = taps["carry"].get("mask")
         return {name: models.summary(taps[name], mask) for name in names}

@@ -11,7 +11,7 @@ from tlx.records.run_directory import Predictions
 from tlx.report.intervals import measure
 from tlx.training.evaluate import passes, scored
 from tlx.training.reopen import Batches, Reopened
-from tlx.types import Arrays, Variables
+from tlx.types import ArrayMap, Variables
 from tlx.weights import blend
 
 POINTS = 11
@@ -29,7 +29,7 @@ def path(
     model, task, dtype = opened.ready.model, opened.ready.task, opened.ready.recipe.train.dtype
 
     @jax.jit
-    def score(before: Variables, after: Variables, share: Any, batch: Arrays) -> Any:
+    def score(before: Variables, after: Variables, share: Any, batch: ArrayMap) -> Any:
         labels = {name: batch[name] for name in task.fields()}
         inputs = {name: array for name, array in batch.items() if name not in labels}
         outputs, _ = models.forward(model, blend.interpolate(before, after, share), inputs, dtype=dtype)
@@ -40,7 +40,7 @@ def path(
     for number in range(points):
         share = number / (points - 1)
 
-        def compute(batch: Arrays, at: Any = jnp.float32(share)) -> dict[str, Any]:
+        def compute(batch: ArrayMap, at: Any = jnp.float32(share)) -> dict[str, Any]:
             return score(before, after, at, batch)
 
         scores = passes(batches, compute, scored)

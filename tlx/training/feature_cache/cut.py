@@ -19,7 +19,7 @@ from tlx.training.prepare import Prepared
 from tlx.training.state import Parts, initial_state
 from tlx.training.step import eval_step, train_step
 from tlx.trees import Tree, subtree
-from tlx.types import Arrays, Variables
+from tlx.types import ArrayMap, Variables
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 Reads = tuple[tuple[tuple[str, ...], jax.ShapeDtypeStruct], ...]
@@ -86,7 +86,7 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
     return Cut(stage, why, reads, leaves)
 
 
-def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: Arrays) -> Any:
+def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, inputs: ArrayMap) -> Any:
     """Return the carry at the cut."""
     return forward(ready.model, variables, inputs, stop=stage, dtype=dtype)[0]["carry"]
 
@@ -205,7 +205,7 @@ def token_axes(ready: Prepared, stage: str, reads: Reads) -> tuple[list[int | No
     return extras, ""
 
 
-def prefix(ready: Prepared, stage: str, reads: Reads, variables: Any, inputs: Arrays) -> list[Any]:
+def prefix(ready: Prepared, stage: str, reads: Reads, variables: Any, inputs: ArrayMap) -> list[Any]:
     """Return the entries of the carry at the cut, in the order of `reads`."""
     carry = carried(ready, stage, ready.recipe.train.dtype, variables, inputs)
     arrays = []
