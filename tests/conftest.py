@@ -19,7 +19,8 @@ import jax
 import tlx
 from tlx import Data, Optim, Recipe, Study, Train, choice, models, param, prod, tasks, tuning
 from tlx.records import studies
-from tlx.records.log import Progress, read_metrics, write_json
+from tlx.records.log import read_metrics, write_json
+from tlx.records.progress import Progress
 from tlx.study import run_study
 from tlx.study.base import document, settle
 

@@ -16,7 +16,7 @@ from tlx.files import run_files
 from tlx.files.documents import digests
 from tlx.predict import predict
 from tlx.records import run_directory, studies
-from tlx.records.log import Progress
+from tlx.records.progress import Progress
 from tlx.training.loop import How
 from tlx.training.reopen import rebuild, reopen
 from tlx.weights import load_pretrained

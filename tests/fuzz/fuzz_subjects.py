@@ -200,7 +200,7 @@ def stopped(config, folder):
     """A run that was interrupted after its second step, with a checkpoint."""
     import tlx
     from tlx.cli.group import load_recipe
-    from tlx.records.log import Progress
+    from tlx.records.progress import Progress
 
     step = Progress.step
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tlx.records.log import METRICS, Progress, Records, read_metrics, write_json
+from tlx.records.log import METRICS, Records, read_metrics, write_json
 
 
 def write(folder, steps, begin=0):
@@ -63,16 +63,6 @@ def test_a_json_file_is_complete_or_unchanged(tmp_path):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_without_a_terminal_there_is_no_bar_and_quiet_prints_nothing(capsys):
-    for quiet in (False, True):
-        with Progress(3, 0, 8, quiet) as progress:
-            progress.step(1, 0.5, 0.1)
-            progress.say("step 3/3")
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err == "step 3/3\n"
 
 
 def test_a_full_disk_is_an_error_and_no_thread_waits(tmp_path, monkeypatch):

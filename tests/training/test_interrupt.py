@@ -12,7 +12,8 @@ import pytest
 import tlx
 from tlx import Data, Recipe, Train, models, tasks
 from tlx.files.durable import DamagedWarning
-from tlx.records.log import Progress, read_metrics
+from tlx.records.log import read_metrics
+from tlx.records.progress import Progress
 from tlx.training.checkpoint import Checkpoints
 from tlx.training.interrupt import locked, look, noted
 from tlx.training.loop import How

@@ -241,16 +241,15 @@ spec = importlib.util.spec_from_file_location("test_train", {file!r})
 test_train = importlib.util.module_from_spec(spec)
 sys.modules["test_train"] = test_train
 spec.loader.exec_module(test_train)
-import tlx.report, tlx.training.checkpoint, tlx.records.log
+import tlx.report, tlx.training.checkpoint, tlx.records.progress
 tlx.report.available = lambda: False
-say = tlx.records.log.Progress.say
 def full(self, text):
     # From here on no file may grow: the checkpoint of step 4 and all after it fail, as on a full disk.
     if text.startswith("step 4/"):
         while not (Path(sys.argv[1]) / "checkpoints" / "2").is_dir():
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
-tlx.records.log.Progress.say = full
+tlx.records.progress.Progress.measured = full
 try:
     test_train.run(test_train.RECIPE, sys.argv[1], quiet=True)
 except tlx.training.checkpoint.DiskFull as error:

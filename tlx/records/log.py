@@ -1,15 +1,13 @@
-"""Write the records of a run while it trains: one JSON line per metric value, TensorBoard events, a progress bar."""
+"""Write the records of a run while it trains: one JSON line per metric value, and TensorBoard events."""
 
 import json
 import os
 import socket
 import struct
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tlx.files.documents import digests, read_lines
 from tlx.files.documents.records import METRIC, RERUN
@@ -151,68 +149,3 @@ class NoRecords:
     def flush(self, *, sync: bool = False) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Bar:
-    """Show a progress bar on a terminal, and print lines elsewhere.
-
-    `word` names the counted unit. `remaining` shows rich's estimate of the remaining time.
-    """
-
-    def __init__(self, word: str, total: int, done: int, quiet: bool, remaining: bool = False):
-        self.quiet, self.bar = quiet, None
-        if quiet or not sys.stderr.isatty():
-            return
-        from rich import progress
-        from rich.console import Console
-
-        self.bar = progress.Progress(
-            progress.TextColumn(word + " {task.completed}/{task.total}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.fields[text]}"),
-            *((progress.TimeRemainingColumn(),) if remaining else ()),
-            console=Console(stderr=True),
-            refresh_per_second=4,
-        )
-        self.task = self.bar.add_task(word, total=total, completed=done, text="")
-        self.bar.start()
-
-    def move(self, done: int, text: str) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, text=text)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays above the bar."""
-        if self.bar is not None:
-            self.bar.console.print(text, highlight=False, markup=False)
-        elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            if kind is None:
-                self.bar.update(self.task, completed=self.bar.tasks[0].total)
-            self.bar.stop()
-
-
-class Progress(Bar):
-    """Show the steps of a run, with loss, rate, examples per second and remaining time."""
-
-    def __init__(self, total: int, done: int, batch: int, quiet: bool):
-        super().__init__("step", total, done, quiet, remaining=True)
-        self.batch = batch
-        self.first, self.start, self.last_update = done, time.perf_counter(), 0.0
-
-    def step(self, step: int, loss: float, rate: float) -> None:
-        """Show a step, at most ten times per second."""
-        now = time.perf_counter()
-        if self.bar is None or now - self.last_update < 0.1:
-            return
-        self.last_update = now
-        speed = (step - self.first) * self.batch / max(now - self.start, 1e-9)
-        self.move(step, f"loss {loss:.4f}  rate {rate:.2e}  {speed:.0f} examples/s")

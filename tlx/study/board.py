@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from tlx.records import run_directory, studies
-from tlx.records.log import Bar
+from tlx.records.progress import Bar
 from tlx.records.run_directory import RESULT
 from tlx.records.studies import CELLS, State
 from tlx.report.words import duration

@@ -4,9 +4,8 @@ import itertools
 import math
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,21 +37,6 @@ CHECKPOINTS = "checkpoints"
 
 class Diverged(ArithmeticError):
     """The loss is no longer a finite number."""
-
-
-class Clock:
-    """Count seconds by activity: setup, compile, train, eval."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("setup", "compile", "train", "eval"), 0.0)
-
-    @contextmanager
-    def __call__(self, name: str) -> Any:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start
 
 
 class Best(NamedTuple):

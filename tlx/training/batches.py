@@ -145,7 +145,7 @@ class DeviceBatches(ShapeCounter):
     def bytes_needed(self, state: TrainState) -> int:
         """Return the bytes of arguments and temporaries of the compiled steps, which are compiled here, once."""
         rows = self.engine.put_rows(np.zeros((MOST, *self.rows_shape()), np.int32))
-        self.program = self.program.lower(state, self.table, rows, np.int32(1)).compile()
+        self.program, self.compiled = self.program.lower(state, self.table, rows, np.int32(1)).compile(), True
         return needed(self.program)
 
     def rows_shape(self) -> tuple[int, ...]:

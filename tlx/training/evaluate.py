@@ -23,10 +23,21 @@ from tlx.training.vectorize import Engine
 from tlx.types import ArrayMap, Variables
 
 Read = Callable[[ArrayMap], dict[str, Any]]
+# Called with the number of examples of a batch when they are evaluated.
+Advance = Callable[[int], None]
+
+
+def uncounted(examples: int) -> None:
+    """Count nothing."""
 
 
 def evaluate(
-    engine: Engine, state: TrainState, examples: Examples, readers: Sequence[Any], ready: Prepared
+    engine: Engine,
+    state: TrainState,
+    examples: Examples,
+    readers: Sequence[Any],
+    ready: Prepared,
+    advance: Advance = uncounted,
 ) -> list[Predictions]:
     """Score every example of a split once, under the variables of each run in `state`.
 
@@ -36,11 +47,12 @@ def evaluate(
         examples: The split.
         readers: One reader for all runs (a processor or the table of a feature cache), or a table for each run.
         ready: The prepared recipe of the first run.
+        advance: See `Advance`.
 
     Returns:
         The predictions of each run.
     """
-    scores = measured(engine, state, examples, readers, ready, scored)
+    scores = measured(engine, state, examples, readers, ready, scored, advance)
     indices, finite = scores.pop("index"), scores.pop(FINITE, None)
     return [
         Predictions(
@@ -58,11 +70,14 @@ def look(
     examples: Mapping[str, Examples],
     readers: Mapping[str, Sequence[Any]],
     ready: Prepared,
+    advance: Advance = uncounted,
 ) -> list[Outputs]:
     """Return the logits, features and labels that the recipe's criteria read, by name, under the variables of each run;
-    `readers` as in `evaluate`."""
+    `readers` and `advance` as in `evaluate`."""
     inputs = partial(inputs_of, targets=ready.targets)
-    outputs = {name: measured(engine, state, split, readers[name], ready, inputs) for name, split in examples.items()}
+    outputs = {
+        name: measured(engine, state, split, readers[name], ready, inputs, advance) for name, split in examples.items()
+    }
 
     def rows(name: str, n: int) -> OutputRows:
         arrays = outputs[name]
@@ -75,7 +90,13 @@ def look(
 
 
 def measured(
-    engine: Engine, state: TrainState, examples: Examples, readers: Sequence[Any], ready: Prepared, read: Read
+    engine: Engine,
+    state: TrainState,
+    examples: Examples,
+    readers: Sequence[Any],
+    ready: Prepared,
+    read: Read,
+    advance: Advance,
 ) -> dict[str, np.ndarray]:
     """Return the engine's outputs for every example, arrays [N, A, ...] by name (N examples, A runs), with `index` [N],
     in the order of the examples. `read` takes the engine's inputs from a batch."""
@@ -92,7 +113,7 @@ def measured(
         # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
-    return passes(batches, compute, read)
+    return passes(batches, compute, read, advance)
 
 
 def beside(batches: Sequence[ArrayMap], read: Read) -> dict[str, Any]:
@@ -111,6 +132,7 @@ def passes(
     batches: Iterable[ArrayMap],
     compute: Callable[[ArrayMap], ArrayMap],
     read: Read = inputs_of,
+    advance: Advance = uncounted,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `compute` for all batches, joined in the order of the examples.
 
@@ -118,6 +140,7 @@ def passes(
         batches: Batches of host arrays.
         compute: A function of the inputs of a batch; it returns arrays [B, ...] by name.
         read: Takes the inputs of `compute` from a batch.
+        advance: See `Advance`.
 
     Returns:
         ArrayMap [N, ...] by name, with `index` [N] and, unless `read` passes them to `compute`, the labels.
@@ -128,6 +151,7 @@ def passes(
         inputs = read(batch)
         labels = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
         parts.append({name: stored(array)[is_real] for name, array in (labels | dict(compute(inputs))).items()})
+        advance(int(is_real.sum()))
     order = np.argsort(np.concatenate([part.pop("position") for part in parts]))
     return {name: joined([part[name] for part in parts])[order] for name in parts[0]}
 

@@ -3,26 +3,33 @@
 The loop does not see whether there is one run or several vectorised runs; only this module and `vectorize` know.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from tlx import partition
 from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Outputs
+from tlx.recipe import Recipe
 from tlx.records import run_directory
-from tlx.records.log import Progress
+from tlx.records.compile_times import CompileTimes
+from tlx.records.progress import Clock, Evaluations, Progress
 from tlx.records.run_directory import Predictions
 from tlx.training import vectorize
-from tlx.training.active_run import ActiveRun, Clock, Diverged, moved_part
+from tlx.training.active_run import ActiveRun, Diverged, moved_part
 from tlx.training.batches import DispatchedSteps, one_of
 from tlx.training.energy import Metered, Used
 from tlx.training.evaluate import evaluate, look
 from tlx.training.group_checkpoints import GroupCheckpoints
+from tlx.training.grouping import signature
 from tlx.training.interrupt import Interruption, noted
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
+from tlx.training.programs import Shapes
 from tlx.training.results import end_message, line, start_message, write_all, write_page
 from tlx.training.step import Parts, TrainState
 from tlx.trees import flatten, nest
@@ -59,9 +66,10 @@ class RunGroup:
         self.state: Any = None
         # The last dispatched steps, whose metrics are not read yet, and the step before them.
         self.pending: tuple[int, DispatchedSteps] | None = None
-        # Steps that did not wait for the compiler: those that count for the examples per second.
-        self.timed = 0
+        # Whether the devices computed the pending steps while another program was compiled.
+        self.overlapped = False
         self.interrupted, self.saved = False, time.monotonic()
+        self.times = CompileTimes()
 
     @property
     def phase(self) -> PhaseSetup:
@@ -76,7 +84,7 @@ class RunGroup:
         """Begin a phase: place its states on the devices."""
         start, self.last = self.spans[number]
         self.step = max(self.begin, start)
-        with self.clock("setup"):
+        with self.clock("setup"), self.progress.doing("setting up"):
             if self.setup is None or (self.setup.phase, self.setup.step) != (number, self.step):
                 before, self.before, self.setup = self.before, None, None
                 feature_cache, restore = self.how.feature_cache, self.checkpoints.restore
@@ -84,21 +92,36 @@ class RunGroup:
                     self.runs, number, feature_cache, self.progress.say, before, restore, self.how.mesh
                 )
             self.state = self.setup.placed()
+        if not self.how.quiet:
+            self.identity = identity_of(self.recipe, len(self.runs), number)
+        self.setup.programs.announce = self.compiling
+        self.progress.begin_phase()
+
+    @contextmanager
+    def compiling(self, program: str, shapes: Shapes) -> Iterator[None]:
+        """Count the seconds in which a program is compiled; show how long it took last time, and remember it."""
+        if self.how.quiet:
+            with self.clock("compile"):
+                yield
+            return
+        key = digest_of(self.identity, program, shapes)
+        start = time.perf_counter()
+        with self.clock("compile"), self.progress.compiling(program, self.times.last(key)):
+            yield
+        self.times.note(key, time.perf_counter() - start)
 
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
         interval = self.first.eval_every
         end = min(self.last, self.step - self.step % interval + interval)
-        moment = time.perf_counter()
-        dispatched = self.phase.batches.take(self.state, self.step, end)
-        self.state = dispatched.state
-        self.settle()
-        self.clock.seconds["train" if dispatched.compiled else "compile"] += time.perf_counter() - moment
-        self.timed += dispatched.steps * dispatched.compiled
-        self.pending, self.step = (self.step, dispatched), self.step + dispatched.steps
-        self.interrupted = self.stop.requested
-        if self.evaluation_due or self.interrupted:
-            with self.clock("train"):
+        with self.clock("train"):
+            dispatched = self.phase.batches.take(self.state, self.step, end)
+            self.state = dispatched.state
+            self.overlapped = self.pending is not None and not dispatched.compiled
+            self.settle()
+            self.pending, self.step = (self.step, dispatched), self.step + dispatched.steps
+            self.interrupted = self.stop.requested
+            if self.evaluation_due or self.interrupted:
                 self.settle()
 
     def settle(self) -> None:
@@ -107,6 +130,9 @@ class RunGroup:
             return
         (step, dispatched), self.pending = self.pending, None
         metrics = dispatched.metrics_on_host()
+        # Steps that overlap with a compilation took no time of the training.
+        self.clock.steps += 0 if self.overlapped else dispatched.steps
+        self.overlapped = False
         self.rates = metrics["rate"][-1]
         for n, run in enumerate(self.runs):
             if run.failed is None:
@@ -138,8 +164,11 @@ class RunGroup:
             engine, continues = self.phase.engine, True
             evaluated = engine.answer(self.state)
             readers = {name: one_of(by_run) for name, by_run in self.phase.readers.items()}
-            outcomes = evaluate(engine, evaluated, self.splits.validation, readers["validation"], self.runs[0].ready)
-            criteria_inputs = look(engine, evaluated, self.splits.aside, readers, self.runs[0].ready)
+            validation, aside, ready = self.splits.validation, self.splits.aside, self.runs[0].ready
+            with self.progress.doing("validating", len(validation) + sum(map(len, aside.values()))):
+                advance = self.progress.advance
+                outcomes = evaluate(engine, evaluated, validation, readers["validation"], ready, advance)
+                criteria_inputs = look(engine, evaluated, aside, readers, ready, advance)
             for n, run in enumerate(self.runs):
                 if run.failed is None:
                     with self.ended_alone(run):
@@ -154,7 +183,7 @@ class RunGroup:
         run = self.runs[n]
         metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]))
         if n == 0:
-            self.progress.say(line(self.step, self.steps, metrics, run.criteria))
+            self.progress.measured(line(self.step, self.steps, metrics, run.criteria))
         return self.how.judge is None or self.step == self.steps or self.how.judge(self.step, metrics)
 
     def keep_best(self, states: Any) -> None:
@@ -184,7 +213,7 @@ class RunGroup:
 
     def count_flops(self) -> None:
         """Add the operations of the steps since the last call to those of each run; None once they are unknown."""
-        with self.clock("compile"):
+        with self.clock("compile"), self.progress.doing("counting operations"):
             flops = self.phase.flops()
             for n, run in enumerate(self.runs):
                 run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
@@ -211,20 +240,21 @@ class RunGroup:
             self.chosen = [best_state(run, state, of_run, self.ended) for run, state, of_run in parts]
             if any(step != self.ended for _, step in self.chosen):
                 evaluated = engine.place([state for state, _ in self.chosen])
-                self.evaluate("validation", evaluated)
+                self.evaluate("validation", evaluated, "validating the chosen checkpoint")
         self.evaluated = evaluated
 
     def evaluate_test(self) -> None:
         """Measure every test set with the chosen states."""
         with self.clock("eval"):
             for name in self.splits.measured:
-                self.evaluate(name, self.evaluated)
+                self.evaluate(name, self.evaluated, "testing" if name == "test" else f"testing on {name}")
 
-    def evaluate(self, split: str, states: Any) -> None:
-        """Measure a split for every run, once for the result."""
+    def evaluate(self, split: str, states: Any, words: str) -> None:
+        """Measure a split for every run, once for the result; `words` say so."""
         phase = self.phase
         examples, readers = self.splits.by_name[split], one_of(phase.readers[split])
-        outcomes = evaluate(phase.engine, states, examples, readers, self.runs[0].ready)
+        with self.progress.doing(words, len(examples)):
+            outcomes = evaluate(phase.engine, states, examples, readers, self.runs[0].ready, self.progress.advance)
         for run, outcome in zip(self.runs, outcomes, strict=True):
             run.outcomes[split] = outcome
 
@@ -234,7 +264,8 @@ class RunGroup:
         # Until the last result is written the checkpoint may be needed.
         self.checkpoints.wait()
         used = self.meter.stop().shared(len(self.runs))
-        return [self.write_result(n, used) for n in range(len(self.runs))]
+        with self.progress.doing("writing the results"):
+            return [self.write_result(n, used) for n in range(len(self.runs))]
 
     def write_result(self, n: int, used: Used) -> dict[str, Any] | Exception:
         """Return the result of run n, and write it unless the run was finished before or failed."""
@@ -248,7 +279,7 @@ class RunGroup:
                 metrics = run.outcomes[split].metrics(run.ready.task)
                 run.records.write(self.ended, {f"{split}/{name}": value for name, value in metrics.items()})
         run.records.flush()
-        finish: dict[str, Any] = {"clock": self.clock, "steps": self.ended, "timed": self.timed, "selected": selected}
+        finish: dict[str, Any] = {"clock": self.clock, "steps": self.ended, "selected": selected}
         finish["pack"] = {"arms": len(self.runs), "place": n}
         if len(self.runs) > 1:
             finish["pack"]["cells"] = self.checkpoints.cells
@@ -276,12 +307,26 @@ def open_group(
         checkpoints = stack.enter_context(closing(GroupCheckpoints(runs)))
         meter = stack.enter_context(Metered())
         batch = first.recipe.batch_of(first.splits.first) * len(runs)
-        progress = stack.enter_context(Progress(first.steps, first.begin, batch, how.quiet))
+        test = sum(map(len, first.splits.measured.values())) if how.test else 0
+        evaluations = Evaluations(first.eval_every, len(first.splits.validation), test)
+        progress = stack.enter_context(Progress(first.steps, first.begin, batch, how.quiet, clock, evaluations))
         if not how.quiet:
             progress.say(start_message(first.ready, first.splits, first.steps, first.begin, first.path))
         group = RunGroup(runs, how, clock, stop, checkpoints, meter, progress)
         group.setup = setup
         yield group
+
+
+def identity_of(recipe: Recipe, runs: int, phase: int) -> str:
+    """Return a text that is equal for phases whose programs compile alike; it costs no tracing."""
+    device = jax.devices()[0]
+    versions = jax.__version__, device.platform, device.device_kind, str(jax.device_count())
+    return digest_of(signature(recipe), runs, phase, *versions)
+
+
+def digest_of(*parts: object) -> str:
+    """Return sixteen hexadecimal digits for some values."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def best_state(run: ActiveRun, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:

@@ -13,7 +13,8 @@ from tlx.assets import cache_dir
 from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records import run_directory
-from tlx.training.active_run import ActiveRun, Clock, Diverged, opened
+from tlx.records.progress import Clock
+from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
 from tlx.training.results import PAGE, write_page

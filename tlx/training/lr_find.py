@@ -5,7 +5,8 @@ Smith (2017, section 3.3), with the smoothing, the stop and the four suggestions
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from tlx import config, optim, sharding
 from tlx.partition import Partition
 from tlx.recipe import Recipe
 from tlx.records import run_directory
-from tlx.records.log import Progress
+from tlx.records.progress import Progress
 from tlx.training.active_run import setting
 from tlx.training.loop import check_devices, remember_compilations
 from tlx.training.prepare import Prepared, open_data, prepare, training_batches
@@ -221,14 +222,28 @@ def traced(
     for step, rate in enumerate(rates):
         numbers = state.numbers | {"optim": state.numbers["optim"] | {"lr": jnp.float32(rate)}}
         state = state._replace(numbers=jax.device_put(numbers, sharding.replicated(mesh)))
-        state, metrics = compiled.train(state, compiled.put(next(batches)))
-        losses.append(float(metrics["loss"]))
+        with counted(progress, compiles=step == 0):
+            state, metrics = compiled.train(state, compiled.put(next(batches)))
+            losses.append(float(metrics["loss"]))
         smoothed = smooth(losses)
         progress.step(offset + step + 1, losses[-1], rate)
         if not math.isfinite(losses[-1]) or smoothed[-1] > STOP * min(smoothed):
             break
     rates_taken = list(rates[: len(losses)])
     return Curve(group, rates_taken, losses, smoothed, suggest(rates_taken, smoothed, len(rates)))
+
+
+@contextmanager
+def counted(progress: Progress, compiles: bool) -> Iterator[None]:
+    """Count the seconds of a step within the block, as compilation if it `compiles` its program."""
+    if compiles:
+        with progress.clock("compile"), progress.compiling("training step", None):
+            yield
+        progress.begin_phase()
+    else:
+        with progress.clock("train"):
+            yield
+        progress.clock.steps += 1
 
 
 def smooth(losses: Sequence[float], keep: float = SMOOTHING) -> list[float]:

@@ -14,6 +14,7 @@ from tlx import sharding
 from tlx.training import feature_cache, vectorize
 from tlx.training.active_run import ActiveRun
 from tlx.training.batches import DeviceBatches, HostBatches, batches_for, batches_of, one_of
+from tlx.training.programs import Programs
 from tlx.training.step import Parts, TrainState, compile_step, initial_state, next_state
 from tlx.training.vectorize import Engine
 from tlx.types import ArrayMap
@@ -26,8 +27,8 @@ class PhaseSetup:
     """A `phase` that is ready to take the step after `step`, its first step or the one after a checkpoint.
 
     By run: `parts`, `states`, `forms` (the shapes of the state that the run would have alone) and, for each stream and
-    split, `readers`. `learning` are the paths of all trainable parameters of the engine; `batches` makes the batches;
-    `flops_by_shape` keeps counted operations by shape.
+    split, `readers`. `learning` are the paths of all trainable parameters of the engine; `programs` announces the
+    compilations of its programs; `batches` makes the batches; `flops_by_shape` keeps counted operations by shape.
     """
 
     phase: int
@@ -40,6 +41,7 @@ class PhaseSetup:
     batches: HostBatches | DeviceBatches
     step: int
     mesh: Any
+    programs: Programs
     flops_by_shape: dict[Any, float | None] = field(default_factory=dict)
 
     def placed(self) -> Any:
@@ -118,8 +120,10 @@ def set_up_phase(
     forms = [sharding.shapes(state) for state in states]
     streams = [{name: source.readers[name] for name in first.splits.streams} for source in sources]
     engine, states, learning = engine_of(runs, parts, devices, states, streams, readers["validation"])
+    programs = Programs()
+    engine = programs.watched(engine)
     batches = batches_for(engine, runs, streams, step)
-    return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step, devices)
+    return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step, devices, programs)
 
 
 def read_by(

@@ -48,7 +48,8 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
     are few, the trained parameters. `result.json` is last, because it marks the run as complete.
     """
     path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
-    seconds = {name: round(spent, 3) for name, spent in finish["clock"].seconds.items()}
+    clock = finish["clock"]
+    seconds = {name: round(spent, 3) for name, spent in clock.seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
     metrics = {
         f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
@@ -65,7 +66,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "steps": finish["steps"],
         "asked_steps": arm.steps,
         "seconds": seconds,
-        "examples_per_second": round(finish["timed"] * recipe.batch_of(splits.first) / max(seconds["train"], 1e-9), 2),
+        "examples_per_second": round(clock.steps * recipe.batch_of(splits.first) / max(seconds["train"], 1e-9), 2),
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
         "examples": {

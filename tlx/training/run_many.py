@@ -11,7 +11,8 @@ import jax
 
 from tlx import config
 from tlx.recipe import Recipe
-from tlx.training.active_run import ActiveRun, Clock, opened
+from tlx.records.progress import Clock
+from tlx.training.active_run import ActiveRun, opened
 from tlx.training.batches import order_key
 from tlx.training.grouping import RunForm, alike, chunks, form_of, groups, joinable, same, signature
 from tlx.training.loop import How, Run, finished, train, whole
