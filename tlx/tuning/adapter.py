@@ -6,7 +6,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tlx.trees import Tree, added, near_miss, subtree
+from tlx.config import check_choice
+from tlx.trees import Tree, added, subtree
 from tlx.tuning.base import Tuning, blocks, either, groups, key_of, with_head
 from tlx.types import Array, Key, Learn, Model, Phase, Rule
 
@@ -32,8 +33,7 @@ class Adapter(Tuning):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"width is {self.width}; expected 1 or more")
-        if self.placement not in PLACEMENTS:
-            raise ValueError(f"unknown placement {self.placement!r}{near_miss(str(self.placement), PLACEMENTS)}")
+        check_choice("placement", self.placement, PLACEMENTS)
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the adapters; raise ValueError for a model without transformer blocks."""
