@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tlx import data, models, objectives, optim, tasks, tuning, updates, weights
-from tlx.config import check_choice, check_seed
+from tlx.config import check_choice, check_seed, source
 from tlx.data import Data
 from tlx.files.class_names import Classes, Exports, users_classes
 from tlx.functional.selection import CRITERIA, SOURCE
@@ -122,6 +122,10 @@ class Recipe:
     optim: Optim = Optim()
     train: Train = Train()
     seed: int = 0
+
+    def __repr__(self) -> str:
+        """Return the recipe as a user would write it, without fields at their defaults."""
+        return source(self)
 
     def __post_init__(self) -> None:
         # `config.check` reports another type.

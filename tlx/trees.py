@@ -113,7 +113,8 @@ def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
 
 
 def nearness(name: str, candidate: str) -> float:
-    """Return how close two names are, in [0, 1]. The begin of a longer name is close to it."""
+    """Return how close two names are, in [0, 1], whatever their case. The begin of a longer name is close to it."""
+    name, candidate = name.lower(), candidate.lower()
     begins = len(name) > 2 and candidate.startswith(name)
     return max(difflib.SequenceMatcher(None, name, candidate).ratio(), 0.9 * begins)
 

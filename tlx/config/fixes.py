@@ -5,7 +5,7 @@ import inspect
 import re
 import shlex
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tlx.config.hints import alternatives, choices_of, fits
@@ -127,16 +127,14 @@ def record_fix(value: object, hint: Any, kinds: tuple[type, ...]) -> Fix | None:
     return None
 
 
-def meant(text: str, names: Iterable[str]) -> str:
+def meant(text: str, names: Collection[str]) -> str:
     """Return the name that a text surely means: itself, in other letters, or with a slip; an empty text for none.
 
     >>> meant("lora", ["Dora", "Lora"]), meant("Lroa", ["Dora", "Lora"]), meant("Nothing", ["Noise"])
     ('Lora', 'Lora', '')
     """
-    names = sorted(names)
-    by_case = {name.lower(): name for name in names}
-    near = [name for name in closest(text.lower(), by_case, n=1) if nearness(text.lower(), name) >= 0.6]
-    return text if text in names else by_case[near[0]] if near else ""
+    near = [name for name in closest(text, names, n=1) if nearness(text, name) >= 0.6]
+    return text if text in names else near[0] if near else ""
 
 
 def near_kinds(value: object, hint: Any, kinds: Iterable[type] = ()) -> str:

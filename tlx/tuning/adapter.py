@@ -16,12 +16,13 @@ PLACEMENTS = ("houlsby", "pfeiffer")
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Tuning):
-    """x + up(gelu(down(x))) with `width` units in the middle; adapters and head learn.
+    """Add bottleneck adapters of `width` units to the blocks (Houlsby et al., 2019; Pfeiffer et al., 2021).
 
-    `placement` "houlsby" puts one adapter after the attention and one after the feed-forward layer of every block, each
-    before the residual sum, and trains the block's norms too. "pfeiffer" puts one adapter after the feed-forward
-    layer's residual sum (in a post-norm block it reads the norm of that sum). `up` starts at zero, so the initial model
-    computes the pretrained function. `norms` None follows the paper of the placement.
+    An adapter computes x + up(gelu(down(x))); adapters and head learn. `placement` "houlsby" puts one adapter after the
+    attention and one after the feed-forward layer of every block, each before the residual sum, and trains the block's
+    norms too. "pfeiffer" puts one adapter after the feed-forward layer's residual sum (in a post-norm block it reads
+    the norm of that sum). `up` starts at zero, so the initial model computes the pretrained function. `norms` None
+    follows the paper of the placement.
     """
 
     unmergeable = (("adapter", "an adapter"),)

@@ -11,10 +11,10 @@ from tlx.types import Array, Key, Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Ia3(Tuning):
-    """Scale the outputs of the dense layers that `on` matches, and the inputs of those that `inputs` matches.
+    """Scale the outputs of the layers that `on` matches, and the inputs of those of `inputs` (Liu et al., 2022).
 
-    There is one factor per unit. The factors start at one and learn, and so does the head. None for either regex leaves
-    it out.
+    The layers are dense, and there is one factor per unit. The factors start at one and learn, and so does the head.
+    None for either regex leaves it out.
     """
 
     on: str | None = r".*/attention/(key|value)"
