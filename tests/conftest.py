@@ -17,10 +17,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 
 import tlx
-from tlx import Data, Optim, Recipe, Study, Train, choice, models, param, prod, tasks, tuning
+from tlx import Data, Optim, Recipe, Study, Train, choice, config, models, param, prod, tasks, tuning
+from tlx.functional.metrics import document as declaration
+from tlx.functional.metrics import scores_of
 from tlx.records import studies
 from tlx.records.log import read_metrics, write_json
 from tlx.records.progress import Progress
+from tlx.records.run_directory import Predictions, write_predictions
 from tlx.study import run_study
 from tlx.study.base import document, settle
 
@@ -138,3 +141,42 @@ def small_study(tmp_path_factory):
     first = out / "cells" / next(iter(more.by_fingerprint))
     tlx.run(next(iter(more.by_fingerprint.values())).recipe, first, overwrite=True, quiet=True)
     return out
+
+
+@pytest.fixture
+def write_run():
+    """Return a function that writes the records of a run by hand, without training."""
+    return write_records
+
+
+RECORDED = tasks.Classification(classes=2, names=("no", "yes"))
+
+
+def write_records(folder, correct, *, indices=None, labels=None, changes=(), finished=True, selection="last", **fields):
+    """Write a run in `folder` whose model is right on the test examples where `correct` is true; return the folder.
+
+    `fields` are fields of the recipe, `indices` the positions of the examples, `changes` overrides for the record.
+    """
+    settings = {"data": Data(target="digits"), "task": RECORDED, "model": models.Mlp(inputs=(8, 8, 1), widths=(8,))}
+    recipe = Recipe(**(settings | fields))
+    correct = np.array(correct, bool)
+    labels = np.arange(len(correct)) % 2 if labels is None else np.array(labels)
+    # Some answers are surer than others.
+    logits = np.eye(2)[np.where(correct, labels, 1 - labels)] * (1 + np.arange(len(correct))[:, None] % 3)
+    scores = scores_of(logits, labels)
+    folder.mkdir(parents=True)
+    written = {"schema": config.SCHEMA, "fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)}
+    write_json(folder / "recipe.json", written | {"changes": [list(change) for change in changes], "command": ""})
+    if not finished:
+        return folder
+    predictions = Predictions(scores, np.arange(len(correct)) if indices is None else np.array(indices))
+    write_predictions(folder, "test", predictions)
+    result = {
+        "fingerprint": written["fingerprint"], "seed": recipe.seed, "selection": selection, "selected_step": 3,
+        "metrics": {f"test/{name}": value for name, value in predictions.metrics(RECORDED).items()}, "steps": 3,
+        "measures": {name: declaration(RECORDED.metric(name)) for name in RECORDED.metrics},
+        "parameters": {"total": 10, "trainable": 5}, "seconds": {"train": 1.5}, "examples": {"test": len(correct)},
+        "classes": list(RECORDED.names), "data": "0" * 16,
+    }  # fmt: skip
+    write_json(folder / "result.json", result)
+    return folder

@@ -217,15 +217,14 @@ def test_an_unknown_path_names_the_three_nearest(path, message):
             "train.select",
             "best",
             TypeError,
-            "train.select ... 'best' ... Literal['last', 'best-validation', 'oracle', 'source-validation', 'iwv', "
-            "'dev', 'snd', 'im', 'entropy']",
+            "train.select ... 'best' ... one of 'last', 'best-validation', 'oracle', 'source-validation', 'iwv', "
+            "'dev', 'snd', 'im', 'entropy' ... close: 'best-validation' ... --set train.select=best-validation",
         ),
         ("tuning", "Freez(through='x')", ValueError, "tlx ... class 'Freez'; close: 'Freeze'"),
-        ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal; put quotes around a string"),
-        ("tuning", "Freeze(trough='x')", TypeError,
-         "Freeze(trough='x'): Freeze.__init__() got an unexpected keyword argument 'trough'"),
+        ("tuning", "Freeze(through=blocks)", ValueError, "'blocks' is not a literal ... write through=\"blocks\""),
+        ("tuning", "Freeze(trough='x')", TypeError, "no field 'trough'; close: 'through' ... Freeze(through=\"x\")"),
         ("tuning.decay", "0", ValueError, "decay is 0.0 ... rate multiplier ... layer in (0, 1]"),
-        ("task", "Full()", TypeError, "task ... Full(decay=1.0) ... Task"),
+        ("task", "Full()", TypeError, "task ... Full() ... Task"),
     ],
 )  # fmt: skip
 def test_an_invalid_value_is_refused_by_its_path(path, text, kind, message):
@@ -313,7 +312,7 @@ def test_a_value_is_assigned_like_its_text():
     assert config.assign(BASE, "tuning", Probe()) == changed("tuning", "Probe()")
     assert config.assign(BASE, "optim.lr", 1) == changed("optim.lr", "1")
     assert config.at(config.assign(BASE, "data.augment.0.padding", 3), "data.augment.0") == Crop(padding=3)
-    with pytest.raises(TypeError, match=r"^train.batch .*Full\(decay=1.0\).* int$"):
+    with pytest.raises(TypeError, match=r"^train.batch .*Full\(\).* int$"):
         config.assign(BASE, "train.batch", Full())
     for ask in (config.at, lambda value, path: config.assign(value, path, 1)):
         with pytest.raises(ValueError, match=r"no field 'optim.lrr'; close: 'optim.lr', "):
@@ -397,7 +396,7 @@ def test_every_field_of_schema_1_still_exists_and_counts():
 
 
 def test_the_name_of_a_class_in_recipes_is_unique():
-    files = Path(config.__file__).parent.rglob("*.py")
+    files = Path(config.__file__).parents[1].rglob("*.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
     assert [name for name in OWN if names[name] > 1] == []

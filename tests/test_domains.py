@@ -261,7 +261,7 @@ def test_an_adversarial_step_costs_little_more_than_a_plain_step_on_both_streams
     [
         (lambda: terms.Mmd(scales=()), "Mmd: scales are (); expected "),
         (lambda: terms.Mmd(scales=(1.0, 0.0)), "Mmd: scales are (1.0, 0.0); expected "),
-        (lambda: terms.Coral(form="other"), "Coral: form is 'other'; expected 'paper' or 'mean'"),
+        (lambda: terms.Coral(form="other"), "Coral: form is 'other'; expected one of 'paper', 'mean'"),
         (lambda: terms.Dann(width=0), "Dann: width is 0; expected "),
         (lambda: terms.Mcc(temperature=0.0), "Mcc: temperature is 0.0; expected "),
         (lambda: terms.Dann(reversal=-1.0), "Dann: reversal is -1.0; expected "),

@@ -77,7 +77,7 @@ def study():
 # The code of the worker: it records whether it can import from the working directory.
 PROBE = """
 import sys
-from tlx.cli.group import function_of
+from tlx.cli.user_files import function_of
 recipe = function_of(sys.argv[1], "recipe", "config")()
 try:
     import trap

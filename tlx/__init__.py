@@ -6,6 +6,7 @@ nothing. Everything else is reached through its package, such as `tlx.weights.me
 
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ MOVED = {
     "negative": "analysis.negative", "stats": "functional.significance", "sweep": "study.sweep", "zip_": "study.zip_",
 }  # fmt: skip
 __all__ = ["__version__", *HOMES, *PACKAGES]  # noqa: PLE0604
+
+
+def __dir__() -> list[str]:
+    """Return the names that completion offers: those of `__all__`, and the packages behind them."""
+    hidden = {"cli", "config", "files", "objectives"}
+    return sorted({*__all__, *(module.name for module in iter_modules(__path__) if module.ispkg)} - hidden)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,11 +5,12 @@ freezes. Every rule must claim something and every parameter must be claimed; a 
 """
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tlx.files.patterns import Pattern, compile_pattern
-from tlx.trees import Tree, flatten, near_miss, nest, size
+from tlx.trees import Tree, closest, flatten, near_miss, nest, size
 from tlx.types import Learn, Rule
 
 Partition = dict[str, Learn | None]
@@ -31,6 +32,49 @@ def prefixes(paths: Iterable[str]) -> set[str]:
         parts = path.split("/")
         names |= {"/".join(parts[:n]) for n in range(1, len(parts)) if not parts[n].isdigit()} | {path}
     return names
+
+
+def near_pattern(pattern: str, paths: Iterable[str]) -> str:
+    """Return the tail of a message about a pattern that matches none of the `paths`: a pattern that does, and what it
+    matches, else the closest names.
+
+    >>> near_pattern("query", ["blocks/00/attention/query", "blocks/01/attention/query"])
+    "; it must match the whole path: write '.*/query', which matches 2, such as 'blocks/00/attention/query'"
+    >>> near_pattern("blocks/.*/qury", ["blocks/00/attention/query"])
+    "; close: 'blocks/.*/query'"
+    """
+    paths = sorted(set(paths))
+    for wider in (f".*/{pattern}", f"{pattern}/.*", f".*/{pattern}/.*", f".*{pattern}.*"):
+        if matches := matching(wider, paths):
+            return (
+                f"; it must match the whole path: write {wider!r}, which matches {len(matches)}, such as {matches[0]!r}"
+            )
+    if mended := mended_pattern(pattern, paths):
+        return f"; close: {mended!r}"
+    literal = re.sub(r"\\d[+*]?|\[\d-\d\]", "00", pattern.split("(", maxsplit=1)[0].removeprefix(".*/"))
+    literal = literal.replace("\\", "").removesuffix("/.*").removesuffix(".*")
+    return near_miss(literal, prefixes(paths), n=2)
+
+
+def mended_pattern(pattern: str, paths: Sequence[str]) -> str:
+    """Return the pattern with its one unknown word replaced by the closest word of the paths, if it then matches; an
+    empty text otherwise."""
+    words = {word for path in paths for word in path.split("/") if not word.isdigit()}
+    unknown = [word for word in re.findall(r"(?<![\\\w])[A-Za-z_]{2,}", pattern) if word not in words]
+    for word in unknown if len(unknown) == 1 else ():
+        for near in closest(word, words, n=3):
+            for mended in (pattern.replace(word, near), f"{pattern.replace(word, near)}/.*"):
+                if matching(mended, paths):
+                    return mended
+    return ""
+
+
+def matching(pattern: str, paths: Iterable[str]) -> list[str]:
+    """Return the paths that a pattern matches; none where it is no regular expression."""
+    try:
+        return [path for path in paths if compile_rule(pattern).fullmatch(path)]
+    except ValueError:
+        return []
 
 
 def partition(params: Mapping[str, Any], rules: Iterable[Rule]) -> Partition:
@@ -75,9 +119,7 @@ def claims(params: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, int]:
             continue
         matches = [path for path in paths if patterns[position].fullmatch(path)]
         if not matches:
-            literal = rule.replace("\\", "").removesuffix("/.*").removesuffix(".*")
-            close = near_miss(literal, prefixes(paths), n=2)
-            raise ValueError(f"rule {rule!r} matches no parameter{close}")
+            raise ValueError(f"rule {rule!r} matches no parameter{near_pattern(rule, paths)}")
         earlier = ", ".join(repr(rules[n][0]) for n in sorted({claimed[path] for path in matches}))
         raise ValueError(
             f"rule {rule!r} has no effect: the earlier {earlier} already took its {len(matches)} "

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tlx import data, models, objectives, optim, tasks, tuning, updates, weights
-from tlx.config import check_seed
+from tlx.config import check_choice, check_seed, source
 from tlx.data import Data
 from tlx.files.class_names import Classes, Exports, users_classes
 from tlx.functional.selection import CRITERIA, SOURCE
+from tlx.models import Architecture
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
 from tlx.tasks import Task
@@ -98,8 +99,7 @@ class Train:
             ("remat", ("auto", "none", "dots", "stages")),
             ("statistics", ("stream", "joint")),
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, choices))}")
+            check_choice(name, getattr(self, name), choices)
         for name in self.criteria:
             if name not in CRITERIA:
                 raise ValueError(f"criteria contains {name!r}, which is not a criterion{near_miss(name, CRITERIA)}")
@@ -114,7 +114,7 @@ class Recipe:
 
     data: Data
     task: Task
-    model: Any = None
+    model: Architecture | None = None
     weights: Weights | None = None
     tuning: Tuning = Full()
     objective: tuple[Term, ...] = (Supervised(),)
@@ -122,6 +122,10 @@ class Recipe:
     optim: Optim = Optim()
     train: Train = Train()
     seed: int = 0
+
+    def __repr__(self) -> str:
+        """Return the recipe as a user would write it, without fields at their defaults."""
+        return source(self)
 
     def __post_init__(self) -> None:
         # `config.check` reports another type.

@@ -103,9 +103,20 @@ def size(leaf: Any) -> int:
 
 
 def closest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
-    """Return the `n` names nearest to `name`, best first, ties in alphabetical order, for error messages."""
-    scored = [(difflib.SequenceMatcher(None, name, candidate).ratio(), candidate) for candidate in set(names)]
+    """Return the `n` names nearest to `name`, best first, ties in alphabetical order, for error messages.
+
+    >>> closest("best", ["last", "best-validation"], n=1)
+    ['best-validation']
+    """
+    scored = [(nearness(name, candidate), candidate) for candidate in set(names)]
     return [candidate for score, candidate in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score >= 0.4][:n]
+
+
+def nearness(name: str, candidate: str) -> float:
+    """Return how close two names are, in [0, 1], whatever their case. The begin of a longer name is close to it."""
+    name, candidate = name.lower(), candidate.lower()
+    begins = len(name) > 2 and candidate.startswith(name)
+    return max(difflib.SequenceMatcher(None, name, candidate).ratio(), 0.9 * begins)
 
 
 def near_miss(name: str, names: Iterable[str], n: int = 3) -> str:

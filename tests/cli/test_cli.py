@@ -151,13 +151,13 @@ def test_a_misspelt_field_in_a_config_is_one_line(tmp_path):
     path = tmp_path / "slip.py"
     path.write_text(CONFIG.replace("batch=8", "bach=8"))
     message = error_line("show", str(path))
-    assert "unexpected keyword argument 'bach'" in message
+    assert "Train has no field 'bach'; close: 'batch'" in message
     assert message.startswith(f"{path} line 9: ")
 
 
 def test_a_rule_that_matches_nothing(config):
     assert error_line("show", config, "--set", "tuning=Rules(('stm/.*', None), ('.*', Learn()))") == (
-        "rule 'stm/.*' matches no parameter; close: 'stem', 'stem/bias'"
+        "rule 'stm/.*' matches no parameter; close: 'stem/.*'"
     )
 
 

@@ -163,7 +163,7 @@ def test_data_sets_that_do_not_fit_together_are_refused(monkeypatch, source, fie
             )
             for labels in (-1, -0.5, 1.0, 1.5)
         ),
-        ({"match": "names"}, "match='names'; expected 'name' or 'position'"),
+        ({"match": "names"}, "match is 'names'; expected one of 'name', 'position'; close: 'name'"),
     ],
 )
 def test_invalid_settings_are_refused(fields, message):

@@ -155,7 +155,7 @@ def test_a_missing_test_split_is_refused(monkeypatch):
         ValueError, match=r"data.test_on is 'validation', but data set 'made up' has no validation split"
     ):
         load(data, 0)
-    with pytest.raises(ValueError, match=r"test_on='train'; expected 'test' or 'validation'"):
+    with pytest.raises(ValueError, match=r"test_on is 'train'; expected one of 'test', 'validation'"):
         replace(data, test_on="train")
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import tlx
 from tlx import Data, Recipe, Train, config, models, tasks
 from tlx.cli import main
-from tlx.cli.group import function_of
+from tlx.cli.user_files import function_of
 from tlx.files import user_code
 from tlx.objectives import Supervised
 from tlx.predict import predict

@@ -199,7 +199,7 @@ def make_all(root: Path) -> None:
 def stopped(config, folder):
     """A run that was interrupted after its second step, with a checkpoint."""
     import tlx
-    from tlx.cli.group import load_recipe
+    from tlx.cli import load_recipe
     from tlx.records.progress import Progress
 
     step = Progress.step
@@ -344,7 +344,7 @@ def make_data(root):
 
 def make_study(root):
     import tlx
-    from tlx.cli.group import load_recipe
+    from tlx.cli import load_recipe
     from tlx.study import run_study
 
     config = root / "base.py"

@@ -34,7 +34,10 @@ def test_the_ramp_follows_its_formula(ramp, expected):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Ramp(shape="cosin"), "there is no shape 'cosin'; close: 'cosine'"),
+        (
+            lambda: Ramp(shape="cosin"),
+            "shape is 'cosin'; expected one of 'linear', 'cosine', 'sigmoid'; close: 'cosine'",
+        ),
         (lambda: Ramp(over=(0.5, 0.5)), "over is (0.5, 0.5); expected two rising shares"),
         (lambda: Ramp(over=(0.0, 1.5)), "over is (0.0, 1.5); expected two rising shares"),
         (lambda: Ramp(steepness=0.0), "steepness is 0.0; expected "),

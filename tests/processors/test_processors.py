@@ -185,7 +185,7 @@ def test_an_image_is_pixels_or_the_bytes_of_a_file():
         ({"size": (8, 8), "channels": 2}, "channels=2; expected 1 (grey) or 3 (colour)"),
         (
             {"size": (8, 8), "resample": "cubic"},
-            "resample='cubic'; expected one of nearest, lanczos, bilinear, bicubic",
+            "resample is 'cubic'; expected one of 'nearest', 'lanczos', 'bilinear', 'bicubic'",
         ),
         ({"size": (8, 8), "mean": (0.0, 0.0)}, "mean has 2 numbers ... 3 channels"),
         ({"size": 8}, "size=8 ... images of different shapes ... (height, width), or a crop"),

@@ -208,7 +208,7 @@ def test_incompatible_sources_are_refused(recipe, folder):
     ("make", "message"),
     [
         (lambda: Speed(factor=0.1), "factor=0.1; expected 0.25"),
-        (lambda: Codec(law="mp3"), "law='mp3'; expected one of 'gsm', 'mu-law', 'a-law'"),
+        (lambda: Codec(law="mp3"), "law is 'mp3'; expected one of 'gsm', 'mu-law', 'a-law'"),
         (lambda: SoundProcessor(size=(8, 64), seconds=0.001), "expected at least 64"),
         (lambda: Data(target="x", seconds=0.0), "seconds=0.0; expected more than 0"),
         (lambda: SoundProcessor(size=(8, 8))({"audio": np.zeros((2, 9))}), "expected float32"),

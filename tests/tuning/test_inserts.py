@@ -219,8 +219,11 @@ REFUSED = [
     (lambda: params(tuning.Lora(rank=7)),
      "rank 7 ... matrix 'blocks/00/attention/query/kernel', 6x6 ... 6"),
     (lambda: params(tuning.Lora(on=r"block/\d+/attention/query")),
-     "Lora(on='block/\\\\d+/attention/query') matches no layer; close: 'blocks/00/attention/query', "
-     "'blocks/01/attention/query'"),
+     "Lora(on='block/\\\\d+/attention/query') matches no layer; close: "
+     "'blocks/\\\\d+/attention/query'"),
+    (lambda: params(tuning.Lora(on="query")), "Lora(on='query') matches no layer; ... whole path: write '.*/query' ... "
+     "'blocks/00/attention/query'"),
+    (lambda: params(tuning.Ia3(inputs="mlp/dwn")), "Ia3(inputs='mlp/dwn') matches no layer"),
     (lambda: params(tuning.Lora(on="stem/words")),
      "Lora(on='stem/words') matches 'stem/words' ... dense layer: it has no kernel"),
     (lambda: params(tuning.Dora(on="stem"), CNN),
@@ -234,7 +237,7 @@ REFUSED = [
     (lambda: tuning.Vera(start=0.0),
      "start is 0.0"),
     (lambda: tuning.Adapter(width=0), "width is 0 ... 1 or more"),
-    (lambda: tuning.Adapter(placement="pfeifer"), "placement 'pfeifer'; close: 'pfeiffer'"),
+    (lambda: tuning.Adapter(placement="pfeifer"), "placement is 'pfeifer' ... close: 'pfeiffer'"),
     (lambda: params(tuning.Adapter(), CNN), "Adapter ... transformer blocks ... Cnn has none"),
     (lambda: params(tuning.Prefix(), MLP), "Prefix ... transformer blocks ... Mlp has none"),
     (lambda: tuning.Prefix(tokens=0), "tokens is 0 ... 1 or more"),

@@ -99,7 +99,7 @@ def test_reset_parameters_are_initialised_by_the_seed_and_others_are_unchanged(s
 
 def test_a_reset_that_matches_nothing_names_the_nearest_path(saved):
     with pytest.raises(
-        ValueError, match=r"reset pattern 'block/01/\.\*' matches no parameter; close: 'blocks/01', 'blocks"
+        ValueError, match=r"reset pattern 'block/01/\.\*' matches no parameter; close: 'blocks/01/\.\*'"
     ):
         load_pretrained(saved, reset=(r"block/01/.*",))
 

@@ -1,4 +1,5 @@
 """The command line: one file for each family of commands. Every command registers on the group `main`."""
 
-from tlx.cli import assets, benefit, classical, negative, pages, runs, studies, tune, weights
-from tlx.cli.group import load_recipe, main
+from tlx.cli import benefit, classical, listing, lists, negative, pages, runs, studies, tools, tune, weights
+from tlx.cli.group import main
+from tlx.cli.user_files import load_recipe

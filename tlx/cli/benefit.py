@@ -8,15 +8,18 @@ import click
 from tlx.cli.group import (
     config_argument,
     file_word,
-    load_recipe,
+    jobs_option,
     main,
     mesh_option,
+    out_option,
     print_files,
     print_table,
+    quiet_option,
     run_and_measure,
     set_option,
     set_words,
 )
+from tlx.cli.user_files import load_recipe
 from tlx.training.energy import POUNDS_2018, PUE_2018
 
 
@@ -32,7 +35,13 @@ class Counts(click.ParamType):
             self.fail(f"{value!r} is not a list of whole numbers such as 8,16,32", param, context)
 
 
-@main.command()
+@main.command(
+    section="Measure transfer",
+    examples=(
+        "tlx benefit configs/minilm_movies.py",
+        "tlx benefit configs/minilm_movies.py --scratch optim.lr=1e-3 --shots 8,64",
+    ),
+)
 @config_argument
 @set_option
 @click.option(
@@ -53,19 +62,18 @@ class Counts(click.ParamType):
     "--pounds-per-kwh", type=float, default=POUNDS_2018, show_default=True,
     help="Pounds of CO2e per kWh in this formula; TLX_KG_CO2E_PER_KWH is the value for the measured energy.",
 )  # fmt: skip
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Directory of the study [default: runs/benefit- and the name]."
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
-@click.option("--quiet", is_flag=True, help="Print the card only.")
+@out_option("runs/benefit- and the name of the config")
+@jobs_option
+@quiet_option
 @mesh_option
 @click.option("--worker", type=float, hidden=True)
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
     pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None, worker: float | None,
 ) -> None:  # fmt: skip
-    """Measure the benefit of transfer: CONFIG against the same network from scratch, with equal data and budget.
+    """Compare pretrained weights with training from scratch.
 
+    The network, the data and the budget of CONFIG (a Python file with a function recipe()) are equal in both arms.
     Run the same command again to continue where it stopped; finished runs are not repeated.
     """
     from tlx.analysis.benefit import benefit_study, measure, words

@@ -4,11 +4,18 @@ from pathlib import Path
 
 import click
 
-from tlx.cli.group import config_argument, load_recipe, main, print_table, set_option
+from tlx.cli.group import config_argument, main, out_option, print_table, quiet_option, set_option
+from tlx.cli.user_files import load_recipe
 from tlx.trees import Json
 
 
-@main.command()
+@main.command(
+    section="Measure transfer",
+    examples=(
+        "tlx classical configs/minilm_dann.py",
+        "tlx classical configs/minilm_dann.py --methods source,coral,tca --seeds 3",
+    ),
+)
 @config_argument
 @set_option
 @click.option(
@@ -16,16 +23,15 @@ from tlx.trees import Json
     help="Some of source, target, coral, subspace, tca, ot, kmm, kliep, tradaboost [default: all that can run].",
 )  # fmt: skip
 @click.option("--seeds", default=5, show_default=True, help="Number of draws of the target's labels.")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Output directory [default: runs/classical- and the name]."
-)
-@click.option("--quiet", is_flag=True, help="Print the table only.")
+@out_option("runs/classical- and the name of the config")
+@quiet_option
 def classical(
     config: str, changes: tuple[str, ...], methods: str | None, seeds: int, out: str | None, quiet: bool
 ) -> None:
-    """Measure classical transfer methods on the features of CONFIG's model, before any training.
+    """Measure classical transfer methods on features.
 
-    Each method is compared with logistic regression on the source, paired by seed, on the test split of the target.
+    The features are those of the model of CONFIG (a Python file with a function recipe()) before any training. Each
+    method is compared with logistic regression on the source, paired by seed, on the test split of the target.
     """
     from tlx.analysis.classical import DOCUMENT, compare
 

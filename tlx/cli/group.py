@@ -1,97 +1,26 @@
-"""The group of all commands, and the functions that commands share: options, and values from a user's files.
+"""The group of all commands, and the functions and options that commands share.
 
-A file of commands decorates its functions with `@main.command()`, and `tlx/cli/__init__.py` lists it. Slow imports are
-inside the commands that need them.
+A file of commands decorates its functions with `@main.command(section=..., examples=...)`, and `tlx/cli/__init__.py`
+lists it. Slow imports are inside the commands that need them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib.machinery
-import importlib.util
 import os
 import shlex
 import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlx.files.durable import DamagedWarning
+from tlx.cli.commands import Commands, Option
 
 if TYPE_CHECKING:
-    from tlx.recipe import Recipe
     from tlx.sharding import Mesh
     from tlx.study import Study
-
-USER_ERRORS = (
-    ValueError,
-    TypeError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-    ImportError,
-)
-RUN_ERRORS = (ArithmeticError, OSError)
-
-
-class Commands(click.Group):
-    """A group that prints a user's mistake as one clear line and exits with code 2, or 1 if the run itself failed.
-
-    An unexpected error is also one line, which asks the user to report it; the exit code is 1.
-    """
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            with warnings.catch_warnings():
-                # JAX's cache of compiled programs only saves time, and a full disk would make it warn at every one.
-                warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-                show = warnings.showwarning
-                warnings.showwarning = lambda message, kind, *place: (
-                    click.echo(f"tlx: warning: {message}", err=True)
-                    if issubclass(kind, DamagedWarning)
-                    else show(message, kind, *place)
-                )
-                return super().invoke(context)
-        except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
-            raise
-        except click.ClickException as error:
-            help_of = getattr(error, "ctx", None) or context
-            message = " ".join(error.format_message().split()).rstrip(".")
-            click.echo(f"tlx: {message}; see {help_of.command_path} --help", err=True)
-            sys.exit(error.exit_code)
-        except Exception as error:
-            if os.environ.get("TLX_TRACEBACK"):
-                raise
-            click.echo(f"tlx: {line_of(error)}", err=True)
-            sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
-
-
-def line_of(error: Exception) -> str:
-    """Return one line that says what went wrong.
-
-    >>> line_of(ValueError("width is 3;\\n  expected 4"))
-    'width is 3; expected 4'
-    """
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        reason = (error.strerror or type(error).__name__).lower()
-        return f"{error.filename}: {reason}; expected a file or a folder that this user can use: check the path"
-    if isinstance(error, (*USER_ERRORS, *RUN_ERRORS)) and text:
-        return text
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        return f"not enough memory{f' ({text})' if text else ''}: use smaller batches, or a smaller model"
-    return (
-        f"internal error, {type(error).__name__}{f': {text}' if text else ''}; please report it, together with the "
-        "output of the same command with TLX_TRACEBACK=1, which shows the place of the error"
-    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,13 +28,9 @@ def line_of(error: Exception) -> str:
 def main() -> None:
     """Transfer-learning research in JAX.
 
-    TLX_CACHE sets the cache directory; TLX_OFFLINE=1 forbids the network; TLX_TRACEBACK=1 prints the traceback of an
-    error.
+    "tlx COMMAND --help" explains a command, with examples. TLX_CACHE sets the cache directory; TLX_OFFLINE=1 forbids
+    the network; TLX_TRACEBACK=1 prints the traceback of an error.
     """
-
-
-class NoFunction(ValueError):
-    """A user's file lacks the function that a command needs."""
 
 
 def alias(command: click.Command, name: str) -> None:
@@ -113,109 +38,6 @@ def alias(command: click.Command, name: str) -> None:
     old = copy.copy(command)
     old.name, old.hidden = name, True
     main.add_command(old)
-
-
-def function_of(path: str, name: str, what: str) -> Callable[[], Any]:
-    """Return the function `name()` of a user's Python file; error messages call the file a `what` file."""
-    file = Path(path)
-    if file.is_dir():
-        raise IsADirectoryError(
-            f"{path} is a directory; expected a {what} file: a Python file with a function {name}()"
-        )
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no {what} file {path}; expected a Python file with a function {name}()")
-    loader = importlib.machinery.SourceFileLoader(f"tlx_{what}_{file.stem}", str(file))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    # Named again, it is the newest (see `class_names.users_classes`).
-    sys.modules.pop(loader.name, None)
-    sys.modules[loader.name] = module
-    with beside(file), located(file, what):
-        loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        from tlx.trees import near_miss
-
-        functions = [attribute for attribute, value in vars(module).items() if isinstance(value, FunctionType)]
-        near = near_miss(name, functions) if functions else ""
-        raise NoFunction(
-            f"{path} has no function {name}(){near}; a {what} file must define this function, without arguments"
-        )
-
-    def call() -> Any:
-        with beside(file), located(file, what):
-            return function()
-
-    return call
-
-
-@contextlib.contextmanager
-def beside(file: Path) -> Iterator[None]:
-    """Let a user's file import the modules of its folder, in the command and in its workers.
-
-    The import works only while that file runs, and installed packages come first: a data set that is read later cannot
-    import from the folder.
-    """
-    place = str(file.resolve().parent)
-    present = place in sys.path
-    if not present:
-        sys.path.append(place)
-    try:
-        yield
-    finally:
-        if not present and place in sys.path:
-            sys.path.remove(place)
-
-
-@contextlib.contextmanager
-def located(file: Path, what: str) -> Iterator[None]:
-    """Add the line of the user's file to the message of an error."""
-    try:
-        yield
-    except SyntaxError as error:
-        where = error.filename if error.filename and Path(error.filename) != file else file
-        raise ValueError(
-            f"{where} line {error.lineno or 1}: {error.msg}; expected a Python file: correct it"
-        ) from error
-    except SystemExit as error:
-        raise ValueError(
-            f"{file}{line_in(file, error)} exits the program; a {what} file must only return a value"
-        ) from error
-    except Exception as error:
-        text = " ".join(str(error).split())
-        message = text if isinstance(error, USER_ERRORS) and text else f"{type(error).__name__}: {text}"
-        kind = type(error) if type(error) in (FileNotFoundError, FileExistsError, TypeError) else ValueError
-        raise kind(f"{file}{line_in(file, error)}: {message}") from error
-
-
-def line_in(file: Path, error: BaseException) -> str:
-    """` line N`, the innermost line of the file in the traceback of `error`; nothing where it is in none."""
-    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
-    return f" line {numbers[-1]}" if numbers else ""
-
-
-def load_recipe(path: str, changes: Sequence[str]) -> tuple[Recipe, Recipe]:
-    """Return the recipe of a config file, before and after the overrides `path=value`."""
-    from tlx.recipe import Recipe
-
-    base = function_of(path, "recipe", "config")()
-    if not isinstance(base, Recipe):
-        raise TypeError(f"recipe() in {path} returned {type(base).__name__}; expected a tlx.Recipe")
-    return base, changed(base, changes)
-
-
-def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """Return the recipe with the overrides `path=value` of the command line."""
-    from tlx import config
-    from tlx.recipe import classes
-
-    for change in changes:
-        name, sign, value = change.partition("=")
-        if not sign:
-            raise ValueError(f"--set {change!r} is not of the form path=value, for example optim.lr=0.01")
-        recipe = config.override(recipe, name, value, classes(recipe))
-    return recipe
 
 
 def command_of(name: str, *words: str) -> str:
@@ -305,6 +127,33 @@ set_option = click.option(
     metavar="PATH=VALUE",
     help="Change a field of the recipe, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
 )
+config_option = click.option(
+    "--config", help="The config or study file of the run; needed if the run uses classes of your own."
+)
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Number of processes."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Print results and errors only.")
+
+
+def out_option(default: str) -> Callable[[Any], Any]:
+    """Return the option `--out`, the output directory; `default` says in words which one is used without it."""
+    return click.option("--out", type=click.Path(file_okay=False), help=f"Output directory [default: {default}].")
+
+
+def together_option(default: int, *old: str) -> Callable[[Any], Any]:
+    """Return the option `--together`, the largest size of a group of runs; `old` are its earlier names."""
+    return click.option(
+        "--together",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=default,
+        show_default=True,
+        help="Largest number of runs that train together in one program. Recorded groups do not change.",
+        cls=Option,
+        old=old,
+    )
+
 
 mesh_option = click.option(
     "--mesh",
@@ -335,31 +184,3 @@ def mesh_of(text: str | None) -> Mesh:
 def mesh_words(text: str | None) -> list[str]:
     """Return the words of a command that repeat `--mesh`."""
     return ["--mesh", text] if text is not None else []
-
-
-config_option = click.option(
-    "--config", help="The config or study file of the run; needed if the run uses classes of your own."
-)
-
-
-def optional_recipe(config: str | None) -> Recipe | None:
-    """Return the recipe of a config file, or the base of a study file; None where no file is given."""
-    if not config:
-        return None
-    try:
-        return load_recipe(config, ())[1]
-    except NoFunction:
-        with contextlib.suppress(NoFunction):
-            return function_of(config, "study", "study")().base
-        raise
-
-
-@main.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print the shell completion script; use it by eval "$(tlx completion bash)"."""
-    from click.shell_completion import get_completion_class
-
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(main, {}, "tlx", "_TLX_COMPLETE").source())

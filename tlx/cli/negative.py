@@ -7,15 +7,18 @@ import click
 from tlx.cli.group import (
     config_argument,
     file_word,
-    load_recipe,
+    jobs_option,
     main,
     mesh_option,
+    out_option,
     print_files,
     print_table,
+    quiet_option,
     run_and_measure,
     set_option,
     set_words,
 )
+from tlx.cli.user_files import load_recipe
 
 
 class Listed(click.ParamType):
@@ -33,13 +36,21 @@ class Listed(click.ParamType):
             self.fail(f"{value!r} is not a list of numbers such as 0,0.3,0.7", param, context)
 
 
-@main.command("negative-transfer")
+@main.command(
+    "negative-transfer",
+    section="Measure transfer",
+    examples=(
+        "tlx negative-transfer configs/minilm_dann.py",
+        "tlx negative-transfer configs/minilm_dann.py --set data.target=sentiment/nyt",
+        "tlx negative-transfer configs/minilm_dann.py --labels 0,8,0.5 --eps 0,0.7",
+    ),
+)
 @config_argument
 @set_option
 @click.option(
     "--sources", type=Listed("NAME,NAME,..."), help="Data sets to test as the source [default: the source of CONFIG]."
 )
-@click.option("--target", help="Data set of the evaluation [default: the target of CONFIG].")
+@click.option("--target", hidden=True)
 @click.option("--seeds", default=5, show_default=True, help="Number of seeds per arm.")
 @click.option(
     "--labels", type=Listed("N,N,..."), default="0,0.1,0.5", show_default=True,
@@ -50,11 +61,9 @@ class Listed(click.ParamType):
     help="Shares of source examples with perturbed inputs, and of those with random labels.",
 )  # fmt: skip
 @click.option("--smallest", default=0.0, show_default=True, help="Smallest gap worth reporting.")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Directory of the study [default: runs/negative- and the name]."
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
-@click.option("--quiet", is_flag=True, help="Print the report only.")
+@out_option("runs/negative- and the name of the config")
+@jobs_option
+@quiet_option
 @mesh_option
 @click.option("--worker", type=float, hidden=True)
 def negative_transfer(
@@ -62,29 +71,29 @@ def negative_transfer(
     labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
     mesh: str | None, worker: float | None,
 ) -> None:  # fmt: skip
-    """Measure whether each source helps or hurts the algorithm of CONFIG on the target, with intervals.
+    """Measure whether each source helps or hurts on the target.
 
-    The objective of CONFIG is the algorithm, such as (Supervised(on='source'), Dann()). The command runs it with each
-    source and number of labels. It compares the result with the same algorithm without the source (Wang et al., 2019),
-    with the labels of the source or of the target alone, and with a network from scratch; seeds, orders and steps are
-    equal. Run the same command again to continue where it stopped; finished runs are not repeated.
+    CONFIG is a Python file with a function recipe(). Its objective is the algorithm, such as (Supervised(on='source'),
+    Dann()). The command runs it with each source and number of labels. It compares the result with the same algorithm
+    without the source (Wang et al., 2019), with the labels of the source or of the target alone, and with a network
+    from scratch; seeds, orders and steps are equal. Run the same command again to continue where it stopped; finished
+    runs are not repeated.
     """
-    from tlx import config as configs
     from tlx.analysis.negative import measure, negative_study, words
     from tlx.analysis.negative.arms import parse_labels
 
-    _, recipe = load_recipe(config, changes)
     if target:
-        # At once, for the new target may be the config's own source.
-        changed = {"target": target, **({"source": sources[0]} if sources else {})}
-        recipe = configs.replace(recipe, data=configs.replace(recipe.data, **changed))
+        changes = (*changes, f"data.target={target}")
+    fields = [change.partition("=")[0].strip() for change in changes]
+    # The new target may be the source of the config, so the two change together.
+    source = (f"data.source={sources[0]}",) if sources and "data.target" in fields else ()
+    _, recipe = load_recipe(config, changes if "data.source" in fields else (*changes, *source))
     out = out or f"runs/negative-{Path(config).stem}"
     study = negative_study(
         recipe, sources=sources or (), labels=tuple(map(parse_labels, labels)), eps=eps, seeds=seeds, smallest=smallest
     )
     again = [file_word(config), *set_words(changes)]
     again += ["--sources", ",".join(sources)] if sources else []
-    again += ["--target", target] if target else []
     again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(map(repr, eps))]
     again += [*(["--smallest", str(smallest)] if smallest else []), "--out", out]
     document = run_and_measure(

@@ -7,45 +7,57 @@ from pathlib import Path
 
 import click
 
+from tlx.cli.commands import Option
 from tlx.cli.group import (
     alias,
     command_of,
     config_argument,
     config_option,
     file_word,
-    load_recipe,
     main,
     mesh_of,
     mesh_option,
     mesh_words,
-    optional_recipe,
+    out_option,
+    quiet_option,
     set_option,
     set_words,
 )
+from tlx.cli.user_files import load_recipe, optional_recipe
 
 
-@main.command()
+@main.command(
+    section="Train",
+    examples=(
+        "tlx run configs/minilm_movies.py",
+        "tlx run configs/minilm_movies.py --set optim.lr=1e-4 --set seed=1",
+        "tlx run configs/minilm_movies.py --set 'tuning=Lora(rank=8)' --out runs/lora",
+        "tlx run configs/minilm_movies.py --out runs/lora --resume",
+    ),
+)
 @config_argument
 @set_option
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Directory of the run [default: runs/ and the name of the config]."
-)
+@out_option("runs/ and the name of the config")
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Delete the files of an earlier run first; other files stay.")
 @click.option(
     "--no-feature-cache",
-    "--no-prefix",
     "recompute",
     is_flag=True,
-    help="Do not cache features of the frozen layers; recompute them at every step (--no-prefix: the older name).",
+    help="Do not cache features of the frozen layers; recompute them at every step.",
+    cls=Option,
+    old=("--no-prefix",),
 )
 @mesh_option
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
     mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train the recipe of CONFIG (a Python file with a function recipe()), evaluate it, and write the report."""
+    """Train a recipe, evaluate it, and write the report.
+
+    CONFIG is a Python file with a function recipe().
+    """
     from tlx import config as records
     from tlx.training.loop import How
     from tlx.training.loop import run as train
@@ -72,11 +84,20 @@ def run(
         sys.exit(130)
 
 
-@main.command()
+@main.command(
+    section="Train",
+    examples=(
+        "tlx show configs/minilm_movies_frozen.py",
+        "tlx show configs/minilm_movies_frozen.py --set 'tuning=Probe()'",
+    ),
+)
 @config_argument
 @set_option
 def show(config: str, changes: tuple[str, ...]) -> None:
-    """List each parameter before training: path, shape, group, learning rate, weight decay, trainable; and totals."""
+    """List each parameter: shape, learning rate, trainable.
+
+    Nothing is trained. The table also has the group and the weight decay of each parameter; totals follow.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -106,21 +127,28 @@ def show(config: str, changes: tuple[str, ...]) -> None:
         console.print(f"note: {note}", markup=False)
 
 
-@main.command("lr-find")
+@main.command(
+    "lr-find",
+    section="Train",
+    examples=("tlx lr-find configs/minilm_movies.py", "tlx lr-find configs/cnn_mnist.py --steps 200 --per-group"),
+)
 @config_argument
 @set_option
-@click.option("--out", type=click.Path(file_okay=False), help="Output directory [default: runs/lr-find- and the name].")
+@out_option("runs/lr-find- and the name of the config")
 @click.option("--steps", default=100, show_default=True, help="Largest number of steps.")
 @click.option("--start", default=1e-7, show_default=True, help="First learning rate.")
 @click.option("--end", default=10.0, show_default=True, help="Last learning rate.")
 @click.option("--per-group", is_flag=True, help="Test each stage separately; only this stage is trainable.")
 @mesh_option
-@click.option("--quiet", is_flag=True, help="Print the table and errors only.")
+@quiet_option
 def lr_find(
     config: str, changes: tuple[str, ...], out: str | None, steps: int, start: float, end: float, per_group: bool,
     mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Find a learning rate for CONFIG: train with a growing rate, and print the rates that the losses suggest."""
+    """Find a learning rate: train while the rate grows.
+
+    Prints the rates that the losses suggest for the recipe of CONFIG, and writes the curve.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -152,7 +180,13 @@ def lr_find(
             click.echo(Path(out) / name)
 
 
-@main.command()
+@main.command(
+    section="Models",
+    examples=(
+        'tlx predict runs/demo "a film to see twice"',
+        "tlx predict runs/demo reviews.txt --json",
+    ),
+)
 @click.argument("source", metavar="RUN")
 @click.argument("examples", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per example.")
@@ -181,14 +215,15 @@ def answer_words(answer: Mapping[str, float] | Sequence[object]) -> str:
     return " ".join(map(str, answer))
 
 
-@main.command()
+@main.command(section="Measure transfer", examples=("tlx changes runs/demo", "tlx changes runs/demo --examples 2000"))
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
 @click.option("--examples", default=512, show_default=True, help="Largest number of examples of each split.")
 @config_option
 def changes(source: str, examples: int, config: str | None) -> None:
-    """Compare the weights of RUN before and after training: size, rank, features, probes, and the loss between them.
+    """Compare the weights of a run before and after training.
 
-    Write moved.json and the section "Changes" of the report. The test split is not read.
+    Measures the size and the rank of the changes, the features, probes on them, and the loss between the two weights.
+    Writes moved.json and the section "Changes" of the report. The test split is not read.
     """
     from rich.console import Console
     from rich.table import Table

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlx.cli.group import (
-    changed,
     command_of,
     file_word,
-    function_of,
+    jobs_option,
     main,
     mesh_of,
     mesh_option,
     mesh_words,
+    out_option,
+    quiet_option,
     set_option,
     set_words,
+    together_option,
     worker_of,
 )
+from tlx.cli.user_files import changed, function_of
 
 if TYPE_CHECKING:
     from tlx.study import Study
@@ -42,30 +45,31 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
     return dataclasses.replace(study, base=changed(study.base, changes), metric=metric)
 
 
-@main.command()
+@main.command(
+    section="Train",
+    examples=(
+        "tlx study experiments/labels.py --jobs 2",
+        "tlx study experiments/labels.py --set train.steps=100 --out runs/short",
+        "tlx study experiments/labels.py --status",
+    ),
+)
 @click.argument("file")
 @set_option
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Directory of the study [default: runs/ and the name of the file]."
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
-@click.option(
-    "--most",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Largest number of cells that train together in one program. Recorded groups do not change.",
-)
+@out_option("runs/ and the name of the file")
+@jobs_option
+@together_option(64, "--most")
 @mesh_option
 @click.option("--status", is_flag=True, help="Print the state of every cell; run nothing.")
 @click.option("--results", is_flag=True, help="Print the finished cells as a Markdown table; run nothing.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@quiet_option
 @click.option("--worker", type=float, hidden=True)
 def study(
-    file: str, changes: tuple[str, ...], out: str | None, jobs: int, most: int, mesh: str | None, status: bool,
-    results: bool, quiet: bool, worker: float | None,
+    file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int, mesh: str | None,
+    status: bool, results: bool, quiet: bool, worker: float | None,
 ) -> None:  # fmt: skip
-    """Run the unfinished cells of FILE (a Python file with a function study()); --set changes the base recipe.
+    """Run the unfinished cells of a study.
+
+    FILE is a Python file with a function study(); --set changes its base recipe.
 
     Run the same command again to continue a stopped study and to retry failed cells. Several processes may run it at
     the same time, also on several machines that share the directory: no cell runs twice.
@@ -81,20 +85,20 @@ def study(
         print_status(plan, out)
         return
     again = [file_word(file), *set_words(changes), "--out", out]
-    again += ["--most", str(most)] if most != 64 else []
+    again += ["--together", str(together)] if together != 64 else []
     again += mesh_words(mesh)
     shared = mesh_of(mesh)
     try:
         if worker is not None:
             from tlx.study.work import work
 
-            work(plan, Path(out), worker, share=jobs, most=most, employed=True, mesh=shared)
+            work(plan, Path(out), worker, share=jobs, most=together, employed=True, mesh=shared)
             return
         from tlx.study import run_study
 
         command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
         records = run_study(
-            plan, out, jobs=jobs, most=most, quiet=quiet, command=command, file=file,
+            plan, out, jobs=jobs, most=together, quiet=quiet, command=command, file=file,
             worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared,
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -11,25 +11,34 @@ from tlx.cli.group import (
     command_of,
     config_argument,
     file_word,
-    function_of,
-    load_recipe,
+    jobs_option,
     main,
     mesh_of,
     mesh_option,
     mesh_words,
+    out_option,
+    quiet_option,
     set_option,
     set_words,
+    together_option,
     worker_of,
 )
+from tlx.cli.user_files import function_of, load_recipe
 
 SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 
 
-@main.command()
+@main.command(
+    section="Train",
+    examples=(
+        "tlx tune configs/minilm_movies.py --space space.py --trials 40",
+        "tlx tune configs/cnn_mnist.py --space space.py --trials 20 --sampler random",
+    ),
+)
 @config_argument
 @set_option
 @click.option(
-    "--space", "file", required=True,
+    "--space", required=True, metavar="FILE",
     help="Python file with a function space() that returns {path: range}, with the ranges of tlx.tune: uniform, "
     "log_uniform, integer, one_of.",
 )  # fmt: skip
@@ -37,37 +46,35 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="Search method.")
 @click.option(
     "--pruner", type=click.Choice(PRUNERS), default="none", show_default=True,
-    help="hyperband stops trials with worse validation metrics; every trial then trains alone, in no group.",
+    help="How trials end early: hyperband stops those with worse validation metrics, and trains each trial alone.",
 )  # fmt: skip
 @click.option("--metric", help="Metric of the validation split [default: the task's primary metric].")
 @click.option(
-    "--direction", type=click.Choice(("maximize", "minimize")), help="[default: the better direction of the metric.]"
+    "--direction",
+    type=click.Choice(("maximize", "minimize")),
+    help="Whether a larger or a smaller metric is better [default: as the task declares].",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the search; the runs use the recipe's seed.")
-@click.option(
-    "--out", type=click.Path(file_okay=False), help="Directory of the search [default: runs/tune- and the name]."
-)
-@click.option("--jobs", default=1, show_default=True, help="Number of processes.")
-@click.option(
-    "--together", default=16, show_default=True,
-    help="Largest group of random or grid trials that train together in one program.",
-)  # fmt: skip
+@out_option("runs/tune- and the name of the config")
+@jobs_option
+@together_option(16)
 @mesh_option
 @click.option("--share", type=int, hidden=True)
-@click.option("--quiet", is_flag=True, help="Print the result and errors only.")
+@quiet_option
 def tune(
-    config: str, changes: tuple[str, ...], file: str, trials: int, sampler: str, pruner: str, metric: str | None,
+    config: str, changes: tuple[str, ...], space: str, trials: int, sampler: str, pruner: str, metric: str | None,
     direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Search for the hyperparameters of CONFIG that are best on the validation split; no trial reads a test label.
+    """Search for hyperparameters on the validation split.
 
-    Run the same command again to continue a stopped search. Several shells that run it share the search.
+    CONFIG is a Python file with a function recipe(). No trial reads a test label. Random and grid trials train in
+    groups. Run the same command again to continue a stopped search. Several shells that run it share the search.
     """
     from tlx.tune import search
 
     _, recipe = load_recipe(config, changes)
-    space = function_of(file, "space", "space")()
+    ranges = function_of(space, "space", "space")()
     out = out or f"runs/tune-{Path(config).stem}"
     base = ["tlx", "run", file_word(config), *set_words(changes)]
     options: dict[str, Any] = {
@@ -75,12 +82,12 @@ def tune(
         "together": together,
     }  # fmt: skip
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    again = [*base[2:], "--space", file, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
+    again = [*base[2:], "--space", space, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
     ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
     try:
         results = search(
-            recipe, space, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
+            recipe, ranges, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
             quiet=quiet, mesh=mesh_of(mesh), **options,
         )  # fmt: skip
     except KeyboardInterrupt:

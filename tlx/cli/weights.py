@@ -4,16 +4,17 @@ from pathlib import Path
 
 import click
 
-from tlx.cli.group import config_option, main, optional_recipe
+from tlx.cli.group import config_option, main
+from tlx.cli.user_files import optional_recipe
 from tlx.trees import Json
 
 
-@main.command()
+@main.command(section="Models", examples=("tlx export runs/demo my_model",))
 @click.argument("source", metavar="RUN")
 @click.argument("directory", type=click.Path(file_okay=False))
 @config_option
 def export(source: str, directory: str, config: str | None) -> None:
-    """Write the model of RUN to DIRECTORY in the Hugging Face layout, which transformers opens.
+    """Write a model in the layout of Hugging Face.
 
     The written files are opened again and compared with RUN. A model that would give other outputs in transformers is
     refused.
@@ -41,11 +42,14 @@ def export(source: str, directory: str, config: str | None) -> None:
     click.echo(written)
 
 
-@main.command()
+@main.command(section="Models", examples=("tlx rebuild runs/labels/cells/0123456789abcdef",))
 @click.argument("source", metavar="CELL", type=click.Path(file_okay=False))
 @config_option
 def rebuild(source: str, config: str | None) -> None:
-    """Write the model and the report of a study's CELL, which stores its trained parameters only."""
+    """Write the model and the report of a cell of a study.
+
+    CELL is a directory in the folder "cells" of a study. It stores only the trained parameters.
+    """
     from tlx.training.reopen import rebuild as again
     from tlx.training.results import write_page
 
@@ -53,15 +57,18 @@ def rebuild(source: str, config: str | None) -> None:
     click.echo(write_page(path) or path)
 
 
-@main.command()
+@main.command(section="Models", examples=("tlx soup runs/a runs/b runs/c --greedy --out runs/soup",))
 @click.argument("sources", metavar="RUN RUN...", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Directory of the new model.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Output directory.")
 @click.option(
     "--greedy", is_flag=True, help="Keep a run only if the validation score of the first run's recipe does not fall."
 )
 @config_option
 def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -> None:
-    """Average the final weights of several RUNs of one model (Wortsman et al., 2022)."""
+    """Average the final weights of several runs of one model.
+
+    Model soups (Wortsman et al., 2022). Commands accept the new directory wherever they accept a model.
+    """
     from tlx.analysis.soups import soup as cook
 
     document = cook(sources, out, greedy=greedy, recipe=optional_recipe(config))
@@ -72,7 +79,7 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
     blended(document, out)
 
 
-@main.command()
+@main.command(section="Models", examples=("tlx wise runs/demo --share 0.5 --out runs/wise",))
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
 @click.option(
     "--share",
@@ -80,10 +87,13 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
     show_default=True,
     help="Interpolation weight: 0 = initial (pretrained) weights, 1 = fine-tuned weights.",
 )
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Directory of the new model.")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Output directory.")
 @config_option
 def wise(source: str, share: float, out: str, config: str | None) -> None:
-    """Interpolate between the initial and the fine-tuned weights of RUN (WiSE-FT, Wortsman et al., 2022)."""
+    """Interpolate between initial and fine-tuned weights.
+
+    WiSE-FT (Wortsman et al., 2022), for the two weights of RUN.
+    """
     from tlx.analysis.soups import wise as interpolate
 
     document = interpolate(source, share, out, recipe=optional_recipe(config))

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from tlx.config import check_seed
+from tlx.config import check_choice, check_seed
 from tlx.data.augment import Augmentation
 from tlx.data.shifts import Shift
 from tlx.data.sources.base import Source
@@ -170,10 +170,8 @@ class Data:
                 "expected the number of examples per class (0 = no labels), or a share below 1.0; None = all labels"
             )
             raise ValueError(f"labels={self.labels}; {expected}")
-        if self.match not in ("name", "position"):
-            raise ValueError(f"match={self.match!r}; expected 'name' or 'position'")
-        if self.test_on not in ("test", "validation"):
-            raise ValueError(f"test_on={self.test_on!r}; expected 'test' or 'validation'")
+        check_choice("match", self.match, ("name", "position"))
+        check_choice("test_on", self.test_on, ("test", "validation"))
         if self.source == () or len(set(self.sources.values())) < len(self.sources):
             raise ValueError(f"source={self.source}; expected one data set, or several different data sets")
         if self.target in self.sources.values():

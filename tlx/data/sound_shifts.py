@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from tlx.config import check_choice
 from tlx.processors.sounds import resampled, soundfile
 
 Law = Literal["gsm", "mu-law", "a-law"]
@@ -61,8 +62,7 @@ class Codec(OfSounds):
     law: Law = "gsm"
 
     def __post_init__(self) -> None:
-        if self.law not in LAWS:
-            raise ValueError(f"law={self.law!r}; expected one of {', '.join(map(repr, LAWS))}")
+        check_choice("law", self.law, LAWS)
 
     def __call__(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         library, file = soundfile(), io.BytesIO()

@@ -199,3 +199,8 @@ class Classes(Mapping[str, type]):
         except KeyError:
             homes = self.library.homes if isinstance(self.library, Exports) else self.library
             raise ValueError(f"tlx has no class {name!r}{near_miss(name, [*homes, *self.by_name])}") from None
+
+
+def as_classes(classes: Mapping[str, type]) -> Classes:
+    """Return classes by name as `Classes`, which also finds them by `module:Class`."""
+    return classes if isinstance(classes, Classes) else Classes(classes)

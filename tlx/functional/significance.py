@@ -4,7 +4,7 @@ Shapes: S seeds (pairs of runs), N test examples, M comparisons of one table. Al
 accuracies as shares give differences as shares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -150,6 +150,38 @@ def over_seeds_and_examples(
         means[n] = by_example[draw.integers(0, examples, examples)].mean()
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(gain.mean()), float(low), float(high)
+
+
+def over_examples(
+    gap: Callable[[np.ndarray, np.ndarray], float],
+    counts: tuple[int, int],
+    *,
+    paired: bool,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Compute `(low, high)`, the percentile bootstrap of the difference of two models over examples (Efron, 1979).
+
+    Args:
+        gap: the difference of the two models on the rows [N] of the first and the rows [M] of the second.
+        counts: the numbers of examples, N and M.
+        paired: whether the examples are the same, N = M; both models then have the same rows.
+        resamples: the number of bootstrap samples.
+        seed: the seed of the bootstrap.
+
+    Returns:
+        Both ends of the 95 % interval.
+
+    >>> score = np.array([0.0, 1.0, 1.0, 1.0])
+    >>> over_examples(lambda a, b: score[a].mean() - score[b].mean(), (4, 4), paired=True)
+    (0.0, 0.0)
+    """
+    draw, gaps = np.random.default_rng(seed), np.empty(resamples)
+    for n in range(resamples):
+        first = draw.integers(0, counts[0], counts[0])
+        gaps[n] = gap(first, first if paired else draw.integers(0, counts[1], counts[1]))
+    low, high = np.quantile(gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.config import check_choice
 from tlx.layers import (
     ACTIVATIONS,
     as_dtype,
@@ -73,8 +74,7 @@ class Bert(Architecture):
         check_ranges(self, POSITIVE, ("dropout", "attention_dropout", "head_dropout"))
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; change one of the two")
-        if self.pooling not in ("first", "mean"):
-            raise ValueError(f"pooling is {self.pooling!r}; expected 'first' or 'mean'")
+        check_choice("pooling", self.pooling, ("first", "mean"))
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 

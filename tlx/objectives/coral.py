@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from tlx.config import check_choice
 from tlx.functional.discrepancy import coral, mean_coral
 from tlx.objectives.base import Needs, weighed
 from tlx.objectives.between import Between, rows
@@ -25,8 +26,7 @@ class Coral(Between):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in FORMS:
-            raise ValueError(f"Coral: form is {self.form!r}; expected 'paper' or 'mean'")
+        check_choice("Coral: form", self.form, FORMS)
 
     def needs(self, streams: Collection[str]) -> Needs:
         return super().needs(streams)._replace(features=True)

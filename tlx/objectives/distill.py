@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tlx.config import check_choice
 from tlx.functional.losses import attention_divergence, distillation, feature_distance
 from tlx.layers import dense
 from tlx.models import attention_scores, attention_stages, example_inputs, forward, tap_shapes
@@ -45,8 +46,7 @@ class Distill(Term):
 
     def __post_init__(self) -> None:
         check_weight(self, "weight")
-        if self.what not in WHAT:
-            raise ValueError(f"Distill: what is {self.what!r}; expected one of {', '.join(map(repr, WHAT))}")
+        check_choice("Distill: what", self.what, WHAT)
         if self.temperature <= 0:
             raise ValueError(f"Distill: temperature is {self.temperature}; expected a number above 0")
         if self.pairs and self.what == "logits":

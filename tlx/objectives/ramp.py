@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from tlx.trees import near_miss
+from tlx.config import check_choice
 from tlx.types import Array, Tick
 
 SHAPES = ("linear", "cosine", "sigmoid")
@@ -28,8 +28,7 @@ class Ramp:
     steepness: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise ValueError(f"there is no shape {self.shape!r}{near_miss(str(self.shape), SHAPES)}")
+        check_choice("shape", self.shape, SHAPES)
         if not 0.0 <= self.over[0] < self.over[1] <= 1.0:
             raise ValueError(f"over is {self.over}; expected two rising shares of the run, such as (0.0, 0.5)")
         if self.steepness <= 0.0:

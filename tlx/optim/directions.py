@@ -60,12 +60,14 @@ class Optimiser(NamedTuple):
             its rate and its decay are zero. Runs that train different parameters may then share a program.
         averages: The parameters that are evaluated and saved are an average in the state of optax's `schedule_free`.
         needs_momentum: `Optim.momentum` may not be None.
+        about: What it is, and its paper, for lists.
     """
 
     transform: Callable[[Optim, Wave], optax.GradientTransformation]
     elementwise: bool = False
     averages: bool = False
     needs_momentum: bool = False
+    about: str = ""
 
 
 def directed(
@@ -180,13 +182,31 @@ def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.
 
 # The optimisers that a recipe can name. For any other, subclass `Optim` and override `optimiser`.
 BY_NAME: Mapping[str, Optimiser] = {
-    "adamw": Optimiser(directed(lambda optim, wave: [adam(optim)]), elementwise=True),
-    "adam": Optimiser(directed(lambda optim, wave: [adam(optim)]), elementwise=True),
-    "sgd": Optimiser(directed(momentum), elementwise=True),
-    "adafactor": Optimiser(directed(adafactor)),
-    "lamb": Optimiser(lamb),
-    "lion": Optimiser(directed(lambda optim, wave: [optax.scale_by_lion(optim.beta1, optim.beta2)]), elementwise=True),
-    "muon": Optimiser(directed(lambda optim, wave: [muon(optim, wave.hidden)]), needs_momentum=True),
-    "schedule-free-adamw": Optimiser(schedule_free_adamw, averages=True),
-    "schedule-free-sgd": Optimiser(schedule_free_sgd, averages=True),
-}
+    "adamw": Optimiser(
+        directed(lambda optim, wave: [adam(optim)]), elementwise=True,
+        about="Adam with decoupled weight decay (Loshchilov and Hutter, 2019)",
+    ),
+    "adam": Optimiser(
+        directed(lambda optim, wave: [adam(optim)]), elementwise=True,
+        about="Adam (Kingma and Ba, 2015); its weight decay is decoupled too, so it equals adamw",
+    ),
+    "sgd": Optimiser(directed(momentum), elementwise=True, about="The gradient, with momentum"),
+    "adafactor": Optimiser(
+        directed(adafactor), about="Factored second moments, steps relative to the parameter (Shazeer and Stern, 2018)"
+    ),
+    "lamb": Optimiser(lamb, about="Adam with a trust ratio for each layer, for large batches (You et al., 2020)"),
+    "lion": Optimiser(
+        directed(lambda optim, wave: [optax.scale_by_lion(optim.beta1, optim.beta2)]), elementwise=True,
+        about="The sign of a momentum (Chen et al., 2023)",
+    ),
+    "muon": Optimiser(
+        directed(lambda optim, wave: [muon(optim, wave.hidden)]), needs_momentum=True,
+        about="Orthogonal momentum on hidden kernels, Adam on the rest (Jordan et al., 2024; Liu et al., 2025)",
+    ),
+    "schedule-free-adamw": Optimiser(
+        schedule_free_adamw, averages=True, about="AdamW whose averaged parameters are evaluated (Defazio et al., 2024)"
+    ),
+    "schedule-free-sgd": Optimiser(
+        schedule_free_sgd, averages=True, about="SGD whose averaged parameters are evaluated (Defazio et al., 2024)"
+    ),
+}  # fmt: skip

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from tlx.config import check_choice
 from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
@@ -124,8 +125,7 @@ class ImageProcessor(Processor):
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
-        if self.resample not in _RESAMPLE:
-            raise ValueError(f"resample={self.resample!r}; expected one of {', '.join(_RESAMPLE)}")
+        check_choice("resample", self.resample, _RESAMPLE)
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise ValueError(

@@ -73,6 +73,16 @@ class Study:
         for name, value in {"cells": cells, "baseline": baseline, "metric": metric}.items():
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        """Return the question, the number of cells and the columns that name them."""
+        cells = cast("tuple[Cell, ...]", self.cells)
+        columns = ", ".join(cells[0].names) or "no column"
+        baseline = "".join(f", {name}={value!r}" for name, value in self.baseline.items())
+        return (
+            f"Study({self.question!r}, {len(cells)} cells by {columns}, metric {self.metric!r}"
+            f"{f', baseline{baseline[1:]}' if baseline else ''})"
+        )
+
     @cached_property
     def by_fingerprint(self) -> dict[str, Cell]:
         """The cells by fingerprint, in the order of `sweep`."""

@@ -35,6 +35,13 @@ class Run(NamedTuple):
         """Return the metrics by name, as `split/metric`."""
         return self.result["metrics"]
 
+    def __repr__(self) -> str:
+        """Return the folder, the primary metric and the rule that chose the checkpoint."""
+        splits = (split for split in ("test", "validation") if f"{split}/{self.recipe.task.primary}" in self.metrics)
+        names = [f"{split}/{self.recipe.task.primary}" for split in splits] or list(self.metrics)
+        measured = "".join(f", {name} {self.metrics[name]:.4f}" for name in names[:1])
+        return f"Run({str(self.folder)!r}{measured}, selection {self.result['selection']!r})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class How:

@@ -151,6 +151,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     task: Task = recipe.task if splits is None else recipe.task.resolve(splits.columns)
     task.head()
     if recipe.weights is None:
+        assert recipe.model is not None
         model = models.build(recipe.model, task.head())
         processor, manifest = None, Manifest("from scratch", {}, ())
         term_notes, references = check_fit(recipe, model, task, manifest, model.params)

@@ -61,9 +61,9 @@ def check_settings(
     if trials < 1:
         raise ValueError(f"trials is {trials}; expected 1 or more")
     config.check_seed(seed, "seed")
-    check_one("sampler", sampler, SAMPLERS)
-    check_one("pruner", pruner, PRUNERS)
-    check_one("direction", direction or "maximize", get_args(Direction))
+    config.check_choice("sampler", sampler, SAMPLERS)
+    config.check_choice("pruner", pruner, PRUNERS)
+    config.check_choice("direction", direction or "maximize", get_args(Direction))
     journal.check_installed(sampler)
     config.check(recipe)
     if recipe.data.labels is not None and recipe.train.select != "oracle":
@@ -77,12 +77,6 @@ def check_settings(
     better = recipe.task.metric(name).higher_is_better
     towards = cast(Direction, direction or ("maximize" if better else "minimize"))
     return Settings(recipe, space, cast(Sampler, sampler), cast(Pruner, pruner), name, towards, seed)
-
-
-def check_one(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError if a value is not among the known values."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
 
 
 def check_metric(metric: str, task: Task) -> str:

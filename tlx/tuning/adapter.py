@@ -6,7 +6,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tlx.trees import Tree, added, near_miss, subtree
+from tlx.config import check_choice
+from tlx.trees import Tree, added, subtree
 from tlx.tuning.base import Tuning, blocks, either, groups, key_of, with_head
 from tlx.types import Array, Key, Learn, Model, Phase, Rule
 
@@ -15,12 +16,13 @@ PLACEMENTS = ("houlsby", "pfeiffer")
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Tuning):
-    """x + up(gelu(down(x))) with `width` units in the middle; adapters and head learn.
+    """Add bottleneck adapters of `width` units to the blocks (Houlsby et al., 2019; Pfeiffer et al., 2021).
 
-    `placement` "houlsby" puts one adapter after the attention and one after the feed-forward layer of every block, each
-    before the residual sum, and trains the block's norms too. "pfeiffer" puts one adapter after the feed-forward
-    layer's residual sum (in a post-norm block it reads the norm of that sum). `up` starts at zero, so the initial model
-    computes the pretrained function. `norms` None follows the paper of the placement.
+    An adapter computes x + up(gelu(down(x))); adapters and head learn. `placement` "houlsby" puts one adapter after the
+    attention and one after the feed-forward layer of every block, each before the residual sum, and trains the block's
+    norms too. "pfeiffer" puts one adapter after the feed-forward layer's residual sum (in a post-norm block it reads
+    the norm of that sum). `up` starts at zero, so the initial model computes the pretrained function. `norms` None
+    follows the paper of the placement.
     """
 
     unmergeable = (("adapter", "an adapter"),)
@@ -32,8 +34,7 @@ class Adapter(Tuning):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"width is {self.width}; expected 1 or more")
-        if self.placement not in PLACEMENTS:
-            raise ValueError(f"unknown placement {self.placement!r}{near_miss(str(self.placement), PLACEMENTS)}")
+        check_choice("placement", self.placement, PLACEMENTS)
 
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the adapters; raise ValueError for a model without transformer blocks."""

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import jax
 
 from tlx.layers.merging import merged
-from tlx.partition import compile_rule, prefixes
-from tlx.trees import Tree, near_miss, subtree
+from tlx.partition import compile_rule, near_pattern
+from tlx.trees import Tree, subtree
 from tlx.types import Apply, Key, Learn, Model, Phase, Rule
 
 ALL: Rule = (r".*", Learn())
@@ -167,13 +167,14 @@ def groups(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mappi
             yield from groups(value, inner_path)
 
 
-def places(model: Model, on: str, who: str) -> dict[str, tuple[int, int]]:
+def places(model: Model, on: str, who: str, field: str = "on") -> dict[str, tuple[int, int]]:
     """Return the dense layers with a path that `on` matches in full, with the shapes of their kernels.
 
     Args:
         model: the model that trains.
         on: the regex for paths.
         who: the tuning, for messages.
+        field: the name of its field that holds `on`, for messages.
 
     Raises:
         ValueError: `on` matches nothing or something other than a dense layer, or the model comes from another library,
@@ -184,13 +185,12 @@ def places(model: Model, on: str, who: str) -> dict[str, tuple[int, int]]:
     matches = {path: group for path, group in groups(model.params) if pattern.fullmatch(path)}
     if not matches:
         names = [path for path, group in groups(model.params) if "kernel" in group]
-        literal = re.sub(r"\\d[+*]?|\[\d-\d\]", "00", on.split("(", maxsplit=1)[0].removeprefix(".*/"))
-        raise ValueError(f"{who}(on={on!r}) matches no layer{near_miss(literal, prefixes(names), n=2)}")
+        raise ValueError(f"{who}({field}={on!r}) matches no layer{near_pattern(on, names)}")
     others = [path for path, group in matches.items() if len(getattr(group.get("kernel"), "shape", ())) != 2]
     if others:
         shape = getattr(matches[others[0]].get("kernel"), "shape", None)
         reason = f"its kernel is {shape}" if shape else "it has no kernel"
-        raise ValueError(f"{who}(on={on!r}) matches {others[0]!r}, which is not a dense layer: {reason}")
+        raise ValueError(f"{who}({field}={on!r}) matches {others[0]!r}, which is not a dense layer: {reason}")
     return {path: group["kernel"].shape for path, group in sorted(matches.items())}
 
 

@@ -9,12 +9,12 @@ from tlx.types import Learn, Model, Phase, Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Tuning):
-    """Train all parameters. With `decay` below 1 the rate of a layer is decay ** (its distance from the last one).
+    """Train all parameters; with `decay` below 1, lower layers have a smaller rate (Bao et al., 2022).
 
-    The layers are those of `param_groups_layer_decay` in timm, for every architecture. In a transformer with N blocks
-    the head has the full rate, block n (from 0) decay ** (N - n), and the stem decay ** (N + 1). The last norm of a ViT
-    counts with the last block (BEiT gives it the full rate). BERT's pooler counts with the head, as does the dense
-    layer in the heads of RoBERTa, ELECTRA and DistilBERT.
+    The rate of a layer is decay ** (its distance from the last one). The layers are those of `param_groups_layer_decay`
+    in timm, for every architecture. In a transformer with N blocks the head has the full rate, block n (from 0) decay
+    ** (N - n), and the stem decay ** (N + 1). The last norm of a ViT counts with the last block (BEiT gives it the full
+    rate). BERT's pooler counts with the head, as does the dense layer in the heads of RoBERTa, ELECTRA and DistilBERT.
     """
 
     chooses = True

@@ -1,13 +1,12 @@
 """Unfreeze from the top down, one group of stages per phase: gradual unfreezing as in ULMFiT and T5."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tlx.partition import compile_rule
-from tlx.trees import flatten, near_miss, subtree
+from tlx.partition import compile_rule, near_pattern
+from tlx.trees import flatten, subtree
 from tlx.tuning.base import Tuning, depths, either, levels, parametric, stage_rule
 from tlx.types import Learn, Model, Phase, Rule
 
@@ -72,8 +71,9 @@ class Gradual(Tuning):
             rule = compile_rule(pattern)
             group = [name for name in rest if rule.fullmatch(name)]
             if not group:
-                close = near_miss(re.sub(r"\\d[+*]?", "00", pattern), stages)
-                raise ValueError(f"Gradual(groups=...): {pattern!r} matches no remaining stage{close}")
+                raise ValueError(
+                    f"Gradual(groups=...): {pattern!r} matches no remaining stage{near_pattern(pattern, rest)}"
+                )
             rest = [name for name in rest if name not in group]
             grouped.append(group)
         if rest:

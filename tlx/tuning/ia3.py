@@ -11,10 +11,10 @@ from tlx.types import Array, Key, Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Ia3(Tuning):
-    """Scale the outputs of the dense layers that `on` matches, and the inputs of those that `inputs` matches.
+    """Scale the outputs of the layers that `on` matches, and the inputs of those of `inputs` (Liu et al., 2022).
 
-    There is one factor per unit. The factors start at one and learn, and so does the head. None for either regex leaves
-    it out.
+    The layers are dense, and there is one factor per unit. The factors start at one and learn, and so does the head.
+    None for either regex leaves it out.
     """
 
     on: str | None = r".*/attention/(key|value)"
@@ -27,8 +27,9 @@ class Ia3(Tuning):
     def insert(self, model: Model, params: Tree, key: Key) -> Tree:
         """Return `params` with the factors; raise ValueError for a rule that matches nothing or no dense layer."""
         leaves: dict[str, Array] = {}
-        for rule, name, side in ((self.on, "output", 1), (self.inputs, "input", 0)):
-            layers = places(model, rule, "Ia3") if rule is not None else {}
+        for field, name, side in (("on", "output", 1), ("inputs", "input", 0)):
+            rule = getattr(self, field)
+            layers = places(model, rule, "Ia3", field) if rule is not None else {}
             leaves |= {f"{path}/ia3/{name}": jnp.ones(shape[side]) for path, shape in layers.items()}
         return added(params, leaves, "Ia3")
 

@@ -17,11 +17,12 @@ from tlx.types import Array, Key, Learn, Model, Phase, Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Tuning):
-    """x @ kernel + scale (x @ a) @ b on the dense layers that `on` matches in full; a, b and the head learn.
+    """Add low-rank matrices to the dense layers that `on` matches in full (LoRA; Hu et al., 2022).
 
-    `b` starts at zero, so the initial model computes the pretrained function. `scale` is alpha / rank, or alpha /
-    sqrt(rank) with `rank_stabilised` (Kalajdzievski, 2023). `dropout` applies to the input of `a`. `plus` is the
-    learning rate of `b` divided by that of `a` (LoRA+, Hayou et al., 2024). `weight_decay` applies to `a` and `b`.
+    Such a layer computes x @ kernel + scale (x @ a) @ b; `a`, `b` and the head learn. `b` starts at zero, so the
+    initial model computes the pretrained function. `scale` is alpha / rank, or alpha / sqrt(rank) with
+    `rank_stabilised` (Kalajdzievski, 2023). `dropout` applies to the input of `a`. `plus` is the learning rate of `b`
+    divided by that of `a` (LoRA+, Hayou et al., 2024). `weight_decay` applies to `a` and `b`.
     """
 
     # The gradient of each matrix is a product with the other, so the zeros that pad a smaller rank stay zeros.

@@ -12,12 +12,13 @@ from tlx.types import Array, Key, Learn, Model, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Vera(Tuning):
-    """x @ kernel + (((x @ a) * inner) @ b) * outer; `inner` [R], `outer` [O] and the head learn.
+    """Learn two vectors per dense layer, between frozen random matrices (VeRA; Kopiczko et al., 2024).
 
-    `outer` starts at zero, so the initial model computes the pretrained function; `inner` starts at `start`. `a` and
-    `b` are one pair of random matrices for all layers. Each layer uses the corner of the size that it needs and stores
-    a copy of it. The rank may exceed a kernel's sides (the authors use 1,024 for kernels of 768): the matrices cost
-    memory and do not learn.
+    A layer computes x @ kernel + (((x @ a) * inner) @ b) * outer; `inner` [R], `outer` [O] and the head learn. `outer`
+    starts at zero, so the initial model computes the pretrained function; `inner` starts at `start`. `a` and `b` are
+    one pair of random matrices for all layers. Each layer uses the corner of the size that it needs and stores a copy
+    of it. The rank may exceed a kernel's sides (the authors use 1,024 for kernels of 768): the matrices cost memory and
+    do not learn.
     """
 
     rank: int = 64

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tlx.config import source
 from tlx.models import Architecture, Head, initialise
 from tlx.models.names import Name
 from tlx.tasks import Task
-from tlx.trees import Json, flatten, nest
+from tlx.trees import Json, flatten, nest, size
 from tlx.types import Model, Variables
 from tlx.weights.formats import Format, foreign, foreign_kinds, formats_of
 from tlx.weights.reconcile import Manifest
@@ -35,6 +36,14 @@ class Pretrained(NamedTuple):
     processor: Any
     manifest: Manifest
     task: Task | None = None
+
+    def __repr__(self) -> str:
+        """Return the architecture, the number of parameters, the task, and the origin of the weights."""
+        count = sum(map(size, flatten(self.variables.params).values()))
+        parts = [f"{type(self.model.config).__name__} with {len(self.model.stages)} stages, {count:,} parameters"]
+        parts += [] if self.task is None else [source(self.task)]
+        parts += [] if self.processor is None else [type(self.processor).__name__]
+        return f"Pretrained({', '.join(parts)}; {self.manifest})"
 
 
 def foreign_kind(pretrained: Pretrained) -> str:

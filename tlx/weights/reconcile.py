@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.models.names import Name, inward
-from tlx.partition import compile_rule, prefixes
-from tlx.trees import Json, flatten, near_miss
+from tlx.partition import compile_rule, near_pattern
+from tlx.trees import Json, flatten
 
 ACTIONS = ("loaded", "renamed", "transposed", "permuted", "reset", "unused")
 # Returns the array of a path in the right shape; None if its shape does not depend on a size.
@@ -171,10 +171,7 @@ def matched(patterns: Sequence[str], params: Mapping[str, Any]) -> set[str]:
     for pattern in patterns:
         matches = {path for path in params if compile_rule(pattern).fullmatch(path)}
         if not matches:
-            literal = pattern.removesuffix("/.*")
-            raise ValueError(
-                f"the reset pattern {pattern!r} matches no parameter{near_miss(literal, prefixes(params), n=2)}"
-            )
+            raise ValueError(f"the reset pattern {pattern!r} matches no parameter{near_pattern(pattern, params)}")
         paths |= matches
     return paths
 
