@@ -46,10 +46,16 @@ BORDERS = {
     "altair": ("report/",),
     "vl_convert": ("report/",),
     "jinja2": ("report/",),
-    "scipy": ("report/", "functional/significance.py", "analysis/classical/", "processors/sounds.py"),
+    "scipy": (
+        "report/", "functional/calibration.py", "functional/regression.py", "functional/significance.py",
+        "analysis/classical/", "processors/sounds.py",
+    ),
     "matplotlib": ("report/",),
     "plotly": ("report/",),
-    "sklearn": ("data/datasets/", "analysis/", "functional/selection.py"),
+    "sklearn": (
+        "data/datasets/", "analysis/", "functional/agreement.py", "functional/ranking.py", "functional/regression.py",
+        "functional/selection.py",
+    ),
     "ot": ("analysis/classical/",),
     "click": ("cli/",),
     "rich": ("cli/", "records/progress.py"),
@@ -62,7 +68,7 @@ BORDERS = {
     "soundfile": ("processors/sounds.py",),
     "torch": (),
     "tensorflow": (),
-}
+}  # fmt: skip
 EVERYWHERE = {"jax", "numpy"}
 
 

@@ -101,7 +101,8 @@ def resolved(source: Path, task: Task) -> Task | None:
         return None if task.outputs is None else task
     result = read(source)
     classes = tuple(result["classes"])
-    return task.resolve({"label": Column(result.get("label", "class" if classes else "number"), classes)})
+    task = task.resolve({"label": Column(result.get("label", "class" if classes else "number"), classes)})
+    return task.with_kept(result["task"]) if "task" in result else task
 
 
 def check_code(source: Path, model: models.Architecture | None) -> None:

@@ -1,13 +1,13 @@
 """The recipe of an experiment: it composes the dataclasses of the other packages, without logic."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tlx import data, models, objectives, optim, tasks, tuning, updates, weights
 from tlx.config import check_choice, check_seed, source
 from tlx.data import Data
 from tlx.files.class_names import Classes, Exports, users_classes
-from tlx.functional.selection import CRITERIA, SOURCE
+from tlx.functional.selection import CRITERIA, RULES, SOURCE, metric_of, reads_validation
 from tlx.models import Architecture
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
@@ -18,10 +18,6 @@ from tlx.types import Learn
 from tlx.updates import Sum, Update
 from tlx.weights import Weights
 
-Select = Literal[
-    "last", "best-validation", "oracle", "source-validation", "iwv", "dev", "snd", "im", "entropy"
-]  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -29,14 +25,15 @@ class Train:
 
     The run takes `steps` updates, or the number that `epochs` passes over the first stream need, in batches of `batch`
     (over all devices together; a further stream may have another `batch`). `select` is the rule that chooses the
-    checkpoint whose accuracies are reported: the "last", or the "best-validation"; the same choice is called "oracle"
-    where the data grant only some of the target's labels, because it reads the others. The other rules read no label of
-    the target (see `tlx.functional.selection`): the accuracy on held-out examples of the source, "source-validation";
-    its error with importance weights for the target, "iwv", with a control variate, "dev"; and, from predictions on
-    unlabelled training examples of the target, the density of neighbourhoods "snd", the mutual information "im", the
-    lowest "entropy". `criteria` names rules that are also measured and recorded, whichever rule chooses. The validation
-    split is measured, and a checkpoint written, every `eval_every` steps; None is once a pass. `compile` is "jit" on a
-    mesh of all devices or "pmap"; `dtype` is the type of the activations.
+    checkpoint whose accuracies are reported: the "last"; the "best-validation", by the primary metric of the task; or
+    "validation/METRIC", by any of its metrics, such as "validation/macro_f1". The choice by the primary metric is
+    called "oracle" where the data grant only some of the target's labels, because it reads the others. The other rules
+    read no label of the target (see `tlx.functional.selection`): the accuracy on held-out examples of the source,
+    "source-validation"; its error with importance weights for the target, "iwv", with a control variate, "dev"; and,
+    from predictions on unlabelled training examples of the target, the density of neighbourhoods "snd", the mutual
+    information "im", the lowest "entropy". `criteria` names rules that are also measured and recorded, whichever rule
+    chooses. The validation split is measured, and a checkpoint written, every `eval_every` steps; None is once a pass.
+    `compile` is "jit" on a mesh of all devices or "pmap"; `dtype` is the type of the activations.
 
     `accumulate` cuts a batch into this number of pieces, processed one after the other: less memory, and the gradient
     of the whole batch in every term. A term that compares the examples of a batch (`Needs.features`) sees the features
@@ -61,7 +58,7 @@ class Train:
     batch: int = 32
     eval_batch: int = 64
     eval_every: int | None = None
-    select: Select = "last"
+    select: str = "last"
     compile: Literal["jit", "pmap"] = "jit"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["auto", "none", "dots", "stages"] = "auto"
@@ -93,13 +90,18 @@ class Train:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected a decay in (0, 1), or None for no average")
         for name, choices in (
-            ("select", get_args(Select)),
             ("compile", ("jit", "pmap")),
             ("dtype", ("float32", "bfloat16")),
             ("remat", ("auto", "none", "dots", "stages")),
             ("statistics", ("stream", "joint")),
         ):
             check_choice(name, getattr(self, name), choices)
+        rules = (*RULES, *CRITERIA)
+        if self.select not in rules and not metric_of(str(self.select)):
+            raise ValueError(
+                f"select is {self.select!r}; expected 'validation/METRIC', or one of {', '.join(map(repr, rules))}"
+                f"{near_miss(str(self.select), rules)}"
+            )
         for name in self.criteria:
             if name not in CRITERIA:
                 raise ValueError(f"criteria contains {name!r}, which is not a criterion{near_miss(name, CRITERIA)}")
@@ -135,9 +137,10 @@ class Recipe:
             raise ValueError("a recipe needs weights=Weights(...) or model=...")
         if not self.objective:
             raise ValueError("objective is empty; give at least one term, such as Supervised()")
-        if self.train.select == "best-validation" and self.data.labels is not None:
+        check_select(self.train.select, self.task)
+        if reads_validation(self.train.select) and self.train.select != "oracle" and self.data.labels is not None:
             raise ValueError(
-                f"data.labels is {self.data.labels}, but train.select 'best-validation' uses target labels beyond "
+                f"data.labels is {self.data.labels}, but train.select {self.train.select!r} uses target labels beyond "
                 "those: choose 'last' or a rule that uses no target labels, such as 'snd', or declare the use with "
                 "'oracle'"
             )
@@ -170,6 +173,17 @@ class Recipe:
     def batch_of(self, stream: str) -> int:
         """Return the number of examples of a stream in a step: that of the further stream, else `train.batch`."""
         return self.data.batches.get(stream) or self.train.batch
+
+
+def check_select(rule: str, task: Task) -> None:
+    """Raise ValueError, with the nearest name, where a selection rule names a metric that the task does not measure."""
+    name = metric_of(rule)
+    # `config.check` reports a task of another type.
+    if name and isinstance(task, Task) and name not in task.measures:
+        raise ValueError(
+            f"train.select is {rule!r}, but {type(task).__name__} does not measure {name!r}"
+            f"{near_miss(name, task.measures)}"
+        )
 
 
 # The packages whose exported classes a recipe's file or an override may name.

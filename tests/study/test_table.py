@@ -6,10 +6,11 @@ from filelock import FileLock
 from tlx import Study, choice, param, prod
 from tlx.study import results, run_study, table
 from tlx.study.base import document, settle
+from tlx.tasks import Classification
 from tlx.tuning import Probe
 
 pandas = pytest.importorskip("pandas")
-METRICS = ["accuracy", "f1", "loss", "ece"]
+METRICS = list(Classification(classes=10).measures)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,8 @@ def test_a_study_that_has_not_begun_is_a_table_of_waiting_cells(small, tmp_path)
 
 def test_markdown_has_one_line_per_finished_cell(run):
     head, rule, *lines = table.markdown(run.folder).splitlines()
-    assert head == "| method | seed | test/accuracy | test/f1 | test/loss | test/ece | steps | seconds | trainable |"
+    metrics = "test/accuracy | test/macro_f1 | test/loss | test/ece"
+    assert head == f"| method | seed | {metrics} | steps | seconds | trainable |"
     assert rule.count("---:") == 7
     assert [line.split(" | ")[:2] for line in lines] == [["| probe", "0"], ["| probe", "1"], ["| 2", "0"], ["| 2", "1"]]
     assert all(line.endswith(" | 90 |") for line in lines[:2])

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tlx import Data, Recipe, models, tasks
-from tlx.functional.metrics import scores_of
+from tlx.functional.scores import scores_of
 from tlx.records.run_directory import Predictions
 from tlx.training import evaluate
 

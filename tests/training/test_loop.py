@@ -72,7 +72,7 @@ def test_the_result_has_all_documented_fields(plain):
     result = json.loads((plain.folder / "result.json").read_text())
     assert result == plain.result
     assert {"fingerprint", "seed", "selection", "steps", "examples_per_second", "peak_memory_bytes"} < result.keys()
-    assert {"test/accuracy", "test/f1", "test/loss", "test/ece", "validation/accuracy"} < result["metrics"].keys()
+    assert {"test/accuracy", "test/macro_f1", "test/loss", "test/ece", "validation/accuracy"} < result["metrics"].keys()
     assert plain.metrics is plain.result["metrics"]
     assert result["parameters"] == {"total": 64 * 16 + 16 + 16 * 10 + 10, "trainable": 64 * 16 + 16 + 16 * 10 + 10}
     assert result["seconds"].keys() == {"setup", "compile", "train", "eval"}

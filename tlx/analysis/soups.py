@@ -61,7 +61,7 @@ def _soup(target: Path, runs: Sequence[str | Path], greedy: bool, recipe: Recipe
     sign = 1 if task.higher_is_better else -1
 
     def score(variables: Variables) -> float:
-        return sign * meter(variables, "validation").metrics(task)[task.primary]
+        return sign * meter(variables, "validation").metrics(task, [task.primary])[task.primary]
 
     if greedy:
         variables, chosen, scores, _ = blend.greedy_soup(candidates, score)
@@ -107,7 +107,7 @@ def _wise(target: Path, run: str | Path, share: float, recipe: Recipe | None) ->
     check_plain(opened)
     meter, rule = Meter(opened), f"none: the user chose share {share:g}"
     ends = {
-        name: meter(variables, "validation").metrics(meter.task)[meter.task.primary]
+        name: meter(variables, "validation").metrics(meter.task, [meter.task.primary])[meter.task.primary]
         for name, variables in (("before", opened.before), ("after", opened.after))
     }
     summary = {"kind": "wise", "run": str(run), "share": share, "selection": rule, "ends": ends}

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ def dump(value: object) -> Any:
 
     A record is `{"kind": name, field: value, ...}`, with `"class": "module:Class"` where the class is a user's. A value
     that is neither a record nor plain (a module, a function) becomes its `repr` without the addresses in it, which
-    change from process to process.
+    change from process to process; a function of the user's is also named `module:name`.
     """
     if is_plain(value):
         return value
@@ -33,7 +34,10 @@ def dump(value: object) -> Any:
         return header | {name: dump(field) for name, field in fields(value).items()}
     if isinstance(value, tuple | list):
         return [dump(item) for item in value]
-    return {"repr": lasting_repr(value)}
+    text = {"repr": lasting_repr(value)}
+    if isinstance(value, types.FunctionType) and value.__qualname__.isidentifier():
+        return text | ({"function": place} if (place := class_names.place(value)) else {})
+    return text
 
 
 def load(document: object, classes: Named, original: object = MISSING, path: str = "") -> Any:
@@ -74,14 +78,16 @@ def load(document: object, classes: Named, original: object = MISSING, path: str
 def _find_original(document: Json, original: object, path: str) -> Any:
     """Return the value that was written as a `repr`, taken from a value that contains it."""
     values = {} if original is MISSING else dict(leaves(original))
-    if path in values and dump(values[path]) == document:
+    text = document["repr"]
+    if path in values and lasting_repr(values[path]) == text:
         return values[path]
-    matches = {id(value): value for value in values.values() if dump(value) == document}
+    matches = {id(value): value for value in values.values() if lasting_repr(value) == text}
     if len(matches) == 1:
         return next(iter(matches.values()))
     where = f"{path}: " if path else ""
-    text = " ".join(str(document["repr"]).split())
-    raise ValueError(f"{where}the document contains only the repr {text}; pass the config file too (--config FILE)")
+    text = f"the function {document['function']}" if "function" in document else f"the repr {text}"
+    text = " ".join(text.split())
+    raise ValueError(f"{where}the document contains only {text}; pass the config file too (--config FILE)")
 
 
 def _built(kind: type, values: Mapping[str, Any]) -> Any:
@@ -128,7 +134,7 @@ def _printed(value: object, schema: int) -> Any:
     if isinstance(value, tuple | list) and not is_record(value):
         return [_printed(item, schema) for item in value]
     if not is_record(value):
-        return dump(value)
+        return value if is_plain(value) else {"repr": lasting_repr(value)}
     kind, defaults = type(value), class_names.defaults(type(value))
     if class_names.is_own(kind):
         always = schema_1.ALWAYS.get(kind.__name__, ())

@@ -47,6 +47,7 @@ def train_batches(
     targets: Targets | None = None,
     gather: Gather | None = None,
     draws: int = 0,
+    sampling: str = "shuffled",
 ) -> grain.DatasetIterator[Batch]:
     """Return an endless iterator of batches. Every epoch has a new order drawn from `seed`, and may end inside a batch.
 
@@ -70,9 +71,11 @@ def train_batches(
         gather: Exchanges lengths between several processes.
         draws: How many examples will be drawn, as far as that is known: where most are needed, all are prepared at
             once.
+        sampling: "balanced" draws every class equally often, if the examples have labels.
 
     Raises:
-        ValueError: There are no examples, or the processes cannot share the batch equally.
+        ValueError: There are no examples, they have no classes to balance, or the processes cannot share the batch
+            equally.
     """
     import grain
 
@@ -83,7 +86,7 @@ def train_batches(
         ready.measure(gather, process_index, process_count)
     elif 2 * draws >= len(examples):
         ready.prepare()
-    order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets)
+    order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets, sampling=sampling)
 
     def assemble(step: int) -> Batch:
         positions, epochs = order(step)
@@ -119,23 +122,31 @@ class Order:
         seed: int,
         group: int = 1,
         targets: Targets | None = None,
+        sampling: str = "shuffled",
     ):
         self.ready, self.count = reader(examples, processor, targets), len(examples)
         self.batch, self.seed = batch, seed
+        self.members = _members(examples) if sampling == "balanced" and examples.labelled else None
         self.group = group if self.ready.ragged else 1
         # Cached, because each batch of a group needs the whole group.
         self.grouped = functools.lru_cache(maxsize=4)(self._grouped)
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         if self.group == 1:
-            return _positions(self.count, self.batch, self.seed, step)
+            return self._drawn(self.batch, step)
         positions, epochs = self.grouped(step // self.group)
         return positions[step % self.group], epochs[step % self.group]
+
+    def _drawn(self, batch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions and epochs of draw `step` of `batch` examples."""
+        if self.members is None:
+            return _positions(self.count, batch, self.seed, step)
+        return _balanced(self.members, batch, self.seed, step)
 
     def _grouped(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions and epochs of `group` batches, [group, B] each, cut from the draw by length, in a random
         order."""
-        positions, epochs = _positions(self.count, self.batch * self.group, self.seed, number)
+        positions, epochs = self._drawn(self.batch * self.group, number)
         by_length = np.argsort(self.ready.lengths(positions), kind="stable").reshape(self.group, self.batch)
         mixed = by_length[
             np.argsort(np.random.Generator(np.random.PCG64([self.seed, number, self.group])).random(self.group))
@@ -198,6 +209,56 @@ def _positions(count: int, batch: int, seed: int, step: int) -> tuple[np.ndarray
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     # Sorting uniform numbers, as in `streams.subset`: the same order in every numpy.
     return np.argsort(np.random.Generator(np.random.PCG64([seed, epoch])).random(count), kind="stable")
+
+
+def _members(examples: Examples) -> tuple[np.ndarray, ...]:
+    """Return the positions of the examples of each class that occurs. Raises ValueError for other labels."""
+    if examples.kind != "class":
+        raise ValueError(
+            f"sampling='balanced' draws every class equally often, but the label of {examples.name!r} {examples.split} "
+            f"is a {examples.kind}; expected one class for each example"
+        )
+    labels = examples.labels()
+    return tuple(np.flatnonzero(labels == label) for label in np.unique(labels))
+
+
+def _balanced(members: Sequence[np.ndarray], batch: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of global batch `step`, and the epoch of each within its class.
+
+    The draws are cut into rounds. A round has every class once, in a random order; round r takes example r of the class
+    in the orders of its epochs end to end. It is a function of its arguments alone, as `_positions`.
+    """
+    classes = len(members)
+    rounds, places = np.divmod(np.arange(step * batch, (step + 1) * batch), classes)
+    drawn, positions, epochs = (np.empty(batch, np.int64) for _ in range(3))
+    for piece in np.unique(rounds // _ROUNDS).tolist():
+        inside = rounds // _ROUNDS == piece
+        drawn[inside] = _class_orders(classes, seed, piece)[rounds[inside] % _ROUNDS, places[inside]]
+    for number in np.unique(drawn).tolist():
+        of_class = np.flatnonzero(drawn == number)
+        count = len(members[number])
+        epochs[of_class], steps = np.divmod(rounds[of_class], count)
+        orders = {epoch: _class_order(count, seed, number, epoch) for epoch in np.unique(epochs[of_class]).tolist()}
+        chosen = [orders[epoch][n] for epoch, n in zip(epochs[of_class].tolist(), steps.tolist(), strict=True)]
+        positions[of_class] = members[number][chosen]
+    return positions, epochs
+
+
+# Rounds in which the orders of the classes are drawn together.
+_ROUNDS = 256
+
+
+@functools.lru_cache(maxsize=64)
+def _class_orders(classes: int, seed: int, piece: int) -> np.ndarray:
+    """Return the orders of the classes in `_ROUNDS` rounds, [_ROUNDS, C]."""
+    random = np.random.Generator(np.random.PCG64([seed, piece, classes]))
+    return np.argsort(random.random((_ROUNDS, classes)), axis=1, kind="stable")
+
+
+@functools.lru_cache(maxsize=4096)
+def _class_order(count: int, seed: int, number: int, epoch: int) -> np.ndarray:
+    """Return the order of the examples of one class in one of its epochs."""
+    return np.argsort(np.random.Generator(np.random.PCG64([seed, epoch, number, count])).random(count), kind="stable")
 
 
 def _share(batch: int, process_index: int, process_count: int) -> slice:

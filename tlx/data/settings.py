@@ -97,7 +97,9 @@ class Data:
     batches are drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a
     side with `channels` (None: as the pretrained processor states, else unchanged). A sound becomes an image of `size`
     mel bands by `size` frames of its first `seconds` (see `tlx.processors.sounds`). `augment` changes training images,
-    differently at every step; with `views` in this many fixed ways, which the epochs take in turn.
+    differently at every step; with `views` in this many fixed ways, which the epochs take in turn. With `sampling`
+    "balanced", every class of a stream with labels is drawn equally often, so that examples of a rare class return
+    sooner; an epoch keeps its number of steps.
 
     The other settings make a source less like its target (Wang et al., 2019), drawn by the seed of the subset. With
     probability `eps_y` a label of the source is replaced by a class drawn uniformly over all classes of the source, so
@@ -127,6 +129,7 @@ class Data:
     seconds: float = 2.0
     augment: tuple[Augmentation, ...] = ()
     views: int | None = None
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     eps_y: float = 0.0
     eps_x: float = 0.0
     shift: tuple[Shift, ...] = ()
@@ -183,6 +186,8 @@ class Data:
         """Raise ValueError for invalid lengths, groups, views or sizes."""
         if self.tokens < 1 or not self.buckets or min(self.buckets) < 1:
             raise ValueError(f"tokens={self.tokens}, buckets={self.buckets}; expected lengths of at least 1")
+        if self.sampling not in ("shuffled", "balanced"):
+            raise ValueError(f"sampling={self.sampling!r}; expected 'shuffled' or 'balanced'")
         if self.group < 1:
             raise ValueError(f"group={self.group}; expected at least 1 batch")
         if self.views is not None and (self.views < 1 or not self.augment):

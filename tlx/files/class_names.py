@@ -43,8 +43,8 @@ def is_own(kind: Any) -> bool:
     return str(getattr(kind, "__module__", "")).partition(".")[0] in (OWN, "builtins")
 
 
-def place(kind: type) -> str | None:
-    """Return `module:Class` for a user's class, None for one of ours.
+def place(kind: type | types.FunctionType) -> str | None:
+    """Return `module:Class` for a user's class or function, None for one of ours.
 
     >>> import fractions
     >>> place(fractions.Fraction), place(Classes)

@@ -26,6 +26,32 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32), -1)).sum(-1)
 
 
+def focal(logits: Array, labels: Array, exponent: float | Array) -> Array:
+    """Compute -(1 - p_y)^exponent log p_y (focal loss; Lin et al., 2017, equation 4): [B, C], [B] -> [B].
+
+    It is computed from the log-odds of the label, so its gradient is bounded where p_y rounds to 0 or 1.
+    """
+    odds = log_odds(logits, labels)
+    return jnp.exp(-exponent * jax.nn.softplus(odds)) * jax.nn.softplus(-odds)
+
+
+def brier(p: Array, labels: Array) -> Array:
+    """Compute sum_c (p_c - y_c)^2 (Brier, 1950): [B, C], [B] -> [B]. For two classes it is halved, as in scikit-learn,
+    so that it is the squared error of the probability of the second class."""
+    distance = (jnp.square(p - jax.nn.one_hot(labels, p.shape[-1], dtype=p.dtype))).sum(-1)
+    return distance / 2 if p.shape[-1] == 2 else distance
+
+
+def among_top(logits: Array, labels: Array, count: int) -> Array:
+    """Return whether the label is among the `count` largest logits, booleans: [B, C], [B] -> [B].
+
+    Of equal logits the first class counts as larger, as in the prediction.
+    """
+    label_logits = jnp.take_along_axis(logits, labels[:, None], -1)
+    before = (logits == label_logits) & (jnp.arange(logits.shape[-1]) < labels[:, None])
+    return ((logits > label_logits) | before).sum(-1) < count
+
+
 def log_odds(logits: Array, labels: Array) -> Array:
     """Compute log p_y / (1 - p_y) = z_y - log sum_{c != y} exp(z_c): [B, C], [B] -> [B].
 

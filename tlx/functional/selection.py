@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.functional.metrics import softmax
+from tlx.functional.scores import softmax
 
 # The data that a criterion may read: held-out examples of the source with labels, and training examples of the target
 # without labels.
 SOURCE, TARGET = "source-held-out", "target-unlabelled"
-# The rules that read the labels of the target's validation split.
+# The rules that read the labels of the target's validation split; the first two choose by the primary metric.
 BY_VALIDATION = ("best-validation", "oracle")
+VALIDATION = "validation/"
+# The rules that need no criterion.
+RULES = ("last", *BY_VALIDATION)
 # The prefix of a criterion's name in the log of a run.
 PREFIX = "criterion/"
 
@@ -58,6 +61,20 @@ class Outputs:
     def weights(self) -> np.ndarray:
         """Return the density ratio of the target to the source at each held-out example of the source, [N]."""
         return density_ratio(self.rows[SOURCE].features, self.rows[TARGET].features)
+
+
+def metric_of(rule: str) -> str:
+    """Return the metric that a rule names; "" where the rule is not by a named metric.
+
+    >>> metric_of("validation/macro_f1"), metric_of("best-validation")
+    ('macro_f1', '')
+    """
+    return rule.removeprefix(VALIDATION) if rule.startswith(VALIDATION) else ""
+
+
+def reads_validation(rule: str) -> bool:
+    """Return whether a rule reads the labels of the target's validation split."""
+    return rule in BY_VALIDATION or bool(metric_of(rule))
 
 
 def entropies(p: np.ndarray) -> np.ndarray:

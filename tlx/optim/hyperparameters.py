@@ -1,5 +1,6 @@
 """The float fields of a recipe as a tree of arrays: what a sweep may vary without compiling a new program."""
 
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +18,24 @@ def hyperparameters(value: object) -> dict[str, Any]:
             if inner := hyperparameters(field):
                 numbers[name] = inner
             continue
-        if typing.get_origin(hints.get(name)) is tuple and set(typing.get_args(hints[name])) <= {float, Ellipsis}:
+        if isinstance(field, tuple) and takes_floats(hints.get(name)):
             numbers[name] = {str(n): float(item) for n, item in enumerate(field)}
             continue
         is_float = hints.get(name) is float or float in typing.get_args(hints.get(name))
         if is_float and isinstance(field, int | float) and not isinstance(field, bool):
             numbers[name] = float(field)
     return numbers
+
+
+def takes_floats(hint: Any) -> bool:
+    """Return whether a type is a tuple of floats, or may be one.
+
+    >>> takes_floats(tuple[float, ...] | None), takes_floats(tuple[str, ...]), takes_floats(float)
+    (True, False, False)
+    """
+    if typing.get_origin(hint) is tuple:
+        return set(typing.get_args(hint)) <= {float, Ellipsis}
+    return typing.get_origin(hint) in (typing.Union, types.UnionType) and any(map(takes_floats, typing.get_args(hint)))
 
 
 def with_hyperparameters(value: Any, values: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ import io
 import os
 import platform
 import sys
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +32,8 @@ from tlx.files.documents.records import OWNED, RERUN
 from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
-from tlx.functional import metrics
+from tlx.functional.metrics import of_scores
+from tlx.functional.scores import scores_of
 from tlx.records import migrations
 from tlx.records.log import write_json
 from tlx.trees import Json
@@ -193,16 +195,26 @@ class Predictions(NamedTuple):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def metrics(self, task: Task) -> dict[str, float]:
-        """Compute the metrics of a task from the scores. Raises ValueError where these are not the declared ones."""
-        metrics = task.summarise(self.scores)
-        if metrics.keys() != task.metrics.keys():
+    def metrics(self, task: Task, names: Collection[str] | None = None) -> dict[str, float]:
+        """Compute the metrics of a task from the scores.
+
+        Args:
+            task: The task.
+            names: The metrics; None for all.
+
+        Raises:
+            ValueError: The task's `summarise` does not return the metrics that the task declares.
+        """
+        measures = task.measures
+        if names is not None and all(measures[name].mean_of or measures[name].value for name in names):
+            return {name: of_scores(measures[name], self.scores) for name in names}
+        values = task.summarise(self.scores)
+        if values.keys() != measures.keys():
             raise ValueError(
-                f"{type(task).__name__}.summarise returns {', '.join(metrics) or 'nothing'}, but its metrics are "
-                f"{', '.join(task.metrics)}; declare each metric that it returns, and return each metric that it "
-                "declares"
+                f"{type(task).__name__}.summarise returns {', '.join(values) or 'nothing'}, but its metrics are "
+                f"{', '.join(measures)}; declare each metric that it returns, and return each metric that it declares"
             )
-        return {name: float(value) for name, value in metrics.items()}
+        return {name: float(values[name]) for name in (measures if names is None else names)}
 
     def rows(self, places: np.ndarray) -> Predictions:
         """Return the examples at these positions."""
@@ -234,7 +246,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
     arrays = read_arrays(path, {"indices": 1}, others=True, remedy=RERUN)
     indices = arrays.pop("indices")
     if arrays.keys() == {"logits", "labels"}:
-        arrays = metrics.scores_of(**read_arrays(path, {"logits": 2, "labels": 1}, remedy=RERUN))
+        arrays = scores_of(**read_arrays(path, {"logits": 2, "labels": 1}, remedy=RERUN))
     return Predictions(arrays, indices)
 
 

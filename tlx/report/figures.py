@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tlx.functional.metrics import calibration_bins, confusion_matrix
+from tlx.functional.calibration import calibration_bins
+from tlx.functional.scores import confusion_matrix
 from tlx.report import charts, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.intervals import wilson
@@ -99,7 +100,10 @@ def validation(records: RunRecords) -> list[Figure]:
 
 
 def validation_loss(records: RunRecords) -> list[tuple[int, float]] | None:
-    """Return the steps and values of the validation loss; None if it was not measured at several steps."""
+    """Return the steps and values of the validation loss; None if it was not measured at several steps, or if the
+    training loss has another unit, because the model learns standardised labels."""
+    if "mean" in records.result.get("task", {}):
+        return None
     for name in LOSSES:
         steps, values = records.series(name)
         if len(steps) > 1:

@@ -3,13 +3,12 @@
 Shapes: N examples, R resamples.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tlx.functional.metrics import SUMS, Scores
+from tlx.functional import resampling
+from tlx.functional.metrics import Metric, find_metric
 
 # A list of runs is made without JAX.
 if TYPE_CHECKING:
@@ -58,15 +57,20 @@ def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vecto
     return Interval(float(interval.low), float(interval.high), f"bootstrap, {resamples:,} resamples")
 
 
+def declared(task: "Task", name: str) -> Metric:
+    """Return the declaration of a metric of a run, which an earlier version may have measured under another name."""
+    return task.measures[name] if name in task.measures else find_metric(name)
+
+
 def measure(name: str, predictions: Any, task: "Task") -> Interval | None:
     """Compute the interval of a task's metric over the examples of a split.
 
     Returns:
         The interval. None for one example, for a metric that resampling biases, for a metric that cannot be computed
-        from the kept
-        scores, and if all examples score alike, because resampling them shows no uncertainty.
+        from the kept scores or is not defined, if resampling takes too long (see `tlx.functional.resampling`), and if
+        all examples score alike, because resampling them shows no uncertainty.
     """
-    metric, scores = task.metric(name), predictions.scores
+    metric, scores = declared(task, name), predictions.scores
     values = scores.get(metric.mean_of)
     if values is not None and values.ndim > 1:
         values = values.reshape(len(values), -1).mean(-1, dtype=np.float64)
@@ -76,39 +80,29 @@ def measure(name: str, predictions: Any, task: "Task") -> Interval | None:
         return None
     if values is not None:
         return unless_constant(bootstrap(values.astype(np.float64)))
-    places = np.arange(len(predictions))
     if metric.value is not None:
-        arrays = {key: array for key, array in scores.items() if key != "logits"}
-        value = metric.value
-        if value in SUMS and all(key in arrays for key in SUMS[value]):
-            summed = {key: arrays[key] for key in SUMS[value]}
-            return unless_constant(resampled(partial(values_of_sums, value, summed), places, vectorized=True))
-        return unless_constant(
-            resampled(lambda rows: value({key: array[rows] for key, array in arrays.items()}), places)
-        )
+        return percentiles(resampling.replicates(metric.value, scores, len(predictions)))
+    places = np.arange(len(predictions))
     try:
-        return unless_constant(resampled(lambda rows: predictions.rows(rows).metrics(task)[name], places))
+        return unless_constant(resampled(lambda rows: predictions.rows(rows).metrics(task, [name])[name], places))
     except ValueError:
         # The task of a run that was read from its files alone.
         return None
 
 
-def values_of_sums(
-    value: Callable[[Scores], float], scores: Mapping[str, np.ndarray], rows: np.ndarray, axis: int = -1
-) -> np.ndarray:
-    """Return float64[R], the values of a metric that reads only sums over the examples, without a copy of the scores
-    for each resample.
+def percentiles(replicates: np.ndarray | None) -> Interval | None:
+    """Return the percentile interval of the values of resamples; None if there are none, or if most of them are nan.
 
-    Args:
-        value: The metric, a function in `SUMS`.
-        scores: The scores [N, ...] that it reads.
-        rows: The examples of each resample, int[R, N].
-        axis: The axis of the examples, always the last.
+    >>> percentiles(np.array([0.0, 1.0, np.nan]))
+    Interval(low=0.025, high=0.975, method='bootstrap, 3 resamples, not defined in 1 of them')
     """
-    rows = rows.reshape(-1, rows.shape[axis])
-    counts = np.stack([np.bincount(row, minlength=rows.shape[1]) for row in rows]).astype(np.float64)
-    sums = {name: np.tensordot(counts, array.astype(np.float64), 1) for name, array in scores.items()}
-    return np.array([value({name: array[n : n + 1] for name, array in sums.items()}) for n in range(len(rows))])
+    if replicates is None or (defined := replicates[~np.isnan(replicates)]).size <= len(replicates) / 2:
+        return None
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    method = f"bootstrap, {len(replicates):,} resamples"
+    if missing := len(replicates) - len(defined):
+        method += f", not defined in {missing:,} of them"
+    return unless_constant(Interval(float(low), float(high), method))
 
 
 def unless_constant(interval: Interval) -> Interval | None:

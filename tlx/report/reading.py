@@ -11,7 +11,7 @@ import numpy as np
 from tlx import config
 from tlx.files.documents import check, format_value
 from tlx.files.documents.records import DRAWN, RERUN
-from tlx.functional.metrics import from_document
+from tlx.functional.metrics import Metric, from_document
 from tlx.records import run_directory
 from tlx.records.log import METRICS, read_metrics
 from tlx.records.migrations import rule_of
@@ -124,6 +124,13 @@ def read_recipe(path: Path) -> Json:
     return document
 
 
+class RecordedMetric(NamedTuple):
+    """A metric of the user as a run records it: its `name` and its declaration, without its function."""
+
+    name: str
+    metric: Metric
+
+
 class RecordedTask(Task):
     """The task of a run as its files describe it, if they cannot name its class: the `names` of its classes and its
     declared metrics."""
@@ -143,8 +150,16 @@ def read_task(document: Json, result: Json) -> Task:
     names, measures = tuple(result["classes"]), result.get("measures")
     if measures and (document.get("class") or document["kind"] not in classes()):
         return RecordedTask(names, measures)
-    task = config.load(document, classes())
-    return task.resolve({"label": Column(result.get("label", "class" if names else "number"), names)})
+    # The functions of the user's metrics are in a file that is not imported; their declarations are recorded.
+    extra = tuple(
+        RecordedMetric(item["name"], from_document(measures[item["name"]]))
+        for item in document.get("extra_metrics", ())
+        if measures and item["name"] in measures
+    )
+    task = config.load({name: value for name, value in document.items() if name != "extra_metrics"}, classes())
+    task = task.resolve({"label": Column(result.get("label", "class" if names else "number"), names)})
+    task = task.with_kept(result["task"]) if "task" in result else task
+    return config.replace(task, extra_metrics=extra) if extra else task
 
 
 def thin(values: Sequence[float], limit: int = 2000) -> list[int]:

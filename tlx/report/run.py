@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.functional.selection import BY_VALIDATION
+from tlx.functional.selection import reads_validation
 from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import RunRecords
 from tlx.trees import Json
@@ -43,7 +43,7 @@ def draw(records: RunRecords) -> str:
         document=records.document,
         answer=answer(records),
         measured=measured(records),
-        flattering=result["selection"] in BY_VALIDATION,
+        flattering=reads_validation(result["selection"]),
         rules=rules(records),
         training=figures.training(records),
         validation=figures.validation(records),
@@ -84,18 +84,27 @@ def measured(records: RunRecords) -> list[Json]:
         {
             "name": name,
             "splits": [
-                {
-                    "split": split,
-                    "key": f"{split}/{name}",
-                    "value": metrics[f"{split}/{name}"],
-                    "interval": intervals.measure(name, records.predictions[split], records.task),
-                }
+                measurement(records, split, name)
                 for split in ("test", *records.result.get("tests", ()), "validation")
                 if f"{split}/{name}" in metrics
             ],
         }
         for name in names
     ]
+
+
+def measurement(records: RunRecords, split: str, name: str) -> Json:
+    """Return one metric of one split with its interval, and the method of the interval or why there is none."""
+    value = records.result["metrics"][f"{split}/{name}"]
+    interval = None if math.isnan(value) else intervals.measure(name, records.predictions[split], records.task)
+    if interval:
+        how = interval.method
+    elif math.isnan(value):
+        how = "not defined"
+    else:
+        biased = not intervals.declared(records.task, name).interval
+        how = "no interval, because resampling inflates it" if biased else "no interval"
+    return {"split": split, "key": f"{split}/{name}", "value": value, "interval": interval, "how": how}
 
 
 def rules(records: RunRecords) -> list[Json]:
@@ -106,7 +115,7 @@ def rules(records: RunRecords) -> list[Json]:
     rows = []
     for rule, facts in records.result.get("rules", {}).items():
         name = renamed.get(rule, rule)
-        rows.append({"name": name, "words": words.RULES[name], "own": name == records.result["selection"], **facts})
+        rows.append({"name": name, "words": words.rule(name), "own": name == records.result["selection"], **facts})
     return rows
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx.functional.metrics import find_metric
+from tlx.functional.selection import metric_of
 from tlx.trees import Json
 
 WIDTH = 88
@@ -20,6 +21,17 @@ RULES = {
     "im": "the step with the largest mutual information of target inputs and predictions",
     "entropy": "the step with the smallest mean entropy of target predictions",
 }
+
+
+def rule(name: str) -> str:
+    """Return which step a selection rule takes.
+
+    >>> rule("last"), rule("validation/macro_f1")
+    ('the last step', 'the step with the best validation macro F1')
+    """
+    if chosen := metric_of(name):
+        return f"the step with the best validation {metric(chosen)}"
+    return RULES.get(name, name)
 
 
 def metric(name: str) -> str:
@@ -135,7 +147,8 @@ def source(document: object, indent: int = 0, before: int = 0) -> str:
     """
     if isinstance(document, dict):
         if "kind" not in document:
-            return str(document["repr"]) if "repr" in document else repr(document)
+            name = document["function"].rpartition(":")[2] if "function" in document else None
+            return name or (str(document["repr"]) if "repr" in document else repr(document))
         items = [(f"{name}=", value) for name, value in document.items() if name not in ("kind", "class")]
         return bracket(f"{document['kind']}(", items, ")", indent, before)
     if isinstance(document, list):

@@ -86,10 +86,11 @@ def write_results(directory: Path) -> list[Path]:
 
 
 def markdown(directory: str | Path) -> str:
-    """Return the finished cells of a study as a Markdown table: columns, metrics on the test split, and costs."""
+    """Return the finished cells of a study as a Markdown table: columns, the study's metric and the main metrics on the
+    test split, and costs."""
     study = studies.read(directory)
-    metrics = [name for name in study.metrics if name.startswith("test/")]
-    if study.metric in metrics:
+    metrics = [name for name in study.metrics if name.startswith("test/") and study.declared(name).main]
+    if study.metric.startswith("test/") and study.metric in study.metrics:
         metrics = [study.metric, *(name for name in metrics if name != study.metric)]
     heads = [*study.columns, *metrics, "steps", "seconds", "trainable"]
     lines = [heads, ["---"] * len(study.columns) + ["---:"] * (len(metrics) + 3)]

@@ -3,18 +3,23 @@
 Shapes: B batch, N examples, T tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 import numpy as np
 
-from tlx.functional.metrics import Metric, Scores, of_scores
+from tlx import config
+from tlx.files import class_names
+from tlx.functional.metrics import Metric, of_scores
+from tlx.functional.scores import Scores
 from tlx.models.heads import Head
-from tlx.trees import Example, Json
+from tlx.trees import Example, Json, near_miss
 from tlx.types import Array, ArrayMap, Column, Field
 
 Outputs = ArrayMap
 Batch = Mapping[str, Array]
+# Logits of more classes are not stored.
+STORED_CLASSES = 1000
 
 
 class Task:
@@ -23,12 +28,15 @@ class Task:
     Attributes:
         metrics: The metrics that `summarise` returns; the first one is the primary metric. A value is a `Metric`, or
             "max" or "min" if nothing else is known.
+        extra_metrics: The user's own metrics, which follow those of the task.
         exclusive: Whether every example has exactly one of the classes of the logits [B, C]. Criteria without target
             labels and most terms of domain adaptation need such a task.
         by_class: Whether each output of the head stands for one of the classes `names`, so that a stored head can be
             matched by name.
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
         names: The class names; empty if the task has none.
+        kept: The fields that follow from the data, not from the recipe. `result.json` and a model's config.json keep
+            their values, because predictions need them.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Literal["max", "min"]]] = {}
@@ -36,6 +44,8 @@ class Task:
     by_class: ClassVar[bool] = False
     problem: ClassVar[str] = ""
     names: Any = ()
+    extra_metrics: Any = ()
+    kept: ClassVar[tuple[str, ...]] = ()
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task with classes filled in from the data.
@@ -47,6 +57,53 @@ class Task:
             ValueError: The data do not fit the task.
         """
         return self
+
+    def fitted(self, labels: Iterable[Any]) -> Self:
+        """Return the task with the fields that follow from the training labels: weights of classes, means.
+
+        Args:
+            labels: The label of each labelled training example, as the data have it. They are read when they are first
+                used.
+
+        Raises:
+            ValueError: The labels do not fit the task.
+        """
+        return self
+
+    def calibrated(self, scores: Scores) -> Self:
+        """Return the task with the fields that follow from the scores of the validation split at the end of a run."""
+        return self
+
+    def calibrated_scores(self, scores: Scores) -> dict[str, np.ndarray]:
+        """Return the scores [N, ...] that a `calibrated` task adds to those of each split."""
+        return {}
+
+    @property
+    def kept_fields(self) -> Json:
+        """Return the values of the `kept` fields that are known, as JSON values."""
+        values = {name: getattr(self, name) for name in self.kept}
+        return {name: config.dump(value) for name, value in values.items() if value not in (None, ())}
+
+    def with_kept(self, values: Mapping[str, Any]) -> Self:
+        """Return the task with the fields that `kept_fields` has returned.
+
+        Raises:
+            ValueError: There is another field. TypeError is raised for a value of another type.
+        """
+        hints, typed = get_type_hints(type(self)), {}
+        for name, value in values.items():
+            if name not in self.kept:
+                raise ValueError(f"{type(self).__name__} keeps no field {name!r}{near_miss(name, self.kept)}")
+            typed[name] = config.conform(config.load(value, {}), hints[name], f"{type(self).__name__}.{name}")
+        return config.replace(self, **typed) if typed else self
+
+    @property
+    def unfitted(self) -> Self:
+        """Return the task without the fields that follow from the data."""
+        if not self.kept:
+            return self
+        usual = class_names.defaults(type(self))
+        return config.replace(self, **{name: usual[name] for name in self.kept})
 
     def head(self) -> Head:
         """Return the head that the model must end in. Raises ValueError if the task does not know its size yet."""
@@ -81,8 +138,8 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no score(outputs, batch)")
 
     def summarise(self, scores: Scores) -> dict[str, float]:
-        """Compute the metrics from the scores [N, ...] of all examples, on the host."""
-        return {name: of_scores(self.metric(name), scores) for name in self.metrics}
+        """Compute the metrics `measures` from the scores [N, ...] of all examples, on the host."""
+        return {name: of_scores(metric, scores) for name, metric in self.measures.items()}
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words."""
@@ -105,10 +162,20 @@ class Task:
             return ", ".join(f"{number:g}" for number in label.ravel())
         return self.names[int(label)] if self.names else label.item()
 
+    def applies(self, name: str) -> bool:
+        """Return whether a metric of `metrics` can be measured on the task's classes."""
+        return True
+
+    @property
+    def measures(self) -> dict[str, Metric]:
+        """Return the declarations of the metrics that are measured: those of `metrics` that apply, then the user's."""
+        declared = ((name, metric) for name, metric in self.metrics.items() if self.applies(name))
+        measures = {name: metric if isinstance(metric, Metric) else Metric(metric) for name, metric in declared}
+        return measures | {extra.name: extra.metric for extra in self.extra_metrics}
+
     def metric(self, name: str) -> Metric:
-        """Return the declaration of one metric. Raises KeyError for a metric that the task does not declare."""
-        declared = self.metrics[name]
-        return declared if isinstance(declared, Metric) else Metric(declared)
+        """Return the declaration of one metric. Raises KeyError for a metric that the task does not measure."""
+        return self.measures[name]
 
     @property
     def primary(self) -> str:
@@ -139,12 +206,14 @@ class Statement(NamedTuple):
         outputs: The number of outputs.
         names: The names in `id2label`; empty if it is absent.
         problem: The `problem_type`; None if it is absent.
+        kind: The task in `tasks.OWN`, if transformers has no word for it.
     """
 
     head: type[Head]
     outputs: int
     names: tuple[str, ...]
     problem: str | None
+    kind: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Classification: every example has exactly one class. Shapes: B batch, C classes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -9,17 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional import losses
-from tlx.functional.metrics import STANDARD, Metric, Scores, check_labels, softmax
+from tlx.functional.agreement import macro_f1
+from tlx.functional.calibration import at_temperature, fit_temperature
+from tlx.functional.metrics import STANDARD, Metric, share
+from tlx.functional.scores import TOP, Scores, check_labels, softmax
 from tlx.models.heads import Pooled
-from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names, numbered
+from tlx.tasks.base import STORED_CLASSES, Batch, Outputs, Statement, Task, check_names, numbered
 from tlx.tasks.classes import contradictions, format_names
+from tlx.tasks.extra import ExtraMetric, check_extra
+from tlx.tasks.weighting import ClassWeights, array_of, balanced, check_weights, count_classes
 from tlx.trees import Json
 from tlx.types import Array, Column
 
+# The metrics of the probabilities at the temperature.
+CALIBRATED = ("calibrated_loss", "calibrated_ece")
 # Far above any data set, and few enough that a head of that width can be held in memory.
 MOST_CLASSES = 10_000_000
-# Logits of more classes are not stored.
-STORED_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +36,37 @@ class Classification(Task):
         names: The class names; empty takes those of the data set.
         smoothing: The share of label smoothing (Szegedy et al., 2016).
         class_weights: The weight of the examples of each class. The loss is the sum of weighted losses divided by the
-            sum of weights of the whole batch, as in torch's `CrossEntropyLoss(weight)`.
+            sum of weights of the whole batch, as in torch's `CrossEntropyLoss(weight)`. "balanced" gives every class of
+            the training examples the same total weight.
+        focal: The exponent of the focal loss (Lin et al., 2017): an example of probability p of its class weighs
+            (1 - p)^focal. None is the cross-entropy.
+        calibrate: Whether a temperature is fitted to the validation split at the end of a run (Guo et al., 2017). It
+            divides the logits of every later prediction; metrics of it are measured beside the others.
+        temperature: The temperature; None leaves the logits unchanged.
+        extra_metrics: The user's own metrics.
     """
 
     classes: int | None = None
     names: tuple[str, ...] = ()
     smoothing: float = 0.0
-    class_weights: tuple[float, ...] = ()
+    class_weights: ClassWeights = ()
+    focal: float | None = None
+    calibrate: bool = False
+    temperature: float | None = None
+    extra_metrics: tuple[ExtraMetric, ...] = ()
 
-    metrics: ClassVar[Mapping[str, Metric]] = {name: STANDARD[name] for name in ("accuracy", "f1", "loss", "ece")}
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": STANDARD["accuracy"],
+        "macro_f1": share(macro_f1, "macro F1"),
+        **{name: STANDARD[name] for name in ("loss", "ece", "balanced_accuracy")},
+        # Where each example has one class, micro F1 is the accuracy.
+        "micro_f1": share(words="micro F1", mean_of="correct", main=False),
+        **{
+            name: STANDARD[name]
+            for name in ("weighted_f1", "mcc", "kappa", "auroc", "average_precision", "top5", "brier", *CALIBRATED)
+        },
+    }
+    kept: ClassVar[tuple[str, ...]] = ("class_weights", "temperature")
     exclusive: ClassVar[bool] = True
     by_class: ClassVar[bool] = True
     problem: ClassVar[str] = "single_label_classification"
@@ -54,12 +81,21 @@ class Classification(Task):
         if self.classes is not None and self.names and len(self.names) != self.classes:
             raise ValueError(f"{len(self.names)} names for {self.classes} classes; expected one name for each class")
         check_names(self.names)
-        if self.class_weights and not all(0 < weight < float("inf") for weight in self.class_weights):
-            raise ValueError(f"class_weights is {self.class_weights}; expected a number above 0 for each class")
-        if self.class_weights and self.classes is not None and len(self.class_weights) != self.classes:
+        check_weights(self.class_weights, self.classes)
+        check_extra(self.extra_metrics, self.metrics)
+        if self.focal is not None and not 0 <= self.focal < float("inf"):
+            raise ValueError(f"focal is {self.focal}; expected an exponent of 0 or more, such as 2.0")
+        if self.focal is not None and self.smoothing:
             raise ValueError(
-                f"{len(self.class_weights)} class_weights for {self.classes} classes; expected one weight for each "
-                "class"
+                f"focal is {self.focal} and smoothing is {self.smoothing}; set only one of them: the focal loss is "
+                "defined for one true class"
+            )
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; expected a number above 0")
+        if self.calibrate and self.classes is not None and self.classes > STORED_CLASSES:
+            raise ValueError(
+                f"calibrate=True needs the logits, which are stored for at most {STORED_CLASSES} classes; the task has "
+                f"{self.classes}"
             )
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
@@ -90,6 +126,23 @@ class Classification(Task):
         names = tuple(names) + tuple(f"class {n}" for n in range(len(names), classes))
         return replace(self, classes=classes, names=self.names or names)
 
+    def fitted(self, labels: Iterable[Any]) -> Self:
+        """Return the task with balanced weights of the classes, if it asks for them."""
+        if self.class_weights != "balanced":
+            return self
+        return replace(self, class_weights=balanced(count_classes(list(labels), self.classes or 0)))
+
+    def calibrated(self, scores: Scores) -> Self:
+        """Return the task with the temperature that fits the validation split best, if it asks for one."""
+        if not self.calibrate:
+            return self
+        return replace(self, temperature=fit_temperature(scores["logits"], scores["label"]))
+
+    def calibrated_scores(self, scores: Scores) -> dict[str, np.ndarray]:
+        if self.temperature is None:
+            return {}
+        return at_temperature(scores["logits"], scores["label"], self.temperature)
+
     @classmethod
     def stated(cls, statement: Statement) -> Self | None:
         if statement.head is not Pooled or statement.problem not in (None, cls.problem) or statement.outputs < 2:
@@ -106,36 +159,59 @@ class Classification(Task):
         return Pooled(self.classes)
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        values = losses.cross_entropy(outputs["logits"], batch["label"], self.smoothing)
+        if self.focal is None:
+            values = losses.cross_entropy(outputs["logits"], batch["label"], self.smoothing)
+        else:
+            values = losses.focal(outputs["logits"], batch["label"], self.focal)
         if not self.class_weights:
             return values, jnp.ones_like(values)
-        weights = jnp.stack([jnp.float32(weight) for weight in self.class_weights])[batch["label"]]
+        weights = array_of(self.class_weights)[batch["label"]]
         return weights * values, weights
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """Return `label`, `prediction`, `correct`, `confidence` and `loss` (without smoothing), each [B].
+        """Return `label`, `prediction`, `correct`, `confidence`, `loss` (the cross-entropy) and `brier`, each [B].
 
-        `logits` [B, C] are added for at most `STORED_CLASSES` classes.
+        `top5` [B] is added for more than five classes, `logits` [B, C] for at most `STORED_CLASSES` classes, and
+        `calibrated_confidence` and `calibrated_loss` [B] for a task with a temperature.
         """
         logits, label = outputs["logits"].astype(jnp.float32), batch["label"]
         prediction = logits.argmax(-1).astype(jnp.int32)
+        classes, p = logits.shape[-1], jax.nn.softmax(logits, -1)
         scores = {
             "label": label,
             "prediction": prediction,
             "correct": prediction == label,
-            "confidence": jax.nn.softmax(logits, -1).max(-1),
+            "confidence": p.max(-1),
             "loss": losses.cross_entropy(logits, label),
+            "brier": losses.brier(p, label),
         }
-        return scores | ({"logits": logits} if logits.shape[-1] <= STORED_CLASSES else {})
+        if classes > TOP:
+            scores["top5"] = losses.among_top(logits, label, TOP)
+        if self.temperature is not None:
+            cooled = logits / self.temperature
+            scores["calibrated_confidence"] = jax.nn.softmax(cooled, -1).max(-1)
+            scores["calibrated_loss"] = losses.cross_entropy(cooled, label)
+        return scores | ({"logits": logits} if classes <= STORED_CLASSES else {})
+
+    def applies(self, name: str) -> bool:
+        """Return whether a metric applies: top-5 accuracy needs more than five classes, the metrics of ranking need
+        the logits, which are stored for at most `STORED_CLASSES` classes, and those of calibration a temperature."""
+        if name in CALIBRATED:
+            return self.temperature is not None
+        if self.classes is None:
+            return True
+        if name == "top5":
+            return self.classes > TOP
+        return name not in ("auroc", "average_precision") or self.classes <= STORED_CLASSES
 
     def summarise(self, scores: Scores) -> dict[str, float]:
-        """Compute `accuracy`, `f1` (macro), `loss` and `ece`. Raises ValueError for a label outside the classes."""
+        """Compute the metrics. Raises ValueError for a label outside the classes."""
         check_labels(scores["label"], self.classes or int(scores["prediction"].max()) + 1)
         return super().summarise(scores)
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return a dict for each example: probabilities by class name, the most probable class first."""
-        logits = np.asarray(outputs["logits"])
+        logits = np.asarray(outputs["logits"]) / (self.temperature or 1.0)
         probabilities, order = softmax(logits), np.argsort(-logits, axis=-1, kind="stable")
         return [
             {self.names[c]: float(row[c]) for c in places} for row, places in zip(probabilities, order, strict=True)

@@ -1,6 +1,6 @@
 """Token classification: one class for each word of a text. Shapes: B batch, T tokens, C classes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx.functional.metrics import STANDARD, Metric, token_accuracy, token_loss
+from tlx.functional.agreement import token_accuracy, token_loss
+from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import PerToken
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import format_names
+from tlx.tasks.extra import ExtraMetric, check_extra
+from tlx.tasks.weighting import ClassWeights, array_of, balanced, check_weights, count_classes
 from tlx.trees import Example
 from tlx.types import Array, Column, Field
 
@@ -28,10 +31,15 @@ class TokenClassification(Task):
     Attributes:
         names: The class names; empty takes those of the data set.
         outside: The class that F1 leaves out, "O" in data of named entities.
+        class_weights: The weight of the words of each class; "balanced" gives every class the same total weight in the
+            training examples (see `Classification`).
+        extra_metrics: The user's own metrics.
     """
 
     names: tuple[str, ...] = ()
     outside: str = "O"
+    class_weights: ClassWeights = ()
+    extra_metrics: tuple[ExtraMetric, ...] = ()
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         **{name: STANDARD[name] for name in ("micro_f1", "macro_f1")},
@@ -39,10 +47,13 @@ class TokenClassification(Task):
         "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy"),
     }
 
+    kept: ClassVar[tuple[str, ...]] = ("class_weights",)
     by_class: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_names(self.names)
+        check_weights(self.class_weights, len(self.names) or None)
+        check_extra(self.extra_metrics, self.metrics)
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task with the classes of the data.
@@ -59,6 +70,13 @@ class TokenClassification(Task):
                 f"{format_names(label.classes)}; use the same names in the same order, or remove names"
             )
         return replace(self, names=label.classes)
+
+    def fitted(self, labels: Iterable[Any]) -> Self:
+        """Return the task with balanced weights of the classes, if it asks for them."""
+        if self.class_weights != "balanced":
+            return self
+        counts = sum((count_classes(tags, len(self.names)) for tags in labels), np.zeros(len(self.names), np.int64))
+        return replace(self, class_weights=balanced(counts))
 
     @classmethod
     def stated(cls, statement: Statement) -> Self | None:
@@ -82,11 +100,20 @@ class TokenClassification(Task):
         return {"label": np.where(first, tags[np.maximum(words, 0)], IGNORED).astype(np.int32)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        """Return the sum of the cross-entropies of the words of each example [B], and the number of words [B]."""
+        """Return the weighted sum of the cross-entropies of the words of each example [B], and the sum of the weights
+        of its words [B]."""
+        values, counted = self.word_losses(outputs, batch)
+        if not self.class_weights:
+            return values.sum(-1), counted.sum(-1).astype(jnp.float32)
+        weights = jnp.where(counted, array_of(self.class_weights)[jnp.where(counted, batch["label"], 0)], 0.0)
+        return (weights * values).sum(-1), weights.sum(-1)
+
+    def word_losses(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """Return the cross-entropy of each token, 0 where it does not count, and whether it counts, both [B, T]."""
         counted = batch["label"] != IGNORED
         log_p = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), -1)
         values = -jnp.take_along_axis(log_p, jnp.where(counted, batch["label"], 0)[..., None], -1)[..., 0]
-        return jnp.where(counted, values, 0.0).sum(-1), counted.sum(-1).astype(jnp.float32)
+        return jnp.where(counted, values, 0.0), counted
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Return `loss` (a sum), `tokens`, `right` and `correct` [B]; `tp`, `fp` and `fn` [B, C] of all classes except
@@ -97,7 +124,7 @@ class TokenClassification(Task):
         # F1 leaves the class `outside` out.
         inside = jnp.asarray([name != self.outside for name in self.names])
         true, guess = (((tags[..., None] == classes) & counted[..., None]) & inside for tags in (label, prediction))
-        sums, tokens = self.loss(outputs, batch)[0], counted.sum(-1)
+        sums, tokens = self.word_losses(outputs, batch)[0].sum(-1), counted.sum(-1)
         right = ((label == prediction) & counted).sum(-1)
         return {
             "loss": sums,

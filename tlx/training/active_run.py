@@ -4,7 +4,7 @@ import itertools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +86,8 @@ class ActiveRun:
         self.events = records is None
         self.best = Best()
         self.outcomes: dict[str, Predictions] = {}
+        # The metrics and the criteria of the last validation.
+        self.validated: dict[str, float] = {}
         self.criteria: dict[str, float] = {}
         self.failed: Exception | None = None
         self.flops: float | None = 0.0
@@ -197,8 +199,18 @@ class ActiveRun:
             f"{learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
-    def measured(self, step: int, outcome: Predictions, outputs: Outputs, rate: float) -> dict[str, float]:
-        """Record and keep the metrics of the validation split and the recipe's criteria.
+    @property
+    def followed(self) -> list[str]:
+        """Return the metrics that are measured at every validation: the main ones, the primary one, and the one that
+        `select` names."""
+        task = self.ready.task
+        always = (task.primary, selection.metric_of(self.recipe.train.select))
+        return [name for name, metric in task.measures.items() if metric.main or name in always]
+
+    def measured(
+        self, step: int, outcome: Predictions, outputs: Outputs, rate: float, names: Collection[str] | None
+    ) -> dict[str, float]:
+        """Record and keep the metrics `names` (None: all) of the validation split, and the recipe's criteria.
 
         Raises:
             Diverged: The last step has made the parameters not finite; nothing is recorded or kept.
@@ -209,19 +221,29 @@ class ActiveRun:
                 f"learning rate is {rate:g}: lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
-        metrics = outcome.metrics(self.ready.task)
+        metrics = self.validated = outcome.metrics(self.ready.task, names)
         self.criteria = selection.measure(self.recipe.train.measured, outputs)
         self.records.write(step, {f"validation/{name}": value for name, value in metrics.items()})
         self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})
         self.records.flush()
         return metrics
 
+    def calibrate(self) -> None:
+        """Fit what the task learns from the chosen checkpoint's scores of the validation split, and add its scores to
+        those of every split."""
+        task = self.ready.task.calibrated(self.outcomes["validation"].scores)
+        self.ready = self.ready._replace(task=task)
+        for split, outcome in self.outcomes.items():
+            scores = outcome.scores | task.calibrated_scores(outcome.scores)
+            self.outcomes[split] = Predictions(scores, outcome.indices, outcome.finite)
+
     def judged(self) -> tuple[float, bool]:
         """Return the value of the recipe's selection rule at the last measurement, and whether higher is better."""
         rule, task = self.recipe.train.select, self.ready.task
         if rule in self.criteria:
             return self.criteria[rule], selection.CRITERIA[rule].higher_is_better
-        return self.outcomes["validation"].metrics(task)[task.primary], task.higher_is_better
+        name = selection.metric_of(rule) or task.primary
+        return self.validated[name], task.metric(name).higher_is_better
 
 
 def opened(

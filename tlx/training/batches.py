@@ -200,7 +200,11 @@ def order_of(run: ActiveRun, how: Reader) -> Order:
     recipe, (name,) = run.recipe, run.splits.streams
     seed = stream_seed(recipe, name)
     batch = recipe.batch_of(name)
-    return Order(run.splits.train, how, batch=batch, seed=seed, group=recipe.data.group, targets=run.ready.targets)
+    data = recipe.data
+    return Order(
+        run.splits.train, how, batch=batch, seed=seed, group=data.group, targets=run.ready.targets,
+        sampling=data.sampling,
+    )  # fmt: skip
 
 
 def batches_for(

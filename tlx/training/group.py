@@ -181,9 +181,11 @@ class RunGroup:
     def measure(self, n: int, outcome: Predictions, outputs: Outputs) -> bool:
         """Record the measurements of run n; return whether training continues, as `how.judge` decides."""
         run = self.runs[n]
-        metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]))
+        names = run.followed if self.how.judge is None else None
+        metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]), names)
         if n == 0:
-            self.progress.measured(line(self.step, self.steps, metrics, run.criteria))
+            shown = {name: metrics[name] for name in run.followed}
+            self.progress.measured(line(self.step, self.steps, shown, run.criteria))
         return self.how.judge is None or self.step == self.steps or self.how.judge(self.step, metrics)
 
     def keep_best(self, states: Any) -> None:
@@ -274,12 +276,14 @@ class RunGroup:
             return run_directory.read(run.path)
         if run.failed is not None:
             return run.failed
+        run.calibrate()
+        metrics = {split: outcome.metrics(run.ready.task) for split, outcome in run.outcomes.items()}
         for split in self.splits.measured:
-            if split in run.outcomes:
-                metrics = run.outcomes[split].metrics(run.ready.task)
-                run.records.write(self.ended, {f"{split}/{name}": value for name, value in metrics.items()})
+            if split in metrics:
+                run.records.write(self.ended, {f"{split}/{name}": value for name, value in metrics[split].items()})
         run.records.flush()
         finish: dict[str, Any] = {"clock": self.clock, "steps": self.ended, "selected": selected}
+        finish["metrics"] = {f"{split}/{name}": value for split in metrics for name, value in metrics[split].items()}
         finish["pack"] = {"arms": len(self.runs), "place": n}
         if len(self.runs) > 1:
             finish["pack"]["cells"] = self.checkpoints.cells

@@ -17,7 +17,7 @@ from tlx.optim import Optim
 from tlx.optim.hyperparameters import hyperparameters
 from tlx.partition import Partition
 from tlx.processors.columns import LABEL
-from tlx.recipe import Recipe
+from tlx.recipe import Recipe, check_select
 from tlx.tasks import Task
 from tlx.training.pretrained import fitted, notes_on, pretrained_model, redrawn, same_weights
 from tlx.training.step import Parts
@@ -148,8 +148,12 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         raise ValueError(
             f"the data have the columns {', '.join(splits.columns)}; expected a column {LABEL!r} with the target value"
         )
-    task: Task = recipe.task if splits is None else recipe.task.resolve(splits.columns)
+    task: Task = recipe.task
+    if splits is not None:
+        task = task.resolve(splits.columns).fitted(training_labels(splits))
     task.head()
+    # Some metrics depend on the classes.
+    check_select(recipe.train.select, task)
     if recipe.weights is None:
         assert recipe.model is not None
         model = models.build(recipe.model, task.head())
@@ -194,6 +198,18 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         references,
         stored_processor,
     )
+
+
+def training_labels(splits: Splits) -> Iterator[Any]:
+    """Yield the label of each labelled training example, as the data have it; none if no example has one."""
+    if not any(examples.labelled for examples in splits.streams.values()):
+        return
+    examples = splits.labelled
+    if examples.scalar:
+        yield from examples.labels().tolist()
+        return
+    for position in range(len(examples)):
+        yield examples.light(position)[LABEL]
 
 
 def check_objective(recipe: Recipe) -> None:
@@ -321,6 +337,7 @@ def training_batches(
             targets=ready.targets,
             gather=gathered,
             draws=len(examples) if recipe.train.steps is None else recipe.train.steps * recipe.batch_of(name),
+            sampling=recipe.data.sampling,
         )
     fields = {**ready.processor.fields, **(ready.targets.fields() if ready.targets is not None else {})}
     return (levelled({name: next(batches) for name, batches in by_stream.items()}, fields) for _ in itertools.count())

@@ -69,7 +69,7 @@ def notes_on(recipe: Recipe, processor: Any) -> tuple[str, ...]:
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
     """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
     loads = [(other.weights, other.model, other.data.processors) for other in (recipe, like.recipe)]
-    return loads[0] == loads[1] and task == like.task
+    return loads[0] == loads[1] and task.unfitted == like.task.unfitted and task.head() == like.task.head()
 
 
 def redrawn(like: Prepared, seed: int) -> Variables:

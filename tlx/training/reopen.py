@@ -71,7 +71,7 @@ def reopen(source: str | Path, given: Recipe | None = None) -> Reopened:
     result = run_directory.read(path)
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
-    ready = prepare(recipe, splits)
+    ready = with_kept(prepare(recipe, splits), result)
     pretrained = load_pretrained(path, ready.task, model=recipe.model, processors=recipe.data.processors)
     check_trained(pretrained, "The model in the run's folder is damaged; run it again: tlx run CONFIG --overwrite")
     return Reopened(path, ready, splits, aligned(ready, pretrained.variables, path), pretrained, result)
@@ -120,7 +120,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
         )
     recipe = recipe_of(path, given)
     splits = data_of(path, recipe, result)
-    ready = prepare(recipe, splits)
+    ready = with_kept(prepare(recipe, splits), result)
     run_files.check_file(path, run_directory.LEARNED)
     leaves = read_file(path / run_directory.LEARNED)
     stats = {name.removeprefix(STATS): leaf for name, leaf in leaves.items() if name.startswith(STATS)}
@@ -131,6 +131,12 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
         )
     pretrained = ready.variables
     return ready, splits, Variables(nest(flatten(pretrained.params) | params), nest(flatten(pretrained.stats) | stats))
+
+
+def with_kept(ready: Prepared, result: Json) -> Prepared:
+    """Return the prepared recipe with the fields of its task that the run has kept, such as a temperature."""
+    # Runs of earlier versions keep none.
+    return ready._replace(task=ready.task.with_kept(result["task"])) if "task" in result else ready
 
 
 def data_of(path: Path, recipe: Recipe, result: Json) -> Splits:

@@ -1,6 +1,7 @@
 """The messages of a run at its start and end, and the files it leaves: model, predictions, mistakes, tables,
 `result.json`."""
 
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -51,9 +52,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
     clock = finish["clock"]
     seconds = {name: round(spent, 3) for name, spent in clock.seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
-    metrics = {
-        f"{split}/{name}": value for split, o in outcomes.items() for name, value in o.metrics(ready.task).items()
-    }
+    metrics = finish["metrics"]
     result = {
         "fingerprint": config.fingerprint(recipe),
         "seed": recipe.seed,
@@ -61,7 +60,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "selected_step": finish["selected"],
         "rules": gaps(read_metrics(path), ready.task.primary, ready.task.higher_is_better),
         "metrics": metrics,
-        "measures": {name: document(ready.task.metric(name)) for name in ready.task.metrics},
+        "measures": {name: document(metric) for name, metric in ready.task.measures.items()},
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
         "steps": finish["steps"],
         "asked_steps": arm.steps,
@@ -76,10 +75,11 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         },
         "classes": list(splits.classes),
         "label": splits.columns[LABEL].kind,
+        "task": ready.task.kept_fields,
         "data": splits.fingerprint,
         "tests": [name for name in splits.tests if name in outcomes],
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
-        "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes)],
+        "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes), *undefined(metrics)],
         "energy": finish["energy"],
         "pack": finish["pack"],
         "prefix": list(arm.prefixes.values()),
@@ -250,6 +250,19 @@ def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
             what = "the same classes" if task.names else "the same numbers"
             notes.append(f"the model predicts {what} for all {len(predictions):,} {split} examples")
     return notes
+
+
+def undefined(metrics: Mapping[str, float]) -> list[str]:
+    """Return a note for each split with metrics that are not defined, which are nan."""
+    names: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        if math.isnan(value):
+            names.setdefault(name.partition("/")[0], []).append(name)
+    return [
+        f"{', '.join(listed)}: not defined (nan), because the labels or the predictions of the {split} split do not "
+        "vary, or a class has no examples"
+        for split, listed in names.items()
+    ]
 
 
 def start_message(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:

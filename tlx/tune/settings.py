@@ -91,9 +91,9 @@ def check_metric(metric: str, task: Task) -> str:
             f"metric is {metric!r}; a search uses the validation split only: expected a name such as "
             "'validation/accuracy'"
         )
-    if name not in task.metrics:
+    if name not in task.measures:
         raise ValueError(
-            f"metric is {metric!r}, which {type(task).__name__} does not measure{near_miss(name, task.metrics)}"
+            f"metric is {metric!r}, which {type(task).__name__} does not measure{near_miss(name, task.measures)}"
         )
     return name
 

@@ -21,6 +21,8 @@ from tlx.weights.reconcile import Entry, Manifest
 BY_OUTPUT = ("kernel", "bias", "lora/b", "lora/magnitude", "vera/b", "vera/outer", "ia3/output")
 # The entry of config.json that names the class of a task that transformers has no word for.
 TASK = "tlx_task"
+# The entry of config.json with the fields that follow from the data of the task (see `Task.kept`).
+FIELDS = "tlx_task_fields"
 
 
 class Stated(NamedTuple):
@@ -204,15 +206,23 @@ def misfit(stated: Stated, task: Task) -> str:
     """Return why a stored head is not for the task; empty if it is, perhaps with its classes in another order."""
     if reason := other_kind(stated, task):
         return reason
-    if not task.by_class or not stated.names:
+    if not task.by_class:
+        # Heads whose outputs are no classes may still be for named classes.
+        stored = stated.task.names if stated.task is not None else ()
+        return other_classes(stored, task.names) if stored and task.names and stored != task.names else ""
+    if not stated.names:
         return ""
     stored, task_names = stated.names, task.names
     if len(stored) != task.outputs:
         names = f"{len(stored)} classes {format_names(stored)}"
         return f"config.json names {names}, but its classifier has {task.outputs} outputs"
     if task_names and match(stored, task_names).take is None:
-        return f"other classes: {format_names(stored)} in the checkpoint, {format_names(task_names)} in the task"
+        return other_classes(stored, task_names)
     return ""
+
+
+def other_classes(stored: Sequence[str], names: Sequence[str]) -> str:
+    return f"other classes: {format_names(stored)} in the checkpoint, {format_names(names)} in the task"
 
 
 def drawn_again(model: Model, leaves: Reordered, kept_paths: Collection[str], source: str, note: str) -> Reordered:

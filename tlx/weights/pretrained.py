@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tlx import config as records
-from tlx import models, tasks
+from tlx import models
 from tlx.files.documents import digests
 from tlx.models import Architecture, Head
 from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.processors import Processor
-from tlx.tasks import Statement, Task
+from tlx.tasks import Task
 from tlx.tasks.classes import format_names
 from tlx.trees import Json, flatten
 from tlx.types import Model
@@ -38,10 +38,11 @@ from tlx.weights.form import (
     written_kind,
 )
 from tlx.weights.formats import Format, foreign
-from tlx.weights.heads import TASK, Stated, fit, left_out
+from tlx.weights.heads import FIELDS, TASK, Stated, fit, left_out
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Entry, Manifest, reconcile
 from tlx.weights.source import locate
+from tlx.weights.stated import stated_head, task_entries
 from tlx.weights.trained import check_trained, checksum_new_leaves
 from tlx.weights.values import check_values
 
@@ -262,54 +263,6 @@ def own_settings(document: Json, model: Architecture | None) -> Architecture:
         raise ValueError(f"the checkpoint does not describe its own architecture ({error}); pass model=...") from None
 
 
-def stated_head(document: Json, form: Format, file: Path) -> Stated:
-    """Return the head that `config.json` states.
-
-    The task has no names if `id2label` has one name for several classes.
-
-    Args:
-        document: The content of `config.json`.
-        form: The format of the document.
-        file: The path of `config.json`, for the errors.
-
-    Raises:
-        ValueError: `id2label` does not number the classes from 0, or `label2id` has them in another order.
-    """
-    architecture = (document.get("architectures") or [""])[0]
-    kind = form.head_in(document)
-    names, problem = stated_names(document, file), document.get("problem_type")
-    if kind is None:
-        return Stated(None, names, architecture)
-    statement = Statement(kind, len(names) or document.get("num_labels", 2), names, problem)
-    head = kind(statement.outputs)
-    if user_kind := document.get(TASK):
-        return Stated(None, names, architecture, head, str(user_kind))
-    task = tasks.stated(statement)
-    return Stated(task, names, architecture, head, type(task).__name__ if task else "")
-
-
-def stated_names(document: Json, file: Path) -> tuple[str, ...]:
-    """Return the class names of `config.json` in the order of their numbers; empty if it has no `id2label`."""
-    labels = document.get("id2label") or {}
-    for field in ("id2label", "label2id"):
-        if not isinstance(document.get(field) or {}, dict):
-            raise ValueError(f"{file}: {field} is {document[field]!r}; expected an object of class numbers and names")
-    names = {str(number): str(name) for number, name in labels.items()}
-    if names.keys() != {str(n) for n in range(len(names))}:
-        raise ValueError(
-            f"{file}: id2label numbers its classes {', '.join(sorted(names)[:12])}; expected the numbers 0 to "
-            f"{len(names) - 1}"
-        )
-    listed = tuple(names[str(n)] for n in range(len(names)))
-    numbers = {str(name): str(number) for name, number in (document.get("label2id") or {}).items()}
-    if numbers.keys() == set(listed) and (wrong := [name for n, name in enumerate(listed) if numbers[name] != str(n)]):
-        raise ValueError(
-            f"{file} contradicts itself: {wrong[0]!r} is class {listed.index(wrong[0])} in id2label and class "
-            f"{numbers[wrong[0]]} in label2id; correct one of the two"
-        )
-    return listed
-
-
 def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *, untrained: bool = False) -> Path:
     """Write config.json, model.safetensors, and the files of the processor.
 
@@ -374,13 +327,9 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
         for name in DROPPED:
             document.pop(name, None)
     if task is not None:
-        document |= task.config_document()
-        document.pop(TASK, None)
-        if (
-            stated_head(document, format_of(kind, model) if kind != OWN else Format(), Path(CONFIG)).kind
-            != type(task).__name__
-        ):
-            document[TASK] = type(task).__name__
+        for name in (TASK, FIELDS):
+            document.pop(name, None)
+        document |= task_entries(task, document, format_of(kind, model) if kind != OWN else Format())
     elif isinstance(model.head, models.PerToken):
         stored = pretrained.manifest.document.get("id2label") or {}
         names = tuple(str(stored.get(str(n), f"LABEL_{n}")) for n in range(model.head.outputs))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tlx.analysis.changes import features
-from tlx.functional.metrics import linear_cka
+from tlx.functional.similarity import linear_cka
 from tlx.training.reopen import batches_of, reopen
 
 RANDOM = np.random.default_rng(0)

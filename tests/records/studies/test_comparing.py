@@ -62,12 +62,13 @@ def test_any_metric_of_the_runs_can_be_compared(small_study):
         for summary in table.summaries:
             for score in summary.scores.values():
                 assert score.source == "predictions"
-                assert (score.examples is None) == (metric.endswith(("f1", "ece")))
+                assert (score.examples is None) == (not score.cell.declared(metric).mean_of)
                 if score.examples is not None:
                     assert score.examples.mean() == pytest.approx(score.value)
     assert studies.compare(study, "test/loss").higher is False
     assert studies.compare(study, "test/loss").smallest == 0.0
-    assert studies.compare(study, "test/f1").comparisons[0].lacking == "test/f1 is not a mean over examples"
+    assert {"test/auroc", "test/average_precision", "test/mcc", "test/brier", "test/top5"} < set(study.metrics)
+    assert studies.compare(study, "test/macro_f1").comparisons[0].lacking == "test/macro_f1 is not a mean over examples"
 
 
 def right(count, of=100):

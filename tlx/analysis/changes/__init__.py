@@ -29,7 +29,7 @@ import numpy as np
 from tlx import report
 from tlx.analysis.changes import features, line, weights
 from tlx.data import Examples, subset
-from tlx.functional.selection import BY_VALIDATION
+from tlx.functional.selection import reads_validation
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.run_directory import MOVED, writing
@@ -171,7 +171,7 @@ def notes(opened: Reopened, fresh: list[str]) -> list[str]:
             f"{len(fresh)} parameters are not in the pretrained weights and were drawn from the recipe's seed "
             f"({', '.join(fresh[:3])}{', ...' if len(fresh) > 3 else ''}): at share 0 of the line they are random."
         )
-    if opened.result["selection"] in BY_VALIDATION:
+    if reads_validation(opened.result["selection"]):
         messages.append(
             "The checkpoint was chosen on the validation split, so measurements on this split are too optimistic "
             "'after'."

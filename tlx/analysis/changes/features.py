@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from tlx import models
-from tlx.functional.metrics import linear_cka, merge, scores_of, sum_similarity, summarise_similarity
+from tlx.functional.scores import scores_of
+from tlx.functional.similarity import linear_cka, merge, sum_similarity, summarise_similarity
 from tlx.records.run_directory import Predictions
 from tlx.report.intervals import measure, wilson
 from tlx.tasks import Regression
@@ -95,7 +96,7 @@ def probe(
         outcome, task = Predictions(scores_of(predicted, validation_labels), np.arange(len(predicted))), Regression()
         interval = measure("r2", outcome, task)
         bounds = interval._asdict() if interval else {}
-        return {"measure": "r2", "value": outcome.metrics(task)["r2"], **bounds, "converged": settled}
+        return {"measure": "r2", "value": outcome.metrics(task, ["r2"])["r2"], **bounds, "converged": settled}
     right = int((predicted == validation_labels).sum())
     scores = {"measure": "accuracy", "value": right / len(predicted), **wilson(right, len(predicted))._asdict()}
     return scores | {"right": right, "examples": len(predicted), "converged": settled}

@@ -46,9 +46,9 @@ def path(
         scores = passes(batches, compute, scored)
         outcome = Predictions(scores, scores.pop("index"))
         row: dict[str, Any] = {"share": share}
-        for name in names(task):
+        for name, value in outcome.metrics(task, names(task)).items():
             interval = measure(name, outcome, task)
-            row[name] = {"value": outcome.metrics(task)[name]}
+            row[name] = {"value": value}
             row[name] |= {"low": interval.low, "high": interval.high} if interval else {}
         rows.append(row)
         report_progress(number + 1, points)
@@ -57,5 +57,5 @@ def path(
 
 def names(task: Any) -> tuple[str, ...]:
     """Return the metric that is the mean of the task's loss, and its primary metric if that is another."""
-    losses = [name for name in task.metrics if task.metric(name).mean_of == "loss" or name == "loss"]
+    losses = [name for name, metric in task.measures.items() if metric.mean_of == "loss" or name == "loss"]
     return tuple(dict.fromkeys((*losses[:1], task.primary)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.functional.metrics import effective_rank
+from tlx.functional.similarity import effective_rank
 from tlx.trees import Json, Tree, flatten
 
 KINDS = ("kernels", "biases", "norms", "embeddings", "added", "others")

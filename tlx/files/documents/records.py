@@ -70,7 +70,8 @@ MEASURE = Record(
         "interval": Flag(),
         "points": Flag(),
         "words": Text(),
-    }
+    },
+    {"main": Flag()},
 )
 FIELDS: dict[str, Form] = {
     "fingerprint": HASH,
@@ -81,6 +82,7 @@ FIELDS: dict[str, Form] = {
     "metrics": Mapped(NUMBER),
     "measures": Mapped(MEASURE),
     "label": Text(),
+    "task": Mapped(Anything()),
     "parameters": Record({}, {"total": COUNT, "trainable": COUNT}),
     "steps": COUNT,
     "asked_steps": COUNT,

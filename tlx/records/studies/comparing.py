@@ -133,9 +133,8 @@ def compare(study: StudyRecords, metric: str | None = None) -> StudyTable:
         else:
             comparisons.append(against(candidate, base, smallest, metric, declared.bounds))
     compared = judged(comparisons, smallest, higher, declared.bounds)
-    return StudyTable(
-        study, metric, higher, smallest, summaries, compared, tuple(alone), warnings(summaries, compared, metric)
-    )
+    remarks = (*undefined(arms, summaries, metric), *warnings(summaries, compared, metric))
+    return StudyTable(study, metric, higher, smallest, summaries, compared, tuple(alone), remarks)
 
 
 def check_baseline(study: StudyRecords) -> None:
@@ -171,8 +170,9 @@ def baseline_of(names: Mapping[str, Any], arms: Sequence[Arm], baseline: Mapping
 
 
 def summarise(arm: Arm, metric: str, bounds: significance.Bounds) -> Summary | None:
-    """Return the summary of an arm; None if no finished cell of the arm has the metric."""
-    scores = {cell.seed: score(cell, metric) for cell in arm.done_cells if metric in cell.metrics}
+    """Return the summary of an arm over the finished cells in which the metric is defined; None if there are none."""
+    measured = {cell.seed: score(cell, metric) for cell in arm.done_cells if metric in cell.metrics}
+    scores = {seed: item for seed, item in measured.items() if not math.isnan(item.value)}
     if not scores:
         return None
     return Summary(arm, scores, *significance.over_seeds([item.value for item in scores.values()], bounds))
@@ -300,6 +300,13 @@ def judged(
         minimum = detectable(comparison.difference, smallest, bounds, level=1 - (1 - significance.LEVEL) / len(ps))
         judgements.append(comparison._replace(holm=p, verdict=verdict, detectable=minimum))
     return tuple(judgements)
+
+
+def undefined(arms: Sequence[Arm], summaries: Sequence[Summary], metric: str) -> tuple[str, ...]:
+    """Return a warning if the metric is not a number in some finished runs, which `summarise` leaves out."""
+    runs = sum(metric in cell.metrics for arm in arms for cell in arm.done_cells)
+    missing = runs - sum(len(summary.scores) for summary in summaries)
+    return (f"{metric} is not defined in {missing} of {runs} runs, which are left out",) if missing else ()
 
 
 def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metric: str) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from tlx.functional.significance import FEW, LEVEL, p_text
 from tlx.records.studies import Comparison, StudyTable
+from tlx.report import words
 from tlx.report.study.links import anchors
 from tlx.report.study.names import Columns, Unit, counted, metric
-from tlx.report.words import RULES
 from tlx.trees import Json
 
 VERDICTS = ("better", "worse", "no difference shown", "not compared")
@@ -203,7 +203,7 @@ def detectable_text(comparison: Comparison, unit: Unit) -> str:
 def how(table: StudyTable, unit: Unit) -> str:
     """Return the metric, the rule that chose the checkpoints, and the requirements of a verdict."""
     rules = list(dict.fromkeys(selections(table)))
-    chosen = " and ".join(f"{RULES.get(rule, rule)} (selection: {rule})" for rule in rules)
+    chosen = " and ".join(f"{words.rule(rule)} (selection: {rule})" for rule in rules)
     text = f"{metric(table.metric).capitalize()} at {chosen}."
     tested = [comparison for comparison in table.comparisons if comparison.p is not None]
     if not tested:
