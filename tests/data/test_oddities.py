@@ -7,12 +7,17 @@ import pytest
 
 from tlx import assets
 from tlx.data import Data, Dataset, Examples, examples, load, notes, oddities
+from tlx.data.duplicates import sketches
 from tlx.processors import TextProcessor
 from tlx.types import Column
 
 
 def texts(count, start=0, word="film"):
     return [f"{word} number {n}" for n in range(start, start + count)]
+
+
+def pictures(count, seed):
+    return list(np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1)).astype(np.uint8))
 
 
 def fake_dataset(monkeypatch, target="class", kind="text", **splits):
@@ -44,8 +49,7 @@ def notes_of(monkeypatch, batch=8, processor=None, seed=0, **changes):
 
 def test_usual_data_have_no_notes(monkeypatch):
     assert notes_of(monkeypatch) == []
-    images = {name: (np.arange(4 * len(inputs), dtype=np.uint8).reshape(-1, 2, 2, 1) + 80 * n, labels)
-              for n, (name, (inputs, labels)) in enumerate(CLEAN.items())}  # fmt: skip
+    images = {name: (pictures(len(inputs), n), labels) for n, (name, (inputs, labels)) in enumerate(CLEAN.items())}
     assert notes_of(monkeypatch, kind="image", **images) == []
 
 
@@ -73,13 +77,33 @@ def test_copies_of_examples_outside_the_subset_do_not_count(monkeypatch):
 
 
 def test_images_are_compared_too(monkeypatch):
-    random = np.random.default_rng(0)
-    images = {name: (list(random.integers(0, 256, (len(inputs), 2, 2, 1)).astype(np.uint8)), labels)
-              for name, (inputs, labels) in CLEAN.items()}  # fmt: skip
+    images = {name: (pictures(len(inputs), n), labels) for n, (name, (inputs, labels)) in enumerate(CLEAN.items())}
     images["test"][0][3] = images["train"][0][5]
     assert notes_of(monkeypatch, kind="image", **images) == ["1 of 6 inputs of test are also in train"]
-    same = (np.zeros((20, 2, 2, 1), np.uint8), [0, 1] * 10)
+    images["test"][0][4] = (images["validation"][0][1] * 0.9).astype(np.uint8)
+    assert "1 of 6 inputs of test are nearly the same as one in validation" in notes_of(
+        monkeypatch, kind="image", **images
+    )
+    same = (np.zeros((20, 16, 16, 1), np.uint8), [0, 1] * 10)
     assert "all 20 inputs of train are the same" in notes_of(monkeypatch, kind="image", **(images | {"train": same}))
+
+
+LONG = "there are few films of which one wants to see the last hour a second time, and this is one of them"
+
+
+def test_inputs_that_repeat_another_one(monkeypatch):
+    inputs = [*texts(14), "Film  NUMBER 3", "film number 5", LONG, LONG.replace("second", "2nd"), *texts(2, 50)]
+    labels = [0, 1] * 10
+    assert notes_of(monkeypatch, train=(inputs, labels)) == [
+        "2 of 20 inputs of train repeat one, 1 of them with another label, which data.drop_duplicates=True leaves out",
+        "1 of 20 inputs of train nearly repeat one, which data.drop_duplicates=True leaves out",
+    ]
+    test = ([LONG.replace("few", "two"), LONG, *texts(4, 200)], [0, 1] * 3)
+    assert notes_of(monkeypatch, train=(inputs, labels), test=test)[2:] == [
+        "1 of 6 inputs of test nearly repeat one",
+        "1 of 6 inputs of test are also in train",
+        "1 of 6 inputs of test are nearly the same as one in train",
+    ]
 
 
 def test_empty_texts(monkeypatch):
@@ -111,7 +135,7 @@ def test_a_batch_larger_than_the_data(monkeypatch):
 
 def test_truncated_texts(monkeypatch):
     tokenizer = TextProcessor.load(assets.extract("minilm-l6"), tokens=6)
-    long = (["film " * 9, "film " * 8, *texts(18)], [0, 1] * 10)
+    long = (["film " * 9, "good " * 8, *texts(18)], [0, 1] * 10)
     # "[CLS] film number N [SEP]" has five tokens.
     assert notes_of(monkeypatch, processor=tokenizer, train=long) == [
         "10% of the texts of train are cut at 6 tokens (data.tokens)"
@@ -125,7 +149,7 @@ def test_truncated_texts(monkeypatch):
 
 
 def test_of_large_splits_only_a_sample_is_compared_and_the_note_says_so(monkeypatch):
-    monkeypatch.setattr(oddities, "COMPARED", 10)
+    monkeypatch.setattr(sketches.sample, "__defaults__", (10,))
     messages = notes_of(monkeypatch, validation=(texts(6), [0, 1] * 3))
     assert len(messages) == 1 and messages[0].endswith("(in samples of 6 and 10)")
     assert notes_of(monkeypatch, validation=(texts(6), [0, 1] * 3)) == messages
@@ -136,19 +160,6 @@ def test_a_sealed_split_is_not_read(monkeypatch):
     assert notes(data, load(data, 0, test=False), 8) == []
 
 
-def test_digests_are_stored_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(oddities, "cache_dir", lambda: tmp_path)
-    data = fake_dataset(monkeypatch, **CLEAN)
-    one = load(data, 0).test
-    one.key = "known"
-    hashes = oddities.digests(one)
-    [file] = (tmp_path / "digests").iterdir()
-    view = one.view(np.arange(6))
-    view.source = ()
-    np.testing.assert_array_equal(oddities.digests(view), hashes)
-    assert file.name.startswith("known-test-") and len(set(hashes.tolist())) == 6
-
-
 def test_only_runs_on_the_same_examples_share_measurements(monkeypatch):
     data = replace(fake_dataset(monkeypatch, **CLEAN), shots=4)
     first, same, other = load(data, 0), load(data, 0), load(data, 1)
@@ -156,6 +167,6 @@ def test_only_runs_on_the_same_examples_share_measurements(monkeypatch):
         oddities.take_over(splits, first)
     notes(data, same, 8)
     measured = [splits.streams["labelled"].measured for splits in (first, same, other)]
-    assert measured[0].keys() == {"digests"}
+    assert {name for name, _ in measured[0]} == {"sketch", "groups"}
     assert measured[0] is measured[1]
     assert measured[2] == {}

@@ -286,14 +286,15 @@ class Sealed(Examples):
         raise PermissionError(f"the labels of {self.name} {self.split} are sealed: this run does not read this split")
 
 
-def open_dataset(source: str | Source) -> Dataset:
+def open_dataset(source: str | Source, *, whole: bool = False) -> Dataset:
     """Open the data set of a source, or of a text that names one (see `tlx.data.sources.named`).
 
-    Raises what the source's `open` raises.
+    With `whole` a source makes no test split of its own. Raises what the source's `open` raises.
     """
     from tlx.data.sources.named import source_named
 
-    return source_named(source).open() if isinstance(source, str) else source.open()
+    named = source_named(source) if isinstance(source, str) else source
+    return named.whole().open() if whole else named.open()
 
 
 def cell_of(record: Mapping[str, Any], column: Column, name: str, place: str) -> Any:

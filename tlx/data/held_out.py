@@ -49,7 +49,7 @@ def has_test(data: Data) -> bool:
     measure on."""
     from tlx.data.examples import open_dataset
 
-    return not held_out_splits(open_dataset(data.target), data.test_on)[-1]
+    return data.folds is not None or not held_out_splits(open_dataset(data.target), data.test_on)[-1]
 
 
 def validation_split(dataset: Dataset) -> Examples | None:

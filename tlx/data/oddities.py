@@ -5,26 +5,26 @@ Shapes: N examples.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tlx.assets import cache_dir
-from tlx.data.examples import Sealed, many, save_whole
+from tlx.data.duplicates import Groups, Sketch, grouped, sample, sketched
+from tlx.data.examples import Sealed
 from tlx.processors.base import Processor, format_source
-from tlx.processors.columns import HEAVY, inputs
-from tlx.trees import Example
+from tlx.processors.columns import HEAVY
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
     from tlx.data.settings import Data
     from tlx.data.streams import Splits
 
-# No more inputs of a split than this are compared, and no more of its texts are measured.
-COMPARED, MEASURED = 10_000, 500
+# No more texts of a split than this are measured.
+MEASURED = 500
+# The stream of labelled examples beside that of all training examples.
+LABELLED = ("labelled", True)
 # A share of texts below this may be cut without a note.
 FEW = 0.01
 
@@ -33,9 +33,9 @@ def notes(data: Data, splits: Splits, batch: int, processor: Processor | None = 
     """Return a sentence for every oddity of the data; none of them is certainly a mistake.
 
     Oddities are: no test split, or another split in its place; a training stream with fewer examples than a `batch`;
-    classes without examples, or one label for all; inputs that are all the same, that are empty, or that lie in two
-    splits; and texts that the `processor` cuts. Of large splits a sample is compared, and the sentence says so. A
-    sealed split is not read.
+    classes without examples, or one label for all; inputs that are all the same, that are empty, or that occur twice,
+    exactly or nearly; and texts that the `processor` cuts. Of large splits a sample is compared, and the sentence says
+    so. A sealed split is not read.
     """
     read = read_of(splits)
     sentences = [*splits.notes, *of_the_test(data, splits)]
@@ -112,40 +112,113 @@ def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: 
 
 
 def of_inputs(splits: Splits, read: Mapping[str, Examples]) -> list[str]:
-    """Return notes on the inputs on disk, before they are perturbed.
-
-    They are compared byte by byte, texts without the space around them.
-    """
+    """Return notes on the inputs on disk, before they are perturbed: empty texts, and inputs that occur twice, exactly
+    or nearly, in one split or in two (see `tlx.data.duplicates`)."""
+    parts = compared(read)
     sentences: list[str] = []
-    by_name: dict[str, tuple[np.ndarray, str]] = {}
-    columns = inputs(splits.columns)
-    empty = digest([b""] * len(columns)) if {column.kind for column in columns.values()} == {"text"} else None
-    for name, examples in read.items():
-        if name == "labelled" and "unlabelled" in read:
-            # The stream `unlabelled` holds all training examples of the target, also the labelled ones.
+    for name, part in parts.items():
+        count, sampled = len(part.sketch.content), part.sampled(len(part.sketch.content))
+        if part.sketch.empty.any():
+            sentences.append(f"{int(part.sketch.empty.sum()):,} of {count:,} texts of {name}{sampled} are empty")
+        elif count > 1 and (part.groups.exact == part.groups.exact[0]).all():
+            sentences.append(f"all {count:,} inputs of {name}{sampled} are the same")
             continue
-        hashes = digests(examples)
-        sampled = "" if len(hashes) == len(examples) else f" (in a sample of {len(hashes):,})"
-        filled = hashes[hashes != empty] if empty is not None else hashes
-        by_name[name] = filled, sampled
-        if len(filled) < len(hashes):
-            sentences.append(f"{len(hashes) - len(filled):,} of {len(hashes):,} texts of {name}{sampled} are empty")
-        elif len(hashes) > 1 and (hashes == hashes[0]).all():
-            sentences.append(f"all {len(hashes):,} inputs of {name}{sampled} are the same")
+        sentences += within(name, part)
     # A test set may well be a part of another one.
     tested = {"test", *splits.tests}
     for held_out in ("validation", "test", *splits.tests):
-        for name in by_name if held_out in by_name else ():
-            if name == held_out or name in tested:
-                continue
-            hashes, sampled = by_name[held_out]
-            other_hashes, other_sampled = by_name[name]
-            if copies := int(np.isin(hashes, other_hashes).sum()):
-                looked = (
-                    f" (in samples of {len(hashes):,} and {len(other_hashes):,})" if sampled or other_sampled else ""
-                )
-                sentences.append(f"{copies:,} of {len(hashes):,} inputs of {held_out} are also in {name}{looked}")
+        for name in parts if held_out in parts else ():
+            if name != held_out and name not in tested:
+                sentences += across(held_out, name, parts[held_out], parts[name])
     return sentences
+
+
+class Compared(NamedTuple):
+    """The inputs of a split that are compared: the `examples`, the positions of the compared ones, their sketch, and
+    their groups over all splits."""
+
+    examples: Examples
+    positions: np.ndarray
+    sketch: Sketch
+    groups: Groups
+
+    def sampled(self, count: int) -> str:
+        """Return the size of the sample in words; empty where all examples are in it."""
+        return "" if count == len(self.examples) else f" (in a sample of {count:,})"
+
+
+def compared(read: Mapping[str, Examples]) -> dict[str, Compared]:
+    """Return the inputs that are compared, by the name of their split. The stream `unlabelled` holds all training
+    examples of the target, also the labelled ones."""
+    chosen = {name: part for name, part in read.items() if len(part) and (name, "unlabelled" in read) != LABELLED}
+    positions = [sample(examples) for examples in chosen.values()]
+    sketches = [sketched(*pair) for pair in zip(chosen.values(), positions, strict=True)]
+    if not sketches:
+        return {}
+    memory = next(iter(chosen.values())).measured
+    key = ("groups", tuple(hash(sketch.content.tobytes()) for sketch in sketches))
+    if key not in memory:
+        memory[key] = grouped(sketches).split([len(sketch.content) for sketch in sketches])
+    return {
+        name: Compared(chosen[name], *facts)
+        for name, *facts in zip(chosen, positions, sketches, memory[key], strict=True)
+    }
+
+
+def within(name: str, part: Compared) -> list[str]:
+    """Return a note on the inputs of a split that repeat another one of it."""
+    count, near_count = len(part.sketch.content), len(part.sketch.decoded)
+    exact = repeated(part.groups.exact)
+    near = repeated(part.groups.near[:near_count]) & ~exact[:near_count]
+    if not exact.any() and not near.any():
+        return []
+    remedy = "" if name == "test" else ", which data.drop_duplicates=True leaves out"
+    pieces = []
+    if exact.any():
+        labels = part.examples.labels()[part.positions] if part.examples.labelled and part.examples.scalar else None
+        other = 0 if labels is None else int((labels != first_of(labels, part.groups.exact))[exact].sum())
+        labelled = f", {other:,} of them with another label" if other else ""
+        pieces.append(f"{int(exact.sum()):,} of {count:,} inputs of {name}{part.sampled(count)} repeat one{labelled}")
+    if near.any():
+        sampled = part.sampled(near_count)
+        pieces.append(f"{int(near.sum()):,} of {near_count:,} inputs of {name}{sampled} nearly repeat one")
+    return [f"{piece}{remedy}" for piece in pieces]
+
+
+def repeated(groups: np.ndarray) -> np.ndarray:
+    """Return bool[N], the members of a group beyond its first in this split."""
+    is_repeated = np.ones(len(groups), bool)
+    is_repeated[np.unique(groups, return_index=True)[1]] = False
+    return is_repeated
+
+
+def first_of(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return [N], the value of the first member of the group of each input."""
+    _, first, of = np.unique(groups, return_index=True, return_inverse=True)
+    return values[first[of]]
+
+
+def across(held_out: str, name: str, part: Compared, other: Compared) -> list[str]:
+    """Return notes on the inputs of a held-out split that are also in another split."""
+    sentences = []
+    counts = len(part.sketch.content), len(other.sketch.content)
+    exact = np.isin(part.groups.exact, other.groups.exact)
+    if exact.any():
+        copies = f"{int(exact.sum()):,} of {counts[0]:,} inputs of {held_out} are also in {name}"
+        sentences.append(f"{copies}{of_both(part, other, counts)}")
+    near_counts = len(part.sketch.decoded), len(other.sketch.decoded)
+    near = np.isin(part.groups.near[: near_counts[0]], other.groups.near[: near_counts[1]]) & ~exact[: near_counts[0]]
+    if near.any():
+        copies = f"{int(near.sum()):,} of {near_counts[0]:,} inputs of {held_out} are nearly the same as one in {name}"
+        sentences.append(f"{copies}{of_both(part, other, near_counts)}")
+    return sentences
+
+
+def of_both(part: Compared, other: Compared, counts: tuple[int, int]) -> str:
+    """Return the sizes of two samples in words; empty where all examples are in them."""
+    if counts == (len(part.examples), len(other.examples)):
+        return ""
+    return f" (in samples of {counts[0]:,} and {counts[1]:,})"
 
 
 def of_lengths(read: Mapping[str, Examples], processor: Processor) -> list[str]:
@@ -160,14 +233,6 @@ def of_lengths(read: Mapping[str, Examples], processor: Processor) -> list[str]:
     return sentences
 
 
-def sample(examples: Examples, most: int) -> np.ndarray:
-    """Return at most `most` positions of the examples, always the same, ascending."""
-    if len(examples) <= most:
-        return np.arange(len(examples))
-    order = np.argsort(np.random.Generator(np.random.PCG64(0)).random(len(examples)), kind="stable")
-    return np.sort(order[:most])
-
-
 def cut_share(examples: Examples, processor: Processor) -> float:
     """Return the share of texts, of at most `MEASURED`, that are longer than the processor reads."""
     key = ("cut", json.dumps(processor.identity, sort_keys=True))
@@ -176,54 +241,3 @@ def cut_share(examples: Examples, processor: Processor) -> float:
         cut = [processor.cuts(read(int(position))) for position in sample(examples, MEASURED)]
         examples.measured[key] = float(np.mean(cut))
     return float(examples.measured[key])
-
-
-def digest(parts: Sequence[bytes]) -> int:
-    """Return a 64-bit hash of the inputs of one example."""
-    hasher = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        hasher.update(len(part).to_bytes(8, "little") + part)
-    return int.from_bytes(hasher.digest(), "little")
-
-
-def digests(examples: Examples) -> np.ndarray:
-    """Return uint64[N], the digest of the inputs of each example, of at most `COMPARED`. They are stored on disk like
-    labels."""
-    if "digests" in examples.measured:
-        return np.asarray(examples.measured["digests"])
-    rows = examples.rows[sample(examples, COMPARED)]
-    rows_hash = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]
-    file = cache_dir() / "digests" / f"{examples.key}-{examples.split}-{rows_hash}.npy"
-    if examples.key and file.is_file():
-        hashes = np.load(file, allow_pickle=False)
-    else:
-        hashes = np.array([digest(raw(record, examples)) for record in records(examples, rows)], np.uint64)
-        if examples.key:
-            save_whole(file, hashes)
-    examples.measured["digests"] = hashes
-    return np.asarray(hashes)
-
-
-def records(examples: Examples, rows: np.ndarray) -> Iterator[Example]:
-    """Return the records at these rows, as they lie on disk."""
-    for start in range(0, len(rows), 1024):
-        yield from many(examples.source, rows[start : start + 1024].tolist())
-
-
-def raw(record: Example, examples: Examples) -> list[bytes]:
-    """Return the inputs of a record as bytes."""
-    parts = []
-    for name, column in inputs(examples.columns).items():
-        # A missing cell is an error where the example is read.
-        content = record.get(name)
-        if content is None:
-            continue
-        if column.kind == "text":
-            parts.append((content.encode() if isinstance(content, str) else bytes(content)).strip())
-        elif isinstance(content, str | bytes):
-            parts.append(content.encode() if isinstance(content, str) else content)
-        elif isinstance(content, np.ndarray):
-            parts += [str((content.dtype, content.shape)).encode(), content.tobytes()]
-        else:
-            parts.append(repr(content).encode())
-    return parts

@@ -91,7 +91,11 @@ class Data:
     `validation` is the share of the training split that is held out where the data set has no validation split: the
     same examples for every seed. `test_on` names the split that is measured as the test. A data set without a test
     split, or with withheld test labels (-1), has no test metrics. With "validation" its validation split is tested on,
-    and the examples that choose the checkpoint are held out of the training split. `streams` are further streams of
+    and the examples that choose the checkpoint are held out of the training split. `folds` divides the training split
+    into this many parts, the same for every seed; the part `fold` (from 0) is tested, the others are trained on (see
+    `tlx.data.folds`). `drop_duplicates` leaves out the training and validation examples, of the target and of other
+    streams, that repeat a held-out example or another one, exactly or nearly (see `tlx.data.duplicates`); test sets
+    stay. `streams` are further streams of
     training, `tests` further test sets. `processor` is a user's processor in the place of that of the weights. Text is
     cut at `tokens`, and a batch is padded to the shortest of `buckets` that holds it. With `group` above 1, this many
     batches are drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a
@@ -121,6 +125,9 @@ class Data:
     subset_seed: int | None = None
     validation: float = 0.1
     test_on: Literal["test", "validation"] = "test"
+    folds: int | None = None
+    fold: int = 0
+    drop_duplicates: bool = False
     tokens: int = 128
     buckets: tuple[int, ...] = (32, 64, 128)
     group: int = 1
@@ -175,6 +182,16 @@ class Data:
             raise ValueError(f"labels={self.labels}; {expected}")
         check_choice("match", self.match, ("name", "position"))
         check_choice("test_on", self.test_on, ("test", "validation"))
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"folds={self.folds}; expected 2 parts or more")
+        if not 0 <= self.fold < (1 if self.folds is None else self.folds):
+            expected = "set folds=... first" if self.folds is None else f"expected 0 to {self.folds - 1}"
+            raise ValueError(f"fold={self.fold} with folds={self.folds}; {expected}")
+        if self.folds is not None and self.test_on == "validation":
+            raise ValueError(
+                f"folds={self.folds} and test_on='validation' are both set; set only one of them: a fold is the test "
+                "split"
+            )
         if self.source == () or len(set(self.sources.values())) < len(self.sources):
             raise ValueError(f"source={self.source}; expected one data set, or several different data sets")
         if self.target in self.sources.values():

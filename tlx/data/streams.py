@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.data.duplicates import without_duplicates
+from tlx.data.folds import fold_notes, of_fold
 from tlx.data.held_out import divided, held_out_splits, validation_split
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
@@ -112,15 +114,19 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
         ValueError: A split is empty, a label is out of range, a class has too few examples, or a shift is for another
             kind of data. Errors of `open_dataset` are raised too.
     """
-    from tlx.data.examples import open_dataset
-
-    dataset = open_dataset(data.target)
+    dataset = _opened(data, data.target)
     for setting in ("shift", "target_shift"):
         check_kind(setting, getattr(data, setting), kind_of(dataset.columns), format_source(data.target))
     class_numbers = numbers_of(
         data.target_classes, dataset.classes, "target_classes", f"target {format_source(data.target)}"
     )
     train, validation, tested, untested = _target_splits(data, dataset, class_numbers)
+    further = _further_tests(data, dataset, read=test)
+    notes = [*dataset.notes, *fold_notes(data, dataset, tested)]
+    tests = [*([] if untested else [tested]), *(examples for examples, _ in further.values())]
+    if data.drop_duplicates:
+        kept = _distinct(tests, {"validation": validation, "train": train}, notes)
+        validation, train = kept["validation"], kept["train"]
     if not test:
         tested = tested.seal()
     subset_seed = seed if data.subset_seed is None else data.subset_seed
@@ -130,22 +136,47 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     if data.shots is not None or data.fraction is not None:
         train = train.view(draw(train.strata(), shots=data.shots, fraction=data.fraction, setting="shots"))
     streams, held_out, origins = _streams(data, train, dataset, draw, subset_seed, SOURCE in aside)
-    tests = {}
+    if data.drop_duplicates:
+        for name in (name for name in data.stream_names if name not in ("labelled", "unlabelled")):
+            streams |= _distinct([*tests, validation], {name: streams[name]}, notes)
     digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
     for part in (*streams.values(), validation, tested):
         if part is not tested or not untested:
             _check(part)
         digest.update(part.identity + part.split.encode())
-    for settings in data.tests:
-        examples, origin = _further(f"test set {settings.name!r}", settings, data, dataset, read=test)
-        tests[settings.name] = examples if test else examples.seal()
-        digest.update(f"{settings.name} {origin} {tests[settings.name].split}".encode() + tests[settings.name].identity)
+    for name, (examples, origin) in further.items():
+        digest.update(f"{name} {origin} {examples.split}".encode() + examples.identity)
     looked_at = {TARGET: train.unlabelled(), **held_out}
     looked = {name: _some(looked_at[name]) for name in aside}
+    by_name = {name: examples if test else examples.seal() for name, (examples, _) in further.items()}
     return Splits(
-        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=tests, untested=untested,
-        notes=dataset.notes,
+        streams, validation, tested, dataset.columns, digest.hexdigest()[:16], looked, tests=by_name,
+        untested=untested, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _opened(data: Data, source: str | Source) -> Dataset:
+    """Open a data set; where folds divide the data, without a test split of its own making."""
+    from tlx.data.examples import open_dataset
+
+    return open_dataset(source) if data.folds is None else open_dataset(source, whole=True)
+
+
+def _distinct(
+    held_out: Sequence[Examples], candidates: Mapping[str, Examples], notes: list[str]
+) -> dict[str, Examples]:
+    """Return the candidates without duplicates, in their order; add a note on what is left out to `notes`."""
+    kept, dropped = without_duplicates(held_out, candidates)
+    notes += dropped
+    return kept
+
+
+def _further_tests(data: Data, dataset: Dataset, *, read: bool) -> dict[str, tuple[Examples, str]]:
+    """Return the examples of each further test set, and the fingerprint of their data set, by name."""
+    return {
+        settings.name: _further(f"test set {settings.name!r}", settings, data, dataset, read=read)
+        for settings in data.tests
+    }
 
 
 def _target_splits(
@@ -153,7 +184,11 @@ def _target_splits(
 ) -> tuple[Examples, Examples, Examples, str]:
     """Return the shifted training, validation and test splits of the target, and why the test split is empty ("" where
     it is not). With `class_numbers` they hold these classes alone."""
-    train, validation, tested, untested = held_out_splits(dataset, data.test_on)
+    if data.folds is not None:
+        train, tested = of_fold(dataset, data.folds, data.fold)
+        validation, untested = validation_split(dataset), ""
+    else:
+        train, validation, tested, untested = held_out_splits(dataset, data.test_on)
     if validation is None:
         train, validation = divided(train, data.validation)
     parts = [train, validation, tested]
@@ -295,7 +330,7 @@ def _source(
     from tlx.data.examples import open_dataset
 
     source, what = open_dataset(name), f"source {format_source(name)}"
-    if source.fingerprint == target.fingerprint:
+    if _opened(data, name).fingerprint == target.fingerprint:
         raise ValueError(f"{what} and target {format_source(data.target)} are the same data set; remove the source")
     _check_like(source, target, what, data)
     if "train" not in source.splits:

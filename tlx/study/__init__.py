@@ -5,8 +5,8 @@ collects the results.
 """
 
 from tlx.study.base import Study
-from tlx.study.sweeps import chain, choice, param, prod, sweep, zip_
+from tlx.study.sweeps import chain, choice, folds, param, prod, sweep, zip_
 from tlx.study.table import results
 from tlx.study.work import run_study
 
-__all__ = ["Study", "chain", "choice", "param", "prod", "results", "run_study", "sweep", "zip_"]
+__all__ = ["Study", "chain", "choice", "folds", "param", "prod", "results", "run_study", "sweep", "zip_"]

@@ -97,7 +97,7 @@ def check_tested(study: Study) -> None:
     if not str(study.metric).startswith("test/"):
         return
     data_of_cells = (cell.recipe.data for cell in study.by_fingerprint.values())
-    for target in dict.fromkeys(data.target for data in data_of_cells if data.test_on == "test"):
+    for target in dict.fromkeys(data.target for data in data_of_cells if data.test_on == "test" and not data.folds):
         try:
             tested = target in DATASETS or has_test(Data(target=target))
         except (OSError, ValueError):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from tlx import config
 from tlx.recipe import Recipe
+from tlx.records.studies import FOLD
 
 
 class Override(NamedTuple):
@@ -65,6 +66,19 @@ def choice(column: str, bundles: Mapping[Any, Mapping[str, Any]]) -> list[Overri
                 f"label, got {label!r}: {changes!r}"
             )
     return [Override({column: label}, _plain(changes)) for label, changes in bundles.items()]
+
+
+def folds(count: int) -> list[Override]:
+    """Return one override per fold of the data, so that the cells of an arm together test every example once.
+
+    The report then computes each metric over the examples of all folds.
+
+    >>> [override.changes for override in folds(2)]
+    [{'data.folds': 2, 'data.fold': 0}, {'data.folds': 2, 'data.fold': 1}]
+    """
+    if count < 2:
+        raise ValueError(f"folds({count}); expected 2 folds or more")
+    return [Override({FOLD: number}, {"data.folds": count, FOLD: number}) for number in range(count)]
 
 
 def prod(*parts: Iterable[Given]) -> list[Override]:

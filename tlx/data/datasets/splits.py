@@ -43,6 +43,22 @@ def stratified(
     return {split: np.sort(np.concatenate(part)) for split, part in parts.items()}
 
 
+def dealt(strata: np.ndarray, name: str, count: int) -> np.ndarray:
+    """Return int[N], the part of each example: parts of equal size, with equal numbers of every class, up to one.
+
+    The examples are ordered by class, inside a class in an order that `name` seeds, and dealt out in turn.
+
+    Args:
+        strata: int[N], the class of each example.
+        name: Seeds the order.
+        count: The number of parts.
+    """
+    places = np.array([place(f"{name}/{position}") for position in range(len(strata))])
+    parts = np.empty(len(strata), int)
+    parts[np.lexsort((places, strata))] = np.arange(len(strata)) % count
+    return parts
+
+
 def by_group(groups: np.ndarray, strata: np.ndarray, name: str, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Return the positions of each split, in order. All examples of a group are in one split.
 
@@ -61,7 +77,7 @@ def by_group(groups: np.ndarray, strata: np.ndarray, name: str, shares: Mapping[
     numbers, members = np.unique(groups, return_inverse=True)
     if len(numbers) < len(shares):
         raise ValueError(
-            f"there are {len(numbers)} groups for the splits {', '.join(shares)}; expected at least one group for each"
+            f"there are {len(numbers)} groups for {', '.join(shares)}; expected at least one group for each"
         )
     classes, of_class = np.unique(strata, return_inverse=True)
     counts = np.zeros((len(numbers), len(classes)))

@@ -41,6 +41,10 @@ class Source:
         """Return the name that means the same in a recipe, or the source itself."""
         return self
 
+    def whole(self) -> Source:
+        """Return the source without a test split of its own making, for data that are divided in another way."""
+        return self
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,10 @@ class Concat(Source):
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.sources))
+
+    def whole(self) -> Source:
+        """Return the same data sets, each without a test split of its own making."""
+        return Concat(tuple(map(whole_of, self.sources)))
 
     def open(self) -> Dataset:
         """Open all data sets. Raises ValueError where their columns differ."""
@@ -100,6 +104,10 @@ class Where(Source):
         condition = ", ".join(map(str, self.values)) if self.values else f"not {', '.join(map(str, self.without))}"
         return f"{self.source} ({self.column}: {condition})"
 
+    def whole(self) -> Source:
+        """Return the same rows without a test split of its own making."""
+        return replace(self, source=whole_of(self.source))
+
     def open(self) -> Dataset:
         """Open the data set. Raises ValueError where there is no such column, or no row has such a value."""
         from tlx.data.examples import Examples, open_dataset
@@ -126,6 +134,13 @@ class Where(Source):
             split: Examples(str(self), split, rows, dataset.columns, key=fingerprint) for split, rows in splits.items()
         }
         return Dataset(str(self), parts, dataset.columns, fingerprint, dataset.notes)
+
+
+def whole_of(source: str | Source) -> str | Source:
+    """Return a source, or the source that a text names, without a test split of its own making."""
+    from tlx.data.sources.named import source_named
+
+    return (source_named(source) if isinstance(source, str) else source).whole().short
 
 
 class JoinedRows(Sequence[Example]):

@@ -77,6 +77,16 @@ class TableRows(Sequence[Example]):
             raise IndexError(f"{self.table.name} has {len(self)} rows in this split; there is no row {position}")
         return TableRow(self, position)
 
+    def __getitems__(self, positions: Sequence[int]) -> list[Example]:
+        """Return the records at these positions. Their texts are read together, which is faster than one by one."""
+        records = [TableRow(self, position) for position in positions]
+        for role, names in self.roles.items():
+            if role != LABEL and self.columns[role].kind == "text" and len(names) == 1:
+                cells = self.table.column(names[0]).take(self.rows[np.asarray(positions, int)]).to_pylist()
+                for record, cell in zip(records, cells, strict=True):
+                    record.cells[role] = cell
+        return list(records)
+
     def place(self, position: int) -> str:
         """Return the name of a record for a message: its file and line."""
         return self.table.place(int(self.rows[position]))

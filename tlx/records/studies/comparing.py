@@ -4,12 +4,13 @@ Shapes: S paired seeds, N examples. Differences are in the units of the metric: 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.functional import metrics, significance
+from tlx.records.studies.pooling import arm_difference, arm_interval, fold_warnings
 from tlx.records.studies.reading import Arm, CellRecord, StudyRecords
 from tlx.trees import near_miss
 
@@ -22,7 +23,7 @@ class Score(NamedTuple):
 
     If the metric is a mean over examples, `examples` [N] are the values per example. `correct` [N] exists for a
     classification, `indices` [N] wherever predictions were kept: positions in the split. All three are sorted by
-    position.
+    position, and so are the `arrays` [N, ...] of the task's scores.
     """
 
     cell: CellRecord
@@ -32,6 +33,7 @@ class Score(NamedTuple):
     indices: np.ndarray | None = None
     examples: np.ndarray | None = None
     correct: np.ndarray | None = None
+    arrays: Mapping[str, np.ndarray] | None = None
 
     @property
     def agrees(self) -> bool:
@@ -40,7 +42,10 @@ class Score(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Summary of one arm: its `scores` by seed, their mean and 95 % t-interval (nan for one seed)."""
+    """Summary of one arm: its `scores` by seed, their mean and 95 % t-interval (nan for one seed).
+
+    In a study over folds `scores` are by fold and seed, and the mean is the metric over the examples of all folds.
+    """
 
     arm: Arm
     scores: dict[Any, Score]
@@ -53,7 +58,7 @@ DIFFER = "the examples differ between runs"
 
 
 class Comparison(NamedTuple):
-    """Comparison of an arm with its baseline arm, over the `seeds` that both have.
+    """Comparison of an arm with its baseline arm, over the `seeds` (or folds) that both have.
 
     `p` is the p-value of the paired t-test against the smallest effect of interest, `holm` the same value corrected
     over the table. Both are None for one pair: then `verdict` is "not compared" and `mcnemar` compares only the two
@@ -93,6 +98,11 @@ class StudyTable(NamedTuple):
     comparisons: tuple[Comparison, ...]
     alone: tuple[tuple[Arm, str], ...]
     warnings: tuple[str, ...]
+
+    @property
+    def repeat(self) -> str:
+        """What is repeated in an arm: "fold" in a study over folds, else "seed"."""
+        return "fold" if any(summary.arm.folds for summary in self.summaries) else "seed"
 
 
 def compare(study: StudyRecords, metric: str | None = None) -> StudyTable:
@@ -171,10 +181,12 @@ def baseline_of(names: Mapping[str, Any], arms: Sequence[Arm], baseline: Mapping
 
 def summarise(arm: Arm, metric: str, bounds: significance.Bounds) -> Summary | None:
     """Return the summary of an arm over the finished cells in which the metric is defined; None if there are none."""
-    measured = {cell.seed: score(cell, metric) for cell in arm.done_cells if metric in cell.metrics}
+    measured = {cell.repeat: score(cell, metric) for cell in arm.done_cells if metric in cell.metrics}
     scores = {seed: item for seed, item in measured.items() if not math.isnan(item.value)}
     if not scores:
         return None
+    if arm.folds:
+        return Summary(arm, scores, *arm_interval(list(scores.values()), metric, arm.folds, bounds))
     return Summary(arm, scores, *significance.over_seeds([item.value for item in scores.values()], bounds))
 
 
@@ -194,7 +206,7 @@ def score(cell: CellRecord, metric: str) -> Score:
             examples = values.reshape(len(values), -1).mean(-1)
         if examples is not None or declared.value is not None:
             value = metrics.of_scores(declared, scores)
-            return Score(cell, value, recorded, "predictions", predictions.indices, examples, correct)
+            return Score(cell, value, recorded, "predictions", predictions.indices, examples, correct, scores)
     line = cell.curves().get(metric, {}).get(cell.result["selected_step"] if cell.result else -1)
     if line is not None:
         return Score(cell, line, recorded, "metrics.jsonl")
@@ -208,9 +220,16 @@ def against(summary: Summary, other: Summary, smallest: float, metric: str, boun
     """
     seeds = tuple(seed for seed in summary.scores if seed in other.scores)
     scores, base_scores = ([side.scores[seed] for seed in seeds] for side in (summary, other))
-    difference = significance.paired([item.value for item in scores], [item.value for item in base_scores], bounds)
-    several = len(seeds) > 1
-    boot, lacking = None, unpaired(scores + base_scores, metric)
+    folds = max(summary.arm.folds, other.arm.folds)
+    boot = None
+    if folds:
+        difference = arm_difference(scores, base_scores, metric, folds, bounds)
+        differ = any(map(unlike, zip(scores, base_scores, strict=True)))
+        lacking = DIFFER if differ else "folds share training examples"
+    else:
+        difference = significance.paired([item.value for item in scores], [item.value for item in base_scores], bounds)
+        lacking = unpaired(scores + base_scores, metric)
+    several = difference.pairs > 1
     if several and not lacking:
         _, low, high = significance.over_seeds_and_examples(examples(scores), examples(base_scores))
         boot = (low, high)
@@ -225,8 +244,8 @@ def against(summary: Summary, other: Summary, smallest: float, metric: str, boun
         detectable=None,
         detectable_alone=detectable(difference, smallest, bounds),
         boot=boot,
-        lacking=lacking if several else "one seed",
-        mcnemar=None if several else models(scores[0], base_scores[0]),
+        lacking=lacking if several or folds else "one seed",
+        mcnemar=models(scores, base_scores) if folds or not several else None,
     )
 
 
@@ -235,12 +254,19 @@ def examples(scores: Sequence[Score]) -> np.ndarray:
     return np.stack([score.examples for score in scores if score.examples is not None])
 
 
-def models(first: Score, second: Score) -> float | None:
-    """Compute McNemar's exact p of one pair of models; None if the task is no classification, or the examples
-    differ."""
-    if first.correct is None or second.correct is None or unlike([first, second]):
+def models(scores: Sequence[Score], others: Sequence[Score]) -> float | None:
+    """Compute McNemar's exact p of one pair of models, or of those of all folds over all examples.
+
+    It is None if the task is no classification, the examples differ, or several seeds tested the same examples.
+    """
+    pairs = list(zip(scores, others, strict=True))
+    if len({score.cell.seed for score in scores}) > 1 or any(unlike(pair) for pair in pairs):
         return None
-    return significance.mcnemar(first.correct, second.correct)
+    correct = [(first.correct, second.correct) for first, second in pairs]
+    if any(side is None for pair in correct for side in pair):
+        return None
+    first, second = (np.concatenate([np.asarray(pair[side]) for pair in correct]) for side in (0, 1))
+    return significance.mcnemar(first, second)
 
 
 def unpaired(scores: Sequence[Score], metric: str) -> str:
@@ -252,7 +278,7 @@ def unpaired(scores: Sequence[Score], metric: str) -> str:
     return DIFFER if unlike(scores) else ""
 
 
-def unlike(scores: Sequence[Score]) -> bool:
+def unlike(scores: Iterable[Score]) -> bool:
     """Return whether some runs were evaluated on other examples than the first run."""
     places = [score.indices for score in scores if score.indices is not None]
     return any(not np.array_equal(places[0], indices) for indices in places[1:])
@@ -323,10 +349,15 @@ def warnings(summaries: Sequence[Summary], compared: Sequence[Comparison], metri
     if len(rules := dict.fromkeys(score.cell.result["selection"] for score in scores if score.cell.result)) > 1:
         messages.append(f"different rules chose the checkpoints: {', '.join(rules)}")
     # Settings may have different test splits, if the compared arms share one.
-    if any(score.lacking == DIFFER for score in compared) or (not compared and unlike(scores)):
+    folded = any(summary.arm.folds for summary in summaries)
+    if folded:
+        messages += fold_warnings(summaries)
+    if any(score.lacking == DIFFER for score in compared) or (not compared and not folded and unlike(scores)):
         messages.append(
             "the runs were not all measured on the same examples, so a part of the differences comes from the examples"
         )
+    if folded:
+        return tuple(messages)
     if all(len(summary.scores) == 1 for summary in summaries):
         messages.append(
             "every arm has one seed, so methods are not compared: one run does not show the variation between "

@@ -24,7 +24,8 @@ from tlx.trees import Json, near_miss
 
 STUDY, CELLS, CLAIMS, PLAN, FAILED = "study.json", "cells", "claims", "plan.jsonl", "failed.json"
 GROUPS = "groups.json"
-SEED = "seed"
+# The columns of repeated runs: cells that differ only in them are one arm.
+SEED, FOLD = "seed", "data.fold"
 REMEDY = "restore the file, or run the study's command again to write it"
 State = Literal["done", "running", "failed", "waiting", "stale"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting", "stale")
@@ -59,8 +60,20 @@ class CellRecord(NamedTuple):
         return self.names.get(SEED)
 
     @property
+    def fold(self) -> int | None:
+        """The part of the data that the run tested; None if the study does not divide them into folds."""
+        return self.names.get(FOLD)
+
+    @property
+    def repeat(self) -> Any:
+        """The name of the run among those of its arm: its seed, its fold, or both."""
+        if self.fold is None:
+            return self.seed
+        return f"fold {self.fold}" if self.seed is None else f"fold {self.fold}, seed {self.seed}"
+
+    @property
     def arm(self) -> dict[str, Any]:
-        return {name: value for name, value in self.names.items() if name != SEED}
+        return {name: value for name, value in self.names.items() if name not in (SEED, FOLD)}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -91,7 +104,7 @@ class CellRecord(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """Cells that differ only in their seeds; `names` are the columns that they share."""
+    """Cells that differ only in their seeds and folds; `names` are the columns that they share."""
 
     names: dict[str, Any]
     cells: tuple[CellRecord, ...]
@@ -100,9 +113,14 @@ class Arm(NamedTuple):
     def done_cells(self) -> tuple[CellRecord, ...]:
         return tuple(cell for cell in self.cells if cell.state == "done")
 
+    @property
+    def folds(self) -> int:
+        """The number of folds of the arm's cells, in whatever state they are; 0 if the study has none."""
+        return len({cell.fold for cell in self.cells} - {None})
+
     def values(self, metric: str) -> dict[Any, float]:
-        """Return the metric of every finished cell by its seed, as in `result.json`."""
-        return {cell.seed: cell.metrics[metric] for cell in self.done_cells if metric in cell.metrics}
+        """Return the metric of every finished cell by its seed and fold, as in `result.json`."""
+        return {cell.repeat: cell.metrics[metric] for cell in self.done_cells if metric in cell.metrics}
 
 
 class StudyRecords(NamedTuple):

@@ -81,6 +81,7 @@ def draw(table: StudyTable) -> str:
         unit=unit,
         p=p_text,
         metric=names.metric(table.metric),
+        repeat=table.repeat,
     )
 
 
@@ -91,7 +92,10 @@ def facts(table: StudyTable, columns: Columns, unit: Unit) -> list[tuple[str, st
     rows = [
         ("metric", names.metric(table.metric)),
         ("selection", ", ".join(dict.fromkeys(selections(table)))),
-        ("seeds per arm", " to ".join(map(str, sorted({min(several), max(several)})))),
+        (
+            "seeds per arm" if table.repeat == "seed" else "runs per arm",
+            " to ".join(map(str, sorted({min(several), max(several)}))),
+        ),
         ("cells done", f"{counts['done']} of {len(study.cells)}"),
     ]
     if study.baseline:
@@ -143,7 +147,7 @@ def listed(cell: CellRecord, table: StudyTable, columns: Columns, unit: Unit) ->
         "cell": cell,
         "arm": columns.arm(cell.arm),
         "names": name_texts(cell.names, columns),
-        "seed": "–" if cell.seed is None else names.value(cell.seed),
+        "seed": "–" if cell.repeat is None else names.value(cell.repeat),
         "value": None if score is None else score.value,
         "told": "–" if score is None else unit.value(score.value),
         "href": href(cell),

@@ -29,7 +29,7 @@ def answer(table: StudyTable, columns: Columns, unit: Unit) -> Json:
         if len(comparisons) > 1 or any(comparison.p is None for comparison in comparisons)
         else []
     )
-    summaries = [{"name": name, "verdicts": grouped(of, columns, unit, anchors(table, columns))} for name, of in listed]
+    summaries = [{"name": name, "verdicts": grouped(of, columns, unit, table)} for name, of in listed]
     return {
         "lead": lead(table, methods, columns, unit),
         "methods": summaries,
@@ -52,15 +52,16 @@ def lead(
     bases = {columns.method(comparison.baseline.names) for comparison in comparisons}
     base = bases.pop() if len(bases) == 1 else "its baseline"
     if all(comparison.p is None for comparison in comparisons):
-        return [("Every arm has one seed, so methods are ", ""), ("not compared", "not compared"), (".", "")]
+        text = f"Every arm has one {table.repeat}, so methods are "
+        return [(text, ""), ("not compared", "not compared"), (".", "")]
     if len(comparisons) == 1:
         [comparison] = comparisons
         anchor = anchors(table, columns)[columns.arm(comparison.arm.names)]
-        return single(columns.method(comparison.arm.names), base, comparison, unit, anchor)
-    return by_method(methods, base) if len(methods) <= SHOWN else by_count(comparisons, base)
+        return single(columns.method(comparison.arm.names), base, comparison, unit, anchor, table.repeat)
+    return by_method(methods, base, table.repeat) if len(methods) <= SHOWN else by_count(comparisons, base)
 
 
-def by_method(methods: dict[str, list[Comparison]], base: str) -> list[Piece]:
+def by_method(methods: dict[str, list[Comparison]], base: str, repeat: str) -> list[Piece]:
     """Join methods with the same verdict in all of their settings; list each other method separately."""
     alike: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     mixed = []
@@ -82,7 +83,7 @@ def by_method(methods: dict[str, list[Comparison]], base: str) -> list[Piece]:
             clauses.append([("no difference", verdict), (f" was shown for {listed}{anywhere}", "")])
         elif names and verdict == "not compared":
             are = "is" if len(names) == 1 else "are"
-            clauses.append([(f"{listed} {are} ", ""), (verdict, verdict), (" (one seed)", "")])
+            clauses.append([(f"{listed} {are} ", ""), (verdict, verdict), (f" (one {repeat})", "")])
         elif names:
             are = "is" if len(names) == 1 else "are"
             clauses.append([(f"{listed} {are} ", ""), (verdict, verdict), (throughout, "")])
@@ -117,7 +118,7 @@ def joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def single(name: str, base: str, comparison: Comparison, unit: Unit, anchor: str) -> list[Piece]:
+def single(name: str, base: str, comparison: Comparison, unit: Unit, anchor: str, repeat: str) -> list[Piece]:
     """Return the sentence about a single comparison."""
     difference = comparison.difference
     gap = f"{unit.gain(difference.mean)}{unit.points} {unit.gains(difference.low, difference.high)}"
@@ -134,7 +135,7 @@ def single(name: str, base: str, comparison: Comparison, unit: Unit, anchor: str
         ("No difference", comparison.verdict),
         (text, ""),
         (gap, anchor),
-        (f"; {detectable_text(comparison, unit)}.", ""),
+        (f"; {detectable_text(comparison, unit, repeat)}.", ""),
     ]
 
 
@@ -153,15 +154,16 @@ def nothing(table: StudyTable, columns: Columns, unit: Unit) -> list[Piece]:
     return [(text, ""), (unit.value(best.mean), anchors(table, columns)[label]), (".", "")]
 
 
-def grouped(comparisons: Sequence[Comparison], columns: Columns, unit: Unit, anchor: dict[str, str]) -> list[Json]:
+def grouped(comparisons: Sequence[Comparison], columns: Columns, unit: Unit, table: StudyTable) -> list[Json]:
     """Group comparisons by verdict: `told` in words, the settings with their numbers in brackets, and the anchors of
     their runs."""
+    anchor, repeat = anchors(table, columns), table.repeat
     return [
         {
             "verdict": verdict,
-            "told": f"{verdict} (one seed)" if verdict == "not compared" else verdict,
+            "told": f"{verdict} (one {repeat})" if verdict == "not compared" else verdict,
             "items": [
-                {"setting": columns.setting(comparison.arm.names), "known": difference_text(comparison, unit)}
+                {"setting": columns.setting(comparison.arm.names), "known": difference_text(comparison, unit, repeat)}
                 | {"anchor": anchor[columns.arm(comparison.arm.names)]}
                 for comparison in group
             ],
@@ -171,7 +173,7 @@ def grouped(comparisons: Sequence[Comparison], columns: Columns, unit: Unit, anc
     ]  # fmt: skip
 
 
-def difference_text(comparison: Comparison, unit: Unit) -> str:
+def difference_text(comparison: Comparison, unit: Unit, repeat: str) -> str:
     """Return the difference with its interval as text.
 
     If no difference was shown, the text says why, and which difference was detectable; for one pair, it adds McNemar's
@@ -188,16 +190,16 @@ def difference_text(comparison: Comparison, unit: Unit) -> str:
         return text
     if comparison.p < 1 - LEVEL:
         text += f", p {p_text(comparison.holm)} after Holm's correction"
-    return f"{text}; {detectable_text(comparison, unit)}"
+    return f"{text}; {detectable_text(comparison, unit, repeat)}"
 
 
-def detectable_text(comparison: Comparison, unit: Unit) -> str:
+def detectable_text(comparison: Comparison, unit: Unit, repeat: str) -> str:
     """Return which difference was detectable, or why none can be named."""
     if comparison.detectable is not None:
         return f"minimum detectable difference {unit.size(comparison.detectable)}{unit.points}"
     if comparison.difference.pairs < FEW:
-        return f"{comparison.difference.pairs} seeds are too few for a conclusion"
-    return "the seeds vary too much to show any difference"
+        return f"{comparison.difference.pairs} {repeat}s are too few for a conclusion"
+    return f"the {repeat}s vary too much to show any difference"
 
 
 def how(table: StudyTable, unit: Unit) -> str:
@@ -208,12 +210,14 @@ def how(table: StudyTable, unit: Unit) -> str:
     tested = [comparison for comparison in table.comparisons if comparison.p is not None]
     if not tested:
         return text
-    pairs = sorted({len(comparison.seeds) for comparison in tested})
-    seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else counted(pairs[0], "seed")
+    pairs = sorted({comparison.difference.pairs for comparison in tested})
+    repeats = f"{pairs[0]} to {pairs[-1]} {table.repeat}s" if len(pairs) > 1 else counted(pairs[0], table.repeat)
+    if table.repeat == "fold":
+        repeats += " and corrected for their common training examples (Nadeau and Bengio, 2003)"
     smallest = f" and a difference beyond {unit.size(table.smallest)}{unit.points}" if table.smallest else ""
     family = f" after Holm's correction over {len(tested)} comparisons" if len(tested) > 1 else ""
     return (
-        f"{text} Brackets: 95 % t-interval of the difference, paired over {seeds}. Better or worse requires "
+        f"{text} Brackets: 95 % t-interval of the difference, paired over {repeats}. Better or worse requires "
         f"p < 0.05{family}{smallest}."
     )
 

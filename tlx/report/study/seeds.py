@@ -66,7 +66,9 @@ def strips(table: StudyTable, columns: Columns, unit: Unit) -> list[Figure]:
             unit,
         )
         name, height = f"seeds-{slug(setting)}" if setting else "seeds", FOOT + 46 * len(chosen)
-        figures.append(charts.figure(name, setting or "Every seed", "", chart, rows, height=height, means=means))
+        figures.append(
+            charts.figure(name, setting or f"Every {table.repeat}", "", chart, rows, height=height, means=means)
+        )
     return figures
 
 
@@ -121,9 +123,11 @@ def differences(table: StudyTable, columns: Columns, unit: Unit) -> Figure | Non
         base.mark_circle(size=90, opacity=1).encode(x=x("difference"), color=ink, tooltip=tooltip, href="anchor:N"),
     ]
     caption = (
-        "Green: better. Orange: worse. Grey: no difference shown. Thick line: paired 95 % t-interval over seeds. Thin "
-        "line: bootstrap over seeds and test examples. Grey box: smaller differences than these seeds could show."
+        f"Green: better. Orange: worse. Grey: no difference shown. Thick line: paired 95 % t-interval over "
+        f"{table.repeat}s. Grey box: smaller differences than these {table.repeat}s could show."
     )
+    if any(comparison.boot for comparison in comparisons):
+        caption += " Thin line: bootstrap over seeds and test examples."
     if table.smallest:
         caption += f" The dashed lines are at 0 and at {unit.size(table.smallest)}{unit.points}, "
         caption += "the smallest difference of interest."
@@ -234,7 +238,9 @@ def over(crossing: Crossing, table: StudyTable, columns: Columns, unit: Unit) ->
         base.mark_rule(strokeWidth=1.5, opacity=0.75).encode(y=y("low"), y2="high:Q"),
         base.mark_circle(size=70, opacity=1).encode(y=y("mean"), tooltip=ends, href="anchor:N"),
     ]
-    caption = "Means with 95 % t-intervals over seeds. A small point is a run; click a point to open its runs."
+    caption = (
+        f"Means with 95 % t-intervals over {table.repeat}s. A small point is a run; click a point to open its runs."
+    )
     if len(order) > 1:
         caption += f" Arms with the same {axis_name} are drawn side by side."
     figure = f"by-{slug(axis_name)}" + (f"-{slug(setting)}" if setting else "")

@@ -54,7 +54,8 @@ def lines(table: StudyTable) -> tuple[list[str], list[list[str]], int]:
             row += [unit.gain(gap.mean), unit.gains(gap.low, gap.high), p_text(comparison.holm), comparison.verdict]
             row += ["–" if comparison.detectable is None else unit.size(comparison.detectable)]
         rows.append(row)
-    heads = [SHARES.get(head, head) if unit.share else head for head in HEADS]
+    shares = {"seeds": "seeds" if table.repeat == "seed" else "runs"} | (SHARES if unit.share else {})
+    heads = [shares.get(head, head) for head in HEADS]
     return [*(names.short(name, columns.every) for name in chosen), *heads], rows, len(chosen)
 
 
