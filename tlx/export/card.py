@@ -262,7 +262,7 @@ def training(records: CardRecords) -> list[str]:
         lines.append("Trained parameters: {} of {}".format(*counts))
     if versions := records.environment.get("packages"):
         shown = ", ".join(f"{name} {versions[name]}" for name in ("tlx", "jax", "flax", "numpy") if name in versions)
-        lines.append(f"Python {plain(str(records.environment['python']))}, {plain(shown)}")
+        lines.append(plain(f"Python {records.environment['python']}, {shown}"))
     return [
         items(lines),
         "The recipe, without fields at their default:",

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from tlx.export.inputs import Preparation
-from tlx.export.markdown import block, items, plain
+from tlx.export.markdown import block, code, items, plain
 from tlx.export.program import ABOUT, LOADER, PROGRAM, Written
-from tlx.models import PerToken
+from tlx.models import Architecture, PerToken, architectures
 from tlx.tasks import Task
 from tlx.weights import Pretrained
 from tlx.weights.form import OWN, written_kind
@@ -33,10 +33,7 @@ def pipeline_of(pretrained: Pretrained) -> str | None:
 def of_hugging_face(pretrained: Pretrained) -> str:
     """Return how to use a directory in the Hugging Face layout."""
     if written_kind(pretrained) == OWN:
-        config = type(pretrained.model.config).__name__
-        words = f"Only tlx opens this directory, because transformers has no class for {plain(config)}."
-        lines = ["import tlx", "", 'pretrained = tlx.load_pretrained(".")']
-        return f"{words}\n\n{block(chr(10).join(lines), 'python')}"
+        return of_tlx(type(pretrained.model.config))
     pipeline = pipeline_of(pretrained)
     words = "transformers opens this directory, and so does tlx (`tlx predict`, `tlx.load_pretrained`)."
     if pipeline in ("text-classification", "image-classification", "token-classification"):
@@ -49,6 +46,21 @@ def of_hugging_face(pretrained: Pretrained) -> str:
         ]
     else:
         lines = ["from transformers import AutoModel", "", 'model = AutoModel.from_pretrained(".")']
+    return f"{words}\n\n{block(chr(10).join(lines), 'python')}"
+
+
+def of_tlx(kind: type[Architecture]) -> str:
+    """Return how to use a directory that only tlx opens, because transformers has no class for the architecture."""
+    words = f"Only tlx opens this directory, because transformers has no class for {code(kind.__name__)}."
+    lines = ["import tlx", "", 'pretrained = tlx.load_pretrained(".")']
+    if kind not in architectures():
+        words += f" {code(kind.__name__)} is a class of the run's config file: `tlx predict . EXAMPLE --config FILE`."
+        lines = [
+            "import tlx",
+            "from config import recipe  # the config file of the run",
+            "",
+            'pretrained = tlx.load_pretrained(".", model=recipe().model)',
+        ]
     return f"{words}\n\n{block(chr(10).join(lines), 'python')}"
 
 
