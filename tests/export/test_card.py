@@ -34,14 +34,16 @@ def document(exported):
 
 def tables(text):
     """The tables of a page as lists of rows, each a list of the texts of its cells, as a browser shows them."""
-    rows, result = [], []
+    rows, result = None, []
     for token in MarkdownIt("commonmark").enable("table").parse(text):
         if token.type == "table_open":
             rows = []
             result.append(rows)
+        elif token.type == "table_close":
+            rows = None
         elif token.type == "tr_open":
             rows.append([])
-        elif token.type == "inline" and result and rows:
+        elif token.type == "inline" and rows:
             assert all(child.type in ("text", "code_inline", "text_special") for child in token.children), token.content
             rows[-1].append("".join(child.content for child in token.children))
     return result
@@ -106,7 +108,7 @@ def test_names_with_signs_of_markdown_and_yaml_stay_texts(run, document):
 def test_a_foreign_text_is_one_text(text):
     page = MarkdownIt("gfm-like", {"linkify": False})
     for form in (plain(text), code(text)):
-        for line in (form, f"* {form}", f"a {form}"):
+        for start, line in (("", form), ("", f"* {form}"), ("a ", f"a {form}")):
             tokens = page.parse(line)
             (inline,) = (token for token in tokens if token.type == "inline")
             assert {token.type for token in tokens} <= {
@@ -115,7 +117,7 @@ def test_a_foreign_text_is_one_text(text):
             }, line  # fmt: skip
             shown = "".join(child.content for child in inline.children)
             assert {child.type for child in inline.children} <= {"text", "text_special", "code_inline"}, line
-            assert shown.removeprefix("a ") == one_line(text), line
+            assert shown == start + one_line(text), line
     (fence,) = page.parse(block(text + "\n```\nmore"))
     assert fence.type == "fence"
 
@@ -127,7 +129,7 @@ def test_a_model_without_records_says_that_nothing_is_known(tmp_path):
     pretrained = Pretrained(model, Variables(variables.params, {}), None, Manifest("a/b", {}, ()), task)
     assert records_of(tmp_path) is None
     text = card(pretrained, None, "huggingface", "tlx", "use")
-    assert "no record" in text and "Nothing was measured" in text
+    assert "no record" in text and "## Results" not in text
     assert "model-index" not in text and "metrics" not in text
 
 
@@ -167,3 +169,24 @@ def test_defaults_are_left_out_of_the_recipe(run):
     assert short["train"] == {"kind": "Train", "steps": 3, "batch": 8, "eval_batch": 512, "select": "best-validation"}
     again = tlx.config.load(tlx.config.dump(dataclasses.replace(run.recipe)) | short, tlx.recipe.classes())
     assert again == run.recipe
+
+
+def test_a_blend_has_its_rule_and_its_runs(run, tmp_path):
+    blended = tmp_path / "blend"
+    shutil.copytree(run.folder / "model", blended)
+    document = {"metrics": {"validation/accuracy": 0.625}, "selection": "a `rule`", "kind": "soup",
+                "ingredients": [{"run": "runs/a*b"}, {"run": "runs/c"}], "notes": ["one | note"]}  # fmt: skip
+    (blended / "blend.json").write_text(json.dumps(document))
+    text = (export_run(blended, tmp_path / "out").directory / NAME).read_text()
+    for part in (
+        "| validation | accuracy | 0.6250 |",
+        "`` a `rule` ``",
+        "`a*b`",
+        "`c`",
+        "one \\| note",
+        "no intervals",
+    ):
+        assert part in text
+    (blended / "blend.json").write_text(json.dumps(document | {"metrics": {"validation/accuracy": "good"}}))
+    with pytest.raises(ValueError, match=r"blend\.json"):
+        export_run(blended, tmp_path / "other")

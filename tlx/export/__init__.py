@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from tlx.export.blends import blend_of
 from tlx.export.card import NAME as CARD
 from tlx.export.card import card, records_of
 from tlx.export.program import write_program
@@ -69,7 +70,7 @@ def export_run(
                 of_program(written, pretrained.task),
                 [*written.notes, adapter_note(pretrained)],
             )
-        text = card(pretrained, records, to, library, use)
+        text = card(pretrained, records, to, library, use, blend_of(source))
         (partial / CARD).write_text(text, encoding="utf-8")
     return Export(Path(directory), tuple(filter(None, [*found, *notes(pretrained.processor), unused(pretrained)])))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlx import assets, config
+from tlx.export.blends import sections
 from tlx.export.markdown import block, code, items, plain, table
 from tlx.export.usage import pipeline_of
 from tlx.functional.selection import BY_VALIDATION
@@ -113,7 +114,9 @@ def values_of(records: CardRecords) -> list[Measured]:
     return sorted(values, key=lambda row: order.index(row.split) if row.split in order else len(order))
 
 
-def card(pretrained: Pretrained, records: CardRecords | None, form: str, library: str, use: str) -> str:
+def card(
+    pretrained: Pretrained, records: CardRecords | None, form: str, library: str, use: str, blend: Json | None = None
+) -> str:
     """Return the model card of an exported directory.
 
     Args:
@@ -122,16 +125,15 @@ def card(pretrained: Pretrained, records: CardRecords | None, form: str, library
         form: The form of the export, as in `tlx export --to`.
         library: The library that opens the directory, as the hub names it.
         use: The section that shows how to load the model.
+        blend: The content of `blend.json`, if the model is blended from runs.
     """
     values = [] if records is None else values_of(records)
-    source = Path(pretrained.manifest.source).name
+    source = cached_hub_id(pretrained.manifest.source) or Path(pretrained.manifest.source).name
     title = source if records is None else words.headline(records.recipe)
     parts = [f"---\n{header(pretrained, records, values, form, library)}\n---", f"# {plain(title)}"]
     if records is None:
-        parts.append(
-            f"`tlx export` wrote this directory from the model {code(source)}. tlx has no record of its training and "
-            "of its measurements."
-        )
+        unknown = " tlx has no record of its training and of its measurements." if blend is None else ""
+        parts.append(f"`tlx export` wrote this directory from the model {code(source)}.{unknown}")
     else:
         parts.append(
             f"`tlx export` wrote this directory from the run {code(records.folder.resolve().name)} with the "
@@ -142,6 +144,7 @@ def card(pretrained: Pretrained, records: CardRecords | None, form: str, library
         parts += ["## Results", *results(records, values), "## Data", *data(records)]
         parts += ["## Classes", *classes(records)] if records.task.names else []
         parts += ["## Training", *training(records)]
+    parts += sections(blend) if blend is not None else []
     parts += ["## Limits", items(limits(pretrained, records))]
     if records is not None and records.result.get("notes"):
         parts += ["The run noted:", items(plain(note) for note in records.result["notes"])]
@@ -296,7 +299,7 @@ def limits(pretrained: Pretrained, records: CardRecords | None) -> Iterator[str]
     if processor is not None and processor.longest:
         yield f"Inputs are cut at {processor.longest} tokens; what follows is not read."
     if records is None:
-        yield "Nothing was measured."
+        yield "No other numbers than those above are known."
         return
     result = records.result
     if "test" not in records.predictions:
