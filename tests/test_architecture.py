@@ -25,7 +25,7 @@ LEVELS = (
     ("report",),
     ("training",),
     ("predict", "study"),
-    ("tune", "analysis"),
+    ("tune", "analysis", "export"),
     ("cli",),
 )
 HEIGHT = {package: level for level, packages in enumerate(LEVELS) for package in packages}
@@ -33,7 +33,7 @@ HEIGHT = {package: level for level, packages in enumerate(LEVELS) for package in
 BORDERS = {
     "transformers": ("weights/", "processors/"),
     "tokenizers": ("processors/",),
-    "huggingface_hub": ("weights/", "data/sources/hub.py"),
+    "huggingface_hub": ("export/card.py", "weights/", "data/sources/hub.py"),
     "pyarrow": ("data/sources/",),
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),

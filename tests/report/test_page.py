@@ -254,7 +254,7 @@ def test_recipes_are_written_as_python(digits):
 def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         report.write_run(tmp_path / "none")
-    assert str(error.value) == f"{tmp_path / 'none'} contains no run: there is no result.json"
+    assert "no directory" in str(error.value) and str(tmp_path / "none") in str(error.value)
     shutil.copy(digits.folder / "recipe.json", tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         report.write_run(tmp_path)

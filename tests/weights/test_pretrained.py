@@ -189,7 +189,7 @@ def test_a_hub_id_is_found_in_the_cache_and_never_fetched_offline(saved, tmp_pat
     assert load_pretrained("someone/tiny").model.config == CONFIGS["bert"]
     with pytest.raises(FileNotFoundError) as error:
         load_pretrained("someone/else")
-    for part in ("no directory or run 'someone/else'", "(TLX_OFFLINE or HF_HUB_OFFLINE)"):
+    for part in ("'someone/else'", "cache of the hub", "TLX_OFFLINE"):
         assert part in str(error.value)
 
 

@@ -1,6 +1,6 @@
 """Commands for the weights of runs: export, rebuild, average, interpolate."""
 
-from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -12,34 +12,25 @@ from tlx.trees import Json
 @main.command(section="Models", examples=("tlx export runs/demo my_model",))
 @click.argument("source", metavar="RUN")
 @click.argument("directory", type=click.Path(file_okay=False))
+@click.option(
+    "--to",
+    type=click.Choice(["huggingface", "stablehlo"]),
+    default="huggingface",
+    show_default=True,
+    help="huggingface: the layout that transformers opens. stablehlo: a program that needs only jax.",
+)
 @config_option
-def export(source: str, directory: str, config: str | None) -> None:
-    """Write a model in the layout of Hugging Face.
+def export(source: str, directory: str, to: Literal["huggingface", "stablehlo"], config: str | None) -> None:
+    """Write a model for use elsewhere, with a model card.
 
-    The written files are opened again and compared with RUN. A model that would give other outputs in transformers is
-    refused.
+    The written files are opened again and compared with RUN. A model that would give other outputs is refused.
     """
-    from tlx.predict import opened
-    from tlx.processors.vocabulary import notes
-    from tlx.weights import check_trained
-    from tlx.weights.export import export_pretrained, note
-    from tlx.weights.pretrained import ADVICE
+    from tlx.export import export_run
 
-    if Path(directory).is_dir() and any(Path(directory).iterdir()):
-        raise FileExistsError(f"{directory} is not empty; choose another directory")
-    recipe = optional_recipe(config)
-    users = (recipe.model, recipe.data.processor, recipe.task) if recipe else ()
-    pretrained = opened(source, *users)
-    check_trained(pretrained, ADVICE)
-    # It is written aside and moved here when it is whole, so it needs no lock.
-    written = export_pretrained(pretrained, directory)
-    lines = [note(pretrained), *notes(pretrained.processor)]
-    if unused := sorted(entry.foreign for entry in pretrained.manifest.entries if entry.action == "unused"):
-        names = ", ".join(unused[:4]) + (f", ... and {len(unused) - 4} more" if len(unused) > 4 else "")
-        lines.append(f"the model does not use {len(unused)} tensors of {source}: {names}")
-    for line in filter(None, lines):
+    exported = export_run(source, directory, to=to, recipe=optional_recipe(config))
+    for line in exported.notes:
         click.echo(f"note: {line}", err=True)
-    click.echo(written)
+    click.echo(exported.directory)
 
 
 @main.command(section="Models", examples=("tlx rebuild runs/labels/cells/0123456789abcdef",))

@@ -250,7 +250,7 @@ def prompted(
     Returns the embeddings, ids, mask and types of P + T tokens. The tokens of the prompt are attended to, have type 0,
     and are not padding.
     """
-    batch, count = len(ids), len(prompt)
+    batch, count = ids.shape[0], len(prompt)
     rows = jnp.broadcast_to(prompt.astype(hidden.dtype), (batch, *prompt.shape))
     hidden = jnp.concatenate([rows, hidden], axis=1)
     # Any id except that of padding: only the positions of RoBERTa depend on it.

@@ -89,7 +89,7 @@ def chain(config: Cnn, head: Head | None) -> Model:
         if config.dense is None:
             pooled = x.astype(jnp.float32).mean((1, 2)).astype(x.dtype)
         else:
-            pooled = ACTIVATIONS["relu"](dense(params, x.reshape(len(x), -1), context, 1))
+            pooled = ACTIVATIONS["relu"](dense(params, x.reshape(x.shape[0], -1), context, 1))
         return carry | {"pooled": dropout(pooled, config.dropout, context, 0)}, stats
 
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:

@@ -58,7 +58,7 @@ def chain(config: Mlp, head: Head | None) -> Model:
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         x = example(carry, config.input, config.inputs)
-        return layer(params, as_dtype(x.reshape(len(x), -1), context), context)
+        return layer(params, as_dtype(x.reshape(x.shape[0], -1), context), context)
 
     def block(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return layer(params, carry["hidden"], context)

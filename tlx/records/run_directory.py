@@ -31,6 +31,7 @@ from tlx.files.documents import read_arrays, read_json, records
 from tlx.files.documents.records import OWNED, RERUN
 from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
+from tlx.files.nearby import missing_directory
 from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional.metrics import of_scores
 from tlx.functional.scores import scores_of
@@ -165,10 +166,12 @@ def read(folder: Path, name: str = RESULT) -> Any:
     """Return a JSON file of a run.
 
     Raises:
-        FileNotFoundError: The folder contains no such file.
+        FileNotFoundError: The folder does not exist, or contains no such file.
         ValueError: The file belongs to another run than the folder's other files, or to a newer version of tlx.
     """
     path = Path(folder) / name
+    if not Path(folder).exists():
+        raise missing_directory(folder)
     if not path.is_file():
         contents = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
         raise FileNotFoundError(f"{folder} contains {contents}: there is no {name}")

@@ -41,9 +41,12 @@ def holds_study(path: Path) -> bool:
     Raises:
         FileNotFoundError: It is neither.
     """
+    from tlx.files.nearby import missing_directory
     from tlx.records import run_directory as runs
     from tlx.records import studies
 
+    if not path.exists():
+        raise missing_directory(path)
     if studies.is_study(path):
         return True
     if not any((path / name).is_file() for name in (runs.RECIPE, runs.RESULT)):

@@ -8,6 +8,8 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -23,13 +25,14 @@ from tlx.weights.heads import TASK
 from tlx.weights.pretrained import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-5
+PROGRAM_ADVICE = "A program holds every model: tlx export RUN DIRECTORY --to stablehlo"
 
 
 def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:
     """Write a model for `transformers`, open it again, compare both, and then move it to `directory`.
 
     A model without a class in `transformers` (a CNN, for example) is written for `load_pretrained`. If the comparison
-    fails, nothing is left in `directory`.
+    fails, nothing is left in `directory`. `tlx.export.export_run` adds a model card.
 
     Returns:
         The directory.
@@ -38,29 +41,57 @@ def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str])
         FileExistsError: The directory is not empty.
         ValueError: `transformers` would compute other outputs from the directory. The error says what to do.
     """
-    directory = Path(directory)
-    if directory.is_dir() and any(directory.iterdir()):
-        raise FileExistsError(f"{directory} is not empty; choose another directory")
+    check_new(directory)
     refuse(pretrained)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    with new_directory(directory) as partial:
+        write_checked(pretrained, partial)
+    return Path(directory)
+
+
+def write_checked(pretrained: Pretrained, directory: Path) -> None:
+    """Write a model that `refuse` accepts into an empty directory, open it again, and compare both.
+
+    Raises ValueError as `export_pretrained`.
+    """
+    save_pretrained(pretrained, directory)
+    check_export(pretrained, directory)
+
+
+def check_new(directory: str | os.PathLike[str]) -> None:
+    """Raise FileExistsError if `directory` is a file, or a directory that is not empty."""
+    path = Path(directory)
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is not empty; choose another directory")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file; choose another directory")
+
+
+@contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty directory, which moves to `directory` when the block ends without an error.
+
+    An error leaves nothing behind. Because the files are written beside `directory`, it needs no lock.
+
+    Raises:
+        FileExistsError: `directory` is not empty, or another process wrote it in the meantime.
+    """
+    target = Path(directory)
+    check_new(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        save_pretrained(pretrained, partial)
-        check_export(pretrained, partial)
+        yield partial
         partial.chmod(0o777 & ~umask())
         try:
-            if directory.is_dir():
-                directory.rmdir()
-            os.replace(partial, directory)
+            if target.is_dir():
+                target.rmdir()
+            os.replace(partial, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            raise FileExistsError(
-                f"another process wrote {directory} in the meantime; choose another directory"
-            ) from None
+            raise FileExistsError(f"another process wrote {target} in the meantime; choose another directory") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return directory
 
 
 def umask() -> int:
@@ -73,12 +104,13 @@ def umask() -> int:
 def refuse(pretrained: Pretrained) -> None:
     """Raise ValueError for a model that `transformers` would open and compute other outputs with."""
     if reason := unanswered(foreign_kind(pretrained), pretrained.model):
-        raise ValueError(reason)
+        raise ValueError(f"{reason}. {PROGRAM_ADVICE}")
     if leaves := sorted(inserted(pretrained)):
         raise ValueError(
             f"the model has an adapter that cannot be merged into plain weights ({leaves[0]!r}, ...), so transformers "
             "would use the base model without it. Open the base model, model/ of the run, and add the adapter: "
-            "peft.PeftModel.from_pretrained(base, RUN/adapter), or tlx.load_adapter if its peft_type is TLX"
+            "peft.PeftModel.from_pretrained(base, RUN/adapter), or tlx.load_adapter if its peft_type is TLX. "
+            f"{PROGRAM_ADVICE}"
         )
 
 

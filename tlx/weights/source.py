@@ -5,52 +5,72 @@ from pathlib import Path
 
 from tlx import assets
 from tlx.files import run_files
-from tlx.trees import near_miss
+from tlx.files.nearby import near_directories
+from tlx.weights import hub
 
 MODEL_IN_RUN = "model"
 MODEL_ASSETS = ("minilm-l6",)
+# The description of an exported program (see `tlx.export.program`).
+PROGRAM = "program.json"
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """Return the Hugging Face directory of `source`. Raises FileNotFoundError if there is none."""
+    """Return the Hugging Face directory of `source`.
+
+    A local directory comes first, then a named asset, then a hub id. A name is a hub id only if it has the form of one
+    and cannot be a mistyped path: `a/b` is a path where the directory `a` exists, and `runs/b` always is. `hf://a/b` is
+    always a hub id.
+
+    Raises:
+        FileNotFoundError: There is none. The error has the nearest names.
+    """
+    name = str(source)
+    if name.startswith(hub.SCHEME):
+        return explicit(name)
     path = Path(source).expanduser()
     if (path / "config.json").is_file():
         return path
     if (path / MODEL_IN_RUN / "config.json").is_file():
         run_files.check_file(path, MODEL_IN_RUN)
         return path / MODEL_IN_RUN
-    name = str(source)
     if name in MODEL_ASSETS:
         return assets.extract(name)
-    if (path / "learned.safetensors").is_file():
-        raise FileNotFoundError(
+    if path.is_dir():
+        raise FileNotFoundError(without_model(path))
+    if path.exists():
+        raise FileNotFoundError(f"{path} is a file; expected the directory of a run or of a model")
+    near = near_directories(path, MODEL_ASSETS if path.parent == Path() else ())
+    parent = name.rpartition("/")[0]
+    if not hub.is_hub_id(name) or (parent and Path(parent).is_dir() and hub.cached(name) is None):
+        hint = f"; a model of the hub is {hub.SCHEME}{name}" if hub.is_hub_id(name) else ""
+        raise FileNotFoundError(f"there is no directory {name!r}{near}{hint}")
+    return hub.fetch(name, f"there is no directory, run or asset {name!r}{near}")
+
+
+def explicit(name: str) -> Path:
+    """Return the snapshot of `hf://ID`. Raises ValueError if ID is none, FileNotFoundError if the hub has no model."""
+    identity = name.removeprefix(hub.SCHEME)
+    if not hub.is_hub_id(identity):
+        raise ValueError(f"{name!r} names no model of the hub; expected {hub.SCHEME}OWNER/NAME")
+    return hub.fetch(identity, f"{identity!r} is not in the cache of the hub")
+
+
+def without_model(path: Path) -> str:
+    """Return why a directory has no model, and what to do."""
+    if (path / run_files.LEARNED).is_file():
+        return (
             f"{path} is a cell of a study, which stores only its trained parameters; write its model with `tlx rebuild`"
         )
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} contains neither config.json (a model) nor model/config.json (a finished run)")
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
-        raise FileNotFoundError(f"there is no directory, run or asset {name!r}{near_miss(name, MODEL_ASSETS)}")
-    return from_hub(name)
-
-
-def from_hub(name: str) -> Path:
-    """Return a snapshot of the hub id `name`, from the local cache or, if allowed, from the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except LocalEntryNotFoundError:
-        if assets.offline():
-            raise FileNotFoundError(
-                f"there is no directory or run {name!r}, the cache of the hub does not contain it, and the network is "
-                "off (TLX_OFFLINE or HF_HUB_OFFLINE)"
-            ) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the client of the hub raises many types of errors for a failed download
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(
-            f"there is no directory or run {name!r}, and the hub returned an error: {reason}"
-        ) from None
+    if (path / PROGRAM).is_file():
+        return (
+            f"{path} is an exported program, which only its load.py opens; give the run that it was exported from, or "
+            "export that run with --to huggingface"
+        )
+    if (path / run_files.RESULT).is_file():
+        return (
+            f"{path} is a run without its model: model/config.json is missing. A cell of a study keeps no model whose "
+            "trained parameters are large; train it again with tlx run CONFIG"
+        )
+    if (path / run_files.RECIPE).is_file():
+        return f"{path} is an unfinished run; continue it: tlx run CONFIG --out {path} --resume"
+    return f"{path} contains neither config.json (a model) nor model/config.json (a finished run)"

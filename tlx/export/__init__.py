@@ -1,0 +1,90 @@
+"""Export a run or a model: to the Hugging Face layout, or to a program that opens without tlx; with a model card."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from tlx.export.blends import blend_of
+from tlx.export.card import NAME as CARD
+from tlx.export.card import card, records_of
+from tlx.export.program import write_program
+from tlx.export.usage import of_hugging_face, of_program
+from tlx.predict import opened, resolved
+from tlx.processors.vocabulary import notes
+from tlx.recipe import Recipe
+from tlx.weights import Pretrained, check_trained
+from tlx.weights.export import check_new, new_directory, note, refuse, write_checked
+from tlx.weights.form import OWN, inserted, written_kind
+from tlx.weights.pretrained import ADVICE
+
+__all__ = ["FORMS", "Export", "export_run"]
+
+Form = Literal["huggingface", "stablehlo"]
+FORMS: tuple[str, ...] = get_args(Form)
+
+
+class Export(NamedTuple):
+    """An exported directory, and notes on what is unusual about it."""
+
+    directory: Path
+    notes: tuple[str, ...]
+
+
+def export_run(
+    source: str | Path, directory: str | Path, *, to: Form = "huggingface", recipe: Recipe | None = None
+) -> Export:
+    """Export the model of a run, open the written files again, and compare the outputs with those of the run.
+
+    The directory is there as a whole, with its model card, or not at all.
+
+    Args:
+        source: The directory of the run, or another saved model.
+        directory: The directory to write.
+        to: "huggingface" for the layout that transformers opens, "stablehlo" for a program of `jax.export` that needs
+            jax alone.
+        recipe: The recipe of the run's config file; needed if the run uses a user's class.
+
+    Returns:
+        The directory, and the notes for the user.
+
+    Raises:
+        FileExistsError: The directory is not empty.
+        FileNotFoundError: There is no such run or model.
+        ValueError: The form cannot hold the model, the model was never trained, or a file of the run is damaged.
+    """
+    check_new(directory)
+    pretrained = opened(source, *((recipe.model, recipe.data.processor, recipe.task) if recipe else ()))
+    check_trained(pretrained, ADVICE)
+    if to == "huggingface":
+        refuse(pretrained)
+    task = None if recipe is None else resolved(Path(source), recipe.task)
+    records = records_of(source, task)
+    with new_directory(directory) as partial:
+        if to == "huggingface":
+            write_checked(pretrained, partial)
+            library = "tlx" if written_kind(pretrained) == OWN else "transformers"
+            use, found = of_hugging_face(pretrained), [note(pretrained)]
+        else:
+            written = write_program(pretrained, partial)
+            library, use, found = (
+                "jax",
+                of_program(written, pretrained.task),
+                [*written.notes, adapter_note(pretrained)],
+            )
+        text = card(pretrained, records, to, library, use, blend_of(source))
+        (partial / CARD).write_text(text, encoding="utf-8")
+    return Export(Path(directory), tuple(filter(None, [*found, *notes(pretrained.processor), unused(pretrained)])))
+
+
+def adapter_note(pretrained: Pretrained) -> str | None:
+    """Return a note if the exported program computes with an adapter that is not merged."""
+    if not (leaves := sorted(inserted(pretrained))):
+        return None
+    return f"the program contains the adapter of the run, which is not merged ({leaves[0]}, ...)"
+
+
+def unused(pretrained: Pretrained) -> str | None:
+    """Return a note on the tensors of the source that the model does not use."""
+    if not (names := sorted(entry.foreign for entry in pretrained.manifest.entries if entry.action == "unused")):
+        return None
+    shown = ", ".join(names[:4]) + (f", ... and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"the model does not use {len(names)} tensors of {pretrained.manifest.source}: {shown}"
