@@ -10,6 +10,7 @@ from tlx.files.class_names import Classes, Exports, users_classes
 from tlx.functional.selection import CRITERIA, SOURCE
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
+from tlx.processors import NumberProcessor
 from tlx.tasks import Task
 from tlx.trees import near_miss
 from tlx.tuning import Full, Tuning
@@ -170,7 +171,7 @@ class Recipe:
 
 # The packages whose exported classes a recipe's file or an override may name.
 PACKAGES = (data, tasks, models, weights, tuning, objectives, updates, optim)
-OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn})
+OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn, "NumberProcessor": NumberProcessor})
 
 
 def classes(value: Any = None) -> Classes:
