@@ -8,6 +8,7 @@ from tlx.config import check_seed
 from tlx.data import Data
 from tlx.files.class_names import Classes, Exports, users_classes
 from tlx.functional.selection import CRITERIA, SOURCE
+from tlx.notebooks import html_of
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
 from tlx.processors import NumberProcessor
@@ -163,6 +164,9 @@ class Recipe:
                     raise ValueError(objectives.missing_average(term))
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} already averages the parameters; leave train.ema out")
+
+    def _repr_html_(self) -> str | None:
+        return html_of("tlx.report.notebook:recipe_html", self)
 
     def batch_of(self, stream: str) -> int:
         """Return the number of examples of a stream in a step: that of the further stream, else `train.batch`."""

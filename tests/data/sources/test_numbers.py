@@ -39,3 +39,11 @@ def test_invalid_arrays_are_refused():
     bad[4, 1] = np.nan
     with pytest.raises(ValueError, match=r"\[4\].*'numbers' is nan"):
         Numbers((bad, FEATURES[:, 0])).open().splits["train"][4]
+
+
+def test_a_recipe_finds_every_source_by_its_name():
+    from tlx import data
+    from tlx.data import sources
+
+    for name in set(sources.__all__) - {"Dataset", "Source"}:
+        assert OWN[name] is getattr(data, name)
