@@ -30,6 +30,8 @@ LETTERS = 300
 PICTURES = 40_000
 # Colours that read on white and on black alike, by the role that they have in a drawing.
 INK, QUIET, LINE, ACCENT, WARM = "#010101", "#020202", "#030303", "#3b86bd", "#c9683b"
+GOOD, OTHER = "#3f9d68", "#8f7ad1"
+INKS = {"ink": INK, "quiet": QUIET, "line": LINE, "fill": LINE, "accent": ACCENT, "warm": WARM, "good": GOOD}
 # Points of a curve.
 POINTS = 200
 # The forms of runs that were drawn last, by the folder and the time of the result.
@@ -177,14 +179,26 @@ def picture(figure: Any) -> Markup:
 
     from tlx.report.plots import inlined
 
-    spec = dict(figure.spec)
+    spec = unlinked(figure.spec)
     spec = {**inlined(spec, thinned(spec.pop("datasets"))), "width": 340, "height": min(200, spec["height"])}
+    # Parameters are the colours of a page, by the names of its style sheet.
+    spec["params"] = [
+        param | {"value": INKS.get(param["name"], param.get("value"))} for param in spec.get("params", ())
+    ]
     svg = vl_convert.vegalite_to_svg(spec | {"config": theme()})
-    for colour, role in ((INK, "currentColor"), (QUIET, "currentColor"), (LINE, "currentColor")):
-        opacity = {INK: "", QUIET: ' opacity="0.7"', LINE: ' opacity="0.25"'}[colour]
-        svg = re.sub(rf'(fill|stroke)="{colour}"', rf'\1="{role}"{opacity}', svg)
+    for colour, share in ((INK, "1"), (QUIET, "0.7"), (LINE, "0.25")):
+        svg = re.sub(rf'(fill|stroke)="{colour}"', rf'\1="currentColor" \1-opacity="{share}"', svg)
     # A description would be read twice, for the heading names the drawing.
     return Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1))
+
+
+def unlinked(part: Any) -> Any:
+    """Return a specification without links: the anchors of a page lead nowhere in a notebook."""
+    if isinstance(part, list):
+        return [unlinked(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {name: unlinked(value) for name, value in part.items() if name != "href"}
 
 
 def thinned(datasets: Json) -> Json:
@@ -208,10 +222,16 @@ def thinned(datasets: Json) -> Json:
 def theme() -> Json:
     """Return the settings of Vega for a drawing without a background."""
     axis = {"gridColor": LINE, "domainColor": LINE, "tickColor": LINE, "labelColor": QUIET, "titleColor": QUIET}
-    sizes = {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "gridDash": [2, 3]}
+    sizes = {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "gridDash": [2, 3],
+        "labelOverlap": "greedy",
+    }
     return {
         "background": None, "font": "sans-serif", "view": {"stroke": None}, "padding": 2,
         "mark": {"color": ACCENT}, "line": {"color": ACCENT}, "circle": {"color": ACCENT}, "rule": {"color": QUIET},
-        "text": {"color": INK}, "range": {"category": [ACCENT, WARM, "#3f9d68", "#8f7ad1"]},
+        "text": {"color": INK}, "range": {"category": [ACCENT, WARM, GOOD, OTHER]},
         "axis": axis | sizes, "axisX": {"grid": False}, "legend": {"labelColor": INK, "titleColor": QUIET},
     }  # fmt: skip
