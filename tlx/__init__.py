@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from tlx import objectives as terms
     from tlx.data import Data
+    from tlx.finetuning import finetune
     from tlx.models import forward
     from tlx.optim import Optim
     from tlx.recipe import Recipe, Train
@@ -40,7 +41,8 @@ __version__ = "0.1.0"
 # By name the module that holds it.
 HOMES = {
     "Data": "data", "How": "training.loop", "Learn": "types", "Optim": "optim", "Recipe": "recipe", "Study": "study",
-    "Train": "recipe", "Weights": "weights", "choice": "study", "forward": "models", "load_adapter": "weights",
+    "Train": "recipe", "Weights": "weights", "choice": "study", "finetune": "finetuning", "forward": "models",
+    "load_adapter": "weights",
     "load_pretrained": "weights", "param": "study", "prod": "study", "run": "training.loop",
     "run_many": "training.run_many", "save_adapter": "weights", "save_pretrained": "weights",
 }  # fmt: skip

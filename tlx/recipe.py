@@ -9,8 +9,10 @@ from tlx.data import Data
 from tlx.files.class_names import Classes, Exports, users_classes
 from tlx.functional.selection import CRITERIA, RULES, SOURCE, metric_of, reads_validation
 from tlx.models import Architecture
+from tlx.notebooks import html_of
 from tlx.objectives import Supervised, Term
 from tlx.optim import Optim
+from tlx.processors import NumberProcessor
 from tlx.tasks import Task
 from tlx.trees import near_miss
 from tlx.tuning import Full, Tuning
@@ -170,6 +172,9 @@ class Recipe:
         if self.train.ema is not None and self.optim.averages:
             raise ValueError(f"{self.optim.name} already averages the parameters; leave train.ema out")
 
+    def _repr_html_(self) -> str | None:
+        return html_of("tlx.report.notebook:recipe_html", self)
+
     def batch_of(self, stream: str) -> int:
         """Return the number of examples of a stream in a step: that of the further stream, else `train.batch`."""
         return self.data.batches.get(stream) or self.train.batch
@@ -188,7 +193,7 @@ def check_select(rule: str, task: Task) -> None:
 
 # The packages whose exported classes a recipe's file or an override may name.
 PACKAGES = (data, tasks, models, weights, tuning, objectives, updates, optim)
-OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn})
+OWN = Exports(PACKAGES, {"Recipe": Recipe, "Train": Train, "Learn": Learn, "NumberProcessor": NumberProcessor})
 
 
 def classes(value: Any = None) -> Classes:

@@ -108,10 +108,10 @@ class Exports(Mapping[str, type]):
     @cached_property
     def homes(self) -> dict[str, types.ModuleType]:
         """Return the package of every exported name that begins with a capital letter."""
-        present = [(name, package) for package in self.packages for name in vars(package)]
-        # A package that lists a name is its home, also where another package imports something of that name.
-        listed = [(name, package) for package in self.packages for name in _listed(package)]
-        return {name: package for name, package in (*present, *listed) if name[:1].isupper()}
+        imported = {name: package for package in self.packages for name in vars(package)}
+        # A package may import a type with the name of a class that another one exports.
+        listed = {name: package for package in self.packages for name in _listed(package)}
+        return {name: package for name, package in (imported | listed).items() if name[:1].isupper()}
 
     def __getitem__(self, name: str) -> type:
         if name in self.more:

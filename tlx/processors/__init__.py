@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.columns import inputs, spelled
+from tlx.processors.numbers import NumberProcessor
 from tlx.processors.pictures import ImageProcessor
 from tlx.processors.sounds import SoundProcessor
 from tlx.processors.texts import DEFAULT_TOKENS, TOKENIZER_FILES, TextProcessor
@@ -25,6 +26,7 @@ __all__ = [
     "TOKENIZER_FILES",
     "ImageProcessor",
     "Inputs",
+    "NumberProcessor",
     "Processor",
     "SoundProcessor",
     "TextProcessor",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 # In the order in which a directory is offered to them: files of images go before a tokenizer.
-PROCESSORS: tuple[type[Processor], ...] = (SoundProcessor, ImageProcessor, TextProcessor)
+PROCESSORS: tuple[type[Processor], ...] = (SoundProcessor, ImageProcessor, TextProcessor, NumberProcessor)
 
 
 def load(

@@ -138,6 +138,13 @@ def number_of(content: Any, column: Column, name: str, place: str) -> float:
 
 def numbers_of(content: Any, column: Column, name: str, place: str) -> np.ndarray:
     """Return float32[K], all finite."""
+    try:
+        numbers = np.ravel(np.asarray(content, np.float64))
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if (np.abs(numbers) <= float(np.finfo(np.float32).max)).all():
+        return numbers.astype(np.float32)
+    # One of them is no such number; the error names it.
     return np.array([number_of(number, column, name, place) for number in np.ravel(content)], np.float32)
 
 

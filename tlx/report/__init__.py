@@ -10,7 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tlx.notebooks import html_of
+
 NEEDED = ("altair", "vl_convert", "jinja2", "scipy")
+
+
+class Page(type(Path())):  # type: ignore[misc]
+    """The path of a page. In a notebook it shows the run or the study of the page, and a link to it."""
+
+    def _repr_html_(self) -> str | None:
+        return html_of("tlx.report.notebook:page_html", self)
 
 
 def available() -> bool:
@@ -18,7 +27,7 @@ def available() -> bool:
     return all(find_spec(name) is not None for name in NEEDED)
 
 
-def write(folder: str | Path, metric: str | None = None) -> Path:
+def write(folder: str | Path, metric: str | None = None) -> Page:
     """Write `report.html` into the folder of a finished run or into a study's directory, and return its path.
 
     Raises:
@@ -54,7 +63,7 @@ def holds_study(path: Path) -> bool:
     return False
 
 
-def write_run(folder: str | Path, task: Any = None) -> Path:
+def write_run(folder: str | Path, task: Any = None) -> Page:
     """Write `report.html` into the folder of a finished run, from the records there alone, and return its path.
 
     Args:
@@ -71,10 +80,10 @@ def write_run(folder: str | Path, task: Any = None) -> Path:
 
     path = Path(folder)
     with writing(path) if path.is_dir() else nullcontext():
-        return run.write(path, task)
+        return Page(run.write(path, task))
 
 
-def write_study(folder: str | Path, metric: str | None = None) -> Path:
+def write_study(folder: str | Path, metric: str | None = None) -> Page:
     """Write `report.html` into a study's directory, from the records of its runs alone, and return its path.
 
     Args:
@@ -89,7 +98,7 @@ def write_study(folder: str | Path, metric: str | None = None) -> Path:
     needs()
     from tlx.report import study
 
-    return study.write(Path(folder), metric)
+    return Page(study.write(Path(folder), metric))
 
 
 def table(folder: str | Path, form: str, metric: str | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from tlx import config
 from tlx.data import DATASETS, Data, has_test
+from tlx.notebooks import html_of
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.records.studies import CELLS, CLAIMS, GROUPS, STUDY, is_study
@@ -87,6 +88,9 @@ class Study:
     def by_fingerprint(self) -> dict[str, Cell]:
         """The cells by fingerprint, in the order of `sweep`."""
         return {cell.fingerprint: cell for cell in cast("tuple[Cell, ...]", self.cells)}
+
+    def _repr_html_(self) -> str | None:
+        return html_of("tlx.report.notebook:study_html", self)
 
 
 def check_tested(study: Study) -> None:

@@ -4,27 +4,33 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
-from tlx import config, sharding
+from tlx import config, report, sharding
 from tlx.assets import cache_dir
 from tlx.files.durable import guarded
+from tlx.notebooks import html_of
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.progress import Clock
+from tlx.report.plots import RunPlots
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
 from tlx.training.results import PAGE, write_page
 from tlx.trees import Json
+from tlx.weights import Pretrained
 
 __all__ = ["Diverged", "How", "Run", "run", "train"]
 
 
 class Run(NamedTuple):
-    """A finished run: the `folder` with all records, the `recipe`, and `result` as in `result.json`."""
+    """A finished run: the `folder` with all records, the `recipe`, and `result` as in `result.json`.
+
+    In a notebook it shows its metrics with intervals, its curves and its worst mistakes.
+    """
 
     folder: Path
     recipe: Recipe
@@ -41,6 +47,63 @@ class Run(NamedTuple):
         names = [f"{split}/{self.recipe.task.primary}" for split in splits] or list(self.metrics)
         measured = "".join(f", {name} {self.metrics[name]:.4f}" for name in names[:1])
         return f"Run({str(self.folder)!r}{measured}, selection {self.result['selection']!r})"
+
+    @property
+    def history(self) -> Any:
+        """Return the recorded metrics as a pandas frame: a row for each step, a column for each metric."""
+        from tlx.training import frames
+
+        return frames.history(self)
+
+    @property
+    def predictions(self) -> Any:
+        """Return the test examples with their texts, labels and answers as a pandas frame."""
+        from tlx.training import frames
+
+        return frames.predictions(self)
+
+    @property
+    def model(self) -> Pretrained:
+        """Return the trained model, for `tlx.forward(run.model.model, run.model.variables, inputs)`."""
+        from tlx.training import answers
+
+        return answers.opened(self)
+
+    @property
+    def plot(self) -> RunPlots:
+        """Return the drawings of the page as Altair charts: `run.plot.curves()`, `.confusion()`, `.calibration()`."""
+        from tlx.training import answers
+
+        return RunPlots(self.folder, answers.task_of(self))
+
+    def predict(self, examples: Any) -> Any:
+        """Return the answers to texts, images, sounds, or a data frame: see `tlx.training.answers.predict`."""
+        from tlx.training import answers
+
+        return answers.predict(self, examples)
+
+    def save_config(self, path: str | Path) -> Path:
+        """Write the recipe as a config file for `tlx run`, and return its path.
+
+        Raises FileExistsError where the file exists with another content.
+        """
+        from tlx.report.recipe_file import write_config
+
+        return write_config(self.recipe, Path(path))
+
+    def open(self) -> Path:
+        """Open the page of the run in the browser, and return its path; it is drawn first where it is missing."""
+        import webbrowser
+
+        page = self.folder / PAGE
+        page = page if page.is_file() else report.write_run(self.folder)
+        webbrowser.open(page.resolve().as_uri())
+        return page
+
+    def _repr_html_(self) -> str | None:
+        from tlx.training import answers
+
+        return html_of("tlx.report.notebook:run_html", self.folder, answers.task_of(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from tlx.files.documents import digests, read_json, read_lines, records
 from tlx.files.documents.checks import Form
 from tlx.functional.metrics import Metric, find_metric
+from tlx.notebooks import html_of
 from tlx.records.log import read_metrics
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, read_predictions, stale
 from tlx.trees import Json, near_miss
@@ -173,6 +174,9 @@ class StudyRecords(NamedTuple):
         """Return the tasks' declaration of a metric; if cells disagree, the first finished cell counts."""
         cells = (cell for cell in self.cells if metric in cell.metrics)
         return next((cell.declared(metric) for cell in cells), find_metric(metric))
+
+    def _repr_html_(self) -> str | None:
+        return html_of("tlx.report.notebook:results_html", self)
 
     def plan(self) -> list[Json]:
         """Return the planner's decisions, without a line that a killed worker left half written."""

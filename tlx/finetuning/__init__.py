@@ -1,0 +1,233 @@
+"""Fine-tune a model on the user's data in one call, with settings that fit the size and the kind of the data.
+
+`sources` makes a source from the data, `defaults` chooses the settings that the user leaves open.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tlx import config, models, processors
+from tlx.data import Data, Dataset, Source, open_dataset
+from tlx.data.held_out import divided, held_out_splits
+from tlx.files.run_files import RECIPE, RESULT
+from tlx.finetuning import defaults
+from tlx.finetuning.sources import source_of
+from tlx.processors.columns import LABEL
+from tlx.recipe import Recipe
+from tlx.report.words import headline
+from tlx.report.words import source as code_of
+from tlx.training.loop import Run, run
+from tlx.tuning import Full, Probe, Tuning
+from tlx.weights import Weights
+from tlx.weights.pretrained import open_checkpoint
+
+__all__ = ["finetune", "recipe_for"]
+
+# The file by which sentence encoders say which tokens their embedding reads.
+POOLING = "1_Pooling/config.json"
+
+
+def finetune(
+    model: str | Path | Run | models.Architecture,
+    *,
+    train: Any,
+    validation: Any = None,
+    test: Any = None,
+    text: str | tuple[str, ...] | None = None,
+    text_pair: str | None = None,
+    words: str | None = None,
+    image: str | None = None,
+    audio: str | None = None,
+    label: str | tuple[str, ...] | None = None,
+    label_kind: Literal["class", "number", "classes", "numbers", "tags"] | None = None,
+    separator: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    missing: Literal["error", "drop"] | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    test_share: float | None = None,
+    head_only: bool = False,
+    tuning: Tuning | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Fine-tune a model on some data, measure it on held-out examples, and return the run.
+
+        run = tlx.finetune("minilm-l6", train=frame, text="body", label="stars")
+        run.predict(["a film to see twice"])
+
+    The task follows from the label: classes, a number, several classes, or several numbers. Settings that are None
+    follow from the data; one line of the output and `run.recipe` say which. A second call with the same data and
+    settings returns the finished run, and an interrupted run continues.
+
+    Args:
+        model: The name of an asset ("minilm-l6"), a hub id, a directory, or a run, whose weights are fine-tuned; or an
+            architecture, such as `tlx.models.Cnn()`, which is trained from random weights.
+        train: A data frame (pandas, polars, Arrow), a mapping from column to values, a list of (text, label) pairs,
+            the path of a CSV, JSON Lines or Parquet file or of a folder, a `tlx.data.Source`, or the name of a data
+            set.
+        validation: The validation data in the same form. Without it a tenth of `train` is held out.
+        test: The test data in the same form. Without it the share `test_share` of `train` is held out, a fifth by
+            default.
+        text, text_pair, words, image, audio, label: The columns. Without a name a column is chosen where only one is
+            possible, and the output names it.
+        label_kind, separator, classes, missing, split, group, time, test_share: As in
+            `tlx.data.sources.tabular.Tabular`.
+        head_only: Train only the head on frozen features: a first answer in seconds.
+        tuning: Which parameters are trained, such as `tlx.tuning.Lora()`. By default all.
+        epochs: The number of passes over the training data.
+        steps: The number of updates, in the place of `epochs`.
+        batch: The number of examples of an update.
+        lr: The peak learning rate.
+        tokens: The length at which texts are cut.
+        seed: The seed of the new head and of the order of the examples.
+        out: The folder of the run. By default it is in runs/, with a name from the model, the data and the settings.
+        overwrite: Train again where the folder has a run.
+        quiet: Print nothing.
+
+    Raises:
+        TypeError, ValueError: The data or the settings do not fit together; the message names the row or the column.
+        FileNotFoundError: There is no such model, file or data set.
+        FileExistsError: `out` has the run of other data or settings.
+    """
+    columns = {
+        "text": text, "text_pair": text_pair, "words": words, "image": image, "audio": audio, "label": label,
+        "label_kind": label_kind, "separator": separator, "classes": classes, "missing": missing, "split": split,
+        "group": group, "time": time, "test_share": test_share,
+    }  # fmt: skip
+    source, notes = source_of(train, validation, test, columns)
+    choices = Choices(head_only, tuning, epochs, steps, batch, lr, tokens, seed)
+    recipe, dataset, budget = chosen(model, source, choices)
+    path = Path(out) if out is not None else Path("runs") / name_of(recipe)
+    if not quiet:
+        for note in notes:
+            print(note, file=sys.stderr)
+        print(line(recipe, dataset, budget), file=sys.stderr, flush=True)
+        if not overwrite and all((path / name).is_file() for name in (RECIPE, RESULT)):
+            print(f"{path} has this run already; overwrite=True trains it again", file=sys.stderr)
+    return run(recipe, path, resume=not overwrite, overwrite=overwrite, quiet=quiet)
+
+
+class Choices(NamedTuple):
+    """The settings of `finetune` that the user may leave open."""
+
+    head_only: bool = False
+    tuning: Tuning | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    tokens: int | None = None
+    seed: int = 0
+
+
+def recipe_for(
+    model: str | Path | Run | models.Architecture, data: str | Source, choices: Choices = Choices()
+) -> Recipe:
+    """Return the recipe that `finetune` runs, without running it: for a config file or a study.
+
+    Args:
+        model: As in `finetune`.
+        data: A source, or the name of a data set.
+        choices: The settings that the user has chosen.
+
+    Raises:
+        ValueError, FileNotFoundError: The model, the data and the settings do not fit together.
+    """
+    source, _ = source_of(data, None, None, {})
+    return chosen(model, source, choices)[0]
+
+
+def chosen(
+    model: str | Path | Run | models.Architecture, source: Source, choices: Choices
+) -> tuple[Recipe, Dataset, defaults.Budget]:
+    """Return the recipe, its opened data, and the budget that it follows."""
+    architecture = model if isinstance(model, models.Architecture) else None
+    pretrained = architecture is None
+    defaults.check_tuning(choices.tuning, choices.head_only, pretrained)
+    tuning = choices.tuning or (Probe() if choices.head_only else Full())
+    budget = defaults.budget_of(tuning, pretrained)
+    dataset = open_dataset(source)
+    processor, room, pooling, name = None, None, None, ""
+    if not isinstance(model, models.Architecture):
+        name = str(model.folder if isinstance(model, Run) else model)
+        checkpoint = open_checkpoint(name, None, None)
+        room = checkpoint.settings.longest_text()
+        processor = processors.load(checkpoint.directory, room=room)
+        architecture = checkpoint.settings
+        pooling = pooling_of(checkpoint.directory)
+    assert architecture is not None
+    shape, cached = models.image_shape(architecture), isinstance(tuning, Probe)
+    fields = defaults.data_settings(dataset, processor, room, choices.tokens, shape, cached)
+    data = Data(target=source, **fields)
+    count = check_counts(data, dataset)
+    recipe = Recipe(
+        data=data,
+        task=defaults.task_of(dataset),
+        model=None if pretrained else architecture,
+        weights=Weights(name, pooling=pooling) if pretrained else None,
+        tuning=tuning,
+        optim=defaults.optim_of(budget, choices.lr),
+        train=defaults.train_of(budget, count, choices.epochs, choices.steps, choices.batch),
+        seed=choices.seed,
+    )
+    return recipe, dataset, budget
+
+
+def pooling_of(directory: Path) -> Literal["mean"] | None:
+    """Return "mean" for a sentence encoder whose embedding is the mean over the tokens, else None.
+
+    A new head on the first token of such a checkpoint would read an output that was never trained.
+    """
+    from tlx.processors.opening import read_json
+
+    return "mean" if read_json(directory / POOLING).get("pooling_mode_mean_tokens") is True else None
+
+
+def check_counts(data: Data, dataset: Dataset) -> int:
+    """Return the number of training examples. Raises ValueError where a split has no example."""
+    train, validation, test, untested = held_out_splits(dataset, data.test_on)
+    if validation is None:
+        train, validation = divided(train, data.validation)
+    if not len(train) or not len(validation) or not (untested or len(test)):
+        total = sum(map(len, dataset.splits.values()))
+        raise ValueError(
+            f"{dataset.name} has {total:,} rows, too few to hold out some of each class for the test and the "
+            "validation split; give more rows, or the held-out rows themselves: validation=..., test=..."
+        )
+    return len(train)
+
+
+def line(recipe: Recipe, dataset: Dataset, budget: defaults.Budget) -> str:
+    """Return the line that states the settings of a run and where they come from."""
+    column, train, data = dataset.columns[LABEL], recipe.train, recipe.data
+    label = f"{len(column.classes)} classes" if column.classes else column.kind
+    length = f"{train.steps} steps" if train.steps is not None else f"{train.epochs:g} epochs"
+    parts = [
+        f"{type(recipe.task).__name__} ({label})",
+        f"{type(recipe.tuning).__name__}: {budget.reason}",
+        f"lr {recipe.optim.lr:g}",
+        f"{length} in batches of {train.batch}",
+    ]
+    if data.group > 1 or "text" in dataset.columns or "words" in dataset.columns:
+        parts.append(f"texts cut at {data.tokens} tokens")
+    parts += [f"augmented by {code_of(config.dump(change))}" for change in data.augment]
+    return f"settings: {'; '.join(parts)}; all of them: run.recipe"
+
+
+def name_of(recipe: Recipe) -> str:
+    """Return the name of the folder of a run: its model, its data, and the beginning of its fingerprint."""
+    document = config.dump(recipe)
+    title = headline(document).replace(" from scratch", "").replace(" on ", "-")
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60]
+    return f"{slug}-{config.fingerprint(recipe)[:8]}"
