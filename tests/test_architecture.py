@@ -35,7 +35,7 @@ BORDERS = {
     "transformers": ("weights/", "processors/"),
     "tokenizers": ("processors/",),
     "huggingface_hub": ("export/card.py", "weights/", "data/sources/hub.py"),
-    "pyarrow": ("data/sources/",),
+    "pyarrow": ("data/sources/", "predict/"),
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),

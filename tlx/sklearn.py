@@ -27,7 +27,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from tlx import config, models
 from tlx.data import Arrays, Numbers, Source
 from tlx.finetuning import Choices, chosen
-from tlx.functional.metrics import softmax
+from tlx.functional.scores import softmax
 from tlx.tasks import Classification, Regression, Task
 from tlx.training.answers import logits_of, reader_of
 from tlx.training.loop import How, run

@@ -8,7 +8,8 @@ from tlx.export.card import NAME as CARD
 from tlx.export.card import card, records_of
 from tlx.export.program import write_program
 from tlx.export.usage import of_hugging_face, of_program
-from tlx.predict import opened, resolved
+from tlx.predict import opened
+from tlx.predict.opening import resolved
 from tlx.processors.vocabulary import notes
 from tlx.recipe import Recipe
 from tlx.weights import Pretrained, check_trained

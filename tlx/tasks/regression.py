@@ -152,6 +152,11 @@ class Regression(Task):
             rows = rows * deviation + mean
         return [{f"output {n}": float(value) for n, value in enumerate(row)} for row in rows]
 
+    def answer_values(self, answer: Any) -> Json:
+        """Return the number, or the numbers by the name of their output where there are several."""
+        numbers = dict(answer)
+        return {"prediction": numbers if self.outputs > 1 else next(iter(numbers.values()))}
+
 
 def stacked(numbers: tuple[float, ...]) -> Array:
     """Return numbers, which may be traced, as float32[K]."""

@@ -22,7 +22,7 @@ from tlx.processors.columns import inputs
 from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.trees import Example, near_miss
-from tlx.types import Arrays, Column, Variables
+from tlx.types import ArrayMap, Column, Variables
 from tlx.weights import Pretrained, check_trained, load_pretrained
 from tlx.weights.pretrained import ADVICE
 
@@ -219,7 +219,7 @@ def logits_of(pretrained: Pretrained, reader: Processor, examples: Sequence[Exam
 
 def computed(
     pretrained: Pretrained, reader: Processor, examples: Sequence[Example]
-) -> Iterator[tuple[list[int], Arrays, Arrays]]:
+) -> Iterator[tuple[list[int], ArrayMap, ArrayMap]]:
     """Yield for each batch the positions of its examples, their inputs, and the outputs of the model for them.
 
     Examples of similar length are in one batch. Every batch has as many rows: copies of the last fill it.

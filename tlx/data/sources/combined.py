@@ -163,6 +163,7 @@ class JoinedRows(Sequence[Example]):
         numbers = [start + group for start, group in zip(starts.tolist(), groups, strict=False)]
         self.groups = np.concatenate(numbers) if len(groups) == len(parts) else None
         self.times = np.concatenate(times) if len(times) == len(parts) else None
+        self.roles = parts[0].roles
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -213,7 +214,7 @@ class ChosenRows(Sequence[Example]):
     """Some records of a split, at these positions."""
 
     def __init__(self, examples: Examples, positions: np.ndarray):
-        self.examples, self.positions = examples, positions
+        self.examples, self.positions, self.roles = examples, positions, examples.roles
         self.labels = examples.labels()[positions] if examples.scalar else None
         for name in ("groups", "times"):
             values = getattr(examples, name)

@@ -83,6 +83,7 @@ FIELDS: dict[str, Form] = {
     "measures": Mapped(MEASURE),
     "label": Text(),
     "task": Mapped(Anything()),
+    "columns": Mapped(Record({"kind": Text(), "rate": COUNT, "names": NAMES})),
     "parameters": Record({}, {"total": COUNT, "trainable": COUNT}),
     "steps": COUNT,
     "asked_steps": COUNT,
