@@ -198,6 +198,25 @@ def test_phases_are_marked_where_they_begin(digits):
     assert "Phase 3, 25.0" in Reader(run.draw(records)).text
 
 
+def test_a_run_of_an_early_version_keeps_the_names_of_its_metrics(digits):
+    """Its result declares no metrics, and the macro F1 of a classification was "f1"."""
+    records = reading.read(digits.folder)
+    result = {name: value for name, value in records.result.items() if name not in ("measures", "task")}
+    values = {name.replace("macro_f1", "f1"): value for name, value in digits.metrics.items() if "macro_f1" in name}
+    page = Reader(run.draw(records._replace(result=result | {"metrics": digits.metrics | values})))
+    assert page.values["test/f1"] == page.values["test/macro_f1"]
+    low, high, _ = intervals.measure("f1", records.predictions["test"], records.task)
+    assert low < values["test/f1"] < high
+
+
+def test_a_metric_that_is_not_defined_has_a_dash_and_a_reason(digits):
+    records = reading.read(digits.folder)
+    metrics = digits.metrics | {"test/mcc": float("nan")}
+    page = run.draw(records._replace(result=records.result | {"metrics": metrics}))
+    row = page.partition('data-metric="test/mcc"')[2].partition("</tr>")[0]
+    assert "–</data>" in row and "not defined" in row
+
+
 def test_intervals():
     # By hand: Wilson (1927) for 8 of 10, with z = 1.959964.
     low, high, _ = intervals.wilson(8, 10)

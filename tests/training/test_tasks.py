@@ -172,3 +172,33 @@ def test_ordered_classes_from_a_run_to_its_predictions(tmp_path):
     # Another order of the same classes is another head.
     other = load_pretrained(folder, dataclasses.replace(model.task, names=model.task.names[::-1]))
     assert {entry.action for entry in other.manifest.entries if entry.path.startswith("head/")} == {"reset"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task",
+    [
+        tasks.Regression(outputs=3),
+        tasks.Classification(class_weights="balanced", calibrate=True),
+        tasks.Ordinal(),
+    ],
+    ids=lambda task: type(task).__name__,
+)
+def test_runs_in_one_program_have_the_numbers_of_each_run(task, tmp_path, monkeypatch):
+    """Each run has the means, weights and temperature of its own subset."""
+    monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
+    source = {"target": Brightness()} if isinstance(task, tasks.Regression) else {}
+    base = recipe(task, fraction=0.5, **source)
+    recipes = [dataclasses.replace(base, seed=seed) for seed in (0, 1)]
+    alone = [tlx.run(one, tmp_path / f"alone-{one.seed}", how=How(quiet=True, leave="learned")) for one in recipes]
+    grouped = tlx.run_many(recipes, [tmp_path / f"grouped-{one.seed}" for one in recipes])
+    for one, other in zip(alone, grouped, strict=True):
+        assert other.result["pack"]["arms"] == 2
+        assert other.result["task"].keys() == one.result["task"].keys()
+        for name, value in one.result["task"].items():
+            if name not in ("names", "standardise"):
+                np.testing.assert_allclose(other.result["task"][name], value, rtol=1e-3, err_msg=name)
+        stored = [run_directory.read_predictions(run.folder, "test") for run in (one, other)]
+        for name, array in stored[0].scores.items():
+            np.testing.assert_allclose(stored[1].scores[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
+    assert alone[0].result["task"] != alone[1].result["task"] or isinstance(task, tasks.Ordinal)

@@ -4,7 +4,7 @@ import itertools
 import math
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -207,10 +207,8 @@ class ActiveRun:
         always = (task.primary, selection.metric_of(self.recipe.train.select))
         return [name for name, metric in task.measures.items() if metric.main or name in always]
 
-    def measured(
-        self, step: int, outcome: Predictions, outputs: Outputs, rate: float, names: Collection[str] | None
-    ) -> dict[str, float]:
-        """Record and keep the metrics `names` (None: all) of the validation split, and the recipe's criteria.
+    def measured(self, step: int, outcome: Predictions, outputs: Outputs, rate: float) -> dict[str, float]:
+        """Record and keep the followed metrics of the validation split, and the recipe's criteria.
 
         Raises:
             Diverged: The last step has made the parameters not finite; nothing is recorded or kept.
@@ -221,7 +219,7 @@ class ActiveRun:
                 f"learning rate is {rate:g}: lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
-        metrics = self.validated = outcome.metrics(self.ready.task, names)
+        metrics = self.validated = outcome.metrics(self.ready.task, self.followed)
         self.criteria = selection.measure(self.recipe.train.measured, outputs)
         self.records.write(step, {f"validation/{name}": value for name, value in metrics.items()})
         self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})

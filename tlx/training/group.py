@@ -181,12 +181,13 @@ class RunGroup:
     def measure(self, n: int, outcome: Predictions, outputs: Outputs) -> bool:
         """Record the measurements of run n; return whether training continues, as `how.judge` decides."""
         run = self.runs[n]
-        names = run.followed if self.how.judge is None else None
-        metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]), names)
+        metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]))
         if n == 0:
-            shown = {name: metrics[name] for name in run.followed}
-            self.progress.measured(line(self.step, self.steps, shown, run.criteria))
-        return self.how.judge is None or self.step == self.steps or self.how.judge(self.step, metrics)
+            self.progress.measured(line(self.step, self.steps, metrics, run.criteria))
+        if self.how.judge is None or self.step == self.steps:
+            return True
+        # A judge may read any metric, and changes no record.
+        return self.how.judge(self.step, outcome.metrics(run.ready.task))
 
     def keep_best(self, states: Any) -> None:
         """Keep the trainable parameters of every run whose measurement is the best so far by the recipe's rule."""

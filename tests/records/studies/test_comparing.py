@@ -184,6 +184,17 @@ def test_without_predictions_the_metrics_file_counts_and_else_the_result(written
     assert table.warnings[0].startswith("1 of 4 values cannot be recomputed")
 
 
+def test_a_run_without_a_defined_value_is_left_out_and_named(written):
+    for seed in range(3):
+        written.add(right(60), method="a", seed=seed)
+        undefined = {"reported": float("nan"), "keep": False} if seed == 1 else {}
+        written.add(right(70), method="b", seed=seed, **undefined)
+    table = written.compare()
+    assert "test/accuracy is not defined in 1 of 6 runs, which are left out" in table.warnings
+    (comparison,) = table.comparisons
+    assert comparison.seeds == (0, 2) and comparison.difference.mean == pytest.approx(0.1)
+
+
 def test_rules_that_select_differently_are_named(written):
     for seed in range(2):
         written.add(right(50), method="a", seed=seed)
