@@ -76,7 +76,9 @@ def test_mistakes_are_one_line(mine, tmp_path, monkeypatch):
     assert "is a file" in error_line("export", "run", "mine.py")
     assert "'run'" in error_line("export", "runn", tmp_path / "out")
     line = error_line("export", "run", tmp_path / "out", "--to", "stable")
-    assert "'huggingface'" in line and "'stablehlo'" in line
+    assert "'stablehlo'" in line and "'stable'" in line
+    line = error_line("export", "run", tmp_path / "out", "--to", "onnx")
+    assert "--to stablehlo" in line and "jax2onnx" in line
     for command in (("predict", "runs/nosuch", "text"), ("changes", "runs/nosuch"), ("rebuild", "runs/nosuch")):
         assert "there is no directory" in error_line(*command) and "runs/nosuch" in error_line(*command)
     change = "weights=Weights('runs/nosuch')"

@@ -1,7 +1,5 @@
 """Commands for the weights of runs: export, rebuild, average, interpolate."""
 
-from typing import Literal
-
 import click
 
 from tlx.cli.group import config_option, main
@@ -14,13 +12,13 @@ from tlx.trees import Json
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option(
     "--to",
-    type=click.Choice(["huggingface", "stablehlo"]),
+    metavar="FORM",
     default="huggingface",
     show_default=True,
     help="huggingface: the layout that transformers opens. stablehlo: a program that needs only jax.",
 )
 @config_option
-def export(source: str, directory: str, to: Literal["huggingface", "stablehlo"], config: str | None) -> None:
+def export(source: str, directory: str, to: str, config: str | None) -> None:
     """Write a model for use elsewhere, with a model card.
 
     The written files are opened again and compared with RUN. A model that would give other outputs is refused.

@@ -1,7 +1,7 @@
 """Export a run or a model: to the Hugging Face layout, or to a program that opens without tlx; with a model card."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from tlx.export.blends import blend_of
 from tlx.export.card import NAME as CARD
@@ -12,6 +12,7 @@ from tlx.predict import opened
 from tlx.predict.opening import resolved
 from tlx.processors.vocabulary import notes
 from tlx.recipe import Recipe
+from tlx.trees import near_miss
 from tlx.weights import Pretrained, check_trained
 from tlx.weights.export import check_new, new_directory, note, refuse, write_checked
 from tlx.weights.form import OWN, inserted, written_kind
@@ -19,8 +20,12 @@ from tlx.weights.pretrained import ADVICE
 
 __all__ = ["FORMS", "Export", "export_run"]
 
-Form = Literal["huggingface", "stablehlo"]
-FORMS: tuple[str, ...] = get_args(Form)
+FORMS = ("huggingface", "stablehlo")
+# A form that users ask for; its reasons are in docs/decisions/no-onnx.md.
+NO_ONNX = (
+    "tlx does not export to ONNX, because the converter jax2onnx (0.17) does not fit the orbax of tlx and fails for "
+    "max pooling; use --to stablehlo"
+)
 
 
 class Export(NamedTuple):
@@ -31,7 +36,7 @@ class Export(NamedTuple):
 
 
 def export_run(
-    source: str | Path, directory: str | Path, *, to: Form = "huggingface", recipe: Recipe | None = None
+    source: str | Path, directory: str | Path, *, to: str = "huggingface", recipe: Recipe | None = None
 ) -> Export:
     """Export the model of a run, open the written files again, and compare the outputs with those of the run.
 
@@ -52,28 +57,40 @@ def export_run(
         FileNotFoundError: There is no such run or model.
         ValueError: The form cannot hold the model, the model was never trained, or a file of the run is damaged.
     """
+    check_form(to)
     check_new(directory)
     pretrained = opened(source, *((recipe.model, recipe.data.processor, recipe.task) if recipe else ()))
     check_trained(pretrained, ADVICE)
     if to == "huggingface":
         refuse(pretrained)
-    task = None if recipe is None else resolved(Path(source), recipe.task)
-    records = records_of(source, task)
+    records = records_of(source, None if recipe is None else resolved(Path(source), recipe.task))
     with new_directory(directory) as partial:
-        if to == "huggingface":
-            write_checked(pretrained, partial)
-            library = "tlx" if written_kind(pretrained) == OWN else "transformers"
-            use, found = of_hugging_face(pretrained), [note(pretrained)]
-        else:
-            written = write_program(pretrained, partial)
-            library, use, found = (
-                "jax",
-                of_program(written, pretrained.task),
-                [*written.notes, adapter_note(pretrained)],
-            )
+        write = write_for_jax if to == "stablehlo" else write_hugging_face
+        library, use, limits = write(pretrained, partial)
         text = card(pretrained, records, to, library, use, blend_of(source))
         (partial / CARD).write_text(text, encoding="utf-8")
-    return Export(Path(directory), tuple(filter(None, [*found, *notes(pretrained.processor), unused(pretrained)])))
+    return Export(Path(directory), tuple(filter(None, [*limits, *notes(pretrained.processor), unused(pretrained)])))
+
+
+def check_form(to: str) -> None:
+    """Raise ValueError if tlx has no form of this name."""
+    if to == "onnx":
+        raise ValueError(NO_ONNX)
+    if to not in FORMS:
+        raise ValueError(f"tlx has no form {to!r}{near_miss(to, FORMS)}")
+
+
+def write_hugging_face(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:
+    """Write the Hugging Face layout; return the library that opens it, how to use it, and notes."""
+    write_checked(pretrained, directory)
+    library = "tlx" if written_kind(pretrained) == OWN else "transformers"
+    return library, of_hugging_face(pretrained), [note(pretrained)]
+
+
+def write_for_jax(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:
+    """Write a program of `jax.export`; return the library that opens it, how to use it, and notes."""
+    written = write_program(pretrained, directory)
+    return "jax", of_program(written, pretrained.task), [*written.notes, adapter_note(pretrained)]
 
 
 def adapter_note(pretrained: Pretrained) -> str | None:
