@@ -1,7 +1,9 @@
 """Strict test settings: eight fake devices, no implicit type promotion, no network unless a test asks for an asset."""
 
+import csv
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +17,19 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled-b
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import models as tokenizer_models
 
 import tlx
-from tlx import Data, Optim, Recipe, Study, Train, choice, models, param, prod, tasks, tuning
+from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, models, param, prod, tasks, tuning
+from tlx.predict.opening import ModelInputs, OpenedModel
+from tlx.processors import TextProcessor
 from tlx.records import studies
 from tlx.records.log import Progress, read_metrics, write_json
 from tlx.study import run_study
 from tlx.study.base import document, settle
+from tlx.types import Column, Variables
+from tlx.weights import Manifest, Pretrained, save_pretrained
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The newest interpreter has neither torch nor peft, so pytest does not collect the files that import them.
@@ -137,3 +145,85 @@ def small_study(tmp_path_factory):
     first = out / "cells" / next(iter(more.by_fingerprint))
     tlx.run(next(iter(more.by_fingerprint.values())).recipe, first, overwrite=True, quiet=True)
     return out
+
+
+class Reviews:
+    """Made-up reviews, tables of them, and small models that read them."""
+
+    PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "very", "an", "##na", "bo", "##nn")
+    CLASSES = ("bad", "good", "mixed")
+    LONGEST = 12
+
+    def rows(self, count, seed=0, label=True):
+        """Return reviews with an id, a text, a language, a length and a class that follows from the text."""
+        random, rows = np.random.default_rng(seed), []
+        for n in range(count):
+            stars = self.CLASSES[n % 3]
+            words = {"good": ["good"], "bad": ["bad"], "mixed": ["good", "bad"]}[stars]
+            others = random.choice(["film", "the", "very"], random.integers(1, 7)).tolist()
+            text = " ".join(random.permutation([*words, *others]).tolist())
+            row = {"id": f"r{n}", "body": text, "language": ("en", "de")[n // 3 % 2], "votes": n}
+            rows.append(row | ({"stars": stars} if label else {}))
+        return rows
+
+    def write(self, path, rows):
+        """Write a CSV file. Return its path."""
+        with open(path, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return str(path)
+
+    def read(self, path):
+        """Return the rows of a CSV file."""
+        with open(path, newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def processor(self):
+        """Return a tokenizer that splits names into two pieces."""
+        pieces = {piece: n for n, piece in enumerate(self.PIECES)}
+        raw = Tokenizer(tokenizer_models.WordPiece(pieces, unk_token="[UNK]"))
+        raw.pre_tokenizer = pre_tokenizers.Whitespace()
+        raw.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        return TextProcessor(raw, tokens=self.LONGEST)
+
+    def pretrained(self, task=None):
+        """Return a small BERT with random weights: with the head of a task, or without a head, to be trained."""
+        config = models.Bert(vocabulary=len(self.PIECES), width=16, depth=1, heads=2, mlp=32, positions=16, dropout=0.0)
+        built = models.build(config, None if task is None else task.head())
+        params = jax.jit(lambda key: models.initialise(built, key))(jax.random.key(0)).params
+        if task is not None:
+            rng = np.random.default_rng(0)
+            params = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), params)
+        return Pretrained(built, Variables(params, {}), self.processor(), Manifest("random", {}, ()), task)
+
+    def opened(self, task, inputs=None):
+        """Return a small BERT with random weights, opened for prediction."""
+        model = self.pretrained(task)
+        inputs = inputs or ModelInputs({"text": Column("text")})
+        return OpenedModel(Path("random"), model, model.processor, inputs, (8, self.LONGEST))
+
+
+@pytest.fixture(scope="session")
+def reviews():
+    """Made-up reviews."""
+    return Reviews()
+
+
+@pytest.fixture(scope="session")
+def reviewed(reviews, tmp_path_factory):
+    """A run on a table of reviews, whose columns are chosen by their names and their content."""
+    folder = tmp_path_factory.mktemp("reviews")
+    save_pretrained(reviews.pretrained(), folder / "weights", untrained=True)
+    recipe = Recipe(
+        data=Data(
+            target=reviews.write(folder / "reviews.csv", reviews.rows(240)), tokens=reviews.LONGEST, buckets=(8,)
+        ),
+        task=tasks.Classification(),
+        weights=Weights(os.fspath(folder / "weights"), pooling="mean"),
+        optim=Optim(lr=5e-3),
+        train=Train(steps=60, batch=16, eval_batch=32, eval_every=60),
+    )
+    return tlx.run(recipe, folder / "run", quiet=True)

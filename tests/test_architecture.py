@@ -34,7 +34,7 @@ BORDERS = {
     "transformers": ("weights/", "processors/"),
     "tokenizers": ("processors/",),
     "huggingface_hub": ("weights/", "data/sources/hub.py"),
-    "pyarrow": ("data/sources/",),
+    "pyarrow": ("data/sources/", "predict/"),
     "safetensors": ("weights/",),
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),

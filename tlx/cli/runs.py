@@ -1,8 +1,7 @@
-"""Commands for one run: train, show, find a learning rate, predict, compare the weights."""
+"""Commands for one run: train, show, find a learning rate, compare the weights."""
 
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -150,35 +149,6 @@ def lr_find(
     for name in (LINES, PAGE):
         if (Path(out) / name).is_file():
             click.echo(Path(out) / name)
-
-
-@main.command()
-@click.argument("source", metavar="RUN")
-@click.argument("examples", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per example.")
-@config_option
-def predict(source: str, examples: tuple[str, ...], as_json: bool, config: str | None) -> None:
-    """Predict labels with probabilities. EXAMPLES are texts, image files, sound files, or files with one text per
-    line."""
-    from tlx.predict import predict as answer
-    from tlx.predict import read_examples
-
-    inputs = read_examples(examples)
-    recipe = optional_recipe(config)
-    model = recipe.model if recipe else None
-    task, processor = (recipe.task, recipe.data.processor) if recipe else (None, None)
-    for example, output in zip(inputs, answer(source, inputs, model, processor, task), strict=True):
-        if as_json:
-            click.echo(json.dumps({"example": example, "answer": output}))
-        else:
-            click.echo(f"{answer_words(output)}  | {example}")
-
-
-def answer_words(answer: Mapping[str, float] | Sequence[object]) -> str:
-    """Return an answer of `predict` as one line: the five largest numbers by name, or words."""
-    if isinstance(answer, Mapping):
-        return "  ".join(f"{name} {number:.4f}" for name, number in list(answer.items())[:5])
-    return " ".join(map(str, answer))
 
 
 @main.command()

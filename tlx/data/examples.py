@@ -139,6 +139,11 @@ class Examples(Sequence[dict[str, Any]]):
         times = getattr(self.source, "times", None)
         return None if times is None else times[self.rows]
 
+    @property
+    def roles(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the columns of the table that each input and the label come from; {} where the source is no table."""
+        return getattr(self.source, "roles", {})
+
     def place(self, index: int) -> str:
         """Return the name of the example at this place of the whole split, for an error message."""
         named = getattr(self.source, "place", None)

@@ -28,6 +28,7 @@ class Task:
         by_class: Whether each output of the head stands for one of the classes `names`, so that a stored head can be
             matched by name.
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
+        separator: The text between the parts of an answer, such as several classes, in one cell of a table.
         names: The class names; empty if the task has none.
     """
 
@@ -35,6 +36,7 @@ class Task:
     exclusive: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
     problem: ClassVar[str] = ""
+    separator: ClassVar[str] = ";"
     names: Any = ()
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
@@ -85,8 +87,26 @@ class Task:
         return {name: of_scores(self.metric(name), scores) for name in self.metrics}
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words."""
+        """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words.
+
+        `inputs` are those of the model. Of examples with a list of words they include `word_ids` int[B, T], the number
+        of the word of each token, -1 for no word.
+        """
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
+
+    def answer_values(self, answer: Any) -> Json:
+        """Return one of the `answers` as the named values that a table of answers holds beside a row.
+
+        `prediction` is the answer. Where every example has one class, `probability` is that of the answer and
+        `probabilities` are those of all classes by name.
+        """
+        if not isinstance(answer, Mapping):
+            return {"prediction": list(answer)}
+        if not self.exclusive:
+            return {"prediction": dict(answer)}
+        best = max(answer, key=lambda name: answer[name])
+        by_class = {name: answer[name] for name in self.names or answer}
+        return {"prediction": best, "probability": answer[best], "probabilities": by_class}
 
     def config_document(self) -> Json:
         """Return the entries of a model's config.json that describe the task, as transformers names them."""

@@ -12,7 +12,7 @@ from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import format_names
-from tlx.trees import Example
+from tlx.trees import Example, Json
 from tlx.types import Array, Column, Field
 
 
@@ -102,6 +102,14 @@ class MultiLabel(Task):
         return [
             {self.names[c]: float(row[c]) for c in places} for row, places in zip(probabilities, order, strict=True)
         ]
+
+    def answer_values(self, answer: Any) -> Json:
+        """Return the classes above the threshold and the probabilities of all classes, both in the order of the
+        classes."""
+        return {
+            "prediction": [name for name in self.names if answer[name] > self.threshold],
+            "probabilities": {name: answer[name] for name in self.names},
+        }
 
     def label_words(self, example: Example) -> str:
         places = np.atleast_1d(np.asarray(example["label"], np.int64))

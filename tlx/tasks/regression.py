@@ -67,3 +67,8 @@ class Regression(Task):
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return a dict of numbers for each example, by the name of the output."""
         return [{f"output {n}": float(value) for n, value in enumerate(row)} for row in np.asarray(outputs["logits"])]
+
+    def answer_values(self, answer: Any) -> Json:
+        """Return the number, or the numbers by the name of their output where there are several."""
+        numbers = dict(answer)
+        return {"prediction": numbers if self.outputs > 1 else next(iter(numbers.values()))}

@@ -15,6 +15,8 @@ from tlx.tasks.classes import format_names
 from tlx.trees import Example
 from tlx.types import Array, Column, Field
 
+# The tag of a word that a model did not read because the text is too long.
+CUT = "?"
 # The label of tokens that do not count: padding, special tokens, and every piece of a word except the first.
 IGNORED = -100
 
@@ -40,6 +42,7 @@ class TokenClassification(Task):
     }
 
     by_class: ClassVar[bool] = True
+    separator: ClassVar[str] = " "
 
     def __post_init__(self) -> None:
         check_names(self.names)
@@ -110,9 +113,23 @@ class TokenClassification(Task):
         }
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return a list of class names for each example: the class of every token that is not padding."""
-        guesses, mask = np.asarray(outputs["logits"]).argmax(-1), np.asarray(inputs["attention_mask"]) > 0
-        return [[self.names[c] for c in row[real_tokens]] for row, real_tokens in zip(guesses, mask, strict=True)]
+        """Return a list of class names for each example: the class of each word, that of its first token.
+
+        A word that was cut off has the name `CUT`. Of inputs without `word_ids`: the class of every token that is not
+        padding.
+        """
+        guesses = np.asarray(outputs["logits"]).argmax(-1)
+        if "word_ids" not in inputs:
+            mask = np.asarray(inputs["attention_mask"]) > 0
+            return [[self.names[c] for c in row[real_tokens]] for row, real_tokens in zip(guesses, mask, strict=True)]
+        answers = []
+        for row, words in zip(guesses, np.asarray(inputs["word_ids"]), strict=True):
+            first = (words >= 0) & (np.diff(words, prepend=-1) != 0)
+            tags = [CUT] * (int(words.max(initial=-1)) + 1)
+            for word, number in zip(words[first].tolist(), row[first].tolist(), strict=True):
+                tags[word] = self.names[number]
+            answers.append(tags)
+        return answers
 
     def label_words(self, example: Example) -> str:
         return " ".join(self.names[n] for n in example["label"])

@@ -75,6 +75,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         },
         "classes": list(splits.classes),
         "label": splits.columns[LABEL].kind,
+        "columns": recorded_columns(splits),
         "data": splits.fingerprint,
         "tests": [name for name in splits.tests if name in outcomes],
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
@@ -191,6 +192,16 @@ def trained_on(splits: Splits) -> dict[str, Examples]:
     ones."""
     only_labelled = list(splits.streams) == ["labelled"]
     return {"train": splits.train} if only_labelled else dict(splits.streams)
+
+
+def recorded_columns(splits: Splits) -> Json:
+    """Return for each input and the label its kind, its samples per second if it is a sound, and the names of its
+    columns in the table of the target; no names where the target is no table."""
+    names = splits.validation.roles
+    return {
+        role: {"kind": column.kind, "rate": column.rate, "names": list(names[role]) if role in names else []}
+        for role, column in splits.columns.items()
+    }
 
 
 def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:

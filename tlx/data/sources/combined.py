@@ -135,6 +135,7 @@ class JoinedRows(Sequence[Example]):
         self.parts, self.columns = parts, columns
         self.ends = np.cumsum([len(part) for part in parts])
         self.numbers = [np.array([classes.index(name) for name in part.classes]) for part in parts]
+        self.roles = parts[0].roles
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -185,7 +186,7 @@ class ChosenRows(Sequence[Example]):
     """Some records of a split, at these positions."""
 
     def __init__(self, examples: Examples, positions: np.ndarray):
-        self.examples, self.positions = examples, positions
+        self.examples, self.positions, self.roles = examples, positions, examples.roles
         for name in ("groups", "times"):
             values = getattr(examples, name)
             setattr(self, name, None if values is None else values[positions])

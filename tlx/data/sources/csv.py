@@ -61,3 +61,15 @@ class Csv(FileTable):
 
         key = key_of("csv", digest, self.encoding, self.delimiter, self.quote)
         return RawTable(path, stored(key, convert), digest, Path(path).parent)
+
+    def tables(self) -> dict[str, RawTable]:
+        """Return the table of each file by split. Raises ValueError for one without a column for the label."""
+        tables = super().tables()
+        for table in tables.values():
+            if len(table.names) < 2:
+                raise ValueError(
+                    f"{table.name} line 1 has the columns {list(table.names)!r:.80}, split at "
+                    f"{self.delimiter or 'the delimiter of the header'!r}; expected a text and a label: set the "
+                    "delimiter, or check the header line"
+                )
+        return tables

@@ -116,7 +116,7 @@ class CsvFile:
         return max(DELIMITERS, key=header.count)
 
     def _checked(self) -> list[str]:
-        """Return the header. Raises ValueError where it names a column twice, or has fewer than two columns."""
+        """Return the header. Raises ValueError where there is none, or it names a column twice."""
         line, cells = next(self._rows(), (1, []))
         header = [cell.strip() for cell in cells]
         if duplicates := [name for name in header if header.count(name) > 1]:
@@ -124,11 +124,8 @@ class CsvFile:
                 f"{self.path} line {line} has two columns with the name {duplicates[0]!r}; choose a different name for "
                 "each"
             )
-        if len(header) < 2:
-            raise ValueError(
-                f"{self.path} line {line} has the columns {header!r:.80}, split at {self.delimiter!r}; expected a text "
-                "and a label: set the delimiter, or check the header line"
-            )
+        if not header:
+            raise ValueError(f"{self.path} has blank lines only; expected a header line and rows")
         return header
 
 

@@ -107,24 +107,7 @@ class Frame(InMemory):
 
     def arrow(self, value: Any, split: str) -> pa.Table:
         """Return the columns of a frame."""
-        import pyarrow as pa
-
-        if isinstance(value, pa.Table):
-            names, columns = value.column_names, value
-        elif hasattr(value, "to_arrow"):
-            columns = value.to_arrow()
-            names = columns.column_names
-        elif hasattr(value, "columns") and hasattr(value, "iloc"):
-            names = [str(name) for name in value.columns]
-            columns = {name: value.iloc[:, place] for place, name in enumerate(names)}
-        else:
-            raise TypeError(
-                f"{split} is {type(value).__name__}; expected a data frame of pandas or polars, or an Arrow table "
-                "(lists and arrays: Arrays({'text': [...], 'label': [...]}))"
-            )
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"the frame has two columns with the name {twice[0]!r}; choose a different name for each")
-        return pa.table({name: column_array(columns[name], name, "the frame") for name in names})
+        return frame_table(value, split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,23 +131,50 @@ class Arrays(InMemory):
 
     def arrow(self, value: Any, split: str) -> pa.Table:
         """Return the columns of a mapping from name to array or list."""
-        import pyarrow as pa
+        return columns_table(value, split)
 
-        if not isinstance(value, Mapping):
-            raise TypeError(
-                f"{split} is {type(value).__name__}; expected a mapping from the name of a column to its values, such "
-                "as {'text': [...], 'label': [...]}"
-            )
-        lengths = {name: len(column) for name, column in value.items()}
-        if not lengths or len(set(lengths.values())) > 1:
-            sizes = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
-            raise ValueError(f"{split}: {sizes or 'there are no columns'}; expected columns of one length")
-        arrays, fields = [], []
-        for name, column in value.items():
-            array, metadata = cells_of(column, str(name))
-            arrays.append(array)
-            fields.append(pa.field(str(name), array.type, metadata=metadata))
-        return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+def frame_table(value: Any, what: str) -> pa.Table:
+    """Return the columns of a data frame, which `what` names in messages."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.Table):
+        names, columns = value.column_names, value
+    elif hasattr(value, "to_arrow"):
+        columns = value.to_arrow()
+        names = columns.column_names
+    elif hasattr(value, "columns") and hasattr(value, "iloc"):
+        names = [str(name) for name in value.columns]
+        columns = {name: value.iloc[:, place] for place, name in enumerate(names)}
+    else:
+        raise TypeError(
+            f"{what} is {type(value).__name__}; expected a data frame of pandas or polars, or an Arrow table "
+            "(lists and arrays: Arrays({'text': [...], 'label': [...]}))"
+        )
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the frame has two columns with the name {twice[0]!r}; choose a different name for each")
+    return pa.table({name: column_array(columns[name], name, "the frame") for name in names})
+
+
+def columns_table(value: Any, what: str) -> pa.Table:
+    """Return the columns of a mapping from name to array or list, which `what` names in messages."""
+    import pyarrow as pa
+
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{what} is {type(value).__name__}; expected a mapping from the name of a column to its values, such "
+            "as {'text': [...], 'label': [...]}"
+        )
+    lengths = {name: len(column) for name, column in value.items()}
+    if not lengths or len(set(lengths.values())) > 1:
+        sizes = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
+        raise ValueError(f"{what}: {sizes or 'there are no columns'}; expected columns of one length")
+    arrays, fields = [], []
+    for name, column in value.items():
+        array, metadata = cells_of(column, str(name))
+        arrays.append(array)
+        fields.append(pa.field(str(name), array.type, metadata=metadata))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def cells_of(column: Any, name: str) -> tuple[pa.Array, dict[bytes, str] | None]:

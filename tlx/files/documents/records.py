@@ -81,6 +81,7 @@ FIELDS: dict[str, Form] = {
     "metrics": Mapped(NUMBER),
     "measures": Mapped(MEASURE),
     "label": Text(),
+    "columns": Mapped(Record({"kind": Text(), "rate": COUNT, "names": NAMES})),
     "parameters": Record({}, {"total": COUNT, "trainable": COUNT}),
     "steps": COUNT,
     "asked_steps": COUNT,

@@ -1,0 +1,147 @@
+"""Rows of every kind have the same answers, in every batch; each task answers in its own form."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tlx import tasks
+from tlx.data import Csv
+from tlx.models import Mlp, build, initialise
+from tlx.predict import Predictor, answers, predict
+from tlx.predict.asking import rows_of
+from tlx.predict.jobs import stream
+from tlx.predict.opening import ModelInputs, OpenedModel
+from tlx.processors import ImageProcessor
+from tlx.trees import flatten, nest
+from tlx.types import Column, Variables
+from tlx.weights import Manifest, Pretrained
+
+
+def asked(model, rows, batch=64, **columns):
+    """Return the answers of an opened model as the values of a table."""
+    predictor = Predictor(model, batch)
+    inputs = rows_of(rows, model, {role: (name,) for role, name in columns.items()})
+    return [predictor.values(answer) for part in stream(predictor, inputs) for answer in part.answers]
+
+
+def close(first, second):
+    assert [row["prediction"] for row in first] == [row["prediction"] for row in second]
+    for one, other in zip(first, second, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+def test_rows_of_every_kind_have_the_answers_of_their_texts(reviewed, reviews, tmp_path):
+    rows = reviews.rows(9, seed=3, label=False)
+    texts = [row["body"] for row in rows]
+    plain = answers(reviewed, texts)
+    assert [set(row) for row in plain] == [{"prediction", "probability", "probabilities"}] * 9
+    assert [list(row["probabilities"]) for row in plain] == [list(reviews.CLASSES)] * 9
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1) for row in plain)
+    assert all(row["probability"] == max(row["probabilities"].values()) for row in plain)
+    file = reviews.write(tmp_path / "rows.csv", rows)
+    frame = pd.DataFrame(rows)
+    for kind in (rows, frame, frame.to_dict("list"), Path(file), Csv(file)):
+        close(answers(reviewed.folder, kind), plain)
+    renamed = frame.rename(columns={"body": "words of the review"})
+    close(answers(reviewed, renamed, text="words of the review"), plain)
+    raw = predict(reviewed.folder, texts)
+    assert [dict(sorted(answer.items())) for answer in raw] == [row["probabilities"] for row in plain]
+    assert answers(reviewed, []) == []
+    for kind, part in (("good film", r"\['good film'\]"), ([1, 2], "int"), (3, "int"), (["a", 2], "int")):
+        with pytest.raises(TypeError, match=part):
+            answers(reviewed, kind)
+
+
+def test_an_answer_does_not_depend_on_its_batch(reviews):
+    model = reviews.opened(tasks.Classification(classes=3, names=reviews.CLASSES))
+    texts = [row["body"] for row in reviews.rows(20, seed=1)]
+    together = asked(model, texts)
+    close(asked(model, texts, batch=3), together)
+    close(asked(model, texts[::-1])[::-1], together)
+
+
+def test_each_task_answers_in_its_form(reviews):
+    frame = pd.DataFrame({"text": ["good film", "bad"]})
+    names = ("a", "b")
+    labels = asked(reviews.opened(tasks.MultiLabel(names=names, threshold=0.4)), frame)
+    for row in labels:
+        assert row["prediction"] == [name for name in names if row["probabilities"][name] > 0.4]
+    numbers = asked(reviews.opened(tasks.Regression()), frame)
+    assert all(isinstance(row["prediction"], float) and set(row) == {"prediction"} for row in numbers)
+    inputs = ModelInputs({"text": Column("text")}, label=("width", "height"))
+    several = asked(reviews.opened(tasks.Regression(outputs=2), inputs), frame)
+    assert [list(row["prediction"]) for row in several] == [["width", "height"]] * 2
+
+
+def test_there_is_a_tag_for_each_word_also_for_those_that_are_cut_off(reviews):
+    task = tasks.TokenClassification(names=("O", "PER"))
+    model = reviews.opened(task, ModelInputs({"words": Column("words")}, {"words": ("words",)}, True))
+    words = [["anna", "bonn"], ["good"] * 20]
+    tagged = asked(model, words)
+    close_to = asked(model, pd.DataFrame({"words": [" ".join(row) for row in words]}))
+    assert tagged == close_to == asked(model, [" ".join(row) for row in words])
+    assert [len(row["prediction"]) for row in tagged] == [2, 20]
+    # Two special tokens, and ten words of one piece.
+    assert set(tagged[1]["prediction"][:10]) <= {"O", "PER"} and set(tagged[1]["prediction"][10:]) == {"?"}
+
+
+def test_pairs_are_texts_in_their_order(reviews):
+    columns = {"text": Column("text"), "text_pair": Column("text")}
+    model = reviews.opened(tasks.Classification(classes=2, names=("no", "yes")), ModelInputs(columns, {}, True))
+    pairs = [("good film", "bad film"), ("bad film", "good film")]
+    answered = asked(model, pairs)
+    assert answered[0]["probability"] != answered[1]["probability"]
+    close(asked(model, pd.DataFrame(pairs, columns=["premise", "hypothesis"])), answered)
+    close(asked(model, pd.DataFrame(pairs, columns=["a", "b"]), text="a", text_pair="b"), answered)
+    with pytest.raises(ValueError, match=r"good film.*pairs of texts.*--pair"):
+        asked(model, ["good film"])
+    with pytest.raises(ValueError, match=r"'text' is not clear.*'a', 'b'.*--text"):
+        asked(model, pd.DataFrame(pairs, columns=["a", "b"]))
+    single = reviews.opened(model.task, ModelInputs({"text": Column("text")}, {}, True))
+    with pytest.raises(ValueError, match="pair of texts; the model reads texts"):
+        asked(single, pairs)
+
+
+def pictures():
+    """Return a small network of images with random weights, opened for prediction."""
+    task = tasks.Classification(classes=2, names=("dark", "light"))
+    built = build(Mlp(inputs=(8, 8, 1), widths=(4,)), task.head())
+    import jax
+
+    params = initialise(built, jax.random.key(0)).params
+    processor = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
+    model = Pretrained(built, Variables(params, {}), processor, Manifest("random", {}, ()), task)
+    return OpenedModel(Path("random"), model, processor, ModelInputs({"image": Column("image")}), ())
+
+
+def test_images_in_memory_and_in_files(tmp_path):
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    files = [tmp_path / f"{n}.png" for n in range(3)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    model = pictures()
+    answered = asked(model, pixels)
+    frame = pd.DataFrame({"file": [file.name for file in files]})
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    for kind in (list(pixels), files, list(map(str, files)), tmp_path / "labels.csv"):
+        close(asked(model, kind), answered)
+    (tmp_path / "labels.csv").unlink()
+    close(asked(model, tmp_path), answered)
+
+
+def test_an_answer_that_is_not_finite_names_its_row(reviews):
+    model = reviews.opened(tasks.Classification(classes=3, names=reviews.CLASSES))
+    leaves = flatten(model.pretrained.variables.params)
+    (words,) = [leaf for leaf in leaves.values() if leaf.shape[0] == len(reviews.PIECES)]
+    changed = {path: np.array(leaf) for path, leaf in leaves.items() if leaf is not words}
+    broken = np.array(words)
+    broken[reviews.PIECES.index("bad")] = np.nan
+    (path,) = leaves.keys() - changed.keys()
+    variables = Variables(nest(changed | {path: broken}), {})
+    model = model._replace(pretrained=model.pretrained._replace(variables=variables))
+    with pytest.raises(ValueError, match=r"'the bad film'.*nan"):
+        asked(model, ["good film", "the bad film"])

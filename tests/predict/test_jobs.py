@@ -1,0 +1,159 @@
+"""Answers in files: the order and the columns of the rows, and the same bytes after a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tlx import tasks
+from tlx.models import Mlp, build, initialise
+from tlx.predict import Predictor, open_model, write_answers
+from tlx.predict.asking import rows_of
+from tlx.processors import ImageProcessor
+from tlx.types import Variables
+from tlx.weights import Manifest, Pretrained, save_pretrained
+
+COUNT = 70
+
+
+@pytest.fixture(scope="module")
+def saved(reviews, tmp_path_factory):
+    """A classifier of texts with random weights, in a folder."""
+    model = reviews.pretrained(tasks.Classification(classes=3, names=reviews.CLASSES))
+    return save_pretrained(model, tmp_path_factory.mktemp("saved") / "model", untrained=True)
+
+
+@pytest.fixture(scope="module")
+def predictor(saved):
+    # A chunk of 32 rows.
+    return Predictor(open_model(saved), batch=2)
+
+
+@pytest.fixture(scope="module")
+def table(predictor, reviews):
+    """Rows of reviews as inputs of the model."""
+    return rows_of(pd.DataFrame(reviews.rows(COUNT, seed=5)), predictor.model, {"text": ("body",)})
+
+
+@pytest.fixture(scope="module")
+def written(predictor, table, tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "answers.csv"
+    write_answers(predictor, table, path)
+    return path
+
+
+def test_every_form_has_the_rows_in_order_and_the_same_answers(predictor, table, written, reviews, tmp_path):
+    rows = pd.read_csv(written)
+    probabilities = [f"p({name})" for name in reviews.CLASSES]
+    assert list(rows) == ["id", "body", "language", "votes", "stars", "prediction", "probability", *probabilities]
+    assert rows["id"].tolist() == [f"r{n}" for n in range(COUNT)]
+    assert (rows[probabilities].sum(axis=1) - 1).abs().max() < 1e-5
+    assert rows["prediction"].tolist() == [reviews.CLASSES[n] for n in rows[probabilities].to_numpy().argmax(1)]
+    write_answers(predictor, table, tmp_path / "a.parquet")
+    pd.testing.assert_frame_equal(pq.read_table(tmp_path / "a.parquet").to_pandas(), rows, check_dtype=False)
+    write_answers(predictor, table, tmp_path / "a.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line["probabilities"]["good"] for line in lines] == rows["p(good)"].tolist()
+    assert list(lines[0]) == ["id", "body", "language", "votes", "stars", "prediction", "probability", "probabilities"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_job_that_was_stopped_ends_with_the_same_bytes(ending, predictor, table, written, tmp_path):
+    complete, path = written, tmp_path / f"answers.{ending}"
+    if ending == "parquet":
+        complete = tmp_path / "complete.parquet"
+        write_answers(predictor, table, complete)
+
+    def stop(done, total):
+        if done == 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(predictor, table, path, say=stop)
+    assert not path.exists()
+    with pytest.raises(FileExistsError, match=r"--resume.*--overwrite"):
+        write_answers(predictor, table, path)
+    seen = []
+    write_answers(predictor, table, path, resume=True, say=lambda done, total: seen.append(done))
+    assert seen[0] == 32 and seen[-1] == COUNT
+    assert path.read_bytes() == complete.read_bytes()
+    assert not path.with_name(f"{path.name}.parts").exists()
+    assert not write_answers(predictor, table, path, resume=True).fresh
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        write_answers(predictor, table, path)
+
+
+def test_a_job_is_not_continued_on_other_rows(predictor, table, reviews, tmp_path):
+    path = tmp_path / "answers.csv"
+
+    def stop(done, total):
+        if done == 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(predictor, table, path, say=stop)
+    others = rows_of(pd.DataFrame(reviews.rows(COUNT + 1)), predictor.model, {"text": ("body",)})
+    with pytest.raises(FileExistsError, match=r"other settings.*rows"):
+        write_answers(predictor, others, path, resume=True)
+    write_answers(predictor, others, path, overwrite=True)
+    assert len(reviews.read(path)) == COUNT + 1
+
+
+def test_answers_get_other_names_where_the_rows_have_theirs(predictor, reviews, tmp_path):
+    frame = pd.DataFrame({"text": ["good", "bad"], "prediction": ["x", "y"], "p(good)": [0, 1]})
+    write_answers(predictor, rows_of(frame, predictor.model, {}), tmp_path / "a.csv")
+    rows = reviews.read(tmp_path / "a.csv")
+    assert [row["prediction"] for row in rows] == ["x", "y"]
+    assert {row["tlx_prediction"] for row in rows} <= set(reviews.CLASSES) and "tlx_p(good)" in rows[0]
+    for name, part in (("a.xyz", "a.xyz"), ("none/a.csv", "no folder")):
+        with pytest.raises((ValueError, FileNotFoundError), match=part):
+            write_answers(predictor, rows_of(frame, predictor.model, {}), tmp_path / name)
+
+
+def test_a_broken_picture_is_named_or_left_without_an_answer(tmp_path, reviews):
+    import jax
+
+    task = tasks.Classification(classes=2, names=("dark", "light"))
+    built = build(Mlp(inputs=(8, 8, 1), widths=(4,)), task.head())
+    processor = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
+    variables = Variables(initialise(built, jax.random.key(0)).params, {})
+    model = Pretrained(built, variables, processor, Manifest("random", {}, ()), task)
+    save_pretrained(model, tmp_path / "model", untrained=True)
+    (tmp_path / "pictures").mkdir()
+    for n in range(5):
+        Image.fromarray(np.full((8, 8), n * 50, np.uint8)).save(tmp_path / "pictures" / f"{n}.png")
+    (tmp_path / "pictures" / "2.png").write_bytes(b"\x89PNG no")
+    predictor = Predictor(open_model(tmp_path / "model"), batch=2)
+    rows = rows_of(tmp_path / "pictures", predictor.model, {})
+    with pytest.raises(ValueError, match=r"2\.png.*--skip-broken"):
+        write_answers(predictor, rows, tmp_path / "a.csv")
+    assert not (tmp_path / "a.csv.parts").exists()
+    result = write_answers(predictor, rows, tmp_path / "a.csv", skip_broken=True)
+    assert list(result.broken) == [2] and "2.png" in result.broken[2]
+    answers = reviews.read(tmp_path / "a.csv")
+    assert [row["file"] for row in answers] == [f"{n}.png" for n in range(5)]
+    assert [row["prediction"] == "" for row in answers] == [n == 2 for n in range(5)]
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues_with_the_same_bytes(saved, reviews, tmp_path):
+    file = reviews.write(tmp_path / "rows.csv", reviews.rows(20_000, label=False))
+    command = [sys.executable, "-m", "tlx.cli", "predict", str(saved), file, "--text", "body", "--batch", "8"]
+    subprocess.run([*command, "--out", str(tmp_path / "whole.csv")], check=True)
+    stopped = [*command, "--out", str(tmp_path / "a.csv")]
+    process = subprocess.Popen(stopped)
+    parts = tmp_path / "a.csv.parts"
+    while process.poll() is None and (not parts.is_dir() or len(list(parts.glob("*.jsonl"))) < 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run([*stopped, "--resume"], check=True)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
