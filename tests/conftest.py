@@ -23,7 +23,7 @@ from tokenizers import models as tokenizer_models
 import tlx
 from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, config, models, param, prod, tasks, tuning
 from tlx.functional.metrics import document as declaration
-from tlx.functional.metrics import scores_of
+from tlx.functional.scores import scores_of
 from tlx.predict.opening import ModelInputs, OpenedModel
 from tlx.processors import TextProcessor
 from tlx.records import studies
