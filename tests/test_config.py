@@ -32,9 +32,11 @@ from tlx.data import (
     shifts,
     sound_shifts,
 )
+from tlx.data.sources.numbers import Numbers
 from tlx.files import schema_1
 from tlx.files.class_names import Classes
 from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
+from tlx.processors.numbers import NumberProcessor
 from tlx.recipe import OWN, PACKAGES, classes
 from tlx.tuning import Freeze, Full, InTurn, Probe, Rules
 
@@ -106,6 +108,8 @@ ONE_OF_EACH = {
     "Arrays": Arrays("1" * 32, group="patient"),
     "Concat": Concat(("a.csv", Csv("b.csv"))),
     "Where": Where("a.csv", column="language", values=("en", 3)),
+    "Numbers": Numbers("2" * 32, classes=("ill", "well")),
+    "NumberProcessor": NumberProcessor(width=3, mean=(1.0,)),
     "Tfds": Tfds("digits"),
     "Test": Test(name="far", source="mnist5k"),
     "Stream": Stream(name="memory", source="mnist5k", batch=8),
