@@ -4,10 +4,13 @@ VENV ?= .venv
 LOCK := $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")')
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-browser test-fast lint types lock clean
+.PHONY: first demo test test-slow test-browser test-fast lint types lock clean
+
+first: $(VENV)/.installed
+	$(BIN)/tlx run configs/digits_probe.py --out runs/first --overwrite
 
 demo: $(VENV)/.installed
-	$(BIN)/tlx assets fetch minilm-l6 vader
+	$(BIN)/tlx fetch minilm-l6 vader
 	$(BIN)/tlx run configs/minilm_movies.py --out runs/demo --overwrite
 	@echo "Open runs/demo/report.html, or predict a label: $(BIN)/tlx predict runs/demo 'a film to see twice'"
 

@@ -154,7 +154,7 @@ def test_the_offline_error_says_what_to_do(pinned, tmp_path, monkeypatch, variab
         assets.fetch("small")
     assert str(error.value) == (
         f"'small' is not in the cache and {variable} is set; put small-1.wheel (sha256 {ASSETS['small'].sha256}) into"
-        f" {tmp_path / 'assets'}, or run `tlx assets fetch` with a network"
+        f" {tmp_path / 'assets'}, or run `tlx fetch` with a network"
     )
     assert isinstance(error.value, FileNotFoundError)
 
@@ -173,8 +173,7 @@ def test_a_failing_client_is_quoted(tmp_path, monkeypatch, name, words):
     asset = ASSETS[name]
     assert str(error.value).startswith(f"the download of '{name}' failed: {words}")
     assert str(error.value).endswith(
-        f"; put {asset.filename} (sha256 {asset.sha256}) into {tmp_path / 'assets'},"
-        " or run `tlx assets fetch` with a network"
+        f"; put {asset.filename} (sha256 {asset.sha256}) into {tmp_path / 'assets'}, or run `tlx fetch` with a network"
     )
     assert archives(tmp_path) == []
 

@@ -131,6 +131,7 @@ def test_fields_of_one_record_are_set_together():
     recipe = config.override_all(BASE, changes, OWN)
     assert recipe == config.override_all(BASE, reversed_changes, OWN)
     assert recipe.tuning == tuning.Freeze(through="stem", decay=0.5)
+    assert config.assign_all(BASE, {"optim.name": "schedule-free-sgd", "optim.schedule": "constant"}).optim.averages
     with pytest.raises(ValueError, match=r"no field 'tuning\.dekay'; close: 'tuning\.decay', "):
         config.override_all(BASE, {"tuning": "Freeze(through='stem')", "tuning.dekay": "1"}, OWN)
 

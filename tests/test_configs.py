@@ -70,6 +70,7 @@ def test_it_has_a_function_that_returns_a_recipe_and_nothing_else(path):
 FINGERPRINTS = {
     "cnn_digits_from_mnist": "9e0ed5dd77079b13",
     "cnn_mnist": "7ce25b457a3e5dcb",
+    "digits_probe": "3a50f161d412623d",
     "linen_digits": "85092ee817b6e65c",
     "minilm_dann": "9ac7aa80c9c842fb",
     "minilm_movies": "68086cf433632ca4",

@@ -291,9 +291,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _by_hand(asset: Asset, target: Path) -> str:
-    return (
-        f"; put {asset.filename} (sha256 {asset.sha256}) into {target.parent}, or run `tlx assets fetch` with a network"
-    )
+    return f"; put {asset.filename} (sha256 {asset.sha256}) into {target.parent}, or run `tlx fetch` with a network"
 
 
 def _download(asset: Asset, folder: Path, target: Path) -> Path:

@@ -57,7 +57,7 @@ def place(tmp_path, monkeypatch):
             "tlx.training.lr_find.find",
             ("lr-find", "ti ny.py", *SET, "--steps", "7", "--start", "1.23456789e-6", "--per-group", *MESH),
         ),
-        ("tlx.study.run_study", ("study", "ti ny.py", *SET, "--jobs", "3", "--most", "2", "--out", "o u t", *MESH)),
+        ("tlx.study.run_study", ("study", "ti ny.py", *SET, "--jobs", "3", "--together", "2", "--out", "o u t", *MESH)),
         ("tlx.study.run_study", ("study", "--quiet", "--", "-plain.py")),
         (
             "tlx.tune.search",

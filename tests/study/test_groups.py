@@ -76,13 +76,13 @@ def test_recorded_groups_stay_and_new_cells_form_new_ones(four, begun):
     before = (directory / GROUPS).read_bytes()
     notes, messages = record(most=4)
     assert messages == [names[:2], names[2:]]
-    assert "--most 4 is not used" in notes[0] and "recorded with --most 2" in notes[0]
+    assert "--together 4 is not used" in notes[0] and "recorded with --together 2" in notes[0]
     assert (directory / GROUPS).read_bytes() == before
     more = replace(four, cells=param("seed", [5, 3, 2, 1, 0, 4]))
     new = [name for name in more.by_fingerprint if name not in names]
     notes, messages = record(more, most=4)
     assert messages == [names[:2], names[2:], new]
-    assert "--most 4 applies to the 2 new cells" in notes[0]
+    assert "--together 4 applies to the 2 new cells" in notes[0]
 
 
 def test_a_finished_cell_without_a_group_gets_none(four, begun):
@@ -235,7 +235,7 @@ def test_groups_may_be_copied_to_repeat_a_study_elsewhere(four, begun, tmp_path)
     settle(other, document(four, "x"))
     notes = groups.record(other, four.by_fingerprint, 64)
     assert groups.read(other) == groups.read(directory)
-    assert "recorded with --most 2" in notes[0]
+    assert "recorded with --together 2" in notes[0]
 
 
 @pytest.mark.slow

@@ -191,7 +191,7 @@ def test_an_interrupted_study_prints_how_to_resume_and_resumes(tmp_path):
 @pytest.mark.slow
 def test_the_workers_of_an_interrupted_study_finish_and_save_their_step(tmp_path):
     path, out = write_file(tmp_path, TWO, steps=5_000_000, every=100), tmp_path / "out"
-    call = start(path, out, "--jobs", "2", "--most", "1")
+    call = start(path, out, "--jobs", "2", "--together", "1")
     until(call, lambda: sum(file.stat().st_size > 0 for file in out.glob("cells/*/metrics.jsonl")) == 2)
     call.send_signal(signal.SIGINT)
     errors = call.communicate(timeout=120)[1]
@@ -214,7 +214,7 @@ def until(call, happened, seconds=120.0):
 @pytest.mark.parametrize(("most", "steps"), [(1, 60), (3, 600)], ids=["one by one", "in threes"])
 def test_five_kills_of_three_workers_give_every_cell_once_and_the_same_table(most, steps, tmp_path):
     path, out = write_file(tmp_path, SIXTY, steps=steps, every=20), tmp_path / "killed"
-    together = ("--quiet", "--most", str(most))
+    together = ("--quiet", "--together", str(most))
     dice, remaining = random.Random(0), {}
     for _ in range(KILLS):
         wanted = len(executions(out)) + dice.randint(1, 4)

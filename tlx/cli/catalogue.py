@@ -116,11 +116,10 @@ def subclasses_of(base: Callable[[], type]) -> Callable[[Classes], list[ListItem
 
     def entries(classes: Classes) -> list[ListItem]:
         from tlx.config.fixes import kinds_of
-        from tlx.files.class_names import is_own
 
         kinds = kinds_of(base(), classes.values())
-        # Another class of the user's may be loaded by accident.
-        return [entry_of(kind) for name, kind in sorted(kinds.items()) if name in classes or is_own(kind)]
+        # Other classes may be loaded by accident.
+        return [entry_of(kind) for name, kind in sorted(kinds.items()) if name in classes]
 
     return entries
 

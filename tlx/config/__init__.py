@@ -8,5 +8,5 @@ from tlx.config.checks import RESERVED, check, check_choice, check_seed, conform
 from tlx.config.documents import SCHEMA, dump, fingerprint, load, sources
 from tlx.config.fixes import call_fault
 from tlx.config.hints import choices_of
-from tlx.config.overrides import assign, at, override, override_all, parse
+from tlx.config.overrides import assign, assign_all, at, override, override_all, parse
 from tlx.config.records import diff, fields, is_record, leaves, replace, source

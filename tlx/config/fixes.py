@@ -4,13 +4,14 @@ import dataclasses
 import inspect
 import re
 import shlex
+import sys
 import typing
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tlx.config.hints import alternatives, choices_of, fits
 from tlx.config.records import source
-from tlx.files.class_names import is_record_class
+from tlx.files.class_names import is_own, is_record_class
 from tlx.trees import closest, near_miss, nearness
 
 PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -159,6 +160,10 @@ def offered(kind: type, hint: type) -> bool:
     """Return whether a message may propose a class for a field of the class `hint`: a base class without fields is only
     a contract."""
     if not is_record_class(kind) or not implements(kind, hint) or kind.__name__.startswith("_"):
+        return False
+    # A class of tlx that its package does not export is the base of others.
+    package = sys.modules.get(".".join(kind.__module__.split(".")[:2]))
+    if is_own(kind) and getattr(package, kind.__name__, None) is not kind:
         return False
     return kind is not hint or bool(dataclasses.is_dataclass(kind) and dataclasses.fields(kind))
 

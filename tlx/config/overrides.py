@@ -47,7 +47,12 @@ def at(value: object, path: str) -> Any:
 
 def assign(value: Record, path: str, new: object) -> Record:
     """Return `value` with the field at the dotted `path` set to `new`; raises as `override` does."""
-    return _assign(value, {tuple(path.split(".")): new}, (), value, None)
+    return assign_all(value, {path: new})
+
+
+def assign_all(value: Record, changes: Mapping[str, Any]) -> Record:
+    """Return `value` with the fields at several dotted paths set, together as in `override_all`."""
+    return _assign(value, {tuple(path.split(".")): new for path, new in changes.items()}, (), value, None)
 
 
 def _assign(

@@ -97,8 +97,7 @@ class Optim:
             )
         if self.averages and self.schedule != "constant":
             raise ValueError(
-                f"{self.name} averages the parameters and needs schedule='constant', not {self.schedule!r} (on the "
-                "command line, set the schedule before the name)"
+                f"{self.name} averages the parameters and needs schedule='constant', not {self.schedule!r}"
             )
 
     def optimiser(self) -> Optimiser:

@@ -73,7 +73,7 @@ def drawing(document: Json) -> Figure | None:
     spans = base.mark_rule(strokeWidth=2, opacity=0.5).encode(x=alt.X("low:Q"), x2="high:Q")
     points = base.mark_circle(size=70, opacity=1).encode(x=x)
     caption = "Value and 95 % interval over the examples of the split. Where the runs share the examples, the paired "
-    caption += "comparison below is sharper than these intervals."
+    caption += "comparison at the top is sharper than these intervals."
     return charts.figure(
         "metric", f"{document['metric']} of each run", caption, alt.layer(spans, points), rows,
         height=40 + 34 * len(rows),

@@ -208,11 +208,10 @@ def _together(how: str, first: Override, second: Override) -> Override:
 
 
 def _changed(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    recipe = base
-    for number, (path, value) in enumerate(changes.items()):
+    for number, path in enumerate(changes):
         if lost := [earlier for earlier in list(changes)[:number] if earlier.startswith(f"{path}.")]:
             raise ValueError(f"{path!r} would overwrite {lost[0]!r}, which is set before it; set {path!r} first")
-        recipe = config.assign(recipe, path, value)
+    recipe = config.assign_all(base, changes)
     config.check(recipe)
     return recipe
 
