@@ -244,3 +244,15 @@ def test_the_description_states_what_the_program_takes_and_returns(run, tmp_path
     assert about["outputs"] == {"logits": {"shape": ["batch", 10], "dtype": "float32"}}
     assert tuple(about["classes"]) == tuple(run.recipe.task.names) and about["largest_difference"] <= 1e-5
     assert isinstance(tlx.load_pretrained(run.folder).model.config, Architecture)
+
+
+@pytest.mark.slow
+def test_the_program_of_real_weights_computes_the_same_without_tlx(alone, tmp_path):
+    export_run("minilm-l6", tmp_path / "program", to="stablehlo")
+    code = code_of((tmp_path / "program" / "README.md").read_text())
+    alone(f"{code}\nnp.save('hidden.npy', outputs['hidden'])", tmp_path / "program", "tokenizers")
+    pretrained = tlx.load_pretrained("minilm-l6")
+    rows = [pretrained.processor({"text": text}) for text in ("the first text", "a second text")]
+    inputs = collate(rows, pretrained.processor.fields)
+    expected = jax.jit(inference(pretrained.model))(leaves_of(pretrained), inputs)["hidden"]
+    np.testing.assert_allclose(np.load(tmp_path / "program" / "hidden.npy"), expected, atol=1e-5, rtol=0)
