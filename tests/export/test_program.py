@@ -15,9 +15,10 @@ from tlx import models, tasks, tuning
 from tlx.data.collate import collate
 from tlx.export import export_run
 from tlx.export import load as loader
+from tlx.export.inputs import prepare
 from tlx.export.program import check_program, example_inputs, inference, leaves_of, write_program
 from tlx.models import Architecture, Mlp
-from tlx.processors import ImageProcessor, TextProcessor
+from tlx.processors import ImageProcessor, SoundProcessor, TextProcessor
 from tlx.types import Variables
 from tlx.weights import Manifest, Pretrained, save_pretrained
 from tlx.weights.fitting import within
@@ -112,12 +113,25 @@ def test_the_code_in_the_card_of_an_image_model_makes_the_pixels_of_training(tmp
     ]
     monkeypatch.chdir(tmp_path)
     for n, processor in enumerate(processors):
-        from tlx.export.inputs import prepare
-
         names = {"np": np}
         exec("\n".join(prepare(processor, tmp_path).lines), names)
         for row, file in zip(names["inputs"]["image"], ("first.png", "second.png"), strict=True):
             np.testing.assert_array_equal(row, processor(processor.read(file))["image"], err_msg=f"{n} {file}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bright(ImageProcessor):
+    """A processor of a user, which changes the pixels."""
+
+    def __call__(self, example):
+        return {"image": super().__call__(example)["image"] + 1}
+
+
+def test_only_tlx_makes_the_inputs_of_a_processor_of_another_class(tmp_path):
+    for processor in (Bright(size=(4, 4)), SoundProcessor(size=(4, 4))):
+        preparation = prepare(processor, tmp_path)
+        assert preparation.lines == () and type(processor).__name__ in preparation.words
+        assert preparation.fields == processor.fields
 
 
 MODELS = {
