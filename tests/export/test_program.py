@@ -15,9 +15,10 @@ from tlx import models, tasks, tuning
 from tlx.data.collate import collate
 from tlx.export import export_run
 from tlx.export import load as loader
+from tlx.export.inputs import prepare
 from tlx.export.program import check_program, example_inputs, inference, leaves_of, write_program
 from tlx.models import Architecture, Mlp
-from tlx.processors import ImageProcessor, TextProcessor
+from tlx.processors import ImageProcessor, SoundProcessor, TextProcessor
 from tlx.types import Variables
 from tlx.weights import Manifest, Pretrained, save_pretrained
 from tlx.weights.fitting import within
@@ -112,12 +113,25 @@ def test_the_code_in_the_card_of_an_image_model_makes_the_pixels_of_training(tmp
     ]
     monkeypatch.chdir(tmp_path)
     for n, processor in enumerate(processors):
-        from tlx.export.inputs import prepare
-
         names = {"np": np}
         exec("\n".join(prepare(processor, tmp_path).lines), names)
         for row, file in zip(names["inputs"]["image"], ("first.png", "second.png"), strict=True):
             np.testing.assert_array_equal(row, processor(processor.read(file))["image"], err_msg=f"{n} {file}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bright(ImageProcessor):
+    """A processor of a user, which changes the pixels."""
+
+    def __call__(self, example):
+        return {"image": super().__call__(example)["image"] + 1}
+
+
+def test_only_tlx_makes_the_inputs_of_a_processor_of_another_class(tmp_path):
+    for processor in (Bright(size=(4, 4)), SoundProcessor(size=(4, 4))):
+        preparation = prepare(processor, tmp_path)
+        assert preparation.lines == () and type(processor).__name__ in preparation.words
+        assert preparation.fields == processor.fields
 
 
 MODELS = {
@@ -244,3 +258,15 @@ def test_the_description_states_what_the_program_takes_and_returns(run, tmp_path
     assert about["outputs"] == {"logits": {"shape": ["batch", 10], "dtype": "float32"}}
     assert tuple(about["classes"]) == tuple(run.recipe.task.names) and about["largest_difference"] <= 1e-5
     assert isinstance(tlx.load_pretrained(run.folder).model.config, Architecture)
+
+
+@pytest.mark.slow
+def test_the_program_of_real_weights_computes_the_same_without_tlx(alone, tmp_path):
+    export_run("minilm-l6", tmp_path / "program", to="stablehlo")
+    code = code_of((tmp_path / "program" / "README.md").read_text())
+    alone(f"{code}\nnp.save('hidden.npy', outputs['hidden'])", tmp_path / "program", "tokenizers")
+    pretrained = tlx.load_pretrained("minilm-l6")
+    rows = [pretrained.processor({"text": text}) for text in ("the first text", "a second text")]
+    inputs = collate(rows, pretrained.processor.fields)
+    expected = jax.jit(inference(pretrained.model))(leaves_of(pretrained), inputs)["hidden"]
+    np.testing.assert_allclose(np.load(tmp_path / "program" / "hidden.npy"), expected, atol=1e-5, rtol=0)

@@ -23,8 +23,8 @@ __all__ = ["FORMS", "Export", "export_run"]
 FORMS = ("huggingface", "stablehlo")
 # A form that users ask for; its reasons are in docs/decisions/no-onnx.md.
 NO_ONNX = (
-    "tlx does not export to ONNX, because the converter jax2onnx (0.17) does not fit the orbax of tlx and fails for "
-    "max pooling; use --to stablehlo"
+    "there is no export to ONNX, because the converter jax2onnx (0.17) fails for some models and does not fit the "
+    "orbax of tlx; use --to stablehlo"
 )
 
 

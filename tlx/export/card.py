@@ -257,8 +257,6 @@ def training(records: CardRecords) -> list[str]:
     """Return the recipe, the number of trained parameters, and the versions."""
     recipe, result = records.recipe, records.result
     lines = [f"Base weights: {code(recipe['weights']['source'])}" if recipe["weights"] else "Trained from scratch"]
-    if recipe["weights"] and recipe["weights"]["source"] in assets.ASSETS:
-        lines[0] += f", with the licence {plain(assets.find(recipe['weights']['source']).licence)}"
     lines.append(f"Tuning: {code(words.source(without_defaults(recipe['tuning']), -1))}")
     if parameters := result.get("parameters"):
         counts = (words.count(parameters[name]) for name in ("trainable", "total"))
@@ -295,9 +293,13 @@ def without_defaults(document: Any) -> Any:
 def limits(pretrained: Pretrained, records: CardRecords | None) -> Iterator[str]:
     """Yield what was not measured, and what is known to be weak, one sentence each."""
     yield "The licence of this model is not known to tlx; it depends on the base weights and on the data."
+    weights = {"source": pretrained.manifest.source} if records is None else records.recipe["weights"]
+    if weights and weights["source"] in assets.ASSETS:
+        licence = assets.find(weights["source"]).licence
+        yield f"The licence of the weights {code(weights['source'])} is {plain(licence)}."
     processor = pretrained.processor
     if processor is not None and processor.longest:
-        yield f"Inputs are cut at {processor.longest} tokens; what follows is not read."
+        yield f"Inputs are cut at {processor.longest} tokens; the rest is not read."
     if records is None:
         yield "No other numbers than those above are known."
         return

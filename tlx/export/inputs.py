@@ -1,16 +1,13 @@
-"""Describe how the inputs of an exported model are made without tlx: the files beside it, and Python code.
-
-A processor of a user's class takes part by `prepare.register`; without that its inputs are described in words.
-"""
+"""Describe how the inputs of an exported model are made without tlx: the files beside it, and Python code."""
 
 from collections.abc import Mapping
-from functools import singledispatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tlx.processors import ImageProcessor, Processor, SoundProcessor, TextProcessor
+from tlx.export.markdown import code
+from tlx.processors import ImageProcessor, Processor, TextProcessor
 from tlx.types import Field
 
 TOKENIZER = "tokenizer.json"
@@ -32,8 +29,7 @@ class Preparation(NamedTuple):
     words: str
 
 
-@singledispatch
-def prepare(processor: Any, directory: Path, length: int | None = None) -> Preparation:
+def prepare(processor: Processor, directory: Path, length: int | None = None) -> Preparation:
     """Write the files that the inputs are made with, and describe how.
 
     Args:
@@ -44,14 +40,18 @@ def prepare(processor: Any, directory: Path, length: int | None = None) -> Prepa
     Returns:
         The inputs, and the code that makes them.
     """
+    # A subclass may change any part of the computation, so only the classes themselves have code without tlx.
+    if type(processor) is TextProcessor:
+        return of_texts(processor, directory, length)
+    if type(processor) is ImageProcessor:
+        return of_images(processor, directory)
     processor.save(directory)
-    return Preparation(
-        processor.fields, processor.longest or None, (), f"Only tlx makes the inputs of an example, with `{processor}`."
-    )
+    words = f"Only tlx makes the inputs of an example, with {code(str(processor))}."
+    return Preparation(processor.fields, processor.longest or None, (), words)
 
 
-@prepare.register
-def _(processor: TextProcessor, directory: Path, length: int | None = None) -> Preparation:
+def of_texts(processor: TextProcessor, directory: Path, length: int | None) -> Preparation:
+    """Write the tokenizer of a model of texts with its length and its padding, and describe how it is used."""
     tokenizer = type(processor.tokenizer).from_str(processor.tokenizer.to_str())
     pad = tokenizer.id_to_token(processor.pad_id) or "[PAD]"
     tokenizer.enable_padding(direction="right", pad_id=processor.pad_id, pad_token=pad, length=length)
@@ -82,17 +82,17 @@ def check_tokenizer(processor: TextProcessor, file: Path) -> None:
     """Raise ValueError if the tokenizer in `file` alone makes other token ids than the processor."""
     tokenizer = type(processor.tokenizer).from_file(str(file))
     for example in processor.trials():
-        encoding, arrays = tokenizer.encode(example["text"], example.get("text_pair")), processor(example)
-        count = int(np.sum(encoding.attention_mask))
-        if not np.array_equal(encoding.ids[:count], arrays["input_ids"]):
+        texts = (example["text"], example.get("text_pair"))
+        encoding, ids = tokenizer.encode(*texts), processor.tokenizer.encode(*texts).ids
+        if encoding.ids[: int(np.sum(encoding.attention_mask))] != ids:
             raise ValueError(
-                f"{file} makes other token ids than the tokenizer of the run for {example}: {encoding.ids[:count]} and "
-                f"{arrays['input_ids'].tolist()}; please report this"
+                f"{file} makes other token ids than the tokenizer of the run for {texts}: {encoding.ids}, expected "
+                f"{ids}; please report this"
             )
 
 
-@prepare.register
-def _(processor: ImageProcessor, directory: Path, length: int | None = None) -> Preparation:
+def of_images(processor: ImageProcessor, directory: Path) -> Preparation:
+    """Write the sizes of a model of images, and describe how its pixels are made."""
     processor.save(directory)
     height, width, channels = processor.shape
     convert = '.convert("RGB")' + ('.convert("L")' if channels == 1 else "")
@@ -127,8 +127,3 @@ def _(processor: ImageProcessor, directory: Path, length: int | None = None) -> 
         'inputs = {"image": np.stack([pixels(path) for path in ["first.png", "second.png"]])}',
     ]
     return Preparation(processor.fields, None, tuple(lines), "The code makes the pixels as in training.")
-
-
-@prepare.register
-def _(processor: SoundProcessor, directory: Path, length: int | None = None) -> Preparation:
-    return prepare.dispatch(Processor)(processor, directory, length)

@@ -75,4 +75,4 @@ def fetch(name: str, missing: str) -> Path:
         reason = "the hub cannot be reached: check the network, or give the path of a directory"
     except Exception as error:  # the client of the hub raises many types of errors for a failed download
         reason = f"the hub returned an error: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    raise FileNotFoundError(f"{missing}, and {reason}") from None
+    raise FileNotFoundError(f"{missing}; {reason}") from None
