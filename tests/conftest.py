@@ -182,7 +182,7 @@ def write_records(folder, correct, *, indices=None, labels=None, changes=(), fin
     result = {
         "fingerprint": written["fingerprint"], "seed": recipe.seed, "selection": selection, "selected_step": 3,
         "metrics": {f"test/{name}": value for name, value in predictions.metrics(RECORDED).items()}, "steps": 3,
-        "measures": {name: declaration(RECORDED.metric(name)) for name in RECORDED.metrics},
+        "measures": {name: declaration(RECORDED.metric(name)) for name in RECORDED.measures},
         "parameters": {"total": 10, "trainable": 5}, "seconds": {"train": 1.5}, "examples": {"test": len(correct)},
         "classes": list(RECORDED.names), "data": "0" * 16,
     }  # fmt: skip

@@ -137,13 +137,14 @@ def test_no_file_is_too_long():
 
 
 def test_no_function_is_too_long(trees):
-    lengths = {
-        f"{name}: {node.name}": node.end_lineno - node.lineno + 1
-        for name, tree in trees.items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef)
-    }
-    assert not {name: lines for name, lines in lengths.items() if lines > 65}
+    """The docstring does not count: an argument that is explained makes no function harder to read."""
+    lengths = {}
+    for name, tree in trees.items():
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            documented = ast.get_docstring(node) is not None
+            docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
+            lengths[f"{name}: {node.name}"] = node.end_lineno - node.lineno + 1 - docstring
+    assert not {name: lines for name, lines in lengths.items() if lines > 56}
 
 
 def test_a_mistake_of_the_user_is_never_an_assertion(trees):

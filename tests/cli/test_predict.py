@@ -90,7 +90,7 @@ def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path):
         "by votes",
         "above 14.75 to 29.5",
     ):
-        assert part in outcome.stdout, part
+        assert part in " ".join(outcome.stdout.split()), part
     document = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     scores = np.load(tmp_path / "eval" / "scores.npz")
     assert document["metrics"][0]["value"] == pytest.approx(scores["correct"].mean())

@@ -324,7 +324,7 @@ def test_ot_compares_the_outputs_of_a_regression(mlp):
     taps = {"source": {"pooled": f}, "unlabelled": {"pooled": g, "logits": output}}
     taps, batch = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (taps, {"source": {"label": labels}}))
     tick = Tick(jnp.float32(0.0), jax.random.key(0))
-    view = View(None, {}, {}, {}, batch, taps, tasks.Regression(outputs=2), tick)
+    view = View(None, {}, {}, {}, batch, taps, tasks.Regression(outputs=2, standardise=False), tick)
     value, _ = terms.Ot(label_cost=0.7, epsilon=0.3, weight=1.0).loss(view)
     assert float(value) == pytest.approx((plan_by_hand(cost, 0.3 * cost.mean()) * cost).sum(), rel=1e-5)
 

@@ -92,14 +92,14 @@ def test_intervals_are_those_of_the_page_and_are_kept_in_the_cache(place, monkey
     digests.write(folder)
     (entry,) = records.find(folder)
     task = tasks.Classification(classes=2, names=("no", "yes"))
-    for name in ("accuracy", "f1", "loss"):
+    for name in ("accuracy", "macro_f1", "loss"):
         expected = intervals.measure(name, read_predictions(folder, "test"), task)
         for _ in range(2):
             assert listing.row(entry, f"test/{name}").interval == expected
     assert len(list((tmp_path / "cache" / "intervals").iterdir())) == 2
     # From the cache alone.
     monkeypatch.setattr("tlx.report.listing.run_directory.read_predictions", None)
-    assert listing.row(entry, "test/f1").interval is not None
+    assert listing.row(entry, "test/macro_f1").interval is not None
 
 
 def test_filters_keep_the_runs_that_match(place):

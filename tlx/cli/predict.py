@@ -28,15 +28,14 @@ READER_ENDED = 141
 def column_options(command: click.decorators.FC) -> click.decorators.FC:
     """Add the options that name the columns of a table."""
     texts = {
-        "text": "Column of the texts; several are joined.",
+        "text": "Column of the texts; several are joined [default: that of the run, else by name].",
         "text-pair": "Column of the second text of a pair.",
         "words": "Column of the words.",
         "image": "Column of the images.",
         "audio": "Column of the sounds.",
     }
     for name, about in reversed(texts.items()):
-        default = " [default: that of the run, else by name]" if name == "text" else ""
-        command = click.option(f"--{name}", multiple=True, metavar="COLUMN", help=about + default)(command)
+        command = click.option(f"--{name}", multiple=True, metavar="COLUMN", help=about)(command)
     return command
 
 
@@ -57,9 +56,9 @@ def column_options(command: click.decorators.FC) -> click.decorators.FC:
     help="How to read standard input (-), and files without a known ending [default: lines].",
 )  # fmt: skip
 @click.option("--split", metavar="NAME", help="Split of a data set that has several.")
-@click.option("--out", metavar="FILE", help="Write the rows with their answers: .csv, .tsv, .jsonl or .parquet.")
+@click.option("--out", metavar="FILE", help="Output file: rows and answers, as .csv, .tsv, .jsonl or .parquet.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted job of --out.")
-@click.option("--overwrite", is_flag=True, help="Replace the file of --out.")
+@click.option("--overwrite", is_flag=True, help="Delete the file of --out first.")
 @click.option("--skip-broken", is_flag=True, help="Leave rows that cannot be read without an answer, and count them.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Rows computed together.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per example.")
@@ -201,8 +200,8 @@ def write_file(
 @click.option(
     "--missing", type=click.Choice(["error", "drop"]), help="Treat rows without a label [default: as the run]."
 )
-@click.option("--out", type=click.Path(file_okay=False), help="Directory [default: runs/eval- and both names].")
-@click.option("--overwrite", is_flag=True, help="Replace the evaluation of other data in the directory.")
+@click.option("--out", type=click.Path(file_okay=False), help="Output directory [default: runs/eval- and both names].")
+@click.option("--overwrite", is_flag=True, help="Delete an evaluation of other data in the directory first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--quiet", is_flag=True, help="Print the numbers and errors only.")
 @config_option
@@ -212,7 +211,7 @@ def evaluate(
     label: tuple[str, ...], missing: str | None, out: str | None, overwrite: bool, as_json: bool, quiet: bool,
     config: str | None,
 ) -> None:  # fmt: skip
-    """Evaluate RUN on labelled data: metrics with intervals, by class, by slices of a column, and mistakes.
+    """Evaluate RUN on labelled data, by class and by slices.
 
     Classes are matched by name. Without --data, the test split of the run is measured. The numbers, the scores of every
     example and a page are written.

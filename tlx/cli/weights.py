@@ -15,7 +15,7 @@ from tlx.trees import Json
     metavar="FORM",
     default="huggingface",
     show_default=True,
-    help="huggingface: the layout that transformers opens. stablehlo: a program that needs only jax.",
+    help="Form: huggingface, which transformers opens, or stablehlo, a program for jax alone.",
 )
 @config_option
 def export(source: str, directory: str, to: str, config: str | None) -> None:

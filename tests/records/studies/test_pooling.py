@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from tlx import report
-from tlx.functional import metrics, significance
+from tlx.functional import agreement, significance
 from tlx.records.studies.comparing import score, summarise
 from tlx.records.studies.pooling import over_examples
 from tlx.records.studies.reading import read
@@ -57,7 +57,7 @@ def test_the_pooled_metric_counts_every_example_once(written):
     # F1 over all examples, not the mean of the folds' F1.
     scores = [score(cell, "test/accuracy") for cell in read(written.folder).arms[0].cells]
     prediction = np.where(correct, labels, 1 - labels)
-    whole = metrics.macro_f1({"label": labels, "prediction": prediction})
+    whole = agreement.macro_f1({"label": labels, "prediction": prediction})
     f1 = [item._replace(examples=None) for item in scores]
     assert over_examples(f1, "test/f1") == pytest.approx(whole)
     assert summarise(read(written.folder).arms[0], "test/accuracy", (0.0, 1.0)).mean == pytest.approx(correct.mean())
