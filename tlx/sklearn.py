@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from tlx import config, models
 from tlx.data import Arrays, Numbers, Source
-from tlx.finetuning import Choices, chosen
+from tlx.finetuning import Choices, recipe_for
 from tlx.functional.scores import softmax
 from tlx.tasks import Classification, Regression, Task
 from tlx.training.answers import logits_of, reader_of
@@ -107,7 +107,7 @@ class TransferEstimator(BaseEstimator):
         choices = Choices(
             self.head_only, self.tuning, self.epochs, self.steps, self.batch, self.lr, self.tokens, self.seed
         )
-        recipe, _, _ = chosen(model, source, choices)
+        recipe = recipe_for(model, source, choices)
         # One validation, at the end: no setting depends on it.
         recipe = config.replace(recipe, train=config.replace(recipe.train, eval_every=2**31 - 1))
         with tempfile.TemporaryDirectory(prefix="tlx-fit-") as folder:
@@ -278,14 +278,14 @@ def source_of(kind: Kind, rows: Any, targets: np.ndarray, classes: tuple[str, ..
     label_kind = "class" if classes else "number" if targets.ndim == 1 else "numbers"
     label: Any = np.array(classes, object)[targets].tolist() if classes else targets
     role = ROLES[kind]
+    settings: dict[str, Any] = {role: role, "label_kind": label_kind}
     return Arrays(
         {role: rows, "label": label},
         validation={role: rows[few], "label": label[few]},
         test_share=0.0,
         label="label",
-        label_kind=label_kind,  # type: ignore[arg-type]
         classes=classes,
-        **{role: role},
+        **settings,
     )
 
 

@@ -40,7 +40,7 @@ def review_rows(count=80):
     return pd.DataFrame(
         {
             "id": [f"r{n}" for n in range(count)],
-            "body": [f"a {word} film and the {word} story {EVIL if n < 3 else ''}" for n, word in enumerate(words)],
+            "body": [f"a {word} film and the {word} story {n} {EVIL if n < 3 else ''}" for n, word in enumerate(words)],
             "stars": [("up", EVIL)[n % 2] for n in range(count)],
         }
     )

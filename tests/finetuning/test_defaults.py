@@ -7,7 +7,7 @@ import pytest
 from tlx import config, models, tasks, tuning
 from tlx.data import Arrays, Crop, Frame, Numbers
 from tlx.finetuning import Choices, recipe_for
-from tlx.finetuning.defaults import BUDGETS
+from tlx.finetuning.defaults import BUDGETS, budget_of
 from tlx.processors import NumberProcessor
 
 MLP = models.Mlp(inputs=(4, 4, 1), widths=(8,))
@@ -43,13 +43,21 @@ def test_texts_are_cut_where_nearly_all_of_them_end(tiny_text, reviews):
         (Choices(), "pretrained"),
         (Choices(tuning=tuning.Freeze(through="embeddings")), "pretrained"),
         (Choices(head_only=True), "head"),
-        (Choices(tuning=tuning.Lora(rank=2)), "inserted"),
+        (Choices(tuning=tuning.Lora(rank=2)), "few"),
+        (Choices(tuning=tuning.BitFit()), "few"),
     ],
 )
 def test_the_learning_rate_follows_from_the_tuning(choices, budget, tiny_text, reviews):
     recipe = recipe_for(tiny_text, Frame(reviews), choices)
     assert recipe.optim.lr == BUDGETS[budget].lr
     assert (recipe.model, recipe.weights.source) == (None, str(tiny_text))
+
+
+def test_a_wider_model_takes_a_smaller_rate():
+    rates = [
+        budget_of(tuning.Full(), models.Bert(width=width, heads=12, mlp=8), True).lr for width in (48, 384, 768, 1536)
+    ]
+    assert rates == [2e-4, 2e-4, 1e-4, 5e-5]
 
 
 def test_small_data_take_more_epochs_in_smaller_batches():

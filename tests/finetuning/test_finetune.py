@@ -196,3 +196,20 @@ def test_a_sealed_run_shows_its_validation_split(tiny_text, reviews, tmp_path):
     recipe = recipe_for(tiny_text, tlx.data.Frame(reviews), Choices(steps=2))
     run = tlx.run(recipe, tmp_path / "run", how=How(quiet=True, test=False))
     assert len(run.predictions) == run.result["examples"]["validation"]
+
+
+@pytest.mark.slow
+def test_frames_of_polars_are_read_and_returned(review_run, reviews, tiny_text):
+    import polars
+
+    from tlx.finetuning.sources import source_of
+
+    frame = polars.from_pandas(reviews)
+    source, _ = source_of(frame, None, None, {"text": "body", "label": "stars"})
+    expected = review_run.recipe.data.target.open()
+    assert [dict(row) for row in source.open().splits["test"]] == [dict(row) for row in expected.splits["test"]]
+    answers = review_run.predict(frame.drop("stars"))
+    assert isinstance(answers, polars.DataFrame)
+    assert answers["answer"].to_list() == review_run.predict(reviews)["answer"].tolist()
+    with pytest.raises(ValueError, match=r"row 1: 'body' is missing"):
+        review_run.predict(polars.DataFrame({"body": ["a film", None]}))

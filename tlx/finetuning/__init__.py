@@ -5,6 +5,8 @@
 
 import re
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,37 +32,16 @@ POOLING = "1_Pooling/config.json"
 
 
 def finetune(
-    model: str | Path | Run | models.Architecture,
-    *,
-    train: Any,
-    validation: Any = None,
-    test: Any = None,
-    text: str | tuple[str, ...] | None = None,
-    text_pair: str | None = None,
-    words: str | None = None,
-    image: str | None = None,
-    audio: str | None = None,
-    label: str | tuple[str, ...] | None = None,
-    label_kind: Literal["class", "number", "classes", "numbers", "tags"] | None = None,
-    separator: str | None = None,
-    classes: tuple[str, ...] | None = None,
-    missing: Literal["error", "drop"] | None = None,
-    split: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    test_share: float | None = None,
-    head_only: bool = False,
-    tuning: Tuning | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    tokens: int | None = None,
-    seed: int = 0,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    quiet: bool = False,
-) -> Run:
+    model: str | Path | Run | models.Architecture, *, train: Any, validation: Any = None, test: Any = None,
+    text: str | tuple[str, ...] | None = None, text_pair: str | None = None, words: str | None = None,
+    image: str | None = None, audio: str | None = None, label: str | tuple[str, ...] | None = None,
+    label_kind: Literal["class", "number", "classes", "numbers", "tags"] | None = None, separator: str | None = None,
+    classes: tuple[str, ...] | None = None, missing: Literal["error", "drop"] | None = None, split: str | None = None,
+    group: str | None = None, time: str | None = None, test_share: float | None = None, head_only: bool = False,
+    tuning: Tuning | None = None, epochs: float | None = None, steps: int | None = None, batch: int | None = None,
+    lr: float | None = None, tokens: int | None = None, seed: int = 0, out: str | Path | None = None,
+    overwrite: bool = False, quiet: bool = False,
+) -> Run:  # fmt: skip
     """Fine-tune a model on some data, measure it on held-out examples, and return the run.
 
         run = tlx.finetune("minilm-l6", train=frame, text="body", label="stars")
@@ -105,16 +86,23 @@ def finetune(
         "label_kind": label_kind, "separator": separator, "classes": classes, "missing": missing, "split": split,
         "group": group, "time": time, "test_share": test_share,
     }  # fmt: skip
-    source, notes = source_of(train, validation, test, columns)
     choices = Choices(head_only, tuning, epochs, steps, batch, lr, tokens, seed)
-    recipe, dataset, budget = chosen(model, source, choices)
+    with warnings.catch_warnings():
+        # In a notebook a library asks for a package of progress bars, which tlx does not use.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        source, notes = source_of(train, validation, test, columns)
+        return tuned(chosen(model, source, choices), notes, out, overwrite, quiet)
+
+
+def tuned(choice: "Chosen", notes: Sequence[str], out: str | Path | None, overwrite: bool, quiet: bool) -> Run:
+    """Run a chosen recipe in a folder, or return the finished run there, and print the line of its settings."""
+    recipe = choice.recipe
     path = Path(out) if out is not None else Path("runs") / name_of(recipe)
     if not quiet:
-        for note in notes:
-            print(note, file=sys.stderr)
-        print(line(recipe, dataset, budget), file=sys.stderr, flush=True)
+        lines = [*notes, line(choice)]
         if not overwrite and all((path / name).is_file() for name in (RECIPE, RESULT)):
-            print(f"{path} has this run already; overwrite=True trains it again", file=sys.stderr)
+            lines.append(f"{path} has this run already; overwrite=True trains it again")
+        print("\n".join(lines), file=sys.stderr, flush=True)
     return run(recipe, path, resume=not overwrite, overwrite=overwrite, quiet=quiet)
 
 
@@ -131,6 +119,14 @@ class Choices(NamedTuple):
     seed: int = 0
 
 
+class Chosen(NamedTuple):
+    """A recipe, its opened data, and the budget that it follows."""
+
+    recipe: Recipe
+    dataset: Dataset
+    budget: defaults.Budget
+
+
 def recipe_for(
     model: str | Path | Run | models.Architecture, data: str | Source, choices: Choices = Choices()
 ) -> Recipe:
@@ -145,18 +141,15 @@ def recipe_for(
         ValueError, FileNotFoundError: The model, the data and the settings do not fit together.
     """
     source, _ = source_of(data, None, None, {})
-    return chosen(model, source, choices)[0]
+    return chosen(model, source, choices).recipe
 
 
-def chosen(
-    model: str | Path | Run | models.Architecture, source: Source, choices: Choices
-) -> tuple[Recipe, Dataset, defaults.Budget]:
-    """Return the recipe, its opened data, and the budget that it follows."""
+def chosen(model: str | Path | Run | models.Architecture, source: Source, choices: Choices) -> Chosen:
+    """Return the recipe for a model, a source and the settings that the user has chosen."""
     architecture = model if isinstance(model, models.Architecture) else None
     pretrained = architecture is None
     defaults.check_tuning(choices.tuning, choices.head_only, pretrained)
     tuning = choices.tuning or (Probe() if choices.head_only else Full())
-    budget = defaults.budget_of(tuning, pretrained)
     dataset = open_dataset(source)
     processor, room, pooling, name = None, None, None, ""
     if not isinstance(model, models.Architecture):
@@ -167,6 +160,7 @@ def chosen(
         architecture = checkpoint.settings
         pooling = pooling_of(checkpoint.directory)
     assert architecture is not None
+    budget = defaults.budget_of(tuning, architecture, pretrained)
     shape, cached = models.image_shape(architecture), isinstance(tuning, Probe)
     fields = defaults.data_settings(dataset, processor, room, choices.tokens, shape, cached)
     data = Data(target=source, **fields)
@@ -181,7 +175,7 @@ def chosen(
         train=defaults.train_of(budget, count, choices.epochs, choices.steps, choices.batch),
         seed=choices.seed,
     )
-    return recipe, dataset, budget
+    return Chosen(recipe, dataset, budget)
 
 
 def pooling_of(directory: Path) -> Literal["mean"] | None:
@@ -208,8 +202,9 @@ def check_counts(data: Data, dataset: Dataset) -> int:
     return len(train)
 
 
-def line(recipe: Recipe, dataset: Dataset, budget: defaults.Budget) -> str:
-    """Return the line that states the settings of a run and where they come from."""
+def line(choice: Chosen) -> str:
+    """Return the line that states the settings of a run."""
+    recipe, dataset, budget = choice
     column, train, data = dataset.columns[LABEL], recipe.train, recipe.data
     label = f"{len(column.classes)} classes" if column.classes else column.kind
     length = f"{train.steps} steps" if train.steps is not None else f"{train.epochs:g} epochs"

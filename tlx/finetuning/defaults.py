@@ -11,6 +11,7 @@ import numpy as np
 
 from tlx import tasks
 from tlx.data import Crop, Dataset, Examples
+from tlx.models import Architecture
 from tlx.optim import Optim
 from tlx.processors import NumberProcessor, TextProcessor
 from tlx.processors.columns import LABEL
@@ -18,7 +19,7 @@ from tlx.processors.columns import kind_of as input_kind
 from tlx.recipe import Train
 from tlx.tasks import Task
 from tlx.trees import near_miss
-from tlx.tuning import Probe, Tuning
+from tlx.tuning import BitFit, NormTuning, Probe, Tuning
 
 # Below this number of training examples a batch has 16 examples, so that an epoch has enough updates.
 SMALL = 500
@@ -47,24 +48,35 @@ class Budget(NamedTuple):
     reason: str
 
 
+# The width of the model for which the rates of pretrained models were measured (docs/results/tunings.md).
+WIDTH = 384
+
 BUDGETS: Mapping[str, Budget] = {
-    # Small rates, warm-up and up to 20 epochs on small data: Mosbach, Andriushchenko and Klakow, 2021.
-    "pretrained": Budget(1e-4, 32, 200, (1, 20), 0.1, "linear", "all pretrained parameters"),
+    # Warm-up and up to 20 epochs on small data: Mosbach, Andriushchenko and Klakow, 2021.
+    "pretrained": Budget(2e-4, 32, 200, (1, 20), 0.1, "linear", "all pretrained parameters"),
     # Features of the frozen layers are computed once, so epochs cost little.
     "head": Budget(1e-2, 32, 1000, (5, 100), 0.1, "cosine", "the head alone"),
-    # Inserted parameters start from zero and take larger rates: Hu et al., 2022.
-    "inserted": Budget(2e-3, 32, 300, (1, 20), 0.1, "linear", "inserted parameters"),
+    # Few parameters, most of them new, take larger rates: Hu et al., 2022.
+    "few": Budget(3e-3, 32, 300, (1, 20), 0.1, "linear", "few parameters"),
     "scratch": Budget(2e-3, 64, 600, (3, 60), 0.05, "cosine", "a new model"),
 }
 
 
-def budget_of(tuning: Tuning, pretrained: bool) -> Budget:
-    """Return the budget for a way of tuning a pretrained or a new model."""
+def budget_of(tuning: Tuning, architecture: Architecture, pretrained: bool) -> Budget:
+    """Return the budget for a way of tuning a pretrained or a new model.
+
+    The rate of the pretrained parameters falls with the width of the model beyond `WIDTH`, as the best rate of Adam
+    does (Yang et al., 2021, table 3).
+    """
     if not pretrained:
         return BUDGETS["scratch"]
     if isinstance(tuning, Probe):
         return BUDGETS["head"]
-    return BUDGETS["inserted" if type(tuning).insert is not Tuning.insert else "pretrained"]
+    if type(tuning).insert is not Tuning.insert or isinstance(tuning, BitFit | NormTuning):
+        return BUDGETS["few"]
+    budget = BUDGETS["pretrained"]
+    width = getattr(architecture, "width", WIDTH)
+    return budget._replace(lr=float(f"{budget.lr * min(1.0, WIDTH / width):.2g}"))
 
 
 def optim_of(budget: Budget, lr: float | None) -> Optim:

@@ -51,7 +51,8 @@ def opened(parts: dict[str, Any], settings: Settings) -> Source:
     if kinds["train"] == "a data frame":
         return Frame(train, **others, **settings)
     if kinds["train"] in ("a mapping", "a list"):
-        return Arrays(**{split: columns_of(part, split) for split, part in parts.items()}, **settings)
+        columns: dict[str, Any] = {split: columns_of(part, split) for split, part in parts.items()}
+        return Arrays(**columns, **settings)
     source = train if isinstance(train, Source) else source_named(str(train))
     if others:
         if isinstance(train, Source) or not isinstance(source, FileTable):
@@ -142,5 +143,5 @@ def named_columns(source: Source) -> tuple[Source, tuple[str, ...]]:
     if not len(table):
         return source, ()
     roles, notes = roles_of(source, table)
-    chosen = {role: names[0] if len(names) == 1 else names for role, names in roles.items()}
+    chosen: dict[str, Any] = {role: names[0] if len(names) == 1 else names for role, names in roles.items()}
     return replace(source, **chosen), notes

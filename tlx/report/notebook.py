@@ -212,7 +212,7 @@ def thinned(datasets: Json) -> Json:
             groups.setdefault(row.get("split"), []).append(row)
         parts = []
         for group in groups.values():
-            values = [row.get("value") for row in group]
+            values: list[Any] = [row.get("value") for row in group]
             whole = len(group) <= POINTS or not all(isinstance(value, int | float) for value in values)
             parts += group if whole else [group[place] for place in thin(values, POINTS)]
         result[name] = parts

@@ -128,7 +128,7 @@ def is_frame(examples: Any) -> bool:
 def examples_of_columns(table: Any, roles: Roles) -> list[Example]:
     """Return the examples of a frame or a mapping of columns. Raises ValueError where a column or a cell is missing."""
     names = [str(name) for name in (table.keys() if isinstance(table, Mapping) else table.columns)]
-    columns = {}
+    columns: dict[str, list[list[Any]]] = {}
     for role, parts in roles.items():
         for name in parts:
             if name not in names:
@@ -141,7 +141,7 @@ def examples_of_columns(table: Any, roles: Roles) -> list[Example]:
         raise ValueError(
             "the columns that the run was trained on are not known, because its data are gone; give a list of examples"
         )
-    counts = {len(cells) for parts in columns.values() for cells in parts}
+    counts = {len(values) for column in columns.values() for values in column}
     if len(counts) > 1:
         raise ValueError(
             f"the columns have {' and '.join(map(str, sorted(counts)))} cells; expected columns of one length"
@@ -149,8 +149,8 @@ def examples_of_columns(table: Any, roles: Roles) -> list[Example]:
     examples: list[Example] = []
     for row in range(counts.pop()):
         example = {}
-        for role, parts in columns.items():
-            cells = [cells[row] for cells in parts]
+        for role, column in columns.items():
+            cells = [values[row] for values in column]
             for name, cell in zip(roles[role], cells, strict=True):
                 if cell is None or (isinstance(cell, float) and np.isnan(cell)):
                     raise ValueError(f"row {row}: {name!r} is missing; fill it, or leave such rows out")

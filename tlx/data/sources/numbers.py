@@ -45,7 +45,8 @@ class Numbers(Source):
         for split in SPLITS:
             value = getattr(self, split)
             if value is not None and not isinstance(value, str):
-                object.__setattr__(self, split, kept(*value, bool(self.classes), split))
+                features, labels = value
+                object.__setattr__(self, split, kept(features, labels, bool(self.classes), split))
 
     def __str__(self) -> str:
         return f"numbers {self.train[:8]}"
