@@ -76,7 +76,8 @@ def image(folder, number=0):
 
 def test_a_calibrated_run_reports_both_and_keeps_its_temperature(classified, tmp_path):
     metrics, kept = classified.metrics, classified.result["task"]
-    assert kept["class_weights"] == [1.0] * 10 and 0.01 <= kept["temperature"] <= 100
+    assert kept.keys() == {"temperature"} and 0.01 <= kept["temperature"] <= 100
+    assert any(note.startswith("balanced weights of the classes: 0 1, 1 1,") for note in classified.result["notes"])
     assert metrics["validation/calibrated_loss"] <= metrics["validation/loss"] + 1e-6
     for split in ("validation", "test"):
         scores = np.load(classified.folder / "predictions" / f"{split}.npz")
@@ -148,6 +149,13 @@ def test_a_reopened_regression_has_the_scales_of_its_run(measured):
     predictions = Meter(opened)(opened.after, "validation")
     stored = run_directory.read_predictions(measured.folder, "validation")
     np.testing.assert_allclose(predictions.scores["prediction"], stored.scores["prediction"], rtol=1e-4, atol=1e-3)
+
+
+def test_balanced_sampling_needs_classes(tmp_path):
+    base = recipe(tasks.Regression(outputs=3), target=Brightness(), sampling="balanced")
+    with pytest.raises(ValueError, match=r"data\.sampling is 'balanced', .*numbers"):
+        tlx.run(base, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_number_of_outputs_that_the_data_do_not_have_is_refused(tmp_path):

@@ -104,7 +104,7 @@ def find_metric(name: str, measures: Json | None = None) -> Metric:
     return STANDARD.get(bare, Metric("max"))
 
 
-def share(value: Value | None = None, words: str = "", mean_of: str = "", main: bool = True) -> Metric:
+def share_metric(value: Value | None = None, words: str = "", mean_of: str = "", main: bool = True) -> Metric:
     """Return a metric from 0 to 1 of which more is better, shown in percent."""
     return Metric("max", 0.0, 1.0, mean_of, value, points=True, words=words, main=main)
 
@@ -121,13 +121,13 @@ VALUES: dict[str, Value] = {
 }  # fmt: skip
 # The metrics of tlx by name, because runs of early versions do not declare theirs.
 STANDARD: dict[str, Metric] = {
-    "accuracy": share(mean_of="correct", words="accuracy"),
+    "accuracy": share_metric(mean_of="correct", words="accuracy"),
     # The name of a classification's macro F1 in runs of early versions.
-    "f1": share(agreement.macro_f1, "macro F1"),
+    "f1": share_metric(agreement.macro_f1, "macro F1"),
     "loss": Metric("min", 0.0, mean_of="loss", words="cross-entropy"),
-    "micro_f1": share(agreement.micro_f1, "micro F1"),
-    "macro_f1": share(agreement.class_f1, "macro F1"),
-    "exact_match": share(mean_of="correct", words="exact match (subset accuracy)"),
+    "micro_f1": share_metric(agreement.micro_f1, "micro F1"),
+    "macro_f1": share_metric(agreement.class_f1, "macro F1"),
+    "exact_match": share_metric(mean_of="correct", words="exact match (subset accuracy)"),
     # Resampling inflates it.
     "ece": Metric("min", 0.0, 1.0, value=calibration.calibration_error, interval=False,
                   words="calibration error (ECE)"),
@@ -135,14 +135,14 @@ STANDARD: dict[str, Metric] = {
     "mae": Metric("min", 0.0, mean_of="absolute_error", words="mean absolute error"),
     "r2": Metric("max", high=1.0, value=regression.r_squared, words="R²"),
     "pearson": Metric("max", -1.0, 1.0, value=regression.pearson, words="correlation"),
-    "balanced_accuracy": share(agreement.balanced_accuracy, "balanced accuracy", main=False),
-    "weighted_f1": share(agreement.weighted_f1, "weighted F1", main=False),
+    "balanced_accuracy": share_metric(agreement.balanced_accuracy, "balanced accuracy", main=False),
+    "weighted_f1": share_metric(agreement.weighted_f1, "weighted F1", main=False),
     "mcc": Metric("max", -1.0, 1.0, value=agreement.matthews, words="Matthews correlation (MCC)", main=False),
     "kappa": Metric("max", -1.0, 1.0, value=agreement.kappa, words="Cohen's kappa", main=False),
     "quadratic_kappa": Metric("max", -1.0, 1.0, value=agreement.quadratic_kappa, words="quadratic kappa"),
-    "auroc": share(ranking.auroc, "AUROC", main=False),
-    "average_precision": share(ranking.average_precision, "average precision", main=False),
-    "top5": share(mean_of="top5", words=f"top-{TOP} accuracy", main=False),
+    "auroc": share_metric(ranking.auroc, "AUROC", main=False),
+    "average_precision": share_metric(ranking.average_precision, "average precision", main=False),
+    "top5": share_metric(mean_of="top5", words=f"top-{TOP} accuracy", main=False),
     "brier": Metric("min", 0.0, 2.0, "brier", words="Brier score", main=False),
     "rmse": Metric("min", 0.0, value=regression.rmse, words="root mean squared error", main=False),
     "spearman": Metric("max", -1.0, 1.0, value=regression.spearman, words="rank correlation (Spearman)", main=False),

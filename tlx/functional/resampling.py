@@ -26,7 +26,7 @@ CALLS = 1000
 Weighted = Callable[[np.ndarray], np.ndarray]
 
 
-class WeightedMetric(NamedTuple):
+class ResamplingPlan(NamedTuple):
     """How a metric is computed for resamples.
 
     Attributes:
@@ -113,10 +113,10 @@ class ResampledScores(Mapping[str, np.ndarray]):
         return len(self.scores)
 
 
-def sums(value: Value, *names: str) -> Callable[[Scores], WeightedMetric]:
+def sums(value: Value, *names: str) -> Callable[[Scores], ResamplingPlan]:
     """Return the plan of a metric that reads only the sums over the examples of some scores."""
 
-    def plan(scores: Scores) -> WeightedMetric:
+    def plan(scores: Scores) -> ResamplingPlan:
         arrays = {name: np.asarray(scores[name], np.float64) for name in names}
 
         def values(weights: np.ndarray) -> np.ndarray:
@@ -125,15 +125,15 @@ def sums(value: Value, *names: str) -> Callable[[Scores], WeightedMetric]:
             rows = ({name: array[n : n + 1] for name, array in totals.items()} for n in range(len(weights)))
             return np.array([value(row) for row in rows])
 
-        return WeightedMetric(values, 1)
+        return ResamplingPlan(values, 1)
 
     return plan
 
 
-def counted(formula: Callable[[ClassCounts], np.ndarray]) -> Callable[[Scores], WeightedMetric]:
+def counted(formula: Callable[[ClassCounts], np.ndarray]) -> Callable[[Scores], ResamplingPlan]:
     """Return the plan of a metric of `label` and `prediction` [N] that has a `formula` on counts."""
 
-    def plan(scores: Scores) -> WeightedMetric:
+    def plan(scores: Scores) -> ResamplingPlan:
         labels, predictions = agreement.classes_of(scores)
         classes = int(max(labels.max(), predictions.max())) + 1
         # Examples with the same label and the same prediction are one cell of the confusion matrix.
@@ -144,7 +144,7 @@ def counted(formula: Callable[[ClassCounts], np.ndarray]) -> Callable[[Scores], 
         def values(weights: np.ndarray) -> np.ndarray:
             return formula(ClassCounts(hits(weights)[:, :-1], predicted(weights), true(weights)))
 
-        return WeightedMetric(values, 1, cell)
+        return ResamplingPlan(values, 1, cell)
 
     return plan
 
@@ -162,7 +162,7 @@ def by_class(labels: np.ndarray, classes: int) -> Weighted:
     return summed
 
 
-def quadratic(scores: Scores) -> WeightedMetric:
+def quadratic(scores: Scores) -> ResamplingPlan:
     """Return the plan of `agreement.quadratic_kappa`: chance gives the sum over all pairs of a label and a prediction
     of (i - j)^2, which follows from the first two moments of each."""
     labels, predictions = (side.astype(np.float64) for side in agreement.classes_of(scores))
@@ -172,7 +172,7 @@ def quadratic(scores: Scores) -> WeightedMetric:
         total, x, y, xx, yy, xy = (weights.astype(np.float64) @ columns).T
         return 1 - agreement.ratio(xx + yy - 2 * xy, xx + yy - 2 * x * y / total)
 
-    return WeightedMetric(values, 1)
+    return ResamplingPlan(values, 1)
 
 
 class Ranks(NamedTuple):
@@ -200,14 +200,14 @@ def ranks_of(positive: np.ndarray, numbers: np.ndarray) -> Ranks:
     return Ranks(order, places, first, last - 1)
 
 
-def ranked(curve: Callable[[np.ndarray, np.ndarray, Ranks], np.ndarray]) -> Callable[[Scores], WeightedMetric]:
+def ranked(curve: Callable[[np.ndarray, np.ndarray, Ranks], np.ndarray]) -> Callable[[Scores], ResamplingPlan]:
     """Return the plan of a metric that is the mean over the classes of a `curve` of the ranked examples.
 
     `curve(weights, below, ranks)` returns [R] for weights [R, M] of the positive examples and the sums [R, N + 1] of
     the weights of all examples before each place of the order.
     """
 
-    def plan(scores: Scores) -> WeightedMetric:
+    def plan(scores: Scores) -> ResamplingPlan:
         labels, classes = scores["label"], scores["logits"].shape[1]
 
         # Sorted once, and not at all where there are too many classes for an interval.
@@ -224,7 +224,7 @@ def ranked(curve: Callable[[np.ndarray, np.ndarray, Ranks], np.ndarray]) -> Call
                 curves[:, column] = curve(ordered[:, ranks.positive].astype(np.float64), below, ranks)
             return mean_of_defined(curves)
 
-        return WeightedMetric(values, 2 if labels.ndim == 1 and classes == 2 else 2 * classes)
+        return ResamplingPlan(values, 2 if labels.ndim == 1 and classes == 2 else 2 * classes)
 
     return plan
 
@@ -255,7 +255,7 @@ def precision(weights: np.ndarray, below: np.ndarray, ranks: Ranks) -> np.ndarra
     return agreement.ratio((weights * share).sum(1), positive)
 
 
-def root_mean_square(scores: Scores) -> WeightedMetric:
+def root_mean_square(scores: Scores) -> ResamplingPlan:
     """Return the plan of `regression.rmse`."""
     labels, predictions = regression.columns_of(scores)
     squares = (predictions - labels) ** 2
@@ -263,10 +263,10 @@ def root_mean_square(scores: Scores) -> WeightedMetric:
     def values(weights: np.ndarray) -> np.ndarray:
         return np.sqrt(weights.astype(np.float64) @ squares / len(squares)).mean(-1)
 
-    return WeightedMetric(values, 1)
+    return ResamplingPlan(values, 1)
 
 
-def explained(scores: Scores) -> WeightedMetric:
+def explained(scores: Scores) -> ResamplingPlan:
     """Return the plan of `regression.r_squared`."""
     labels, predictions = regression.columns_of(scores)
     centred, residual = regression.deviations(labels)[1], ((predictions - labels) ** 2).sum(-1)
@@ -278,13 +278,13 @@ def explained(scores: Scores) -> WeightedMetric:
         spread = np.where(spread > 1e-12 * (weights @ centred**2).sum(-1), spread, 0.0)
         return 1 - agreement.ratio(weights @ residual, spread)
 
-    return WeightedMetric(values, 1)
+    return ResamplingPlan(values, 1)
 
 
-def pooled(scores: Scores) -> WeightedMetric:
+def pooled(scores: Scores) -> ResamplingPlan:
     """Return the plan of `regression.pearson`."""
     labels, predictions = (regression.deviations(side)[1] for side in regression.columns_of(scores))
-    return WeightedMetric(lambda weights: correlation(weights, labels, predictions), 1)
+    return ResamplingPlan(lambda weights: correlation(weights, labels, predictions), 1)
 
 
 def correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -300,7 +300,7 @@ def correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray
     return np.clip(agreement.ratio(moment(x, y), np.sqrt(moment(x, x) * moment(y, y))), -1, 1)
 
 
-def by_rank(scores: Scores) -> WeightedMetric:
+def by_rank(scores: Scores) -> ResamplingPlan:
     """Return the plan of `regression.spearman`: within a resample, an example has the mean rank of its copies."""
     pairs = list(zip(*(side.T for side in regression.columns_of(scores)), strict=True))
     orders = [tuple(map(runs, pair)) for pair in pairs]
@@ -309,7 +309,7 @@ def by_rank(scores: Scores) -> WeightedMetric:
         columns = [rank_correlation(weights, *(middle_ranks(weights, *order) for order in pair)) for pair in orders]
         return mean_of_defined(np.stack(columns, -1))
 
-    return WeightedMetric(values, 8 * len(pairs))
+    return ResamplingPlan(values, 8 * len(pairs))
 
 
 def runs(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -340,7 +340,7 @@ def rank_correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nd
     return agreement.ratio(moment(x, y), np.sqrt(moment(x, x) * moment(y, y)))
 
 
-PLANS: dict[Value, Callable[[Scores], WeightedMetric]] = {
+PLANS: dict[Value, Callable[[Scores], ResamplingPlan]] = {
     agreement.micro_f1: sums(agreement.micro_f1, "tp", "fp", "fn"),
     agreement.class_f1: sums(agreement.class_f1, "tp", "fp", "fn"),
     agreement.token_accuracy: sums(agreement.token_accuracy, "right", "tokens"),

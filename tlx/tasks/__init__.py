@@ -10,7 +10,6 @@ from tlx.tasks.regression import Regression
 from tlx.tasks.token_classification import TokenClassification
 
 __all__ = [
-    "OWN",
     "Classification",
     "ExtraMetric",
     "Metric",
@@ -20,18 +19,34 @@ __all__ = [
     "Statement",
     "Task",
     "TokenClassification",
+    "own_name",
+    "own_task",
     "stated",
     "with_labels",
 ]
 
 
-# The tasks of tlx for which transformers has no word, by the name that config.json has for them.
-OWN: dict[str, type[Task]] = {"tlx.tasks.Ordinal": Ordinal}
+# The tasks for which transformers has no word. A user's task may have the same name as one of them.
+_own = {f"tlx.tasks.{kind.__name__}": kind for kind in (Ordinal,)}
+
+
+def own_task(name: str) -> type[Task] | None:
+    """Return the task of tlx that a checkpoint's config.json names `name`; None for any other name."""
+    return _own.get(name)
+
+
+def own_name(task: Task) -> str:
+    """Return the name of a task in config.json: that of `own_task`, or the name of its class.
+
+    >>> own_name(Ordinal()), own_name(Regression())
+    ('tlx.tasks.Ordinal', 'Regression')
+    """
+    return next((name for name, kind in _own.items() if type(task) is kind), type(task).__name__)
 
 
 def stated(statement: Statement) -> Task | None:
     """Return the tlx task that a checkpoint's config.json states; None if it states none."""
     kinds: tuple[type[Task], ...] = (TokenClassification, Regression, MultiLabel, Classification)
-    if statement.kind:
-        kinds = (OWN[statement.kind],)
+    if (kind := own_task(statement.kind)) is not None:
+        kinds = (kind,)
     return next((task for kind in kinds if (task := kind.stated(statement)) is not None), None)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 import numpy as np
 
 from tlx import config
-from tlx.files import class_names
 from tlx.functional.metrics import Metric, of_scores
 from tlx.functional.scores import Scores
 from tlx.models.heads import Head
@@ -29,6 +28,7 @@ class Task:
         metrics: The metrics that `summarise` returns; the first one is the primary metric. A value is a `Metric`, or
             "max" or "min" if nothing else is known.
         extra_metrics: The user's own metrics, which follow those of the task.
+        class_weights: Weights of the classes; "balanced" until the training labels are known.
         exclusive: Whether every example has exactly one of the classes of the logits [B, C]. Criteria without target
             labels and most terms of domain adaptation need such a task.
         by_class: Whether each output of the head stands for one of the classes `names`, so that a stored head can be
@@ -36,8 +36,8 @@ class Task:
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
         separator: The text between the parts of an answer, such as several classes, in one cell of a table.
         names: The class names; empty if the task has none.
-        kept: The fields that follow from the data, not from the recipe. `result.json` and a model's config.json keep
-            their values, because predictions need them.
+        kept: The fields that follow from the data, not from the recipe, and that predictions need. `result.json` and a
+            model's config.json keep their values.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Literal["max", "min"]]] = {}
@@ -47,6 +47,7 @@ class Task:
     separator: ClassVar[str] = ";"
     names: Any = ()
     extra_metrics: Any = ()
+    class_weights: Any = ()
     kept: ClassVar[tuple[str, ...]] = ()
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
@@ -98,14 +99,6 @@ class Task:
                 raise ValueError(f"{type(self).__name__} keeps no field {name!r}{near_miss(name, self.kept)}")
             typed[name] = config.conform(config.load(value, {}), hints[name], f"{type(self).__name__}.{name}")
         return config.replace(self, **typed) if typed else self
-
-    @property
-    def unfitted(self) -> Self:
-        """Return the task without the fields that follow from the data."""
-        if not self.kept:
-            return self
-        usual = class_names.defaults(type(self))
-        return config.replace(self, **{name: usual[name] for name in self.kept})
 
     def head(self) -> Head:
         """Return the head that the model must end in. Raises ValueError if the task does not know its size yet."""
@@ -226,7 +219,7 @@ class Statement(NamedTuple):
         outputs: The number of outputs.
         names: The names in `id2label`; empty if it is absent.
         problem: The `problem_type`; None if it is absent.
-        kind: The task in `tasks.OWN`, if transformers has no word for it.
+        kind: The name of a task of tlx for which transformers has no word (see `tasks.own_name`).
     """
 
     head: type[Head]

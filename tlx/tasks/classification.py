@@ -11,7 +11,7 @@ import numpy as np
 from tlx.functional import losses
 from tlx.functional.agreement import macro_f1
 from tlx.functional.calibration import at_temperature, fit_temperature
-from tlx.functional.metrics import STANDARD, Metric, share
+from tlx.functional.metrics import STANDARD, Metric, share_metric
 from tlx.functional.scores import TOP, Scores, check_labels, softmax
 from tlx.models.heads import Pooled
 from tlx.tasks.base import STORED_CLASSES, Batch, Outputs, Statement, Task, check_names, numbered
@@ -57,16 +57,16 @@ class Classification(Task):
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": STANDARD["accuracy"],
-        "macro_f1": share(macro_f1, "macro F1"),
+        "macro_f1": share_metric(macro_f1, "macro F1"),
         **{name: STANDARD[name] for name in ("loss", "ece", "balanced_accuracy")},
         # Where each example has one class, micro F1 is the accuracy.
-        "micro_f1": share(words="micro F1", mean_of="correct", main=False),
+        "micro_f1": share_metric(words="micro F1", mean_of="correct", main=False),
         **{
             name: STANDARD[name]
             for name in ("weighted_f1", "mcc", "kappa", "auroc", "average_precision", "top5", "brier", *CALIBRATED)
         },
     }
-    kept: ClassVar[tuple[str, ...]] = ("class_weights", "temperature")
+    kept: ClassVar[tuple[str, ...]] = ("temperature",)
     exclusive: ClassVar[bool] = True
     by_class: ClassVar[bool] = True
     problem: ClassVar[str] = "single_label_classification"

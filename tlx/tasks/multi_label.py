@@ -40,7 +40,6 @@ class MultiLabel(Task):
         name: STANDARD[name] for name in ("micro_f1", "macro_f1", "exact_match", "loss", "auroc", "average_precision")
     }
 
-    kept: ClassVar[tuple[str, ...]] = ("class_weights",)
     by_class: ClassVar[bool] = True
     problem: ClassVar[str] = "multi_label_classification"
 

@@ -49,7 +49,6 @@ class TokenClassification(Task):
         "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy"),
     }
 
-    kept: ClassVar[tuple[str, ...]] = ("class_weights",)
     by_class: ClassVar[bool] = True
     separator: ClassVar[str] = " "
 

@@ -144,16 +144,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         ValueError, TypeError: The parts of the recipe do not fit together; raised before anything is compiled.
     """
     check_objective(recipe)
-    if splits is not None and LABEL not in splits.columns:
-        raise ValueError(
-            f"the data have the columns {', '.join(splits.columns)}; expected a column {LABEL!r} with the target value"
-        )
-    task: Task = recipe.task
-    if splits is not None:
-        task = task.resolve(splits.columns).fitted(training_labels(splits))
+    task = recipe.task if splits is None else task_of(recipe, splits)
     task.head()
-    # Some metrics depend on the classes.
-    check_select(recipe.train.select, task)
     if recipe.weights is None:
         assert recipe.model is not None
         model = models.build(recipe.model, task.head())
@@ -198,6 +190,28 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         references,
         stored_processor,
     )
+
+
+def task_of(recipe: Recipe, splits: Splits) -> Task:
+    """Return the recipe's task with everything that follows from its data.
+
+    Raises:
+        ValueError: The data do not fit the task or the sampling, or the task does not measure the metric of
+            `train.select` on these classes.
+    """
+    if LABEL not in splits.columns:
+        raise ValueError(
+            f"the data have the columns {', '.join(splits.columns)}; expected a column {LABEL!r} with the target value"
+        )
+    kind = splits.columns[LABEL].kind
+    if recipe.data.sampling == "balanced" and kind != "class":
+        raise ValueError(
+            f"data.sampling is 'balanced', but the label of {recipe.data.target!r} is a {kind}; expected one class for "
+            "each example"
+        )
+    task: Task = recipe.task.resolve(splits.columns).fitted(training_labels(splits))
+    check_select(recipe.train.select, task)
+    return task
 
 
 def training_labels(splits: Splits) -> Iterator[Any]:

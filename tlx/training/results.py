@@ -220,7 +220,18 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
     if classes and (ready.task.outputs or 0) > classes:
         counts = f"the task has {ready.task.outputs} classes and the data have {classes}"
         of_data.append(f"{counts}: there are no examples of the other classes")
-    return ready.notes + of_data + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
+    of_task = balanced(ready)
+    return ready.notes + of_data + of_task + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
+
+
+def balanced(ready: Prepared) -> list[str]:
+    """Return a note with the weights of the classes that a balanced task has computed."""
+    if ready.recipe.task.class_weights != "balanced":
+        return []
+    pairs = list(zip(ready.task.names, ready.task.class_weights, strict=True))
+    listed = ", ".join(f"{name} {weight:.3g}" for name, weight in pairs[:8])
+    more = f", ... and {len(pairs) - 8} more" if len(pairs) > 8 else ""
+    return [f"balanced weights of the classes: {listed}{more}"]
 
 
 def in_pieces(ready: Prepared) -> list[str]:

@@ -32,7 +32,7 @@ def stated_head(document: Json, form: Format, file: Path) -> Stated:
     task_kind = str(document.get(TASK) or "")
     statement = Statement(kind, len(names) or document.get("num_labels", 2), names, problem, task_kind)
     head = kind(statement.outputs)
-    if task_kind and task_kind not in tasks.OWN:
+    if task_kind and tasks.own_task(task_kind) is None:
         return Stated(None, names, architecture, head, task_kind)
     task = tasks.stated(statement)
     if task is not None and (fields := document.get(FIELDS)):
@@ -59,7 +59,7 @@ def task_entries(task: Task, document: Json, form: Format) -> Json:
     entries = task.config_document()
     described = {name: value for name, value in document.items() if name not in (TASK, FIELDS)} | entries
     if stated_head(described, form, Path(CONFIG)).kind != type(task).__name__:
-        entries[TASK] = next((name for name, own in tasks.OWN.items() if type(task) is own), type(task).__name__)
+        entries[TASK] = tasks.own_name(task)
     return entries | ({FIELDS: fields} if (fields := task.kept_fields) else {})
 
 
