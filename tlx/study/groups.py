@@ -102,7 +102,8 @@ def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
         new = [name for name in cells if name not in grouped_cells and name not in done_cells]
         if groups and new and recorded.most != most:
             notes.append(
-                f"--together {most} applies to the {len(new)} new cells only; {GROUPS} keeps the groups of the others"
+                f"--together {most} applies to the {len(new)} new cells only; {GROUPS} keeps the groups of the other "
+                "cells"
             )
         elif groups and recorded.most != most and cells.keys() - done_cells:
             notes.append(
