@@ -1,6 +1,7 @@
 """`tlx predict` and `tlx eval`: what is printed, and one clear line with exit code 2 for every mistake."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -109,3 +110,22 @@ def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path):
         outcome = call("eval", reviewed.folder, *arguments)
         assert outcome.exit_code == 2, outcome.output
         assert all(part in outcome.stderr for part in parts), outcome.stderr
+
+
+def test_the_command_that_is_printed_continues_the_same_job(reviewed, table, tmp_path, monkeypatch):
+    calls = []
+
+    def stopped(predictor, rows, out, **settings):
+        del settings["say"]
+        calls.append((rows.identity, predictor.batch, out, settings))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlx.predict.write_answers", stopped)
+    out = str(tmp_path / "it's.csv")
+    for words in ((table, "--text", "id"), ("--literal", "--", "-5 stars", "a.csv"), ("--batch", "3", table)):
+        outcome = call("predict", reviewed.folder, "--out", out, "--skip-broken", *words)
+        assert outcome.exit_code == 130, outcome.output
+        printed = shlex.split(outcome.stderr.splitlines()[-1].partition("continue with: ")[2])
+        assert printed[0] == "tlx" and call(*printed[1:]).exit_code == 130
+        first, second = calls[-2:]
+        assert second[:3] == first[:3] and second[3] == first[3] | {"resume": True}

@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch):
     ("text", "path"),
     [
         ("a fine film", False), ("good and/or bad", False), ("10/10 would watch again", False), ("Wow...", False),
-        ("fine.", False), ("good", False), ("a\nb/c.csv", False), ("", False),
+        ("fine.", False), ("good", False), ("a\nb/c.csv", False), ("", False), ("a" * 300 + "/b", False),
         ("reviews.csv", True), ("reviews.cvs", True), ("my reviews.csv", True), ("photo.png", True),
         ("data/x", True), ("./x", True), ("/tmp/x", True), ("~/x", True), ("and/or", True), ("notes.md", True),
     ],
@@ -93,6 +93,7 @@ def test_a_wrong_path_is_an_error_that_says_how_to_give_a_text(argument, parts, 
         ("a.txt", "\n \n", {}, ("a.txt", "empty")),
         ("a.csv", "text\nx\n", {"image": ["text"]}, ("image='text'", "reads texts")),
         ("a.xlsx", "x", {}, ("a.xlsx", "CSV")),
+        ("a.txt", "good", {"text": ["body"]}, ("--text", "no argument is a table")),
     ],
 )
 def test_a_bad_table_names_the_file_and_the_column(name, content, columns, parts, tmp_path, model):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tlx.cli.group import command_of, config_option, file_word, main, print_table
+from tlx.cli.group import command_of, config_option, main, print_table
 from tlx.cli.user_files import optional_recipe
 
 if TYPE_CHECKING:
@@ -102,14 +102,15 @@ def predict(
     if len(rows) > 1:
         names = " and ".join(name or "the other arguments" for name, _ in rows)
         raise ValueError(f"--out {out} takes the rows of one table; {names} are {len(rows)}: name one at a time")
-    again = ["--out", out, *(["--skip-broken"] if skip_broken else []), "--batch", str(batch), "--resume"]
-    stated = [
+    words_of = [
         word for name, values in columns.items() for value in values for word in (f"--{name.replace('_', '-')}", value)
     ]
-    stated += [*(["--literal"] if literal else []), *(["--split", split] if split else [])]
-    stated += [*(["--format", form] if form else []), *(["--config", config] if config else [])]
-    pair_words = [word for pair in pairs for word in ("--pair", *pair)]
-    command = command_of("predict", file_word(source), *map(file_word, examples), *pair_words, *stated, *again)
+    words_of += [word for pair in pairs for word in ("--pair", *pair)]
+    words_of += [*(["--literal"] if literal else []), *(["--format", form] if form else [])]
+    words_of += [*(["--split", split] if split else []), *(["--config", config] if config else [])]
+    words_of += [*(["--skip-broken"] if skip_broken else []), "--batch", str(batch), "--out", out, "--resume"]
+    # A text may begin as an option does.
+    command = command_of("predict", *words_of, "--", source, *examples)
     write_file(predictor, rows[0][1], out, resume, overwrite, skip_broken, quiet, command)
 
 

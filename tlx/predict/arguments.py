@@ -36,8 +36,8 @@ Form = Literal["lines", "csv", "jsonl"]
 # The last part of a word that looks like the name of a file: a point and a few letters.
 ENDING = re.compile(r"[^\s.]\.[A-Za-z][A-Za-z0-9]{0,6}$")
 NOUNS = {"image": "an image", "audio": "a sound"}
-# The longest path that is looked up, in characters.
-LONGEST = 1024
+# The longest path that is looked up, in characters, and the longest name of a file, in bytes.
+LONGEST, LONGEST_NAME = 1024, 255
 
 
 def understood(
@@ -88,6 +88,9 @@ def understood(
         else:
             parts.plain.append(argument)
     parts.settle()
+    stated = [role for role, names in (columns or {}).items() if names]
+    if stated and not parts.tables:
+        raise ValueError(f"--{stated[0].replace('_', '-')} names a column, but no argument is a table")
     return parts.parts
 
 
@@ -101,6 +104,7 @@ class ArgumentParts:
         self.model, self.form, self.columns, self.split = model, form, columns, split
         self.parts: list[tuple[str, InputRows]] = []
         self.plain: list[str] = []
+        self.tables = 0
 
     def settle(self) -> None:
         """Make a part of the texts and the names of files."""
@@ -113,6 +117,7 @@ class ArgumentParts:
     def add_table(self, name: str, source: Source) -> None:
         """Add the rows of a source."""
         self.settle()
+        self.tables += 1
         rate = getattr(self.model.processor, "rate", 0)
         self.parts.append((name, table_rows(table_of(source, self.split), self.model.inputs, self.columns, rate)))
 
@@ -139,12 +144,16 @@ class ArgumentParts:
     def add_lines(self, name: str, path: Path) -> None:
         """Add the lines of a file, or its table where the form of the input says so."""
         self.settle()
+        self.tables += self.form in ("csv", "jsonl")
         self.parts.append((name, file_rows(path, self.form or "lines", self.model, self.columns, name)))
 
 
 def path_of(argument: str) -> Path | None:
     """Return the path that an argument may be; None for a text that is too long or has several lines."""
-    return Path(argument) if argument and len(argument) < LONGEST and "\n" not in argument else None
+    if not argument or "\n" in argument or "\0" in argument or len(argument) >= LONGEST:
+        return None
+    path = Path(argument)
+    return path if all(len(os.fsencode(part)) <= LONGEST_NAME for part in path.parts) else None
 
 
 def looks_like_path(argument: str) -> bool:
@@ -159,15 +168,11 @@ def looks_like_path(argument: str) -> bool:
     ending = path.suffix.lower()
     if ending in (*ENDINGS, *OTHER) or media_kind(argument):
         return True
-    separators = [separator for separator in (os.sep, os.altsep) if separator]
-    if argument.startswith(("~", *(f"{start}{os.sep}" for start in ("", ".", "..")))) and not re.search(
-        r"\s", argument
-    ):
-        return True
+    has_separator = any(separator in argument for separator in (os.sep, os.altsep) if separator)
     if re.search(r"\s", argument):
         # A path with spaces, in a folder that exists.
-        return any(separator in argument for separator in separators) and path.parent.is_dir()
-    return any(separator in argument for separator in separators) or ENDING.search(argument) is not None
+        return has_separator and path.parent.is_dir()
+    return has_separator or argument.startswith("~") or ENDING.search(argument) is not None
 
 
 def missing(argument: str, model: OpenedModel) -> FileNotFoundError:
@@ -178,9 +183,8 @@ def missing(argument: str, model: OpenedModel) -> FileNotFoundError:
     else:
         files = [entry.name for entry in path.parent.iterdir()]
         alike = [name for name in files if Path(name).suffix.lower() == path.suffix.lower()]
-        near = "".join(
-            f"; close: {', '.join(map(repr, names))}" for names in [closest(path.name, alike or files)] if names
-        )
+        names = closest(path.name, alike or files)
+        near = f"; close: {', '.join(map(repr, names))}" if names else ""
     return FileNotFoundError(f"there is no file {argument}{near}{literal_hint(argument, model)}")
 
 

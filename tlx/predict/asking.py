@@ -13,7 +13,7 @@ from tlx.data.examples import Examples
 from tlx.data.sources.base import Source
 from tlx.data.sources.in_memory import columns_table, frame_table
 from tlx.data.sources.raw_table import RawTable
-from tlx.predict.arguments import understood
+from tlx.predict.arguments import path_of, understood
 from tlx.predict.forward import BATCH, Predictor
 from tlx.predict.jobs import stream
 from tlx.predict.opening import OpenedModel, open_model
@@ -152,7 +152,7 @@ def rows_of(
     if isinstance(rows, Source):
         return table_rows(table_of(rows, split), model.inputs, stated, rate)
     if isinstance(rows, str | Path):
-        if not Path(rows).exists() and isinstance(rows, str):
+        if isinstance(rows, str) and ((path := path_of(rows)) is None or not path.exists()):
             raise TypeError(f"rows={rows!r:.60} is one text and no file; give a list of texts, [{rows!r:.40}]")
         return understood([str(rows)], model, columns=stated, split=split)[0][1]
     if isinstance(rows, Mapping) or (isinstance(rows, np.ndarray) and rows.ndim > 1):

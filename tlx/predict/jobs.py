@@ -88,12 +88,13 @@ def stream(
         for row in range(start, min(start + size, len(rows))):
             try:
                 arrays.append(predictor.arrays(rows.read(row)))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OSError) as error:
                 place = rows.place(row)
                 reason = " ".join(str(error).split()).replace(rows.table.place(row), place)
                 message = reason if place in reason else f"{place}: {reason}"
                 if not skip_broken:
-                    raise type(error)(message + (SKIP if len(rows) > 1 else "")) from error
+                    kind = TypeError if isinstance(error, TypeError) else ValueError
+                    raise kind(message + (SKIP if len(rows) > 1 else "")) from error
                 arrays.append(None)
                 broken[row] = message
         return arrays, broken

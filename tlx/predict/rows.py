@@ -297,7 +297,7 @@ def check_names(table: RawTable, role: str, names: Sequence[str]) -> None:
 
 def column_by_name(table: RawTable, role: str, kind: str, free: Sequence[str]) -> str:
     """Return the only possible column of an input: by its name, by its content, or by being the only one."""
-    usual = {"text": TEXTS, "words": WORDS, "image": (*IMAGES, *FILES), "audio": (*SOUNDS, *FILES)}
+    usual = {"text": TEXTS, "words": (*WORDS, *TEXTS), "image": (*IMAGES, *FILES), "audio": (*SOUNDS, *FILES)}
     declared = [name for name, media in table.kinds.items() if media == kind and name in free]
     likely = declared or [name for name in free if name.lower() in ((role, *usual[kind]) if kind in usual else (role,))]
     if kind in HEAVY and not likely:

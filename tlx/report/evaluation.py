@@ -55,7 +55,7 @@ def draw(document: Json, predictions: Predictions, task: Any) -> str:
 
 def source_name(document: Json) -> str:
     """Return the evaluated data for the headline."""
-    source = str(document["data"]["source"]).strip("'\"")
+    source = document["data"]["source"]
     return f"{Path(source).name if Path(source).is_absolute() else source}, {document['data']['split']}"
 
 

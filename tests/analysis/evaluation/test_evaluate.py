@@ -140,6 +140,7 @@ def test_other_tasks_are_measured_too(reviews, tmp_path):
             ("micro_f1", "exact_match"),
         ),
         "number": (tasks.Regression(), [0.5, 1.0, -1.0, 2.0] * 3, ("mse", "r2")),
+        "tags": (tasks.TokenClassification(names=("O", "GOOD")), ["GOOD O", "O O", "O GOOD", "O O"] * 3, ("micro_f1",)),
     }
     for name, (task, labels, metrics) in cases.items():
         folder = save_pretrained(reviews.pretrained(task), tmp_path / name, untrained=True)

@@ -221,6 +221,7 @@ def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, 
         "run": run,
         "data": {
             "source": data.source,
+            "settings": data.settings,
             "split": data.examples.split,
             "fingerprint": data.fingerprint,
             "examples": len(predictions),

@@ -18,7 +18,6 @@ from tlx.data.sources.roles import INPUTS, roles_of
 from tlx.data.sources.tabular import Tabular
 from tlx.predict.opening import OpenedModel, target_settings
 from tlx.predict.rows import chosen_columns
-from tlx.processors.base import format_source
 from tlx.processors.columns import LABEL
 from tlx.processors.columns import inputs as inputs_among
 from tlx.records.run_directory import RESULT, read
@@ -38,13 +37,15 @@ class EvaluatedData(NamedTuple):
 
     Attributes:
         examples: The examples, with labels in the order of the run's classes.
-        source: The source as a user would write it.
+        source: The name of the source.
+        settings: The source as a user would write it.
         fingerprint: A hash of the content and of the chosen examples.
         notes: Sentences for the output.
     """
 
     examples: Examples
     source: str
+    settings: str
     fingerprint: str
     notes: tuple[str, ...] = ()
 
@@ -69,9 +70,9 @@ def own_data(model: OpenedModel, split: str | None, recipe: Recipe | None) -> Ev
             f"{', '.join(map(repr, named))}"
         )
     notes = (f"{splits.untested}; the validation split is measured",) if splits.untested and split is None else ()
-    return EvaluatedData(
-        named[chosen], config.source(recipe.data.target), digest(splits.fingerprint, named[chosen]), notes
-    )
+    target = recipe.data.target
+    fingerprint = digest(splits.fingerprint, named[chosen])
+    return EvaluatedData(named[chosen], str(target), config.source(target), fingerprint, notes)
 
 
 def other_data(
@@ -108,7 +109,8 @@ def other_data(
     if examples.kind in OF_CLASSES and lookup.classes:
         examples = aligned(examples, lookup)
     notes = [*dataset.notes, *trained_on(model, source)]
-    return EvaluatedData(examples, format_source(source), digest(dataset.fingerprint, examples), tuple(notes))
+    fingerprint = digest(dataset.fingerprint, examples)
+    return EvaluatedData(examples, str(source), config.source(source), fingerprint, tuple(notes))
 
 
 def source_of(data: Any) -> Source:

@@ -18,7 +18,7 @@ Printed = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 def short_name(document: Json) -> str:
     """Return a short name of the evaluated data, for a directory."""
-    source, split = str(document["data"]["source"]).strip("'\""), document["data"]["split"]
+    source, split = document["data"]["source"], document["data"]["split"]
     name = Path(source).stem if source.endswith((".csv", ".tsv", ".jsonl", ".parquet")) else source
     return re.sub(r"[^\w.-]+", "-", f"{Path(name).name or name}-{split}").strip("-")[:80]
 
