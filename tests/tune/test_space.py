@@ -68,7 +68,7 @@ def test_empty_bounds_are_refused(make, kind, message):
         (
             {"tuning": one_of(tuning.Lora(rank=4), tuning.Probe()), "tuning.rank": integer(2, 8)},
             ValueError,
-            "recipe ... field 'tuning.rank'; close: 'tuning', 'tuning.decay', 'tuning.through'",
+            "recipe ... field 'tuning.rank'; close: 'tuning'",
         ),
         ({"train.batch": uniform(8, 32)}, TypeError, "train.batch ... 8.0 ... int"),
         (
