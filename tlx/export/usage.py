@@ -46,6 +46,11 @@ def of_hugging_face(pretrained: Pretrained) -> str:
         ]
     else:
         lines = ["from transformers import AutoModel", "", 'model = AutoModel.from_pretrained(".")']
+    if pretrained.task is not None and (scale := pretrained.task.label_scale()) is not None:
+        words += (
+            " The model returns standardised numbers: multiply them by "
+            f"{', '.join(f'{number:.6g}' for number in scale[1])} and add {', '.join(f'{n:.6g}' for n in scale[0])}."
+        )
     return f"{words}\n\n{block(chr(10).join(lines), 'python')}"
 
 
@@ -110,5 +115,11 @@ def decoded(task: Task | None) -> list[str]:
             f'names = json.load(open("{ABOUT}", encoding="utf-8"))["classes"]',
             f"for row in {PROBABILITIES[task.problem]}:",
             "    print({name: round(float(number), 4) for name, number in zip(names, row)})",
+        ]
+    if task is not None and (scale := task.label_scale()) is not None:
+        return [
+            "# The model returns standardised numbers.",
+            f"mean, deviation = np.array({list(scale[0])}), np.array({list(scale[1])})",
+            'print(outputs["logits"] * deviation + mean)',
         ]
     return ["for name, array in outputs.items():", "    print(name, np.asarray(array))"]

@@ -136,6 +136,11 @@ class Task:
         """Compute the metrics `measures` from the scores [N, ...] of all examples, on the host."""
         return {name: of_scores(metric, scores) for name, metric in self.measures.items()}
 
+    def label_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return the mean and the deviation, [K] each, that turn the outputs of the model into the units of the labels:
+        output * deviation + mean. None where the outputs have these units."""
+        return None
+
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words.
 

@@ -110,6 +110,10 @@ class Regression(Task):
     def fields(self) -> Mapping[str, Field]:
         return {"label": Field(() if self.outputs == 1 else (self.outputs,), "float32")}
 
+    def label_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Return the mean and the deviation of the training labels, if the model learns standardised labels."""
+        return self.scales if self.standardised else None
+
     @property
     def scales(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return the mean and the deviation of the labels, [K] each. Raises ValueError if they are not known yet."""
