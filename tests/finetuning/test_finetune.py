@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import tlx
 from tlx import config, models
@@ -149,6 +150,11 @@ def test_one_line_states_the_settings_and_the_output_is_short(tmp_path, monkeypa
     answers = run.predict(images[:4])
     assert [next(iter(answer)) for answer in answers] == ["dark", "light"] * 2
     assert run.predict([images[0]]) == answers[:1]
+    files = [str(tmp_path / f"{n}.png") for n in range(4)]
+    for file, image in zip(files, images[:4], strict=True):
+        Image.fromarray(image).save(file)
+    assert run.predict(files) == run.predict({"image": files}) == answers
+    assert run.predict(pd.DataFrame({"image": files}))["answer"].tolist() == ["dark", "light"] * 2
     assert run.predictions.columns.tolist() == ["label", "answer", "probability", "correct", "loss"]
 
 

@@ -154,8 +154,10 @@ def results_html(records: "StudyRecords") -> str | None:
 
 
 def page_html(path: Path) -> str | None:
-    """Return the form of a page: that of its run or of its study, with a link to the page."""
-    folder = path.parent
+    """Return the form of a page: that of its run or of its study. None for another file: a parent of the page, say."""
+    folder = Path(path).parent
+    if path.name != PAGE:
+        return None
     if studies.is_study(folder):
         return results_html(studies.read(folder))
     from tlx.report.reading import read_recipe, read_task

@@ -18,7 +18,7 @@ from tlx.data.sources.roles import INPUTS
 from tlx.data.sources.tabular import Tabular
 from tlx.files.run_files import RESULT
 from tlx.processors.base import Processor, length_of
-from tlx.processors.columns import inputs
+from tlx.processors.columns import HEAVY, inputs
 from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.trees import Example, near_miss
@@ -64,9 +64,14 @@ def predict(run: Run, examples: Any) -> Any:
     pretrained = opened(run)
     reader = reader_of(pretrained, run.folder)
     if is_frame(examples) or isinstance(examples, Mapping):
-        rows = examples_of_columns(examples, roles_of_run(run.recipe))
+        rows = examples_of_columns(examples, reader, roles_of_run(run.recipe))
         answers = answered(pretrained, reader, rows)
-        return framed(examples, answers, pretrained, run.recipe) if is_frame(examples) else answers
+        if not is_frame(examples):
+            return answers
+        columns = columns_of_answers(answers, pretrained.task, getattr(run.recipe.data.target, "label", None))
+        # A frame of pandas keeps the names of its rows.
+        index = {"index": examples.index} if hasattr(examples, "iloc") else {}
+        return type(examples)(columns, **index)
     return answered(pretrained, reader, examples_of_list(examples, reader, roles_of_run(run.recipe)))
 
 
@@ -125,7 +130,7 @@ def is_frame(examples: Any) -> bool:
     return hasattr(examples, "columns") and hasattr(examples, "shape") and not isinstance(examples, Mapping)
 
 
-def examples_of_columns(table: Any, roles: Roles) -> list[Example]:
+def examples_of_columns(table: Any, reader: Processor, roles: Roles) -> list[Example]:
     """Return the examples of a frame or a mapping of columns. Raises ValueError where a column or a cell is missing."""
     names = [str(name) for name in (table.keys() if isinstance(table, Mapping) else table.columns)]
     columns: dict[str, list[list[Any]]] = {}
@@ -154,7 +159,10 @@ def examples_of_columns(table: Any, roles: Roles) -> list[Example]:
             for name, cell in zip(roles[role], cells, strict=True):
                 if cell is None or (isinstance(cell, float) and np.isnan(cell)):
                     raise ValueError(f"row {row}: {name!r} is missing; fill it, or leave such rows out")
-            example[role] = cells[0] if len(cells) == 1 else "\n".join(map(str, cells))
+            if role in HEAVY and isinstance(cells[0], str | Path):
+                example |= reader.read(str(cells[0]))
+            else:
+                example[role] = cells[0] if len(cells) == 1 else "\n".join(map(str, cells))
         examples.append(checked(example, f"row {row}"))
     return examples
 
@@ -173,7 +181,7 @@ def examples_of_list(items: Any, reader: Processor, roles: Roles) -> list[Exampl
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise ValueError(f"example {row} is {item!r:.60}; expected a pair of texts, (text, text_pair)")
             example: dict[str, Any] = {"text": item[0], "text_pair": item[1]}
-        elif kind in ("image", "audio") and isinstance(item, str | Path):
+        elif kind in HEAVY and isinstance(item, str | Path):
             example = reader.read(str(item))
         elif kind == "words" and isinstance(item, str):
             example = {"words": item.split()}
@@ -225,15 +233,20 @@ def computed(
     Examples of similar length are in one batch. Every batch has as many rows: copies of the last fill it.
     """
     forward = program(pretrained)
-    fields = reader.fields
-    rows = [reader(example) for example in examples]
-    order = sorted(range(len(rows)), key=lambda place: length_of(rows[place], fields))
-    longest = max((length_of(row, fields) for row in rows), default=0)
-    lengths = (*range(STEP, max(reader.longest, longest), STEP), max(reader.longest, longest)) if longest else ()
+    fields, order, lengths = reader.fields, list(range(len(examples))), (0,)
+    rows: dict[int, Any] = {}
+    if reader.ragged:
+        rows = {place: reader(examples[place]) for place in order}
+        sizes = [length_of(rows[place], fields) for place in order]
+        order.sort(key=sizes.__getitem__)
+        most = max(reader.longest, *sizes, STEP)
+        lengths = (*range(STEP, most, STEP), most)
     for start in range(0, len(order), BATCH):
         places = order[start : start + BATCH]
         full = [*places, *([places[-1]] * (BATCH - len(places)))]
-        arrays = collate([rows[place] for place in full], fields, lengths)
+        # Images are large, so those of one batch at a time are in memory.
+        batch = rows or {place: reader(examples[place]) for place in places}
+        arrays = collate([batch[place] for place in full], fields, lengths)
         outputs = jax.device_get(forward(pretrained.variables, arrays))
         count = len(places)
         yield (
@@ -266,16 +279,8 @@ def compiled(config: models.Architecture, head: models.Head | None) -> Any:
     return jax.jit(taps)
 
 
-def framed(frame: Any, answers: Sequence[Any], pretrained: Pretrained, recipe: Recipe) -> Any:
-    """Return the answers as a frame of the same library, with the same rows."""
-    columns = columns_of_answers(answers, pretrained, recipe)
-    # A frame of pandas keeps the names of its rows.
-    return type(frame)(columns, index=frame.index) if hasattr(frame, "iloc") else type(frame)(columns)
-
-
-def columns_of_answers(answers: Sequence[Any], pretrained: Pretrained, recipe: Recipe) -> dict[str, list[Any]]:
-    """Return the columns of a frame of answers."""
-    task, label = pretrained.task, getattr(recipe.data.target, "label", None)
+def columns_of_answers(answers: Sequence[Any], task: Task | None, label: Any) -> dict[str, list[Any]]:
+    """Return the columns of a frame of answers. `label` names the columns of the label of the run, where it does."""
     names = tuple(getattr(task, "names", ()) or ())
     if not all(isinstance(answer, Mapping) for answer in answers):
         return {"answer": list(answers)}
