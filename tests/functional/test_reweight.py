@@ -67,6 +67,7 @@ def test_matched_weights_bring_the_means_nearer_and_equal_sets_need_none():
     np.testing.assert_allclose(mean_matching(every[:40], every, near=1e-16), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_many_rows_are_matched_by_landmarks_almost_as_well(caplog):
     x, y = sets(700, 300, 4)
     full = mean_matching(x, y, landmarks=1000)

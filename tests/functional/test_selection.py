@@ -262,6 +262,7 @@ def test_a_resumed_run_has_the_bits_of_an_unstopped_run(goes_on):
     goes_on(assigned(RECIPE, {"train.select": "dev"}), (8,))
 
 
+@pytest.mark.slow
 def test_criteria_change_only_the_records(tmp_path):
     plain = run(assigned(RECIPE, {"train.criteria": ()}), tmp_path / "plain", quiet=True)
     outcome = run(RECIPE, tmp_path / "run", quiet=True)

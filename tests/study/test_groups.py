@@ -161,6 +161,7 @@ def test_cells_that_are_better_alone_are_free_for_other_workers(four, begun, mon
     assert not work.run_group(four.by_fingerprint, directory, group, 0.0, 2, lambda: None)
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_finished_group_trains_again_with_it_to_the_same_bits(four, tmp_path, monkeypatch):
     """As after a kill between two results, or if a user has deleted a cell."""
     import shutil

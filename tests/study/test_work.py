@@ -157,6 +157,7 @@ def test_workers_that_die_leave_the_rest_for_the_next_call(small, tmp_path):
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
 
+@pytest.mark.slow
 def test_parallel_processes_share_the_cells_and_repeat_none(tmp_path):
     """Two calls on one directory, one of them with two workers."""
     path, out = write_file(tmp_path, 'param("seed", range(6))'), tmp_path / "out"

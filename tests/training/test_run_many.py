@@ -80,6 +80,7 @@ def test_a_group_is_chosen_by_flops_and_not_by_the_clock(load, steps, together):
     assert run_many.expected(load, 4, steps, 0).runs == (4 if together else 1)
 
 
+@pytest.mark.slow
 def test_the_first_convolution_of_a_group_has_a_kernel_for_each_run_and_a_product_has_none(tmp_path):
     for name, model, grouped in (
         ("cnn", models.Cnn(size=8, widths=(3,), dense=None), True),

@@ -111,6 +111,7 @@ def test_pieces_and_groups_of_ragged_batches_agree(tokens, tmp_path):
             assert other.metrics[name] == pytest.approx(full.metrics[name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_several_labels_of_a_text(weights, tmp_path):
     file = tmp_path / "topics.csv"
     rows = [f"{' '.join(s)},{';'.join(sorted({NAMES[w] for w in s if w in NAMES}))}" for s in sentences(240)]

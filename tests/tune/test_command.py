@@ -39,6 +39,7 @@ def tune(*words):
     return CliRunner().invoke(main, ["tune", "tiny.py", *words])
 
 
+@pytest.mark.slow
 def test_the_printed_command_runs_the_chosen_recipe(room):
     outcome = tune("--set", "optim.momentum=0.5", "--space", "space.py", "--trials", "3", "--quiet")
     assert outcome.exit_code == 0, outcome.output
