@@ -98,9 +98,9 @@ def test_predict_works_for_files_and_as_json(finished, tmp_path):
 def test_export_writes_a_loadable_model_and_never_overwrites(finished, tmp_path):
     import tlx
 
-    assert call("export", finished, str(tmp_path / "model")).exit_code == 0
+    assert call("export", finished, "--out", str(tmp_path / "model")).exit_code == 0
     assert tlx.load_pretrained(tmp_path / "model").task.classes == 10
-    assert error_line("export", finished, str(tmp_path / "model")) == (
+    assert error_line("export", finished, "--out", str(tmp_path / "model")) == (
         f"{tmp_path / 'model'} is not empty; choose another directory"
     )
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tlx.cli import main
 from tlx.cli.commands import SECTIONS, first_sentence
+from tlx.cli.group import HiddenArgument
 
 VISIBLE = {name: command for name, command in main.commands.items() if not command.hidden}
 
@@ -56,6 +57,8 @@ def test_a_command_explains_itself(name):
         assert " ".join(option.help.split()) in words
     assert printed.rstrip().splitlines()[-1].strip() == command.examples[-1]
     for argument in (item for item in command.params if isinstance(item, click.Argument)):
+        if isinstance(argument, HiddenArgument):
+            continue
         place = argument.make_metavar(click.Context(command)).strip("[].").split("]")[0]
         assert place.split()[0] in words.partition("Options:")[0].partition("[OPTIONS]")[2], place
 
@@ -100,6 +103,7 @@ def test_a_flag_has_one_meaning_and_a_meaning_one_flag():
         (("assets", "fetch", "no_asset"), ("fetch", "no_asset")),
         (("study", "no.py", "--most", "3"), ("study", "no.py", "--together", "3")),
         (("run", "no.py", "--no-prefix"), ("run", "no.py", "--no-feature-cache")),
+        (("export", "./no_run", "folder"), ("export", "./no_run", "--out", "folder")),
     ],
 )
 def test_old_names_work_and_are_not_listed(old, new):
@@ -109,7 +113,15 @@ def test_old_names_work_and_are_not_listed(old, new):
     for word in old:
         if word.startswith("--") and word not in new:
             assert word not in help_of(old[0])
+    assert "older" not in help_of("export").lower()
     assert old[0] in VISIBLE or old[0] not in re.findall(r"^  ([\w-]+)  ", help_of(), re.MULTILINE)
+
+
+def test_a_directory_is_given_once():
+    for words, part in ((("a",), "Missing option '--out'"), (("a", "b", "--out", "c"), "twice, 'c' and 'b'")):
+        outcome = CliRunner().invoke(main, ["export", *words])
+        assert (outcome.exit_code, len(outcome.output.splitlines())) == (2, 1)
+        assert part in outcome.output
 
 
 def test_the_target_of_negative_transfer_is_a_field_like_any_other(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from tlx import Data, tasks, tuning
 from tlx.cli import main
 from tlx.files.documents import digests
-from tlx.files.locks import writing
+from tlx.files.locks import in_use, writing
 from tlx.records import listing as records
 from tlx.records import studies
 from tlx.records.log import write_json
@@ -56,6 +57,18 @@ def test_every_run_is_found_with_its_state(place):
     with writing(place / "b" / "deep" / "waits"):
         # The lock of this process counts as that of another one would.
         assert next(iter(records.find(place / "b" / "deep"))).state == "running"
+    assert next(iter(records.find(place / "b" / "deep"))).state == "unfinished"
+
+
+def test_the_lock_of_a_process_that_has_ended_is_not_taken(tmp_path, monkeypatch):
+    """A process that begins to write at that instant would find the directory in use."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / ".lock").write_text(f"process {ended.pid} on {socket.gethostname()}")
+    monkeypatch.setattr("filelock.FileLock", None)
+    assert not in_use(tmp_path)
+    (tmp_path / ".lock").unlink()
+    assert not in_use(tmp_path)
 
 
 def test_a_study_is_one_row_and_its_cells_are_runs(small_study):

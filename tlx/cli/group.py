@@ -141,6 +141,47 @@ def out_option(default: str) -> Callable[[Any], Any]:
     return click.option("--out", type=click.Path(file_okay=False), help=f"Output directory [default: {default}].")
 
 
+def new_directory(function: Any) -> Any:
+    """Add the parameter `directory` of a command that writes a new directory: `--out`, or its older form, an argument
+    that the help does not show."""
+    older = click.argument(
+        "older", required=False, expose_value=False, is_eager=True, cls=HiddenArgument, callback=remember,
+        type=click.Path(file_okay=False),
+    )  # fmt: skip
+    option = click.option(
+        "--out", "directory", type=click.Path(file_okay=False), callback=directory_of, help="Output directory."
+    )
+    return older(option(function))
+
+
+class HiddenArgument(click.Argument):
+    """An argument that works and is not in the help."""
+
+    def get_usage_pieces(self, context: click.Context) -> list[str]:
+        """Return nothing for the line that says how to use the command."""
+        return []
+
+
+def remember(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Keep the value of an older argument for the option that replaces it."""
+    context.meta["tlx.cli.older"] = value
+    return value
+
+
+def directory_of(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """Return the directory of `--out`, or of the older argument.
+
+    Raises:
+        click.UsageError: Neither or both are given.
+    """
+    older = context.meta["tlx.cli.older"]
+    if value is None and older is None:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    if value is not None and older is not None:
+        raise click.UsageError(f"the output directory is given twice, {value!r} and {older!r}; keep --out", context)
+    return str(older if value is None else value)
+
+
 def together_option(default: int, *old: str) -> Callable[[Any], Any]:
     """Return the option `--together`, the largest size of a group of runs; `old` are its earlier names."""
     return click.option(

@@ -2,14 +2,14 @@
 
 import click
 
-from tlx.cli.group import config_option, main
+from tlx.cli.group import config_option, main, new_directory
 from tlx.cli.user_files import optional_recipe
 from tlx.trees import Json
 
 
-@main.command(section="Models", examples=("tlx export runs/demo my_model",))
+@main.command(section="Models", examples=("tlx export runs/demo --out my_model",))
 @click.argument("source", metavar="RUN")
-@click.argument("directory", type=click.Path(file_okay=False))
+@new_directory
 @click.option(
     "--to",
     metavar="FORM",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -75,6 +76,44 @@ def writing(directory: str | Path, *, keep: bool = True) -> Iterator[None]:
             with suppress(OSError):
                 (folder / LOCK).unlink()
         lock.release()
+
+
+def in_use(directory: Path) -> bool:
+    """Return whether another process or thread writes into a directory.
+
+    Asking takes the lock for an instant, which a process that begins to write could meet. Where the last holder was a
+    process of this machine that has ended, the lock is not touched.
+    """
+    from filelock import FileLock, Timeout
+
+    path = directory / LOCK
+    if not path.is_file():
+        return False
+    with suppress(OSError, UnicodeDecodeError):
+        holder = re.fullmatch(r"process (\d+) on (.*)", path.read_text(encoding="utf-8").strip())
+        if holder is not None and holder[2] == socket.gethostname() and not alive(int(holder[1])):
+            return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        # The directory belongs to another user, and this process may not write its lock.
+        return False
+
+
+def alive(process: int) -> bool:
+    """Return whether a process of this machine exists; True where the system does not say."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def vacant(directory: Path) -> bool:

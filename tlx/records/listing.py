@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from tlx.files.documents import digests, read_json, records
 from tlx.files.documents.checks import Form, Record, Rows, Text
-from tlx.files.locks import LOCK
+from tlx.files.locks import in_use
 from tlx.files.run_files import FAILED, RECIPE, RESULT
 from tlx.records.studies.reading import CELLS, CLAIMS, REMEDY, STUDY, is_locked
 from tlx.trees import Json
@@ -68,7 +68,7 @@ def find(folder: str | Path, *, cells: bool = False) -> Iterator[ListedRun]:
     """
     root = Path(folder)
     if not root.exists():
-        raise FileNotFoundError(f"there is no directory {root}")
+        raise FileNotFoundError(f"there is no directory {root}; give the directory that contains the runs")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; expected a directory with runs")
     waiting = [root]
@@ -101,7 +101,7 @@ def contents(folder: Path) -> tuple[set[str], set[str]]:
 def read_run(folder: Path, names: set[str]) -> ListedRun:
     """Return a run; `names` are the files in its directory."""
     state: State = "done" if RESULT in names else "failed" if FAILED in names else "unfinished"
-    if state != "done" and (is_locked(folder / LOCK) or is_locked(claim_of(folder))):
+    if state != "done" and (in_use(folder) or is_locked(claim_of(folder))):
         state = "running"
     entry = ListedRun("run", folder, state, date_of(folder, RESULT, RECIPE, FAILED))
     try:
