@@ -19,7 +19,7 @@ from tlx.functional.scores import Scores, one_against_rest
 CHUNK = 2_000_000
 # All resamples of a metric read about `WORK` numbers, which takes a second, and never more than `LIMIT`. An interval
 # needs at least `FEWEST` resamples.
-WORK, LIMIT, FEWEST = 100_000_000, 200_000_000, 200
+WORK, LIMIT, FEWEST = 200_000_000, 400_000_000, 200
 # The most resamples of a function that is called for each of them.
 CALLS = 1000
 # The values of a metric in some resamples, [R], by their weights [R, N].
