@@ -92,6 +92,8 @@ def test_images_are_classified():
     model = models.Mlp(inputs=(8, 8, 1), widths=(8,))
     classifier = TransferClassifier(model, steps=60, lr=1e-2).fit(images, labels)
     assert classifier.score(images, labels) == 1.0 and classifier.predict(images[:3]).tolist() == [0, 1, 0]
+    few = TransferClassifier(model, steps=60, lr=1e-2).fit(images[:6], labels[:6])
+    assert few.score(images[:6], labels[:6]) == 1.0
     with pytest.raises(ValueError, match=r"X holds numbers.*fitted on images"):
         classifier.predict(X)
 
