@@ -1,7 +1,8 @@
 """Compare the settings that `tlx.finetune` chooses with those of the configs, over five paired seeds.
 
 python experiments/finetune_defaults.py movies     # configs/minilm_movies.py
-python experiments/finetune_defaults.py digits     # configs/cnn_mnist.py
+python experiments/finetune_defaults.py mnist5k    # configs/cnn_mnist.py
+python experiments/finetune_defaults.py digits     # configs/vit_digits.py
 
 Each is a study in runs/finetune-NAME, whose page has the paired differences with their intervals. The results are in
 docs/results/finetune.md.
@@ -22,6 +23,8 @@ SEEDS = range(5)
 # The fields of a recipe that `finetune` chooses.
 FIELDS = ("data", "weights", "tuning", "optim", "train")
 
+Settings = dict[str, dict[str, object]]
+
 
 def changes(recipe: Recipe) -> dict[str, object]:
     """Return the overrides that make another recipe of the same model and data."""
@@ -30,28 +33,39 @@ def changes(recipe: Recipe) -> dict[str, object]:
 
 def movies() -> Study:
     """Compare on film reviews, with all parameters and with the head alone."""
-    _, base = load_recipe(str(CONFIGS / "minilm_movies.py"), ())
-    settings = {
-        "config": {},
-        "finetune": changes(recipe_for("minilm-l6", "sentiment/movies")),
-        "finetune, head only": changes(recipe_for("minilm-l6", "sentiment/movies", Choices(head_only=True))),
-    }
-    return compared(base, settings, "Are the settings of tlx.finetune as accurate as those of minilm_movies.py?")
+    head = recipe_for("minilm-l6", "sentiment/movies", Choices(head_only=True))
+    return compared("minilm_movies", "minilm-l6", {"finetune, head only": changes(head)})
+
+
+def mnist5k() -> Study:
+    """Compare a convolutional network on 5,000 digits, from random weights."""
+    return compared("cnn_mnist")
 
 
 def digits() -> Study:
-    """Compare on 5,000 digits, from random weights."""
-    _, base = load_recipe(str(CONFIGS / "cnn_mnist.py"), ())
-    settings = {"config": {}, "finetune": changes(recipe_for(base.model, "mnist5k"))}
-    return compared(base, settings, "Are the settings of tlx.finetune as accurate as those of cnn_mnist.py?")
+    """Compare a vision transformer on 1,797 digits, from random weights."""
+    return compared("vit_digits")
 
 
-def compared(base: Recipe, settings: dict[str, dict[str, object]], question: str) -> Study:
-    cells = prod(choice("settings", settings), param("seed", SEEDS))
-    return Study(base=base, cells=cells, question=question, baseline={"settings": "config"}, smallest=0.01)
+def compared(name: str, model: str | None = None, more: Settings | None = None) -> Study:
+    """Return the study of a config and the settings of `finetune` for its data, and for its model where `model` is
+    None."""
+    _, base = load_recipe(str(CONFIGS / f"{name}.py"), ())
+    settings: Settings = {
+        "config": {},
+        "finetune": changes(recipe_for(model or base.model, str(base.data.target))),
+        **(more or {}),
+    }
+    return Study(
+        base=base,
+        cells=prod(param("seed", SEEDS), choice("settings", settings)),
+        question=f"Are the settings of tlx.finetune as accurate as those of configs/{name}.py?",
+        baseline={"settings": "config"},
+        smallest=0.01,
+    )
 
 
-STUDIES: dict[str, Callable[[], Study]] = {"movies": movies, "digits": digits}
+STUDIES: dict[str, Callable[[], Study]] = {"movies": movies, "mnist5k": mnist5k, "digits": digits}
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def test_labels_of_any_type_are_predicted_with_probabilities(fitted):
 
 
 @pytest.mark.parametrize("library", [pickle, joblib], ids=["pickle", "joblib"])
-def test_a_pickle_needs_no_file_and_no_memory_of_this_process(library, fitted, tmp_path):
+def test_a_pickle_needs_no_file_and_no_memory_of_this_process(library, fitted, tmp_path, monkeypatch):
     expected = fitted.predict_proba(X)
     file = tmp_path / "model"
     if library is pickle:
@@ -54,6 +54,7 @@ def test_a_pickle_needs_no_file_and_no_memory_of_this_process(library, fitted, t
         joblib.dump(fitted, file)
         again = joblib.load(file)
     assert again not in OPENED
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "another machine"))
     np.testing.assert_array_equal(again.predict_proba(X), expected)
 
 
@@ -91,6 +92,8 @@ def test_images_are_classified():
     model = models.Mlp(inputs=(8, 8, 1), widths=(8,))
     classifier = TransferClassifier(model, steps=60, lr=1e-2).fit(images, labels)
     assert classifier.score(images, labels) == 1.0 and classifier.predict(images[:3]).tolist() == [0, 1, 0]
+    few = TransferClassifier(model, steps=60, lr=1e-2).fit(images[:6], labels[:6])
+    assert few.score(images[:6], labels[:6]) == 1.0
     with pytest.raises(ValueError, match=r"X holds numbers.*fitted on images"):
         classifier.predict(X)
 
@@ -128,7 +131,7 @@ def test_pipelines_searches_and_cross_validation_work():
 
 
 @pytest.mark.slow
-def test_texts_are_classified_with_a_pretrained_model():
+def test_texts_are_classified_with_a_pretrained_model(tmp_path, monkeypatch):
     good, bad = ("a lovely film", "great and fine", "good story"), ("a dull film", "bad and poor", "awful story")
     texts = [f"{(good, bad)[n % 2][n // 2 % 3]} {n}" for n in range(24)]
     labels = [("up", "down")[n % 2] for n in range(24)]
@@ -136,6 +139,8 @@ def test_texts_are_classified_with_a_pretrained_model():
     assert classifier.predict(["a great film", "an awful film"]).tolist() == ["up", "down"]
     assert not hasattr(classifier, "n_features_in_")
     again = pickle.loads(pickle.dumps(classifier))
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "another machine"))
+    monkeypatch.setenv("TLX_OFFLINE", "1")
     assert again.predict(np.array(texts, object)).tolist() == classifier.predict(texts).tolist()
 
 

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from tlx import config, models
 from tlx.data import Arrays, Numbers, Source
-from tlx.finetuning import Choices, recipe_for
+from tlx.finetuning import Choices, chosen
 from tlx.functional.scores import softmax
 from tlx.tasks import Classification, Regression, Task
 from tlx.training.answers import logits_of, reader_of
@@ -107,7 +107,8 @@ class TransferEstimator(BaseEstimator):
         choices = Choices(
             self.head_only, self.tuning, self.epochs, self.steps, self.batch, self.lr, self.tokens, self.seed
         )
-        recipe = recipe_for(model, source, choices)
+        # Of a few rows all stand for the validation split, which `recipe_for` would refuse.
+        recipe = chosen(model, source, choices).recipe
         # One validation, at the end: no setting depends on it.
         recipe = config.replace(recipe, train=config.replace(recipe.train, eval_every=2**31 - 1))
         with tempfile.TemporaryDirectory(prefix="tlx-fit-") as folder:

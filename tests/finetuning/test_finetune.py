@@ -196,6 +196,18 @@ def test_a_run_can_continue_from_a_run(review_run, reviews, tmp_path):
     assert again.metrics["validation/accuracy"] == 1.0
 
 
+@pytest.mark.slow
+def test_a_run_can_continue_from_a_new_model(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
+    images[::2] //= 4
+    data = {"image": images, "label": ["dark", "light"] * 30}
+    mlp = models.Mlp(inputs=(4, 4, 1), widths=(8,))
+    first = tlx.finetune(mlp, train=data, lr=1e-2, epochs=20, out=tmp_path / "first", quiet=True)
+    second = tlx.finetune(first, train=data, steps=1, head_only=True, out=tmp_path / "second", quiet=True)
+    assert (second.recipe.model, second.recipe.weights.source) == (mlp, str(first.folder))
+    assert second.metrics["test/accuracy"] == 1.0
+
+
 def test_a_sealed_run_shows_its_validation_split(tiny_text, reviews, tmp_path):
     from tlx.finetuning import Choices, recipe_for
 

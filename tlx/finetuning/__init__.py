@@ -146,29 +146,31 @@ def recipe_for(
 
 def chosen(model: str | Path | Run | models.Architecture, source: Source, choices: Choices) -> Chosen:
     """Return the recipe for a model, a source and the settings that the user has chosen."""
-    architecture = model if isinstance(model, models.Architecture) else None
-    pretrained = architecture is None
+    # A run may have a module of the user, which its files cannot name.
+    architecture = model.recipe.model if isinstance(model, Run) else None
+    pretrained = not isinstance(model, models.Architecture)
     defaults.check_tuning(choices.tuning, choices.head_only, pretrained)
     tuning = choices.tuning or (Probe() if choices.head_only else Full())
     dataset = open_dataset(source)
     processor, room, pooling, name = None, None, None, ""
-    if not isinstance(model, models.Architecture):
+    if isinstance(model, models.Architecture):
+        architecture = settings = model
+    else:
         name = str(model.folder if isinstance(model, Run) else model)
-        checkpoint = open_checkpoint(name, None, None)
-        room = checkpoint.settings.longest_text()
+        checkpoint = open_checkpoint(name, None, architecture)
+        settings = checkpoint.settings
+        room = settings.longest_text()
         processor = processors.load(checkpoint.directory, room=room)
-        architecture = checkpoint.settings
         pooling = pooling_of(checkpoint.directory)
-    assert architecture is not None
-    budget = defaults.budget_of(tuning, architecture, pretrained)
-    shape, cached = models.image_shape(architecture), isinstance(tuning, Probe)
+    budget = defaults.budget_of(tuning, settings, pretrained)
+    shape, cached = models.image_shape(settings), isinstance(tuning, Probe)
     fields = defaults.data_settings(dataset, processor, room, choices.tokens, shape, cached)
     data = Data(target=source, **fields)
     count = check_counts(data, dataset)
     recipe = Recipe(
         data=data,
         task=defaults.task_of(dataset),
-        model=None if pretrained else architecture,
+        model=architecture,
         weights=Weights(name, pooling=pooling) if pretrained else None,
         tuning=tuning,
         optim=defaults.optim_of(budget, choices.lr),
