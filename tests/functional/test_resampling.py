@@ -94,10 +94,10 @@ def test_cells_and_examples_have_the_same_distribution():
 
 
 def test_resamples_are_fewer_where_there_is_much_to_rank():
-    scores = {"label": np.arange(4000) % 10, "logits": RANDOM.normal(size=(4000, 10)).astype(np.float32)}
-    assert len(resampling.replicates(ranking.auroc, scores, 4000, 20)) == 20
-    work = resampling.PLANS[ranking.auroc](scores).columns * 4000
-    assert resampling.WORK // work < 2000
+    scores = {"label": np.arange(8000) % 10, "logits": RANDOM.normal(size=(8000, 10)).astype(np.float32)}
+    assert len(resampling.replicates(ranking.auroc, scores, 8000, 20)) == 20
+    work = resampling.PLANS[ranking.auroc](scores).columns * 8000
+    assert resampling.FEWEST < resampling.WORK // work < 2000
     many = {"label": np.arange(4000) % 300, "logits": np.zeros((4000, 300), np.float32)}
     assert resampling.replicates(ranking.auroc, many, 4000) is None
 
