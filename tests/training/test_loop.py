@@ -174,7 +174,7 @@ def test_the_folder_of_another_recipe_is_not_changed(plain):
         ({"model": models.Mlp()}, ValueError,
          "images ... (8, 8, 1) do not fit ... (28, 28, 1) ... Data(size=, channels=) ... Weights(resize=...)"),
         ({"tuning": tuning.Rules(("stemm/.*", None), (".*", Learn()))}, ValueError,
-         "rule 'stemm/.*' ... parameter; close: 'stem', 'stem/bias'"),
+         "rule 'stemm/.*' ... parameter; close: 'stem/.*'"),
         ({"train": Train(steps=2, batch=12)}, ValueError,
          "train.batch is 12, which 8 devices cannot share evenly ... 8 or 16, or a mesh of data=6"),
         ({"seed": "0"}, TypeError, "seed ... '0' ... int"),
