@@ -26,7 +26,11 @@ from tlx.trees import near_miss
         "tlx list tasks --config my_config.py",
     ),
 )
-@click.argument("subject", required=False)
+@click.argument(
+    "subject",
+    required=False,
+    shell_complete=lambda context, parameter, text: [n for n in SUBJECTS if n.startswith(text)],
+)
 @click.argument("name", required=False)
 @click.option("--config", help="The config or study file with classes of your own; they are listed too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

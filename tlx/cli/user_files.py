@@ -28,6 +28,8 @@ USER_ERRORS = (
     PermissionError,
     ImportError,
 )
+# Python files that cannot be parsed.
+UNREADABLE = (SyntaxError, ValueError, OSError, RecursionError, MemoryError)
 UNEXPECTED = re.compile(r"(\w+)(?:\.__(?:init|new)__)?\(\) got an unexpected keyword argument '(\w+)'")
 MISSING = re.compile(r"(\w+)(?:\.__(?:init|new)__)?\(\) missing \d+ required [\w-]+(?: [\w-]+)* arguments?: '(\w+)'")
 POSITIONAL = re.compile(r"(\w+)\.__init__\(\) takes (?:from \d+ to )?\d+ positional arguments? but (\d+) ")
@@ -129,7 +131,7 @@ def line_of_text(file: Path, message: str) -> str:
     several."""
     if not (quoted := QUOTED.search(message)):
         return ""
-    with contextlib.suppress(SyntaxError, ValueError, OSError):
+    with contextlib.suppress(*UNREADABLE):
         nodes = ast.walk(ast.parse(file.read_bytes()))
         text = quoted[1] or quoted[2]
         lines = {node.lineno for node in nodes if isinstance(node, ast.Constant) and node.value == text}
@@ -143,7 +145,7 @@ def line_of_argument(file: Path, message: str) -> str:
     path = re.match(r"([\w.]+) is ", message)
     if path is None:
         return ""
-    with contextlib.suppress(SyntaxError, ValueError, OSError):
+    with contextlib.suppress(*UNREADABLE):
         name, nodes = path[1].rpartition(".")[2], ast.walk(ast.parse(file.read_bytes()))
         lines = {node.value.lineno for node in nodes if isinstance(node, ast.keyword) and node.arg == name}
         return f" line {lines.pop()}" if len(lines) == 1 else ""
@@ -157,7 +159,7 @@ def line_of_field(file: Path, recipe: Recipe, path: str) -> str:
 
     *parents, name = [part for part in path.split(".") if not part.isdigit()] or [path]
     kinds = [type(config.at(recipe, path.rpartition(f".{name}")[0])).__name__] if parents else ["Recipe", "replace"]
-    with contextlib.suppress(SyntaxError, ValueError, OSError):
+    with contextlib.suppress(*UNREADABLE):
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
         calls = [node for node in nodes if isinstance(node, ast.Call)]
         named = [

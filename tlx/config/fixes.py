@@ -140,15 +140,24 @@ def meant(text: str, names: Collection[str]) -> str:
 
 def near_kinds(value: object, hint: Any, kinds: Iterable[type] = ()) -> str:
     """Return `; close: 'Lora'` with the classes that a text may name; nothing for other values and types."""
-    parts = [argument for part in alternatives(hint) for argument in (typing.get_args(part) or (part,))]
-    parts = [part for part in parts if part is not type(None)]
-    classes = [part for part in parts if isinstance(part, type) and part not in PLAIN_TYPES]
-    if not isinstance(value, str) or not classes:
+    if not isinstance(value, str) or not (names := accepted_kinds(hint, kinds)):
         return ""
-    kinds = tuple(kinds)
-    names = [name for part in classes for name in kinds_of(part, kinds)]
     # A text may also be a slip for a number; then other names would mislead.
-    return near_miss(value, closest(value, names) if len(classes) < len(parts) else names)
+    plain = any(part in PLAIN_TYPES for part in parts_of(hint))
+    return near_miss(value, closest(value, names) if plain else names)
+
+
+def accepted_kinds(hint: Any, kinds: Iterable[type] = ()) -> dict[str, type]:
+    """Return the classes of the values, or of the items of the tuples, that a field accepts, by name."""
+    kinds = tuple(kinds)
+    classes = [part for part in parts_of(hint) if isinstance(part, type) and part not in PLAIN_TYPES]
+    return {name: kind for part in classes for name, kind in kinds_of(part, kinds).items()}
+
+
+def parts_of(hint: Any) -> list[Any]:
+    """Return the types that a type names: those of a union, of the items of a tuple; not None."""
+    parts = [argument for part in alternatives(hint) for argument in (typing.get_args(part) or (part,))]
+    return [part for part in parts if part is not type(None)]
 
 
 def kinds_of(hint: type, kinds: Iterable[type]) -> dict[str, type]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.config.checks import conform, mismatch
-from tlx.config.fixes import call_fault, call_text, double_quoted, near_kinds
+from tlx.config.fixes import accepted_kinds, call_fault, call_text, double_quoted
 from tlx.config.records import MISSING, Named, Record, fields, is_record, leaves, replace
 from tlx.files.class_names import Classes, as_classes
 from tlx.trees import closest, near_miss
@@ -79,7 +79,7 @@ def _assign(
             changed[name] = conform(field, hint, path)
             continue
         # A text is a valid name of a data set, but a class without parentheses is a slip.
-        if isinstance(field, str) and field in classes and field in near_kinds(field, hint, [classes[field]]):
+        if isinstance(field, str) and field in classes and field in accepted_kinds(hint, [classes[field]]):
             raise mismatch(field, hint, path, classes.values(), shell=True)
         changed[name] = conform(field, hint, path, classes.values(), shell=True)
     if not is_record(value):
@@ -107,13 +107,12 @@ def parse(text: str, classes: Named) -> Any:
         ValueError: A call is not complete, or an argument is not a literal.
         TypeError: A class does not have an argument, or does not accept its value.
     """
-    text = text.strip()
     try:
-        node = ast.parse(text, mode="eval").body
+        node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
-        begun = re.match(r"(?:\w+\.)*([A-Z]\w*)\(", text)
+        begun = re.match(r"\s*(?:\w+\.)*([A-Z]\w*)\(", text)
         if begun is not None and begun[1] in classes:
-            raise ValueError(f"{text} is not a complete call: {error.msg}") from None
+            raise ValueError(f"{text.strip()} is not a complete call: {error.msg}") from None
         return text
     if isinstance(node, ast.Call | ast.Tuple | ast.List):
         return _build(node, as_classes(classes))
@@ -143,7 +142,8 @@ def _build(node: ast.expr, classes: Classes, argument: str = "") -> Any:
                 conform(value, hints.get(name, Any), name, classes.values())
         return kind(*positional, **arguments)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{ast.unparse(node)}: {error}") from None
+        fault = TypeError if isinstance(error, TypeError) else ValueError
+        raise fault(f"{ast.unparse(node)}: {error}") from None
 
 
 def _check_call(node: ast.Call, kind: type) -> None:
