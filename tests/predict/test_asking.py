@@ -130,7 +130,9 @@ def test_images_in_memory_and_in_files(tmp_path):
     for kind in (list(pixels), files, list(map(str, files)), tmp_path / "labels.csv"):
         close(asked(model, kind), answered)
     (tmp_path / "labels.csv").unlink()
-    close(asked(model, tmp_path), answered)
+    trained_on_a_table = ModelInputs({"image": Column("image")}, {"image": ("picture",)}, True)
+    for inputs in (model.inputs, trained_on_a_table):
+        close(asked(model._replace(inputs=inputs), tmp_path), answered)
 
 
 def test_an_answer_that_is_not_finite_names_its_row(reviews):

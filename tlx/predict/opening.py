@@ -188,8 +188,7 @@ def lengths_of(path: Path, processor: Processor) -> tuple[int, ...]:
         return ()
     buckets = LENGTHS
     if (path / RECIPE).is_file() and (path / RESULT).is_file():
-        data = read(path, RECIPE)["recipe"]["data"]
-        buckets = tuple(data["buckets"]) if "buckets" in data else LENGTHS
+        buckets = tuple(read(path, RECIPE)["recipe"]["data"]["buckets"])
     return (*sorted({length for length in buckets if length < processor.longest}), processor.longest)
 
 

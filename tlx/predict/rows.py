@@ -259,11 +259,13 @@ def chosen_columns(table: RawTable, inputs: ModelInputs, stated: Roles) -> Roles
     for names in stated.values():
         for name in names:
             table.column(name)
+    # A folder of images has no column that has the name of another table.
+    media = set(table.kinds.values())
     roles: Roles = {}
     for role in inputs.columns:
         if role in stated:
             roles[role] = stated[role]
-        elif role in inputs.names:
+        elif role in inputs.names and not (missing(table, inputs.names[role]) and inputs.columns[role].kind in media):
             check_names(table, role, inputs.names[role])
             roles[role] = inputs.names[role]
     if "text_pair" in stated:
@@ -285,12 +287,17 @@ def chosen_columns(table: RawTable, inputs: ModelInputs, stated: Roles) -> Roles
     return {role: roles[role] for role in known if role in roles}
 
 
+def missing(table: RawTable, names: Sequence[str]) -> list[str]:
+    """Return the names that are no columns of a table."""
+    return [name for name in names if name not in table.names]
+
+
 def check_names(table: RawTable, role: str, names: Sequence[str]) -> None:
-    """Raise ValueError where a table lacks a column that was the input `role` in training."""
-    if missing := [name for name in names if name not in table.names]:
+    """Raise ValueError where a table lacks a column that was the input `role`, or the label, in training."""
+    if lacking := missing(table, names):
         raise ValueError(
-            f"{table.name} has no column {missing[0]!r}, which was the {role} in training"
-            f"{near_miss(missing[0], table.names)}; it has {', '.join(map(repr, table.names))}. Name the column: "
+            f"{table.name} has no column {lacking[0]!r}, which was the {role} in training"
+            f"{near_miss(lacking[0], table.names)}; it has {', '.join(map(repr, table.names))}. Name the column: "
             f"--{role.replace('_', '-')} COLUMN ({role}=...)"
         )
 

@@ -34,6 +34,9 @@ def test_the_own_test_split_has_the_numbers_of_the_run(reviewed):
     stored = read_predictions(reviewed.folder, "test")
     np.testing.assert_allclose(own.predictions.scores["logits"], stored.scores["logits"], atol=1e-4)
     assert own.document["data"]["split"] == "test" and not own.document["mistakes"]
+    held_out = evaluate(reviewed.folder, split="validation", mistakes=0)
+    assert held_out.document["data"]["split"] == "validation"
+    assert held_out.metrics["accuracy"] == pytest.approx(reviewed.metrics["validation/accuracy"])
 
 
 def test_other_data_have_the_answers_of_predict(reviewed, frame, evaluation, reviews):
@@ -54,7 +57,7 @@ def test_classes_are_matched_by_name_in_any_order_and_case(reviewed, frame, eval
     assert evaluate(reviewed, few, mistakes=0).document["classes"][1]["examples"] == 20
     source = Arrays({"text": frame["body"].tolist(), "label": frame["stars"].tolist()}, test_share=0.0,
                     classes=("mixed", "good", "bad"))  # fmt: skip
-    reordered = evaluate(reviewed, source, text="text", mistakes=0)
+    reordered = evaluate(reviewed, source, text="text", label="label", mistakes=0)
     assert reordered.metrics == pytest.approx(evaluation.metrics, abs=1e-5)
 
 
@@ -158,6 +161,10 @@ def test_other_tasks_are_measured_too(reviews, tmp_path):
     [
         ({"body": ["good", "bad"], "stars": ["good", ""]}, ("row 1", "'stars' is empty")),
         ({"text": ["good", "bad"], "stars": ["good", "bad"]}, ("no column 'body'", "'text'")),
+        (
+            {"body": ["good", "bad"], "star": ["good", "bad"]},
+            ("no column 'stars'", "label in training", "'star'", "--label"),
+        ),
         ({"body": ["good", "bad"], "stars": [1.5, 2.5]}, ("row 0", "'stars' is '1.5'")),
     ],
 )

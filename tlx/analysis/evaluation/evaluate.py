@@ -195,8 +195,8 @@ def run_settings(model: OpenedModel) -> Json:
     """Return the precision and the size of the evaluation batches of a run; those of other models are the defaults."""
     if not (model.source / RESULT).is_file():
         return {"dtype": "float32", "batch": BATCH}
-    recorded = read(model.source, RECIPE)["recipe"].get("train", {})
-    return {"dtype": recorded.get("dtype", "float32"), "batch": recorded.get("eval_batch", BATCH)}
+    train = read(model.source, RECIPE)["recipe"]["train"]
+    return {"dtype": train["dtype"], "batch": train["eval_batch"]}
 
 
 def counted(batches: Iterable[Any], total: int, say: Say) -> Iterable[Any]:
@@ -222,7 +222,7 @@ def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, 
         "data": {
             "source": data.source,
             "settings": data.settings,
-            "split": data.examples.split,
+            "split": data.split,
             "fingerprint": data.fingerprint,
             "examples": len(predictions),
             "columns": {role: list(names) for role, names in data.examples.roles.items()},

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlx import config
 from tlx.analysis.evaluation.classes import ClassLookup, aligned, label_kind, spelled_classes
-from tlx.data import Arrays, Frame
+from tlx.data import Arrays, Folder, Frame
 from tlx.data.examples import Examples, Sealed
 from tlx.data.sources.base import Dataset, Source
 from tlx.data.sources.named import source_named
 from tlx.data.sources.roles import INPUTS, roles_of
 from tlx.data.sources.tabular import Tabular
 from tlx.predict.opening import OpenedModel, target_settings
-from tlx.predict.rows import chosen_columns
+from tlx.predict.rows import check_names, chosen_columns
 from tlx.processors.columns import LABEL
 from tlx.processors.columns import inputs as inputs_among
 from tlx.records.run_directory import RESULT, read
@@ -37,6 +37,7 @@ class EvaluatedData(NamedTuple):
 
     Attributes:
         examples: The examples, with labels in the order of the run's classes.
+        split: The name of the split.
         source: The name of the source.
         settings: The source as a user would write it.
         fingerprint: A hash of the content and of the chosen examples.
@@ -44,6 +45,7 @@ class EvaluatedData(NamedTuple):
     """
 
     examples: Examples
+    split: str
     source: str
     settings: str
     fingerprint: str
@@ -72,7 +74,7 @@ def own_data(model: OpenedModel, split: str | None, recipe: Recipe | None) -> Ev
     notes = (f"{splits.untested}; the validation split is measured",) if splits.untested and split is None else ()
     target = recipe.data.target
     fingerprint = digest(splits.fingerprint, named[chosen])
-    return EvaluatedData(named[chosen], str(target), config.source(target), fingerprint, notes)
+    return EvaluatedData(named[chosen], chosen, str(target), config.source(target), fingerprint, notes)
 
 
 def other_data(
@@ -110,7 +112,7 @@ def other_data(
         examples = aligned(examples, lookup)
     notes = [*dataset.notes, *trained_on(model, source)]
     fingerprint = digest(dataset.fingerprint, examples)
-    return EvaluatedData(examples, str(source), config.source(source), fingerprint, tuple(notes))
+    return EvaluatedData(examples, examples.split, str(source), config.source(source), fingerprint, tuple(notes))
 
 
 def source_of(data: Any) -> Source:
@@ -139,7 +141,9 @@ def settled(
         roles = chosen_columns(table, model.inputs, columns)
         changes |= {role: names[0] if len(names) == 1 else names for role, names in roles.items() if role in INPUTS}
     label = stated.get(LABEL) or model.inputs.label
-    if source.label is None and label and (LABEL in stated or all(name in table.names for name in label)):
+    by_folder = isinstance(source, Folder) and source.table is None
+    if source.label is None and label and not by_folder:
+        check_names(table, LABEL, label)
         changes["label"] = label[0] if len(label) == 1 else label
     if kind and source.label_kind is None:
         changes["label_kind"] = kind
@@ -153,15 +157,8 @@ def settled(
     if kind in OF_CLASSES and not source.classes and lookup.classes:
         names = roles_of(source, table)[0][LABEL]
         if len(names) == 1:
-            spelled = spelled_classes(source, tables, table_column(table, names[0]), kind, lookup)
-            source = replace(source, classes=spelled)
+            source = replace(source, classes=spelled_classes(source, tables, names[0], kind, lookup))
     return source
-
-
-def table_column(table: Any, name: str) -> str:
-    """Return the name of a column. Raises ValueError, with the nearest name, where there is none."""
-    table.column(name)
-    return name
 
 
 def target_settings_of(model: OpenedModel) -> dict[str, Any]:
