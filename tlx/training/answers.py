@@ -153,7 +153,7 @@ def examples_of_columns(table: Any, reader: Processor, roles: Roles) -> list[Exa
         )
     examples: list[Example] = []
     for row in range(counts.pop()):
-        example = {}
+        example: dict[str, Any] = {}
         for role, column in columns.items():
             cells = [values[row] for values in column]
             for name, cell in zip(roles[role], cells, strict=True):
