@@ -26,6 +26,7 @@ from tlx.files.durable import DamagedWarning
 
 if TYPE_CHECKING:
     from tlx.recipe import Recipe
+    from tlx.records.trackers import Tracker
     from tlx.sharding import Mesh
     from tlx.study import Study
 
@@ -55,9 +56,7 @@ class Commands(click.Group):
                 warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
                 show = warnings.showwarning
                 warnings.showwarning = lambda message, kind, *place: (
-                    click.echo(f"tlx: warning: {message}", err=True)
-                    if issubclass(kind, DamagedWarning)
-                    else show(message, kind, *place)
+                    click.echo(f"tlx: warning: {message}", err=True) if is_news(kind) else show(message, kind, *place)
                 )
                 return super().invoke(context)
         except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
@@ -72,6 +71,13 @@ class Commands(click.Group):
                 raise
             click.echo(f"tlx: {line_of(error)}", err=True)
             sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
+
+
+def is_news(kind: type[Warning]) -> bool:
+    """Return whether warnings of this kind are for the user of a command."""
+    from tlx.records.trackers import TrackerWarning
+
+    return issubclass(kind, (DamagedWarning, TrackerWarning))
 
 
 def line_of(error: Exception) -> str:
@@ -335,6 +341,24 @@ def mesh_of(text: str | None) -> Mesh:
 def mesh_words(text: str | None) -> list[str]:
     """Return the words of a command that repeat `--mesh`."""
     return ["--mesh", text] if text is not None else []
+
+
+track_option = click.option(
+    "--track",
+    "trackers",
+    multiple=True,
+    metavar="TRACKER",
+    help="Log the run to a tracker too: wandb, mlflow, trackio, or with settings, e.g. 'Wandb(project=\"mine\")'.",
+)
+
+
+def trackers_named(texts: Sequence[str]) -> tuple[str | Tracker, ...]:
+    """Return the trackers of `--track`: names, and calls of their classes."""
+    from tlx import config
+    from tlx.records import trackers
+
+    classes = {kind.__name__: kind for kind in trackers.NAMES.values()}
+    return tuple(config.parse(text, classes) for text in texts)
 
 
 config_option = click.option(
