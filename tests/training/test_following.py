@@ -84,7 +84,9 @@ def test_a_tracker_that_fails_in_the_middle_does_not_end_the_run(plain, tmp_path
     same_end(followed, plain)
 
 
-@pytest.mark.parametrize("at", ["step 3", "validation 4", "step 6", "test"])
+@pytest.mark.parametrize(
+    "at", ["step 3", *(pytest.param(at, marks=pytest.mark.slow) for at in ("validation 4", "step 6", "test"))]
+)
 def test_an_error_of_the_callback_ends_the_run_with_a_checkpoint(plain, tmp_path, at):
     word, _, step = at.partition(" ")
 
@@ -103,6 +105,7 @@ def test_an_error_of_the_callback_ends_the_run_with_a_checkpoint(plain, tmp_path
     same_end(run(RECIPE, tmp_path / "run", resume=True, quiet=True), plain)
 
 
+@pytest.mark.slow
 def test_a_callback_is_told_which_run_of_a_group_it_follows(tmp_path, monkeypatch):
     from dataclasses import replace
 

@@ -96,7 +96,7 @@ def test_after_an_interruption_the_same_command_continues(longer, copy, monkeypa
     same_end(lengthen(copy, steps=8, how=QUIET), longer)
 
 
-@pytest.mark.parametrize("place", ["the result", "the recipe"])
+@pytest.mark.parametrize("place", ["the result", pytest.param("the recipe", marks=pytest.mark.slow)])
 def test_a_kill_while_the_folder_changes_hands_loses_nothing(finished, longer, copy, monkeypatch, place):
     def killed(*arguments, **options):
         raise KeyboardInterrupt
@@ -112,6 +112,7 @@ def test_a_kill_while_the_folder_changes_hands_loses_nothing(finished, longer, c
     same_end(lengthen(copy, steps=8, how=QUIET), longer)
 
 
+@pytest.mark.slow
 def test_a_schedule_is_that_of_the_new_length_from_there_on(tmp_path):
     recipe = replace(
         RECIPE, optim=Optim(lr=0.01, schedule="linear"), train=replace(RECIPE.train, select="last", ema=None)
@@ -150,6 +151,7 @@ def test_anything_but_a_larger_length_is_refused(finished, options, parts):
     assert state() == before
 
 
+@pytest.mark.slow
 def test_runs_without_a_last_state_and_with_phases_are_refused(copy, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "4")
     with pytest.raises(ValueError, match="no checkpoint of its last step, 4"):

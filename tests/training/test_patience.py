@@ -164,6 +164,7 @@ def test_the_rate_falls_before_the_run_ends(plateau):
     assert any("divided by 2 2 times" in note for note in plateau.result["notes"])
 
 
+@pytest.mark.slow
 def test_a_lengthened_run_goes_on_waiting(plateau, tmp_path):
     end = plateau.result["steps"]
     for steps in (end - 2, end):
@@ -175,6 +176,7 @@ def test_a_lengthened_run_goes_on_waiting(plateau, tmp_path):
         assert {name: longer.result[name] for name in same} == {name: plateau.result[name] for name in same}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_rate_that_has_fallen(plateau, interrupted, tmp_path):
     rates = measured(plateau.folder, "train/rate")
     fallen = min(step for step, rate in rates.items() if rate < 30)
@@ -216,6 +218,7 @@ def test_patience_counts_validations_without_a_better_one():
     assert course([math.nan, math.nan, 0.5, math.nan])[0] == [0, 1, 0, 1]
 
 
+@pytest.mark.slow
 def test_phases_before_the_last_one_do_not_end(tmp_path):
     phases = tuning.InTurn((0.5, tuning.Probe()), (0.5, tuning.Full()))
     train = replace(RECIPE.train, steps=12, patience=1)
