@@ -128,7 +128,8 @@ def test_a_resumed_group_ends_with_the_same_bits(recipe, tmp_path, monkeypatch):
     from tlx.training import group
 
     monkeypatch.setattr(run_many, "GAIN", 1e9)
-    recipes = [replace(recipe, seed=seed) for seed in range(3)]
+    slow = replace(recipe, optim=replace(recipe.optim, lr=0.5))
+    recipes = [recipe, slow, replace(recipe, seed=1)]
     full = run_many.run_many(recipes, [tmp_path / f"full-{n}" for n in range(3)], how=LEAN)
     folders = [tmp_path / f"parts-{n}" for n in range(3)]
     validate = group.RunGroup.validate

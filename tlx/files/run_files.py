@@ -131,7 +131,9 @@ def _fingerprint(path: Path) -> str:
 
 def _shorter(path: Path) -> list[str]:
     """Return the fingerprints that a run had before it was lengthened."""
-    entries = _document(path).get("lengthened", [])
+    entries = _document(path).get("lengthened")
+    if not isinstance(entries, list):
+        return []
     return [entry["fingerprint"] for entry in entries if isinstance(entry, dict) and "fingerprint" in entry]
 
 

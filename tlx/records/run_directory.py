@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from tlx.tasks import Task
 
 __all__ = [
-    "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
-    "read", "read_predictions", "stale", "write_predictions", "writing",
+    "LEARNED", "LENGTH", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment",
+    "finished", "identity", "read", "read_predictions", "stale", "write_predictions", "writing",
 ]  # fmt: skip
 # The fields of `train` that set the length of a run.
 LENGTH = ("steps", "epochs")

@@ -30,7 +30,7 @@ BRIEF = Record({"recipe": Record({}, {"task": KIND, "data": Record()})}, {"finge
 # A finished run before it was lengthened.
 SHORTER = Record({"steps": COUNT, "fingerprint": HASH}, {"metrics": Mapped(NUMBER), "command": Text()})
 # Identifies the run that a folder belongs to.
-OWNED = Record({"fingerprint": HASH})
+OWNED = Record({"fingerprint": HASH}, {"lengthened": Rows(SHORTER)})
 RECIPE = Record(
     {"fingerprint": HASH, "recipe": Record({"data": Record({"kind": Text(), "tokens": Whole(1)}), "task": KIND})},
     {
