@@ -55,8 +55,9 @@ $(VENV)/.fast: requirements/fast.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -r requirements/fast.txt
 	@touch $@
 
-$(VENV)/.tested: requirements/test.txt $(VENV)/.fast
+$(VENV)/.tested: requirements/test.txt requirements/trackio.txt $(VENV)/.fast
 	$(BIN)/python -m pip install --quiet -r requirements/test.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/trackio.txt
 	@touch $@
 
 # Write the newest package versions for this interpreter to requirements/. Run it with Python 3.11, and with 3.12 or later.

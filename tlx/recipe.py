@@ -1,5 +1,6 @@
 """The recipe of an experiment: it composes the dataclasses of the other packages, without logic."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +51,11 @@ class Train:
     all streams of the data in one pass, with the moments of all of them. Streams that a term adds are processed
     separately and move nothing.
 
+    `patience` ends the run early: after this number of validations in a row without a better measurement by the rule
+    `select`, where a better one differs by more than `least_improvement` from the best before. With the schedule
+    "plateau" the learning rate falls first (see `Optim`). In a tuning of several phases both count from the start of
+    the last phase. None trains all steps.
+
     `remat` sets what the backward pass recomputes instead of keeping it: "none"; "dots", everything except the large
     matrix products (nearly half the memory, a hundredth more FLOPs); "stages", everything within a stage (a third of
     the memory, a third more FLOPs); "auto" is "dots" where most of a stage is frozen, and "none" elsewhere.
@@ -68,6 +74,8 @@ class Train:
     accumulate: int = 1
     ema: float | None = None
     criteria: tuple[str, ...] = ()
+    patience: int | None = None
+    least_improvement: float = 0.0
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -84,6 +92,10 @@ class Train:
             )
         if self.eval_every is not None and self.eval_every < 1:
             raise ValueError(f"eval_every is {self.eval_every}; expected a number of steps, or None for once per epoch")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}; expected 1 validation or more, or None for all steps")
+        if not 0 <= self.least_improvement < math.inf:
+            raise ValueError(f"least_improvement is {self.least_improvement}; expected a number of 0 or more")
         if self.accumulate < 1 or self.batch % self.accumulate:
             raise ValueError(
                 f"accumulate is {self.accumulate}; expected 1 or more, and a number that divides the batch, "
@@ -150,6 +162,16 @@ class Recipe:
             raise ValueError(
                 "data.labels is None, which grants every label of the target, so train.select 'oracle' is the "
                 "same as 'best-validation'; write 'best-validation'"
+            )
+        if self.train.patience is not None and self.train.select == "last":
+            raise ValueError(
+                f"train.patience is {self.train.patience}, but train.select 'last' measures nothing to wait for: "
+                "choose a rule such as 'best-validation' (on the command line, set train.select before train.patience)"
+            )
+        if self.optim.schedule == "plateau" and self.train.patience is None:
+            raise ValueError(
+                "optim.schedule is 'plateau', which lowers the rate after train.patience validations without a better "
+                "one, but train.patience is None: set it, such as train.patience=3"
             )
         for name in self.train.measured:
             setting = f"train.select is {name!r}" if name == self.train.select else f"train.criteria names {name!r}"

@@ -1,6 +1,7 @@
 """The command line: every output, and one clear line with exit code 2 for every mistake of the user."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from tlx.cli import main
+from tlx.cli.group import trackers_named
+from tlx.records.trackers import Mlflow
 
 CONFIG = '''"""A tiny run.   tlx run tiny.py"""
 from tlx import Data, Recipe, Train, models, tasks
@@ -51,6 +54,31 @@ def error_line(*arguments):
     assert last.startswith("tlx: "), outcome.output
     assert all(" -> " in change for change in changes), outcome.output
     return last.removeprefix("tlx: ")
+
+
+def test_a_finished_run_keeps_its_config_and_is_lengthened(config, finished, tmp_path):
+    assert (Path(finished) / "config.py").read_text() == Path(config).read_text()
+    out = str(shutil.copytree(finished, tmp_path / "run"))
+    steps = json.loads((tmp_path / "run" / "result.json").read_text())["steps"]
+    outcome = call("lengthen", out, "--steps", str(steps + 2))
+    assert outcome.exit_code == 0, outcome.output
+    assert f"the run was lengthened after {steps} steps" in outcome.output
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == steps + 2
+    assert f"the new length is {steps} steps" in error_line("lengthen", out, "--steps", str(steps))
+    assert "--steps 2000" in error_line("lengthen", out)
+    assert f"tlx lengthen {out} --steps 99" in error_line("run", config, "--out", out, "--set", "train.steps=99")
+
+
+def test_a_tracker_is_named_or_called():
+    assert trackers_named(("wandb", "Mlflow(experiment='a b')")) == ("wandb", Mlflow(experiment="a b"))
+
+
+def test_an_unknown_tracker_is_one_line(config, tmp_path):
+    assert error_line("run", config, "--track", "wandbb", "--out", str(tmp_path / "run")) == (
+        "there is no tracker 'wandbb'; close: 'wandb'"
+    )
+    assert "projet" in error_line("run", config, "--track", "Wandb(projet='x')")
+    assert "Wandbb" in error_line("run", config, "--track", "Wandbb(project='x')")
 
 
 def test_help_answers_in_under_half_a_second():

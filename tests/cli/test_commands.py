@@ -33,6 +33,7 @@ PLAIN = CONFIG.replace('source="mnist5k", labels=0, size=16', "size=16").replace
 )
 SET = ("--set", "tuning=Freeze(through='stem')", "--set", "optim.lr=0.003")
 MESH = ("--mesh", "data=2")
+TRACK = ("--track", "mlflow", "--track", "Wandb(project='a b')")
 WEIGHTS = ("--set", "weights=Weights('no where')")
 
 
@@ -53,6 +54,11 @@ def place(tmp_path, monkeypatch):
         ("tlx.training.loop.run", ("run", "ti ny.py", *SET, "--out", "o u t", "--no-feature-cache", *MESH)),
         ("tlx.training.loop.run", ("run", "ti ny.py", *SET)),
         ("tlx.training.loop.run", ("run", "--quiet", "--overwrite", "--", "-plain.py")),
+        # The packages of the trackers are installed for the slow tests.
+        pytest.param("tlx.training.loop.run", ("run", "ti ny.py", *TRACK), marks=pytest.mark.slow),
+        pytest.param("tlx.training.lengthen.lengthen", ("lengthen", "o u t", *TRACK), marks=pytest.mark.slow),
+        ("tlx.training.lengthen.lengthen", ("lengthen", "o u t", "--steps", "7", *MESH)),
+        ("tlx.training.lengthen.lengthen", ("lengthen", "o u t", "--epochs", "2.5", "--config", "ti ny.py")),
         (
             "tlx.training.lr_find.find",
             ("lr-find", "ti ny.py", *SET, "--steps", "7", "--start", "1.23456789e-6", "--per-group", *MESH),

@@ -8,10 +8,15 @@ import threading
 import pytest
 
 from tlx.records.log import METRICS, Records, read_metrics, write_json
+from tlx.records.trackers import TensorBoard, TrackedRun
+
+
+def opened(folder, begin=0):
+    return Records(folder, begin, [TensorBoard().start(TrackedRun(folder, {}, begin))])
 
 
 def write(folder, steps, begin=0):
-    records = Records(folder, begin)
+    records = opened(folder, begin)
     for step in steps:
         records.write(step, {"train/loss": 1 / step, "train/rate": 0.5})
     records.close()
@@ -67,7 +72,7 @@ def test_a_json_file_is_complete_or_unchanged(tmp_path):
 
 def test_a_full_disk_is_an_error_and_no_thread_waits(tmp_path, monkeypatch):
     threads = threading.active_count()
-    records = Records(tmp_path)
+    records = opened(tmp_path)
     records.write(1, {"train/loss": 1.0})
     records.flush()
     true = os.write
@@ -85,7 +90,7 @@ def test_a_full_disk_is_an_error_and_no_thread_waits(tmp_path, monkeypatch):
     # The rest of the events does not fit either; the files are closed all the same.
     with pytest.raises(OSError, match="No space left"):
         records.close()
-    assert records.stream.closed and records.events.stream.closed
+    assert records.stream.closed and records.writers[0].stream.closed
     records.close()
     assert threading.active_count() == threads
     monkeypatch.undo()

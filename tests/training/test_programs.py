@@ -7,7 +7,7 @@ import numpy as np
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks
 from tlx.records import progress
-from tlx.training.group import identity_of
+from tlx.training.compilations import identity_of
 from tlx.training.programs import Programs, Watched
 
 RECIPE = Recipe(

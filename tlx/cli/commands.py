@@ -77,9 +77,7 @@ class Commands(click.Group):
                 warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
                 show = warnings.showwarning
                 warnings.showwarning = lambda message, kind, *place: (
-                    click.echo(f"tlx: warning: {message}", err=True)
-                    if issubclass(kind, DamagedWarning)
-                    else show(message, kind, *place)
+                    click.echo(f"tlx: warning: {message}", err=True) if is_news(kind) else show(message, kind, *place)
                 )
                 return super().invoke(context)
         except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
@@ -94,6 +92,13 @@ class Commands(click.Group):
                 raise
             click.echo(f"tlx: {line_of(error)}", err=True)
             sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
+
+
+def is_news(kind: type[Warning]) -> bool:
+    """Return whether warnings of this kind are for the user of a command."""
+    from tlx.records.trackers import TrackerWarning
+
+    return issubclass(kind, (DamagedWarning, TrackerWarning))
 
 
 def first_sentence(command: click.Command) -> str:

@@ -19,6 +19,7 @@ import click
 from tlx.cli.commands import Commands, Option
 
 if TYPE_CHECKING:
+    from tlx.records.trackers import Tracker
     from tlx.sharding import Mesh
     from tlx.study import Study
 
@@ -225,3 +226,21 @@ def mesh_of(text: str | None) -> Mesh:
 def mesh_words(text: str | None) -> list[str]:
     """Return the words of a command that repeat `--mesh`."""
     return ["--mesh", text] if text is not None else []
+
+
+track_option = click.option(
+    "--track",
+    "trackers",
+    multiple=True,
+    metavar="TRACKER",
+    help="Log the run to a tracker too: wandb, mlflow, trackio, or with settings, e.g. 'Wandb(project=\"mine\")'.",
+)
+
+
+def trackers_named(texts: Sequence[str]) -> tuple[str | Tracker, ...]:
+    """Return the trackers of `--track`: names, and calls of their classes."""
+    from tlx import config
+    from tlx.records import trackers
+
+    classes = {kind.__name__: kind for kind in trackers.NAMES.values()}
+    return tuple(config.parse(text, classes) for text in texts)

@@ -21,6 +21,8 @@ from tlx.cli.group import (
     quiet_option,
     set_option,
     set_words,
+    track_option,
+    trackers_named,
 )
 from tlx.cli.user_files import load_recipe, optional_recipe
 
@@ -47,11 +49,12 @@ from tlx.cli.user_files import load_recipe, optional_recipe
     cls=Option,
     old=("--no-prefix",),
 )
+@track_option
 @mesh_option
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
-    mesh: str | None, quiet: bool,
+    trackers: tuple[str, ...], mesh: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
@@ -69,16 +72,51 @@ def run(
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
     try:
-        how = How(quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh))
-        train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how)
+        how = How(quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers))
+        train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
     except KeyboardInterrupt:
         ending = [
             *(["--no-feature-cache"] if recompute else []),
+            *set_words(trackers, "--track"),
             *mesh_words(mesh),
             *(["--quiet"] if quiet else []),
             "--resume",
         ]
         command = command_of("run", file_word(config), *set_words(changes), "--out", out, *ending)
+        click.echo(f"\nstopped; continue with: {command}", err=True)
+        sys.exit(130)
+
+
+@main.command(
+    section="Train",
+    examples=("tlx lengthen runs/lora --steps 2000", "tlx lengthen runs/lora --epochs 10 --track mlflow"),
+)
+@click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
+@click.option("--steps", type=int, help="New number of steps, counted from the start of the run.")
+@click.option("--epochs", type=float, help="New number of passes over the first stream, in place of --steps.")
+@track_option
+@mesh_option
+@config_option
+@quiet_option
+def lengthen(
+    source: str, steps: int | None, epochs: float | None, trackers: tuple[str, ...], mesh: str | None,
+    config: str | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Train the finished RUN for more steps, from the state, with its optimiser, in which it ended.
+
+    From there on the schedule is that of the new length. The recipe changes in its length only; the directory keeps
+    both lengths. After an interruption the same command continues.
+    """
+    from tlx.training.lengthen import lengthen as train_further
+    from tlx.training.loop import How
+
+    how = How(quiet=quiet, mesh=mesh_of(mesh), trackers=trackers_named(trackers))
+    try:
+        train_further(source, steps=steps, epochs=epochs, given=optional_recipe(config), how=how)
+    except KeyboardInterrupt:
+        length = [*(["--steps", str(steps)] if steps else []), *(["--epochs", repr(epochs)] if epochs else [])]
+        ending = [*set_words(trackers, "--track"), *mesh_words(mesh), *(["--config", config] if config else [])]
+        command = command_of("lengthen", file_word(source), *length, *ending, *(["--quiet"] if quiet else []))
         click.echo(f"\nstopped; continue with: {command}", err=True)
         sys.exit(130)
 

@@ -11,6 +11,8 @@ from tlx.trees import Json
 
 RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "moved.json"
 LEARNED, FAILED, METRICS, PAGE = "learned.safetensors", "failed.json", "metrics.jsonl", "report.html"
+# The identities of the run in its trackers, and the copy of its config file.
+TRACKERS, CONFIG = "trackers.json", "config.py"
 TABLES = ("mistakes.json", "parameters.json", "environment.json", WEIGHTS)
 
 _MODEL = (
@@ -19,7 +21,7 @@ _MODEL = (
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(txt|json)|merges\.txt|processor\.json|[\w-]+\.model"
 )
 # Every file that tlx writes into a run's directory: names at the top, and names inside its directories.
-FILES = frozenset({RECIPE, RESULT, digests.FILES, MOVED, LEARNED, FAILED, METRICS, PAGE, *TABLES})
+FILES = frozenset({RECIPE, RESULT, digests.FILES, MOVED, LEARNED, FAILED, METRICS, PAGE, TRACKERS, CONFIG, *TABLES})
 DIRECTORIES = {
     "tensorboard": r"events\.out\.tfevents\..*",
     "predictions": r"(validation|test(-[A-Za-z0-9][\w.-]*)?)\.npz",
@@ -111,10 +113,11 @@ def check_file(folder: Path, name: str) -> None:
 
 
 def check_fingerprint(folder: Path, document: object, what: str) -> None:
-    """Raise ValueError where a document has the fingerprint of another recipe than the run in `folder`."""
+    """Raise ValueError where a document has the fingerprint of another recipe than the run in `folder`, or than the run
+    was before it was lengthened."""
     received = document.get("fingerprint") if isinstance(document, dict) else None
     expected = _fingerprint(folder / RECIPE)
-    if received and expected and received != expected:
+    if received and expected and received not in (expected, *_shorter(folder / RECIPE)):
         raise ValueError(
             f"{folder / what} belongs to another run: its fingerprint is {received}, but {RECIPE} has {expected}; run "
             "the recipe again with --overwrite"
@@ -124,6 +127,14 @@ def check_fingerprint(folder: Path, document: object, what: str) -> None:
 def _fingerprint(path: Path) -> str:
     fingerprint = _document(path).get("fingerprint")
     return fingerprint if isinstance(fingerprint, str) else ""
+
+
+def _shorter(path: Path) -> list[str]:
+    """Return the fingerprints that a run had before it was lengthened."""
+    entries = _document(path).get("lengthened")
+    if not isinstance(entries, list):
+        return []
+    return [entry["fingerprint"] for entry in entries if isinstance(entry, dict) and "fingerprint" in entry]
 
 
 def _document(path: Path) -> Json:

@@ -85,6 +85,11 @@ def layout(model: Model, partitions: Sequence[Partition], phase: int = 0, turns:
     schedules = {path: learn.schedule for path, learn in partitions[phase].items() if learn and learn.schedule}
     for name in sorted(set(schedules.values())):
         check_schedule(name)
+        if name == "plateau":
+            raise ValueError(
+                "a rule has schedule='plateau', but that schedule lowers the rate of all parameters together: set it "
+                "in Optim(schedule='plateau')"
+            )
     names = wave_names(partitions)
     if turns:
         names = {path: f"{name}-{turn_names(turns, path)}" for path, name in names.items()}

@@ -16,7 +16,7 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     `schedule` None is the optimiser's. For step t of T after the warm-up of W steps, the schedules are, as shares of
     lr:
 
-    * cosine, linear: down to 0; constant: 1;
+    * cosine, linear: down to 0; constant: 1; plateau: 1, where lr is lowered between the steps;
     * rsqrt: sqrt(max(W, 1) / (step + 1)), at most 1 (Vaswani et al., 2017);
     * one-cycle: half a cosine up to `cycle_peak`, half a cosine down (Smith, 2018, with fastai's cosines);
     * slanted-triangular: (1 + p (ratio - 1)) / ratio with p = t / cut up to cut = floor(T peak), then 1 - (t - cut) /

@@ -6,8 +6,8 @@ from typing import Literal
 from tlx.optim.directions import BY_NAME, Optimiser
 from tlx.trees import near_miss
 
-Schedule = Literal["cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular"]
-SCHEDULES = ("cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular")
+Schedule = Literal["cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular", "plateau"]
+SCHEDULES = ("cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular", "plateau")
 OPTIMISERS = tuple(BY_NAME)
 
 
@@ -27,7 +27,9 @@ class Optim:
     The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. `beta1`
     (`momentum` for `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
     its peak, and back; (0, 0) leaves it unchanged. The slanted triangle rises from lr / `slant_ratio` in the share
-    `slant_peak` and falls back. The schedule-free optimisers need schedule="constant"; their averaged parameters are
+    `slant_peak` and falls back. "plateau" is constant until `train.patience` validations pass without a better
+    measurement; then the rate is divided by `plateau_divisor`, at most `plateau_falls` times, and after the last time
+    the run ends early instead. The schedule-free optimisers need schedule="constant"; their averaged parameters are
     evaluated and saved.
 
     For a new optimiser, write a frozen subclass whose `optimiser` returns an `Optimiser`. Rate, schedule, decay and
@@ -53,6 +55,8 @@ class Optim:
     cycle_momentum: tuple[float, float] = (0.0, 0.0)
     slant_peak: float = 0.1
     slant_ratio: float = 32.0
+    plateau_divisor: int = 10
+    plateau_falls: int = 2
 
     def __post_init__(self) -> None:
         if type(self).optimiser is Optim.optimiser and self.name not in OPTIMISERS:
@@ -81,6 +85,11 @@ class Optim:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected 1 or more, because it divides the peak learning rate"
                 )
+        if self.plateau_divisor < 2 or self.plateau_falls < 0:
+            raise ValueError(
+                f"plateau_divisor is {self.plateau_divisor} and plateau_falls is {self.plateau_falls}; expected a "
+                "divisor of 2 or more, and 0 falls or more"
+            )
         if not all(0 <= number < 1 for number in self.cycle_momentum):
             raise ValueError(
                 f"cycle_momentum is {self.cycle_momentum}; expected two numbers in [0, 1): the momentum at the ends "

@@ -1,17 +1,18 @@
-"""Write the records of a run while it trains: one JSON line per metric value, and TensorBoard events."""
+"""Write the records of a run while it trains: one JSON line per metric value; pass them to trackers and a callback."""
 
 import json
 import os
-import socket
-import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tlx.files.documents import digests, read_lines
 from tlx.files.documents.records import METRIC, RERUN
 from tlx.files.durable import write_all_of, write_whole
+from tlx.records.trackers import Writer
 from tlx.trees import Json
 
 METRICS = "metrics.jsonl"
@@ -42,22 +43,41 @@ def read_metrics(folder: Path) -> list[Json]:
     return read_lines(folder / METRICS, METRIC, remedy=RERUN)
 
 
-class Records:
-    """Write the records of a run in `folder` from `step` on.
+class CallbackError(RuntimeError):
+    """The user's function that receives the records raised an error."""
 
-    Lines beyond `step` are removed, because the run repeats those steps. Without `events`, no TensorBoard files are
-    written. The calling thread writes everything, so a full disk raises an error here and no queue can block.
+
+# A record: the step, the run's folder, and metrics by name.
+Callback = Callable[[Mapping[str, Any]], object]
+
+
+class Records:
+    """Write the records of a run in `folder` from `step` on: into `metrics.jsonl`, and to `writers` and `callback`.
+
+    Lines beyond `step` are removed, because the run repeats those steps, and so are those of metrics that begin with
+    one of the names `once`, which are written at the end of the run. The calling thread writes everything, so a
+    full disk raises an error here and no queue can block. `failure` is the error of the callback, which is not called
+    again: the run ends with it at the next step that can be saved.
     """
 
-    def __init__(self, folder: Path, step: int = 0, events: bool = True):
-        lines = [line for line in read_metrics(folder) if line["step"] <= step]
+    def __init__(
+        self,
+        folder: Path,
+        step: int = 0,
+        writers: Sequence[Writer] = (),
+        callback: Callback | None = None,
+        once: tuple[str, ...] = (),
+    ):
+        lines = [line for line in read_metrics(folder) if line["step"] <= step and not line["name"].startswith(once)]
         self.path = folder / METRICS
         write_whole(self.path, [(json.dumps(line) + "\n").encode() for line in lines])
         self.lines: list[str] = []
         self.stream = self.path.open("ab", buffering=0)
-        self.events = Events(folder / "tensorboard", step) if events else None
+        self.writers, self.callback = writers, callback
+        self.failure: CallbackError | None = None
+        self.result: Json | None = None
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> None:
         """Add one line for each metric: `{"step", "name", "value", "time"}` (time in seconds since the epoch).
 
         Raises:
@@ -68,10 +88,28 @@ class Records:
             self.lines.append(
                 json.dumps({"step": step, "name": name, "value": value, "time": now}, default=plain) + "\n"
             )
-            if self.events is not None:
-                self.events.add(name, value, step)
+        for writer in self.writers:
+            writer.write(step, MappingProxyType(values))
+        if self.callback is not None and values:
+            self.call(step, values)
         if len(self.lines) >= LINES:
             self.flush()
+
+    def call(self, step: int, values: Mapping[str, float]) -> None:
+        """Call the callback with a record that it cannot change; store its error."""
+        record = MappingProxyType({"step": step, "folder": str(self.path.parent), **values})
+        try:
+            assert self.callback is not None
+            self.callback(record)
+        except Exception as error:
+            name = getattr(self.callback, "__qualname__", type(self.callback).__name__)
+            reason = " ".join(str(error).split())
+            self.failure = CallbackError(
+                f"the callback {name} raised {type(error).__name__}{f': {reason}' if reason else ''} at step {step}; a "
+                "checkpoint is written: correct the callback, and continue with resume=True"
+            )
+            self.failure.__cause__ = error
+            self.callback = None
 
     def flush(self, sync: bool = False) -> None:
         """Write the buffered lines to the files; with `sync` the lines are on the disk when this returns."""
@@ -79,73 +117,33 @@ class Records:
         write_all_of(self.stream.fileno(), "".join(lines).encode())
         if sync:
             os.fsync(self.stream.fileno())
-        if self.events is not None:
-            self.events.flush()
+        for writer in self.writers:
+            writer.flush()
+
+    def finish(self, result: Json) -> None:
+        """Take the content of `result.json`, for the writers: the run is complete."""
+        self.result = result
 
     def close(self) -> None:
         """Write the buffered lines, and close the files even if the disk is full."""
         if self.stream.closed:
             return
-        try:
-            self.flush()
-        finally:
-            self.stream.close()
-            if self.events is not None:
-                self.events.close()
-
-
-class Events:
-    """Write scalars for TensorBoard.
-
-    The `SummaryWriter` of tensorboardX has a thread that dies on a full disk, and then a queue that blocks forever.
-    This class encodes with tensorboardX and writes in the calling thread.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        count = sum(path.name.startswith(name) for path in folder.iterdir())
-        self.waiting: list[bytes] = []
-        self.stream = (folder / (f"{name}.{count}" if count else name)).open("xb", buffering=0)
-        self._note(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # TensorBoard drops the events of an earlier attempt beyond the step from which this one continues.
-        start = SessionLog(status=SessionLog.START)
-        self._note(Event(wall_time=time.time(), session_log=start, step=step + 1))
-
-    def add(self, name: str, value: float, step: int) -> None:
-        """Add one scalar."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        self._note(Event(wall_time=time.time(), summary=scalar(name, value), step=step))
-
-    def _note(self, event: Any) -> None:
-        """Encode an event as a TFRecord: length, masked checksum of the length, content, masked checksum of the
-        content."""
-        from tensorboardX.record_writer import masked_crc32c
-
-        content = event.SerializeToString()
-        length = struct.pack("<Q", len(content))
-        checksums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
-        self.waiting += [length, checksums[0], content, checksums[1]]
-
-    def flush(self) -> None:
-        """Write the buffered events to the file."""
-        waiting, self.waiting = self.waiting, []
-        write_all_of(self.stream.fileno(), b"".join(waiting))
-
-    def close(self) -> None:
-        """Close the file; call `flush` before."""
-        self.stream.close()
+        with ExitStack() as stack:
+            for writer in self.writers:
+                stack.callback(writer.finish, self.result)
+            stack.callback(self.stream.close)
+            stack.callback(self.flush)
 
 
 class NoRecords:
     """Records of a run that must not be written: each method does nothing."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    failure: CallbackError | None = None
+
+    def write(self, step: int, values: dict[str, float]) -> None: ...
 
     def flush(self, *, sync: bool = False) -> None: ...
+
+    def finish(self, result: Json) -> None: ...
 
     def close(self) -> None: ...

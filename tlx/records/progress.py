@@ -45,6 +45,11 @@ class Clock:
             self.update()
             self.activities.pop()
 
+    @property
+    def speed(self) -> float:
+        """Return the steps per second of training time; 0 before the first."""
+        return self.steps / self.seconds["train"] if self.seconds["train"] > 0 else 0.0
+
     def update(self) -> None:
         """Add the time since the last change of activity to the current activity."""
         now = time.perf_counter()
@@ -207,9 +212,13 @@ def table_of(rows: Sequence[Activity]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    # On a narrow terminal the bar shrinks first, then the text is cut.
     table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True, min_width=max(len(row.counted()) for row in rows))
+    table.add_column(min_width=4, max_width=30)
+    table.add_column(no_wrap=True)
     for row in rows:
-        bar = ProgressBar(row.total, row.done, width=30, pulse=row.total is None)
+        bar = ProgressBar(row.total, row.done, pulse=row.total is None)
         table.add_row(Text(row.counted()), bar, Text(row.text()))
     return table
 
@@ -317,7 +326,7 @@ class Progress(Bar):
         if speed:
             parts.append(f"{speed * self.batch:.0f} examples/s")
             if left := self.seconds_left(self.row.done, speed):
-                parts.append(f"about {clock_time(left)} left")
+                parts.append(f"{clock_time(left)} left")
         return "  ".join(parts)
 
     def speed(self) -> float:

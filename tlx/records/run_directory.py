@@ -32,11 +32,12 @@ from tlx.files.documents.records import OWNED, RERUN
 from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
 from tlx.files.nearby import missing_directory
-from tlx.files.run_files import LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
+from tlx.files.run_files import CONFIG, LEARNED, MOVED, RECIPE, RESULT, WEIGHTS
 from tlx.functional.metrics import of_scores
 from tlx.functional.scores import scores_of
 from tlx.records import migrations
 from tlx.records.log import write_json
+from tlx.records.origin import commit_of
 from tlx.trees import Json
 
 # A study is read without JAX (docs/decisions/reading-without-jax.md).
@@ -45,9 +46,11 @@ if TYPE_CHECKING:
     from tlx.tasks import Task
 
 __all__ = [
-    "LEARNED", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment", "finished",
-    "read", "read_predictions", "stale", "write_predictions", "writing",
+    "LEARNED", "LENGTH", "MOVED", "RECIPE", "RESULT", "WEIGHTS", "InUse", "Predictions", "claim", "environment",
+    "finished", "identity", "read", "read_predictions", "stale", "write_predictions", "writing",
 ]  # fmt: skip
+# The fields of `train` that set the length of a run.
+LENGTH = ("steps", "epochs")
 PACKAGES = (
     "tlx",
     "jax",
@@ -98,6 +101,15 @@ def _other(folder: Path, document: Json, recipe: Recipe, fingerprint: str) -> st
     recorded, end = document["fingerprint"], "choose another folder with --out, or pass --overwrite"
     schema = migrations.rule_of(document)
     bare = config.fingerprint(recipe, with_sources=False, schema=schema)
+    if fingerprint in [entry["fingerprint"] for entry in document.get("lengthened", [])]:
+        return f"contains the run of this recipe, but it was lengthened since (tlx lengthen); {end}"
+    recorded_recipe, requested = document.get("recipe"), config.dump(recipe)
+    if recorded_recipe != requested and without_length(recorded_recipe) == without_length(requested):
+        words = f"--steps {recipe.train.steps}" if recipe.train.steps else f"--epochs {recipe.train.epochs:g}"
+        return (
+            "contains the run of a recipe that differs in its length only; train it further with: tlx lengthen "
+            f"{folder} {words}; or {end}"
+        )
     if schema < config.SCHEMA and config.fingerprint(recipe, schema=schema) == recorded:
         return (
             f"contains the run of this recipe with a fingerprint of schema {schema}, but this tlx computes "
@@ -130,9 +142,29 @@ def stale(folder: Path) -> list[str]:
     return code.changed(sources, folder) if isinstance(sources, dict) else []
 
 
-def claim(folder: Path, recipe: Recipe, *, overwrite: bool, base: Any = None, command: str = "") -> None:
-    """Assign `folder` to the recipe, after `finished` accepted it. `overwrite` deletes an earlier run there, and
-    nothing else."""
+def claim(
+    folder: Path,
+    recipe: Recipe,
+    *,
+    overwrite: bool,
+    base: Any = None,
+    command: str = "",
+    file: Path | None = None,
+    with_commit: bool = False,
+) -> None:
+    """Assign `folder` to the recipe, after `finished` accepted it.
+
+    Args:
+        folder: The folder.
+        recipe: The recipe.
+        overwrite: Whether to delete an earlier run there, and nothing else.
+        base: The recipe before overrides.
+        command: The command that runs.
+        file: The config file of the recipe, of which the folder gets a copy.
+        with_commit: Whether to record the git commit of the directory of `file`, else of the working directory.
+    """
+    # It may lie in the folder.
+    copied = None if file is None else file.read_bytes()
     if (folder / RECIPE).is_file():
         if not overwrite:
             return
@@ -140,6 +172,16 @@ def claim(folder: Path, recipe: Recipe, *, overwrite: bool, base: Any = None, co
         run_files.delete(folder, keep=(RECIPE,))
     folder.mkdir(parents=True, exist_ok=True)
     changes = [] if base is None else [[path, repr(old), repr(new)] for path, old, new in config.diff(base, recipe)]
+    written = identity(folder, recipe) | {"changes": changes, "command": command}
+    if with_commit and (commit := commit_of(Path.cwd() if file is None else file.resolve().parent)):
+        written["git"] = commit
+    if copied is not None:
+        write_whole(folder / CONFIG, [copied])
+    write_json(folder / RECIPE, written)
+
+
+def identity(folder: Path, recipe: Recipe) -> Json:
+    """Return the part of `recipe.json` that follows from the recipe."""
     written: Json = {
         "schema": config.SCHEMA, "fingerprint": config.fingerprint(recipe), "recipe": config.dump(recipe)
     }  # fmt: skip
@@ -148,7 +190,14 @@ def claim(folder: Path, recipe: Recipe, *, overwrite: bool, base: Any = None, co
     if sources := config.sources(recipe):
         written["without_sources"] = config.fingerprint(recipe, with_sources=False)
         written["sources"] = {_from(path, folder): digest for path, digest in sources.items()}
-    write_json(folder / RECIPE, written | {"changes": changes, "command": command})
+    return written
+
+
+def without_length(document: Any) -> Any:
+    """Return a recipe, as `config.dump` writes it, without the fields that set its length."""
+    if not isinstance(document, dict) or not isinstance(document.get("train"), dict):
+        return None
+    return document | {"train": {name: value for name, value in document["train"].items() if name not in LENGTH}}
 
 
 def _from(source: str, folder: Path) -> str:

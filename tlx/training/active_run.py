@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +21,12 @@ from tlx.functional.selection import Outputs
 from tlx.objectives import several
 from tlx.recipe import Recipe
 from tlx.records import run_directory
-from tlx.records.log import NoRecords, Records
+from tlx.records.log import Callback, NoRecords, Records
 from tlx.records.run_directory import Predictions
+from tlx.records.trackers import TensorBoard, TrackedRun, Tracker, started
 from tlx.tasks.classes import format_names
 from tlx.training.checkpoint import Checkpoints, Saved
+from tlx.training.patience import Patience
 from tlx.training.prepare import Prepared, check_shares, open_data, prepare
 from tlx.training.state import TrainState, memories
 from tlx.trees import Tree, flatten, nest
@@ -59,9 +60,10 @@ class ActiveRun:
     """A prepared recipe in its folder.
 
     `begin` is the step from which it trains, set by its group (see `tlx.training.group_checkpoints`); a `finished` run
-    trains for the other runs of its group and writes nothing; `failed` is the error that ended it early, after which it
-    is not measured; `flops` is the number of operations of its steps, None if unknown; `prefixes` records by phase
-    which features were cached, and `cuts` the stage at which each phase begins, once it was computed.
+    trains for the other runs of its group and writes nothing; `failed` is the error that ended it early and `ended` the
+    step at which it lost patience, after which it is not measured; `flops` is the number of operations of its steps,
+    None if unknown; `prefixes` records by phase which features were cached, and `cuts` the stage at which each phase
+    begins, once it was computed.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ActiveRun:
         self.eval_every = recipe.train.eval_every or math.ceil(len(splits.train) / recipe.batch_of(splits.first))
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.begin, self.finished = 0, finished
+        self.records: Records | NoRecords = NoRecords()
         self.every = 1 if records is None else max(1, math.ceil(self.steps / records))
         self.events = records is None
         self.best = Best()
@@ -90,12 +93,20 @@ class ActiveRun:
         self.validated: dict[str, float] = {}
         self.criteria: dict[str, float] = {}
         self.failed: Exception | None = None
+        # The step at which the run ended early, and the course of its measurements until then.
+        self.ended: int | None = None
+        self.patience = Patience()
         self.flops: float | None = 0.0
         self.prefixes: dict[int, dict[str, Any]] = {}
         self.cuts: dict[int, Any] = {}
         self.fingerprint = config.fingerprint(recipe)
         # The lock of the folder, until the run is closed.
         self.lock = ExitStack()
+
+    @property
+    def active(self) -> bool:
+        """Return whether the run still trains: it neither failed nor ended early."""
+        return self.failed is None and self.ended is None
 
     def inputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes and types of a batch of the model's inputs."""
@@ -106,17 +117,26 @@ class ActiveRun:
         arrays = inputs_of(next(iter(batches)))
         return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
 
-    @cached_property
-    def records(self) -> Records | NoRecords:
-        """Return the records from the step `begin` on; they are opened at the first write."""
-        return NoRecords() if self.finished else Records(self.path, self.begin, events=self.events)
+    def open_records(self, trackers: Sequence[Tracker] = (), callback: Callback | None = None) -> None:
+        """Open the records from the step `begin` on, and start the trackers. Raises as `trackers.started`."""
+        if self.finished:
+            return
+        with ExitStack() as opened:
+            writers = [TensorBoard().start(TrackedRun(self.path, {}, self.begin))] if self.events else []
+            for writer in writers:
+                opened.callback(writer.finish, None)
+            if trackers:
+                document = run_directory.read(self.path, run_directory.RECIPE)
+                writers += started(trackers, self.path, document, self.begin)
+            once = tuple(f"{name}/" for name in self.splits.measured)
+            self.records = Records(self.path, self.begin, writers, callback, once)
+            opened.pop_all()
 
     def close(self) -> None:
         """Close the records and the checkpoints, and release the folder's lock."""
         with self.lock:
             try:
-                if "records" in self.__dict__:
-                    self.records.close()
+                self.records.close()
             finally:
                 self.checkpoints.close()
 
@@ -132,6 +152,8 @@ class ActiveRun:
             "classes": list(self.ready.task.names),
             "fingerprint": self.fingerprint,
             "failed": None if self.failed is None else str(self.failed),
+            "ended": self.ended,
+            "patience": list(self.patience),
         }
         return Saved(self.checkpoint_part(state), best.variables._asdict() if best.variables is not None else {}, notes)
 
@@ -154,12 +176,15 @@ class ActiveRun:
                 f"{format_names(names)}, so the head of its checkpoint would predict other classes. Restore the data "
                 "set, or pass --overwrite to start again"
             )
-        self.flops = notes.get("flops")
+        self.flops, self.ended = notes.get("flops"), notes.get("ended")
+        self.patience = Patience(*notes.get("patience", ()))
         best = Variables(**saved.best) if notes["best"] else None
         self.best = Best(notes["best_step"], notes["best_value"], best)
         state = TrainState(**{**saved.state, "key": jax.random.wrap_key_data(saved.state["key"])})
         frozen = nest(flatten(fresh.frozen) | flatten(state.frozen))
-        return state._replace(frozen=frozen, memory=fresh.memory)
+        # The schedules of a run that was lengthened are those of its new length.
+        numbers = state.numbers | {name: fresh.numbers[name] for name in ("steps", "clock")}
+        return state._replace(frozen=frozen, memory=fresh.memory, numbers=numbers)
 
     def settle(
         self,
@@ -254,11 +279,14 @@ def opened(
     records: int | None = None,
     test: bool = True,
     finished: bool = False,
+    file: Path | None = None,
+    with_commit: bool = False,
 ) -> ActiveRun:
     """Open the run of a recipe in its folder and claim the folder (see `run_directory.claim`).
 
     The run holds the folder's lock until it is closed. `like` is another run, which may be closed, that may have the
-    same weights and data; `records` and `finished` are as in `ActiveRun`; without `test` the test split is sealed.
+    same weights and data; `records` and `finished` are as in `ActiveRun`, `file` and `with_commit` as in
+    `run_directory.claim`; without `test` the test split is sealed.
     Nothing is written into the folder of a `finished` run. Errors of the recipe are raised before the folder is
     touched.
     """
@@ -277,7 +305,9 @@ def opened(
             raise FileExistsError(
                 f"{path}: another process has finished the run of this recipe; pass --resume to read it"
             )
-        run_directory.claim(path, recipe, overwrite=overwrite, base=base, command=command)
+        run_directory.claim(
+            path, recipe, overwrite=overwrite, base=base, command=command, file=file, with_commit=with_commit
+        )
         run = ActiveRun(recipe, path, ready, splits, memory, records)
         run.lock = lock.pop_all()
     return run

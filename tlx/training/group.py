@@ -3,33 +3,29 @@
 The loop does not see whether there is one run or several vectorised runs; only this module and `vectorize` know.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import jax
 
 from tlx import partition
 from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Outputs
-from tlx.recipe import Recipe
 from tlx.records import run_directory
-from tlx.records.compile_times import CompileTimes
+from tlx.records.log import CallbackError
 from tlx.records.progress import Clock, Evaluations, Progress
 from tlx.records.run_directory import Predictions
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun, Diverged, moved_part
 from tlx.training.batches import DispatchedSteps, one_of
+from tlx.training.compilations import Compilations
 from tlx.training.energy import Metered, Used
 from tlx.training.evaluate import evaluate, look
 from tlx.training.group_checkpoints import GroupCheckpoints
-from tlx.training.grouping import signature
 from tlx.training.interrupt import Interruption, noted
+from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
-from tlx.training.programs import Shapes
 from tlx.training.results import end_message, line, start_message, write_all, write_page
 from tlx.training.step import Parts, TrainState
 from tlx.trees import flatten, nest
@@ -42,7 +38,7 @@ class RunGroup:
     """Runs that train in one program: a single run, or several vectorised runs.
 
     `begin` is the step of their checkpoint and `step` the number of steps dispatched so far. `stopped` says that the
-    runs end before their last step; `ended` is the step at which they end.
+    runs end before their last step.
     """
 
     def __init__(
@@ -60,7 +56,7 @@ class RunGroup:
         self.first = self.runs[0]
         self.recipe, self.splits, self.spans = self.first.recipe, self.first.splits, self.first.spans
         self.begin, self.steps = self.first.begin, self.first.steps
-        self.step, self.ended, self.stopped = self.begin, self.steps, False
+        self.step, self.stopped = self.begin, False
         self.setup: PhaseSetup | None = None
         self.before: Before | None = None
         self.state: Any = None
@@ -69,7 +65,7 @@ class RunGroup:
         # Whether the devices computed the pending steps while another program was compiled.
         self.overlapped = False
         self.interrupted, self.saved = False, time.monotonic()
-        self.times = CompileTimes()
+        self.opened, self.compilations = False, Compilations(clock, progress, how.quiet)
 
     @property
     def phase(self) -> PhaseSetup:
@@ -92,36 +88,31 @@ class RunGroup:
                     self.runs, number, feature_cache, self.progress.say, before, restore, self.how.mesh
                 )
             self.state = self.setup.placed()
-        if not self.how.quiet:
-            self.identity = identity_of(self.recipe, len(self.runs), number)
-        self.setup.programs.announce = self.compiling
+        self.compilations.begin_phase(self.recipe, len(self.runs), number)
+        self.setup.programs.announce = self.compilations.announce
         self.progress.begin_phase()
-
-    @contextmanager
-    def compiling(self, program: str, shapes: Shapes) -> Iterator[None]:
-        """Count the seconds in which a program is compiled; show how long it took last time, and remember it."""
-        if self.how.quiet:
-            with self.clock("compile"):
-                yield
-            return
-        key = digest_of(self.identity, program, shapes)
-        start = time.perf_counter()
-        with self.clock("compile"), self.progress.compiling(program, self.times.last(key)):
-            yield
-        self.times.note(key, time.perf_counter() - start)
+        if not self.opened:
+            self.opened = True
+            for run in self.runs:
+                run.open_records(self.how.chosen_trackers, self.how.callback)
+            # The checkpoint may be one of runs that have ended.
+            self.stop_where_all_ended()
 
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
         interval = self.first.eval_every
         end = min(self.last, self.step - self.step % interval + interval)
+        # The first batch waits until its readers have begun.
+        first = self.step == self.phase.step
         with self.clock("train"):
-            dispatched = self.phase.batches.take(self.state, self.step, end)
+            with self.clock("setup") if first else nullcontext():
+                dispatched = self.phase.batches.take(self.state, self.step, end)
             self.state = dispatched.state
             self.overlapped = self.pending is not None and not dispatched.compiled
             self.settle()
             self.pending, self.step = (self.step, dispatched), self.step + dispatched.steps
             self.interrupted = self.stop.requested
-            if self.evaluation_due or self.interrupted:
+            if self.evaluation_due or self.interrupted or self.failure is not None:
                 self.settle()
 
     def settle(self) -> None:
@@ -135,7 +126,7 @@ class RunGroup:
         self.overlapped = False
         self.rates = metrics["rate"][-1]
         for n, run in enumerate(self.runs):
-            if run.failed is None:
+            if run.active:
                 with self.ended_alone(run):
                     of_run = {name: values[:, n] for name, values in metrics.items()}
                     run.settle(step, self.phase.learning, of_run, partial(dispatched.examples, n))
@@ -153,13 +144,18 @@ class RunGroup:
             run.failed = error
 
     @property
+    def failure(self) -> CallbackError | None:
+        """Return the error of the user's callback."""
+        return next((run.records.failure for run in self.runs if run.records.failure is not None), None)
+
+    @property
     def evaluation_due(self) -> bool:
         """Return whether the validation split is measured after this step."""
         return self.step % self.first.eval_every == 0 or self.step == self.steps
 
     def validate(self) -> None:
         """Measure the validation split, and the inputs of the criteria, for every run. Stop the group where `how.judge`
-        returns False for a single run, or where every run has failed."""
+        returns False for a single run, or where every run has failed or lost patience."""
         with self.clock("eval"):
             engine, continues = self.phase.engine, True
             evaluated = engine.answer(self.state)
@@ -170,19 +166,44 @@ class RunGroup:
                 outcomes = evaluate(engine, evaluated, validation, readers["validation"], ready, advance)
                 criteria_inputs = look(engine, evaluated, aside, readers, ready, advance)
             for n, run in enumerate(self.runs):
-                if run.failed is None:
+                if run.active:
                     with self.ended_alone(run):
                         continues = self.measure(n, outcomes[n], criteria_inputs[n])
             if self.recipe.train.select != "last":
                 self.keep_best(evaluated)
-        if not continues or all(run.failed for run in self.runs):
-            self.stopped, self.ended = True, self.step
+        if self.recipe.train.patience is not None and self.last == self.steps:
+            self.wait_for_better()
+        self.stopped = self.stopped or not continues
+        self.stop_where_all_ended()
+
+    def wait_for_better(self) -> None:
+        """Count the validations without a better measurement; lower the rate of runs whose schedule does so, and end
+        those that have lost patience."""
+        divisors, ended = [1.0] * len(self.runs), []
+        for n, run in enumerate(self.runs):
+            if run.active:
+                before, run.patience = run.patience, run.patience.after(*run.judged(), run.recipe)
+                if run.patience.falls > before.falls:
+                    divisors[n] = run.recipe.optim.plateau_divisor
+                    self.progress.say(f"step {self.step}/{self.steps}  plateau: the rate is divided by {divisors[n]}")
+                if run.patience.over(run.recipe):
+                    ended.append(run)
+        if max(divisors) > 1:
+            self.state = divided(self.state, divisors, len(self.runs))
+        if ended:
+            self.count_flops()
+        for run in ended:
+            run.ended = self.step
+
+    def stop_where_all_ended(self) -> None:
+        """Stop the group where no run trains any more."""
+        self.stopped = self.stopped or not any(run.active for run in self.runs)
 
     def measure(self, n: int, outcome: Predictions, outputs: Outputs) -> bool:
         """Record the measurements of run n; return whether training continues, as `how.judge` decides."""
         run = self.runs[n]
         metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]))
-        if n == 0:
+        if run is next(other for other in self.runs if other.active):
             self.progress.measured(line(self.step, self.steps, metrics, run.criteria))
         if self.how.judge is None or self.step == self.steps:
             return True
@@ -192,25 +213,28 @@ class RunGroup:
     def keep_best(self, states: Any) -> None:
         """Keep the trainable parameters of every run whose measurement is the best so far by the recipe's rule."""
         for n, run in enumerate(self.runs):
-            if run.failed is None:
+            if run.active:
                 part = moved_part(self.phase.engine.fetch(states, n).variables, run.ready.trainable)
                 run.best = run.best.better(self.step, *run.judged(), part)
 
     @property
     def checkpoint_due(self) -> bool:
-        """Return whether a checkpoint is written after this step: before the program ends by a signal, or after an
-        evaluation if the last checkpoint is old enough."""
+        """Return whether a checkpoint is written after this step: before the program ends by a signal or by an error of
+        the callback, or after an evaluation if the last checkpoint is old enough."""
         if self.stopped or self.step == self.steps:
             return False
-        return self.interrupted or (
-            self.evaluation_due and time.monotonic() - self.saved >= self.how.checkpoint_seconds
-        )
+        if self.interrupted or self.failure is not None:
+            return True
+        return self.evaluation_due and time.monotonic() - self.saved >= self.how.checkpoint_seconds
 
     def save_checkpoint(self) -> None:
-        """Start to write a checkpoint of all runs. Raise KeyboardInterrupt if a signal was noted."""
+        """Start to write a checkpoint of all runs. Raise the error of the callback, if there is one, and
+        KeyboardInterrupt if a signal was noted."""
         self.saved = time.monotonic()
         self.count_flops()
         self.checkpoints.save(self.phase.engine, self.state)
+        if self.failure is not None:
+            raise self.failure
         if self.interrupted:
             raise KeyboardInterrupt
 
@@ -219,10 +243,11 @@ class RunGroup:
         with self.clock("compile"), self.progress.doing("counting operations"):
             flops = self.phase.flops()
             for n, run in enumerate(self.runs):
-                run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
+                if run.ended is None:
+                    run.flops = None if flops is None or run.flops is None else run.flops + flops[n]
 
     def finish_phase(self) -> None:
-        """Read pending metrics, and keep the states for the phase that follows."""
+        """Read pending metrics, and keep the states for the phase that follows, or save those after the last step."""
         with self.clock("train"):
             self.settle()
         self.count_flops()
@@ -230,6 +255,18 @@ class RunGroup:
         if self.phase.phase < len(self.spans) - 1 and not self.stopped:
             engine = self.phase.engine
             self.before = self.phase.parts, [engine.fetch(self.state, n) for n in range(len(self.runs))]
+        else:
+            self.save_last()
+
+    def save_last(self) -> None:
+        """Start to write a checkpoint of the last step, from which a finished run is lengthened, and from which a run
+        continues that ends by an error of the callback. Raise this error."""
+        keeps = self.how.leave == "all" or self.how.callback is not None
+        # A phase without a step would be restored into the phase before.
+        if keeps and self.step > max(self.begin, self.spans[self.phase.phase][0]):
+            self.checkpoints.save(self.phase.engine, self.state)
+        if self.failure is not None:
+            raise self.failure
 
     def choose_checkpoints(self) -> None:
         """Choose the state of each run by the recipe's rule, and measure the validation split again where a
@@ -240,8 +277,10 @@ class RunGroup:
             host = vectorize.on_host(evaluated)
             states = [engine.fetch(host, n) for n in range(len(self.runs))]
             parts = zip(self.runs, states, self.phase.parts, strict=True)
-            self.chosen = [best_state(run, state, of_run, self.ended) for run, state, of_run in parts]
-            if any(step != self.ended for _, step in self.chosen):
+            self.chosen = [best_state(run, state, of_run, self.step) for run, state, of_run in parts]
+            # A run that continues at its last step has measured nothing yet.
+            measured = all("validation" in run.outcomes for run in self.runs if run.failed is None)
+            if not measured or any(step != self.step for _, step in self.chosen):
                 evaluated = engine.place([state for state, _ in self.chosen])
                 self.evaluate("validation", evaluated, "validating the chosen checkpoint")
         self.evaluated = evaluated
@@ -273,6 +312,7 @@ class RunGroup:
     def write_result(self, n: int, used: Used) -> dict[str, Any] | Exception:
         """Return the result of run n, and write it unless the run was finished before or failed."""
         run, (state, selected) = self.runs[n], self.chosen[n]
+        steps = self.step if run.ended is None else run.ended
         if run.finished:
             return run_directory.read(run.path)
         if run.failed is not None:
@@ -281,18 +321,21 @@ class RunGroup:
         metrics = {split: outcome.metrics(run.ready.task) for split, outcome in run.outcomes.items()}
         for split in self.splits.measured:
             if split in metrics:
-                run.records.write(self.ended, {f"{split}/{name}": value for name, value in metrics[split].items()})
+                run.records.write(steps, {f"{split}/{name}": value for name, value in metrics[split].items()})
         run.records.flush()
-        finish: dict[str, Any] = {"clock": self.clock, "steps": self.ended, "selected": selected}
+        finish: dict[str, Any] = {"clock": self.clock, "steps": steps, "selected": selected}
         finish["metrics"] = {f"{split}/{name}": value for split in metrics for name, value in metrics[split].items()}
         finish["pack"] = {"arms": len(self.runs), "place": n}
         if len(self.runs) > 1:
             finish["pack"]["cells"] = self.checkpoints.cells
         finish["energy"] = used._asdict()
+        if run.records.failure is not None:
+            raise run.records.failure
         result = write_all(run, state, finish, self.how.leave)
+        run.records.finish(result)
         if self.how.leave == "all":
             page = write_page(run.path, run.ready.task) if self.how.test else None
-            self.progress.say(end_message(result, run.ready, run.path, page, run.outcomes))
+            self.progress.say(end_message(result, run, page))
         return result
 
 
@@ -322,23 +365,11 @@ def open_group(
         yield group
 
 
-def identity_of(recipe: Recipe, runs: int, phase: int) -> str:
-    """Return a text that is equal for phases whose programs compile alike; it costs no tracing."""
-    device = jax.devices()[0]
-    versions = jax.__version__, device.platform, device.device_kind, str(jax.device_count())
-    return digest_of(signature(recipe), runs, phase, *versions)
-
-
-def digest_of(*parts: object) -> str:
-    """Return sixteen hexadecimal digits for some values."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def best_state(run: ActiveRun, state: TrainState, parts: Parts, ended: int) -> tuple[TrainState, int]:
-    """Return the state whose numbers are reported, and its step."""
+def best_state(run: ActiveRun, state: TrainState, parts: Parts, step: int) -> tuple[TrainState, int]:
+    """Return the state whose numbers are reported, and its step; `state` is the one after `step`."""
     best = run.best
-    if best.variables is None or best.step == ended:
-        return state, ended
+    if best.variables is None or best.step == step:
+        return state, step
     params = nest(flatten(state.variables.params) | flatten(best.variables.params))
     trainable, frozen = partition.split(params, parts.partition)
     return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step

@@ -14,7 +14,9 @@ from tlx.files.durable import guarded
 from tlx.notebooks import html_of
 from tlx.recipe import Recipe
 from tlx.records import run_directory
+from tlx.records.log import Callback
 from tlx.records.progress import Clock
+from tlx.records.trackers import Tracker, trackers_of
 from tlx.report.plots import RunPlots
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
@@ -117,6 +119,11 @@ class How:
     validation except the last and ends the run by returning False; the result then has fewer `steps` than
     `asked_steps`. A checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old.
     `mesh` sets how many devices share a batch.
+
+    `trackers` are names ("wandb", "mlflow", "trackio") or instances (see `tlx.records.trackers`) that receive the
+    records of every run; TensorBoard events are written in any case where `leave` is "all". `callback(record)` is
+    called with every record: a mapping of metrics by name, with `step` and `folder`, that cannot be changed. An error
+    in it ends the run, with a checkpoint.
     """
 
     quiet: bool = False
@@ -126,6 +133,18 @@ class How:
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
     mesh: sharding.Mesh = sharding.Mesh()
+    trackers: tuple[str | Tracker, ...] = ()
+    callback: Callback | None = None
+
+    def __post_init__(self) -> None:
+        trackers_of(self.trackers)
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"callback is {self.callback!r}; expected a function of a record")
+
+    @property
+    def chosen_trackers(self) -> tuple[Tracker, ...]:
+        """Return the trackers, also those that are given by name."""
+        return trackers_of(self.trackers)
 
     @property
     def records(self) -> int | None:
@@ -142,6 +161,7 @@ def run(
     base: Recipe | None = None,
     quiet: bool = False,
     how: How | None = None,
+    file: str | Path | None = None,
 ) -> Run:
     """Train the recipe in a folder and measure the test split.
 
@@ -153,6 +173,7 @@ def run(
         base: The recipe before overrides, for the record.
         quiet: Print nothing.
         how: How the run is carried out, in place of `quiet`.
+        file: The config file of the recipe; the folder gets a copy of it, and the git commit of its directory.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: The parts of the recipe do not fit together.
@@ -168,7 +189,10 @@ def run(
         with clock("setup"):
             if complete := finished(recipe, path, resume=resume, overwrite=overwrite, mesh=how.mesh):
                 return with_page(whole(complete, how), how)
-            active = opened(recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test)
+            active = opened(
+                recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test,
+                file=None if file is None else Path(file), with_commit=True,
+            )  # fmt: skip
         result = train([active], how, clock)[0]
     if isinstance(result, Exception):
         raise result
@@ -193,7 +217,7 @@ def whole(run: Run, how: How) -> Run:
     result, shortfall = run.result, ""
     if how.test and result.get("test_split") == "not looked at":
         shortfall = "was trained without test evaluation"
-    elif how.judge is None and result["steps"] < result.get("asked_steps", 0):
+    elif how.judge is None and result["steps"] < result.get("asked_steps", 0) and result.get("stopped") != "patience":
         shortfall = f"stopped at step {result['steps']} of {result['asked_steps']}"
     if shortfall:
         raise FileExistsError(f"the run in {run.folder} {shortfall}; pass --overwrite to run it again in full")

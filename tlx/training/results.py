@@ -3,7 +3,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tlx.objectives import without_inserted
 from tlx.partition import frozen_stages
 from tlx.processors import vocabulary
 from tlx.processors.columns import LABEL
+from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
 from tlx.records.run_directory import Predictions
@@ -28,6 +29,7 @@ from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
+from tlx.training.patience import rate_share, schedule_of
 from tlx.training.prepare import Prepared
 from tlx.training.step import TrainState
 from tlx.trees import Json, flatten
@@ -38,6 +40,8 @@ from tlx.weights.form import STATS
 from tlx.weights.merge import apart, merge
 
 PAGE = "report.html"
+# A schedule that has lowered the rate to this share of its peak has done its work.
+DECAYED = 0.1
 # Learned parameters that are no more than this are kept of a study's cell.
 FEW_BYTES = 8 * 2**20
 
@@ -49,7 +53,7 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
     are few, the trained parameters. `result.json` is last, because it marks the run as complete.
     """
     path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
-    clock = finish["clock"]
+    clock, shorter = finish["clock"], run_directory.read(path, run_directory.RECIPE).get("lengthened", [])
     seconds = {name: round(spent, 3) for name, spent in clock.seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
     metrics = finish["metrics"]
@@ -64,8 +68,10 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
         "steps": finish["steps"],
         "asked_steps": arm.steps,
+        "lengthened": shorter,
+        "stopped": None if finish["steps"] == arm.steps else "judge" if arm.ended is None else "patience",
         "seconds": seconds,
-        "examples_per_second": round(clock.steps * recipe.batch_of(splits.first) / max(seconds["train"], 1e-9), 2),
+        "examples_per_second": round(clock.speed * recipe.batch_of(splits.first), 2),
         "flops": arm.flops,
         "peak_memory_bytes": peak_memory(),
         "examples": {
@@ -80,7 +86,13 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "data": splits.fingerprint,
         "tests": [name for name in splits.tests if name in outcomes],
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
-        "notes": [*odd(ready, splits, arm.steps), *constant(ready.task, outcomes), *undefined(metrics)],
+        "notes": [
+            *odd(ready, splits, arm.steps),
+            *longer(recipe, shorter),
+            *early(arm),
+            *constant(ready.task, outcomes),
+            *undefined(metrics),
+        ],
         "energy": finish["energy"],
         "pack": finish["pack"],
         "prefix": list(arm.prefixes.values()),
@@ -256,6 +268,39 @@ def in_pieces(ready: Prepared) -> list[str]:
     return lines
 
 
+def longer(recipe: Recipe, shorter: Sequence[Json]) -> list[str]:
+    """Return a note on a run that was lengthened, with the meaning of its schedule."""
+    if not shorter:
+        return []
+    message = f"the run was lengthened after {' and after '.join(str(entry['steps']) for entry in shorter)} steps"
+    if recipe.optim.schedule == "constant" and not recipe.optim.warmup:
+        return [message]
+    return [
+        f"{message}: until then its schedule {recipe.optim.schedule!r} was that of the shorter run, and from there on "
+        "that of the new length, so its numbers differ from those of a run of the new length"
+    ]
+
+
+def early(run: ActiveRun) -> list[str]:
+    """Return a note on a run that lost patience, with the course of its rate until then."""
+    if run.ended is None or run.ended == run.steps:
+        return []
+    parts, phase = run.ready.parts(len(run.spans) - 1), run.ready.phases[-1]
+    name, waits = schedule_of(parts), run.recipe.train.patience
+    validations = "1 validation" if waits == 1 else f"{waits} validations"
+    message = f"the run ended at step {run.ended} of {run.steps}: {validations} without a better measurement"
+    share = rate_share(parts, run.ended - 1, run.spans[-1] if phase.restart else (0, run.steps))
+    if name == "plateau":
+        times = "once" if run.patience.falls == 1 else f"{run.patience.falls} times"
+        return [f"{message}, after the rate was divided by {parts.optim.plateau_divisor} {times}"]
+    if name == "constant" or share < DECAYED:
+        return [message]
+    return [
+        f"{message}; the rate was still {share:.0%} of its peak, because the schedule {name!r} lowers it over all "
+        f"{run.steps} steps: schedule='plateau' lowers it before a run ends early"
+    ]
+
+
 def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
     """Return a note for each split where the model answers all examples alike although the labels differ."""
     notes = []
@@ -315,14 +360,16 @@ def line(step: int, steps: int, measured: Mapping[str, float], criteria: Mapping
     return "  ".join([f"step {step}/{steps}", *parts])
 
 
-def end_message(
-    result: Json, ready: Prepared, path: Path, page: Path | None, outcomes: Mapping[str, Predictions]
-) -> str:
+def end_message(result: Json, run: ActiveRun, page: Path | None) -> str:
     """Return the message at the end of a run: the primary metric, notes, and where the page or the folder is."""
+    ready, path = run.ready, run.path
     split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
     name = f"{split}/{ready.task.primary}"
     message = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
-    message += "".join(f"\nnote: {note}" for note in constant(ready.task, outcomes))
+    message += "".join(
+        f"\nnote: {note}"
+        for note in [*longer(run.recipe, result["lengthened"]), *early(run), *constant(ready.task, run.outcomes)]
+    )
     if result["test_split"] == "not looked at":
         return f"{message}\n{path} (the test split was not evaluated)"
     return f"{message}\n{page}" if page else f"{message}\n{path} (no page: pip install 'tlx[report]')"

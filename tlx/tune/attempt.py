@@ -64,8 +64,10 @@ def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh
         if isinstance(outcome, Exception):
             report(Ended(trial, "failed", error=f"{type(outcome).__name__}: {outcome}"))
         else:
-            short = outcome.result["steps"] < outcome.result["asked_steps"]
-            report(Ended(trial, "stopped" if short else "done", outcome.result))
+            result = outcome.result
+            # A run that lost patience is complete.
+            short = result["steps"] < result["asked_steps"] and result.get("stopped") != "patience"
+            report(Ended(trial, "stopped" if short else "done", result))
         # The run has ended, so its checkpoints are no longer needed.
         run_files.delete(trial.folder, checkpoints_only=True)
 

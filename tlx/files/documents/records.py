@@ -27,14 +27,18 @@ KIND = Record({"kind": Text()})
 
 # The page of a study reads no more of a recipe than this.
 BRIEF = Record({"recipe": Record({}, {"task": KIND, "data": Record()})}, {"fingerprint": HASH})
+# A finished run before it was lengthened.
+SHORTER = Record({"steps": COUNT, "fingerprint": HASH}, {"metrics": Mapped(NUMBER), "command": Text()})
 # Identifies the run that a folder belongs to.
-OWNED = Record({"fingerprint": HASH})
+OWNED = Record({"fingerprint": HASH}, {"lengthened": Rows(SHORTER)})
 RECIPE = Record(
     {"fingerprint": HASH, "recipe": Record({"data": Record({"kind": Text(), "tokens": Whole(1)}), "task": KIND})},
     {
         "changes": Rows(Rows(Text(), 3, 3)),
         "command": Text(),
         "classes": Mapped(Text()),
+        "git": maybe(Record({"commit": HASH}, {"dirty": maybe(Flag())})),
+        "lengthened": Rows(SHORTER),
     },
 )
 # The part of a recipe that the page of a run reads.
@@ -87,6 +91,8 @@ FIELDS: dict[str, Form] = {
     "parameters": Record({}, {"total": COUNT, "trainable": COUNT}),
     "steps": COUNT,
     "asked_steps": COUNT,
+    "stopped": maybe(Text()),
+    "lengthened": Rows(SHORTER),
     "seconds": Mapped(Real(0)),
     "examples_per_second": MAYBE,
     "flops": MAYBE,
