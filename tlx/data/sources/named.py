@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from tlx.data import DATASETS
 from tlx.data.sources.base import Source
 from tlx.data.sources.csv import Csv
+from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import Folder
 from tlx.data.sources.hf_dataset import HfDataset
 from tlx.data.sources.jsonl import Jsonl
@@ -17,7 +17,7 @@ from tlx.data.sources.tfds import Tfds, prepared
 from tlx.trees import near_miss
 
 # The source for the end of a file's name.
-ENDINGS: dict[str, Callable[[str], Source]] = {
+ENDINGS: dict[str, type[FileTable]] = {
     ".csv": Csv,
     ".tsv": Csv,
     ".jsonl": Jsonl,
@@ -111,4 +111,6 @@ def source_of_folder(folder: Path) -> Source:
         return kind(str(splits["train"]), **others)
     if len(tables) == 1 and not any(entry.is_dir() for entry in folder.iterdir()):
         return ENDINGS[tables[0].suffix.lower()](str(tables[0]))
+    if folder.suffix.lower() in ENDINGS:
+        raise IsADirectoryError(f"{folder} is a directory; expected {ENDINGS[folder.suffix.lower()].NOUN}")
     return Folder(str(folder))
