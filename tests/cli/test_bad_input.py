@@ -203,7 +203,8 @@ def test_every_mistake_is_one_line_with_its_place(case, call, tmp_path):
         words = [word for setting in settings for word in ("--set", setting)]
         check(call("data", path.strip('"'), *words), parts)
     check(call("run", "small.py", *PICTURES.get(case, ()), "--set", f"data.target={target}", "--quiet"), parts)
-    assert not (tmp_path / "runs").exists()
+    # A picture is read when the run has begun.
+    assert not (tmp_path / "runs").exists() or case in PICTURES
 
 
 def test_the_same_file_as_source_and_target(call, tmp_path):

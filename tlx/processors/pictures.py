@@ -7,8 +7,6 @@ image without colours stays grey. Transparency is dropped.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -98,23 +96,6 @@ def pixels(picture: Image) -> np.ndarray:
     """Return uint8[height, width, 1] of a grey picture, uint8[height, width, 3] of another."""
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
-
-
-def resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return an image, uint8[H, W, C], as uint8[height, width, 1 or 3]; of two or four channels the last is dropped."""
-    from PIL import Image
-
-    picture = Image.fromarray(array[..., :3] if array.shape[-1] > 2 else array[..., 0])
-    return pixels(picture.resize((width, height), Image.Resampling.BOX))
-
-
-def data_uri(array: np.ndarray) -> str:
-    """Return an image, uint8[H, W, C], as a data URI of a PNG."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from tlx import models
 from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
-from tlx.processors.pictures import data_uri
+from tlx.processors.previews import data_uri
 from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task

@@ -15,7 +15,7 @@ from tlx.analysis.data.sizes import text_of
 from tlx.assets import cache_dir
 from tlx.data.examples import save_whole
 from tlx.processors.columns import inputs
-from tlx.processors.pictures import resized
+from tlx.processors.previews import resized
 from tlx.processors.sounds import SoundProcessor
 from tlx.trees import flatten
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tlx.analysis.data.shown import described
 from tlx.data.duplicates.dropping import all_groups
+from tlx.data.oddities import first_of, repeated
 from tlx.trees import Json
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def repeats(parts: Mapping[str, Examples]) -> Json:
     by_name = dict(zip(parts, groups, strict=True))
     within = []
     for name, part in by_name.items():
-        exact, near = later(part.exact), later(part.near)
+        exact, near = repeated(part.exact), repeated(part.near)
         if near.any():
             other = other_labels(parts[name], part, exact)
             counts = {"exact": int(exact.sum()), "near": int((near & ~exact).sum()), "of": len(exact)}
@@ -48,20 +49,12 @@ def repeats(parts: Mapping[str, Examples]) -> Json:
     return {"within": within, "across": across, "listed": pairs(parts, by_name)}
 
 
-def later(groups: np.ndarray) -> np.ndarray:
-    """Return bool[N], the examples of a split that repeat an earlier one of it."""
-    is_later = np.ones(len(groups), bool)
-    is_later[np.unique(groups, return_index=True)[1]] = False
-    return is_later
-
-
 def other_labels(examples: Examples, groups: Groups, exact: np.ndarray) -> int:
     """Return how many exact duplicates have another label than the first of their group."""
     if not examples.labelled or not examples.scalar:
         return 0
     labels = examples.labels()
-    _, first, of = np.unique(groups.exact, return_index=True, return_inverse=True)
-    return int((labels != labels[first[of]])[exact].sum())
+    return int((labels != first_of(labels, groups.exact))[exact].sum())
 
 
 def pairs(parts: Mapping[str, Examples], by_name: Mapping[str, Groups]) -> list[Json]:
@@ -71,8 +64,8 @@ def pairs(parts: Mapping[str, Examples], by_name: Mapping[str, Groups]) -> list[
     near = np.concatenate([groups.near for groups in by_name.values()])
     exact = np.concatenate([groups.exact for groups in by_name.values()])
     order = np.argsort(near, kind="stable")
-    repeated = np.flatnonzero(near[order][1:] == near[order][:-1])
-    candidates = [(int(order[place]), int(order[place + 1])) for place in repeated[: 50 * LISTED]]
+    same = np.flatnonzero(near[order][1:] == near[order][:-1])
+    candidates = [(int(order[place]), int(order[place + 1])) for place in same[: 50 * LISTED]]
     candidates.sort(key=lambda pair: (names[pair[0]] == names[pair[1]], exact[pair[0]] == exact[pair[1]]))
     split_names = list(parts)
     return [

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx.data.augment import augmented
 from tlx.processors.columns import LABEL
-from tlx.processors.pictures import data_uri, resized
+from tlx.processors.previews import data_uri, resized
 from tlx.processors.sounds import draw_sound
 from tlx.trees import Json
 

@@ -16,7 +16,7 @@ import numpy as np
 from tlx.assets import cache_dir
 from tlx.data.examples import many, save_whole
 from tlx.processors.columns import inputs, read_cell
-from tlx.processors.pictures import resized
+from tlx.processors.previews import resized
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
@@ -140,14 +140,14 @@ def computed(examples: Examples, rows: np.ndarray, looked_at: int | None) -> Ske
         content = np.array([hash_of(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
         signature = signatures(texts[:near])
         return Sketch(content, content[: len(signature)], signature, kind, np.array([not text for text in texts], bool))
-    content, hashes, small = list[int](), list[int](), list[np.ndarray]()
+    bytes_hashes, hashes, small = list[int](), list[int](), list[np.ndarray]()
     seen = read = 0
     for place, (row, record) in enumerate(zip(rows.tolist(), records(examples, rows), strict=True)):
         if looked_at is not None and read > READ:
             break
         raw = raw_bytes(record, examples)
         read += len(raw)
-        content.append(hash_of(raw))
+        bytes_hashes.append(hash_of(raw))
         if looked_at is None or seen < looked_at or place < 16:
             arrays = decoded(record, examples, row)
             seen += sum(int(np.size(array)) for array in arrays if isinstance(array, np.ndarray))
@@ -155,8 +155,8 @@ def computed(examples: Examples, rows: np.ndarray, looked_at: int | None) -> Ske
             small += [small_image(arrays[0])] if kind == "image" else []
     width = SIDE * SIDE if kind == "image" else 0
     signature = np.array(small, np.uint8).reshape(len(hashes), width)
-    empty = np.zeros(len(content), bool)
-    return Sketch(np.array(content, np.uint64), np.array(hashes, np.uint64), signature, kind, empty)
+    empty = np.zeros(len(bytes_hashes), bool)
+    return Sketch(np.array(bytes_hashes, np.uint64), np.array(hashes, np.uint64), signature, kind, empty)
 
 
 def records(examples: Examples, rows: np.ndarray) -> Iterator[Example]:

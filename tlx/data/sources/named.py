@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from tlx.data import DATASETS
 from tlx.data.sources.base import Source
@@ -102,7 +103,7 @@ def source_of_folder(folder: Path) -> Source:
     splits = {file.stem.lower(): file for file in tables}
     if "train" in splits:
         kind = ENDINGS[splits["train"].suffix.lower()]
-        others = {
+        others: dict[str, Any] = {
             split: str(splits[name])
             for split, names in (("validation", ("validation", "valid", "val", "dev")), ("test", ("test",)))
             for name in names
