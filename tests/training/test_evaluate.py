@@ -9,6 +9,7 @@ from PIL import Image
 
 from tlx import Data, Recipe, models, tasks
 from tlx.functional.scores import scores_of
+from tlx.processors.previews import data_uri
 from tlx.records.run_directory import Predictions
 from tlx.training import evaluate
 
@@ -62,7 +63,7 @@ def test_mistakes_are_the_wrong_predictions_with_the_largest_loss_first():
 def test_an_image_is_shown_unchanged():
     for channels in (1, 3):
         pixels = np.random.default_rng(0).integers(0, 256, (4, 5, channels)).astype(np.uint8)
-        head, _, body = evaluate.png(pixels).partition(",")
+        head, _, body = data_uri(pixels).partition(",")
         assert head == "data:image/png;base64"
         back = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
         np.testing.assert_array_equal(back.reshape(pixels.shape), pixels)

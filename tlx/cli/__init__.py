@@ -1,5 +1,20 @@
 """The command line: one file for each family of commands. Every command registers on the group `main`."""
 
-from tlx.cli import benefit, classical, listing, lists, negative, pages, predict, runs, studies, tools, tune, weights
+from tlx.cli import (
+    benefit,
+    classical,
+    data,
+    listing,
+    lists,
+    negative,
+    pages,
+    predict,
+    runs,
+    start,
+    studies,
+    tools,
+    tune,
+    weights,
+)
 from tlx.cli.group import main
 from tlx.cli.user_files import load_recipe

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from tlx.data import DATASETS
-from tlx.data.datasets.splits import by_group, latest, stratified
+from tlx.data.datasets.splits import by_group, latest, stratified, with_all
 from tlx.data.settings import Data
 from tlx.processors.columns import LABEL
 
@@ -36,7 +36,8 @@ def held_out_splits(dataset: Dataset, test_on: str) -> tuple[Examples, Examples 
         return train, validation, test, ""
     if validation is None:
         raise ValueError(
-            f"data set {dataset.name!r} has no 'test' split and no 'validation' split; expected at least one of them"
+            f"data set {dataset.name!r} has no 'test' split and no 'validation' split; expected at least one of them, "
+            "or data.folds=5, which tests a fifth of the training split"
         )
     from tlx.data.examples import Sealed
 
@@ -82,5 +83,10 @@ def divided(train: Examples, share: float, name: str = "validation") -> tuple[Ex
     elif train.groups is not None:
         parts = by_group(train.groups, train.strata(), name, shares)
     else:
-        parts = stratified(train.strata(), name, shares)
+        parts = with_all(stratified(train.strata(), name, shares), train.strata(), name, shares)
+    if not len(parts[name]):
+        raise ValueError(
+            f"{train.name} has {len(train):,} training examples, too few to hold out the share {share:g} of them for "
+            f"{name}; add examples, or raise data.validation"
+        )
     return train.view(parts["train"]), train.view(parts[name])

@@ -160,8 +160,8 @@ def compared(read: Mapping[str, Examples]) -> dict[str, Compared]:
     if key not in memory:
         memory[key] = grouped(sketches).split([len(sketch.content) for sketch in sketches])
     return {
-        name: Compared(chosen[name], *facts)
-        for name, *facts in zip(chosen, positions, sketches, memory[key], strict=True)
+        name: Compared(chosen[name], places[: len(sketch.content)], sketch, groups)
+        for name, places, sketch, groups in zip(chosen, positions, sketches, memory[key], strict=True)
     }
 
 

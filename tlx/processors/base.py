@@ -94,6 +94,19 @@ class Processor:
         """Return the length of the ragged axes of each example. Define it where it is cheaper than the arrays."""
         return [length_of(self(example), self.fields) for example in examples]
 
+    def uncut(self, examples: Sequence[Example]) -> list[int]:
+        """Return the length of the ragged axes of each example before anything is cut off."""
+        return self.measure(examples)
+
+    def reading(self, example: Example) -> str:
+        """Return the text that a model reads of an example, for people to look at; empty where it reads no text."""
+        return ""
+
+    def picture(self, image: np.ndarray) -> np.ndarray | None:
+        """Return uint8[H, W, C] of the array `image` that this processor makes, for people to look at; None where it is
+        no picture."""
+        return None
+
     def word_ids(self, example: Example) -> np.ndarray:
         """Return int[T], for each entry of the ragged axis the number of its word in the example, -1 for no word.
 

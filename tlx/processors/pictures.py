@@ -294,6 +294,10 @@ class ImageProcessor(Processor):
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return {"image": (pixels * np.float32(self.scale) - mean) / std}
 
+    def picture(self, image: np.ndarray) -> np.ndarray | None:
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.clip(np.rint((image * std + mean) / np.float32(self.scale)), 0, 255).astype(np.uint8)
+
     def save(self, directory: str | Path) -> None:
         """Write `preprocessor_config.json`, which `load` and `transformers.AutoImageProcessor` read."""
         directory = Path(directory)

@@ -127,6 +127,11 @@ class SoundProcessor(ImageProcessor):
         )[:, : self.size[1]]
         return {"image": ((np.maximum(power, power.max() - 8) + 4) / 4).astype(np.float32)[..., None]}
 
+    def picture(self, image: np.ndarray) -> np.ndarray | None:
+        """Return the spectrogram with low tones below and silence black."""
+        loud = (image - image.min()) / max(float(np.ptp(image)), 1e-6)
+        return np.rint(255 * loud[::-1]).astype(np.uint8)
+
     def save(self, directory: str | Path) -> None:
         """Write `preprocessor_config.json`, which `processors.load` reads."""
         directory = Path(directory)
@@ -143,9 +148,10 @@ class SoundProcessor(ImageProcessor):
 
 def draw_sound(sound: np.ndarray) -> np.ndarray:
     """Return a picture of a sound for people to look at: uint8[64, 128, 1], low tones below, black silence."""
-    picture = SoundProcessor(size=(64, 128), seconds=max(len(sound), 128) / 8000)({"audio": sound})["image"]
-    loud = (picture - picture.min()) / max(float(np.ptp(picture)), 1e-6)
-    return np.rint(255 * loud[::-1]).astype(np.uint8)
+    processor = SoundProcessor(size=(64, 128), seconds=max(len(sound), 128) / 8000)
+    picture = processor.picture(processor({"audio": sound})["image"])
+    assert picture is not None
+    return picture
 
 
 def fft_length(width: int) -> int:

@@ -205,6 +205,19 @@ class TextProcessor(Processor):
         texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in examples]
         return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(texts)]
 
+    def uncut(self, examples: Sequence[Example]) -> list[int]:
+        lengths = []
+        for example in examples:
+            encoding = self._encode(example)
+            # Every piece that is cut off repeats the special tokens.
+            special = sum(encoding.special_tokens_mask)
+            lengths.append(len(encoding.ids) + sum(max(0, len(part.ids) - special) for part in encoding.overflowing))
+        return lengths
+
+    def reading(self, example: Example) -> str:
+        """Return the text of the token ids, with special tokens."""
+        return str(self.tokenizer.decode(self._encode(example).ids, skip_special_tokens=False))
+
     def read(self, argument: str) -> dict[str, Any]:
         return {"text": argument}
 

@@ -13,6 +13,7 @@ from tlx import models
 from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
+from tlx.processors.previews import data_uri
 from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
@@ -267,19 +268,7 @@ def describe_example(example: dict[str, Any], task: Task, answer: Any, loss: flo
     if "words" in example:
         entry["text"] = " ".join(example["words"])
     if "image" in example:
-        entry["image"] = png(example["image"])
+        entry["image"] = data_uri(example["image"])
     if "audio" in example:
-        entry["image"] = png(draw_sound(example["audio"]))
+        entry["image"] = data_uri(draw_sound(example["audio"]))
     return entry
-
-
-def png(pixels: np.ndarray) -> str:
-    """Return an image, uint8 [H, W, C], as a data URI."""
-    import base64
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -47,7 +47,7 @@ def test_one_file_is_split_by_class_in_the_same_way_each_time(write):
 
 def test_split_files_share_their_classes(write):
     train, test = write(HEADER + "0,good,yes\n1,bad,no\n"), write("stars,body\nmaybe,so so\nyes,fine\n", "test.csv")
-    with pytest.raises(ValueError, match=r"test.csv: the class 'maybe'.*1 row.*classes="):
+    with pytest.raises(ValueError, match=r"test.csv line 2: the class 'maybe'.*1 row.*classes="):
         Csv(train, test=test).open()
     source = Csv(train, test=test, classes=("maybe", "no", "yes"))
     dataset = source.open()

@@ -43,6 +43,16 @@ def stratified(
     return {split: np.sort(np.concatenate(part)) for split, part in parts.items()}
 
 
+def with_all(
+    parts: dict[str, np.ndarray], labels: np.ndarray, name: str, shares: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """Return the parts of `stratified`; where the classes are so small that a part is empty, those of all examples
+    together, whatever their class."""
+    if all(map(len, parts.values())):
+        return parts
+    return stratified(np.zeros(len(labels), int), name, shares)
+
+
 def dealt(strata: np.ndarray, name: str, count: int) -> np.ndarray:
     """Return int[N], the part of each example: parts of equal size, with equal numbers of every class, up to one.
 

@@ -16,6 +16,7 @@ import numpy as np
 from tlx.assets import cache_dir
 from tlx.data.examples import many, save_whole
 from tlx.processors.columns import inputs, read_cell
+from tlx.processors.previews import resized
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
@@ -26,6 +27,8 @@ VERSION = 1
 # Inputs of a split that are compared at the start of a run, and how much of them is looked at for near duplicates:
 # characters, pixels or samples. This takes about 0.2 seconds.
 COMPARED, LOOKED_AT = 10_000, 1_000_000
+# Bytes of images or sounds that are read for it.
+READ = 64 * 2**20
 # Characters of a sequence; bands of a signature and the numbers of each; the characters hashed at a time.
 WIDTH, BANDS, ROWS, CHUNK = 5, 12, 4, 1_000_000
 # The side of a small image, and the bands of 16 bits of its hash.
@@ -66,7 +69,8 @@ def sketched(examples: Examples, positions: np.ndarray, looked_at: int | None = 
         examples: The examples.
         positions: The positions in `examples`.
         looked_at: How many characters, pixels or samples to look at for near duplicates; None for all. At least 16
-            inputs are looked at. Images and sounds are not decoded beyond it, and are then compared byte by byte.
+            inputs are looked at. Images and sounds are not decoded beyond it, and are then compared byte by byte; no
+            more than `READ` bytes of them are read, so that the sketch may be of the first positions only.
 
     Raises:
         ValueError: An image or a sound cannot be read; the message names it.
@@ -136,11 +140,14 @@ def computed(examples: Examples, rows: np.ndarray, looked_at: int | None) -> Ske
         content = np.array([hash_of(text.encode("utf-8", "surrogatepass")) for text in texts], np.uint64)
         signature = signatures(texts[:near])
         return Sketch(content, content[: len(signature)], signature, kind, np.array([not text for text in texts], bool))
-    content, hashes = np.zeros(len(rows), np.uint64), list[int]()
-    small: list[np.ndarray] = []
-    seen = 0
+    bytes_hashes, hashes, small = list[int](), list[int](), list[np.ndarray]()
+    seen = read = 0
     for place, (row, record) in enumerate(zip(rows.tolist(), records(examples, rows), strict=True)):
-        content[place] = hash_of(raw_bytes(record, examples))
+        if looked_at is not None and read > READ:
+            break
+        raw = raw_bytes(record, examples)
+        read += len(raw)
+        bytes_hashes.append(hash_of(raw))
         if looked_at is None or seen < looked_at or place < 16:
             arrays = decoded(record, examples, row)
             seen += sum(int(np.size(array)) for array in arrays if isinstance(array, np.ndarray))
@@ -148,7 +155,8 @@ def computed(examples: Examples, rows: np.ndarray, looked_at: int | None) -> Ske
             small += [small_image(arrays[0])] if kind == "image" else []
     width = SIDE * SIDE if kind == "image" else 0
     signature = np.array(small, np.uint8).reshape(len(hashes), width)
-    return Sketch(content, np.array(hashes, np.uint64), signature, kind, np.zeros(len(rows), bool))
+    empty = np.zeros(len(bytes_hashes), bool)
+    return Sketch(np.array(bytes_hashes, np.uint64), np.array(hashes, np.uint64), signature, kind, empty)
 
 
 def records(examples: Examples, rows: np.ndarray) -> Iterator[Example]:
@@ -254,8 +262,7 @@ def bytes_of(value: Any) -> bytes:
 
 def small_image(pixels: np.ndarray) -> np.ndarray:
     """Return uint8[SIDE * SIDE], the small grey version of uint8[H, W, C]."""
-    from PIL import Image
-
-    # A picture of two channels has no colours.
-    picture = Image.fromarray(pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., 0]).convert("L")
-    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
+    small = resized(pixels, SIDE, SIDE)
+    # The brightness of a colour (ITU-R BT.601).
+    grey = small @ np.array([0.299, 0.587, 0.114]) if small.shape[-1] == 3 else small[..., 0]
+    return np.rint(grey).astype(np.uint8).ravel()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlx.data.datasets.splits import by_group, latest, stratified
+from tlx.data.datasets.splits import by_group, latest, stratified, with_all
 from tlx.data.sources.labels import Cells, LabelColumn
 from tlx.data.sources.raw_table import RawTable
 from tlx.trees import near_miss
@@ -65,7 +65,7 @@ def divided(part: Division, strata: np.ndarray, name: str, share: float) -> dict
         return latest(part.times, shares)
     if part.groups is not None:
         return by_group(part.groups, strata, name, shares)
-    return stratified(strata, name, shares)
+    return with_all(stratified(strata, name, shares), strata, name, shares)
 
 
 def _numbered(name: str, tables: Mapping[str, RawTable], label: LabelColumn) -> dict[str, np.ndarray]:

@@ -262,8 +262,9 @@ def _check_classes(kind: Kind, cells: Mapping[str, Cells], counts: Mapping[str, 
     for split, count in counts.items():
         if kind == "class" and (unseen := sorted(count.keys() - counts["train"].keys())):
             name = unseen[0]
+            number = next(n for n, value in enumerate(cells[split].values) if spelled(value).strip() == name)
             raise ValueError(
-                f"{cells[split].table.name}: the class {name!r} of {cells[split].name!r} is in "
+                f"{cells[split].first(number)}: the class {name!r} of {cells[split].name!r} is in "
                 f"{counted(count[name])} of the {split} split and in no training row"
                 f"{near_miss(name, counts['train'])}; correct it, or accept it with classes=(...), which lists all "
                 "classes"

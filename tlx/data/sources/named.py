@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from tlx.data import DATASETS
 from tlx.data.sources.base import Source
 from tlx.data.sources.csv import Csv
+from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import Folder
 from tlx.data.sources.hf_dataset import HfDataset
 from tlx.data.sources.jsonl import Jsonl
@@ -18,7 +19,7 @@ from tlx.data.sources.tfds import Tfds, prepared
 from tlx.trees import near_miss
 
 # The source for the end of a file's name.
-ENDINGS: dict[str, Callable[[str], Source]] = {
+ENDINGS: dict[str, type[FileTable]] = {
     ".csv": Csv,
     ".tsv": Csv,
     ".jsonl": Jsonl,
@@ -102,7 +103,7 @@ def source_of_folder(folder: Path) -> Source:
     splits = {file.stem.lower(): file for file in tables}
     if "train" in splits:
         kind = ENDINGS[splits["train"].suffix.lower()]
-        others = {
+        others: dict[str, Any] = {
             split: str(splits[name])
             for split, names in (("validation", ("validation", "valid", "val", "dev")), ("test", ("test",)))
             for name in names
@@ -111,4 +112,6 @@ def source_of_folder(folder: Path) -> Source:
         return kind(str(splits["train"]), **others)
     if len(tables) == 1 and not any(entry.is_dir() for entry in folder.iterdir()):
         return ENDINGS[tables[0].suffix.lower()](str(tables[0]))
+    if folder.suffix.lower() in ENDINGS:
+        raise IsADirectoryError(f"{folder} is a directory; expected {ENDINGS[folder.suffix.lower()].NOUN}")
     return Folder(str(folder))

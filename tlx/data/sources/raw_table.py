@@ -82,6 +82,17 @@ class RawTable:
         metadata = self.arrow.schema.field(name).metadata or {}
         return json.loads(metadata[entry]) if entry in metadata else None
 
+    def missing(self, name: str) -> int:
+        """Return the number of cells of a column that are empty, also those of white space."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.column(name)
+        if not pa.types.is_string(column.type):
+            return int(column.null_count)
+        blank = pc.sum(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py()
+        return int(column.null_count) + int(blank or 0)
+
     def check_types(self, name: str) -> None:
         """Raise ValueError where a column has values of different types."""
         if mixed := self.metadata(name, MIXED):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlx.data.sources.labels import LabelColumn, class_names
-from tlx.data.sources.raw_table import CLASSES, RawTable
+from tlx.data.sources.raw_table import CLASSES, LINE, RawTable
 from tlx.data.sources.roles import Roles
 from tlx.processors.columns import HEAVY, LABEL
 from tlx.trees import Example
@@ -88,8 +88,14 @@ class TableRows(Sequence[Example]):
         return list(records)
 
     def place(self, position: int) -> str:
-        """Return the name of a record for a message: its file and line."""
-        return self.table.place(int(self.rows[position]))
+        """Return the name of a record for a message: its file and line, or the file of its image or sound."""
+        row = int(self.rows[position])
+        if self.table.folder is not None and LINE not in self.table.arrow.column_names:
+            for role in HEAVY:
+                file = self.table.cell(self.roles[role][0], row) if role in self.roles else None
+                if isinstance(file, str):
+                    return str(self.table.folder / file)
+        return self.table.place(row)
 
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records as Python values, whatever its role."""
