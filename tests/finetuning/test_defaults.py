@@ -109,7 +109,7 @@ def frame(labels, **columns):
     ("rows", "settings", "parts"),
     [
         (frame([]), {}, ("no rows",)),
-        (frame(["x", "y"]), {}, ("2 rows", "too few")),
+        (frame(["x", "y"]), {}, ("2 training examples", "too few")),
         (frame(["x"] * 40), {}, ("'x' in all 40 rows", "two classes")),
         (frame([f"id-{n}" for n in range(200)]), {}, ("200 different labels",)),
         (frame([1.5, float("nan")] * 20), {}, ("row 1", "'label' is empty")),

@@ -83,7 +83,10 @@ def test_reading_a_missing_run_names_the_existing_ones(tmp_path):
     run_directory.claim(tmp_path / "run", RECIPE, overwrite=False)
     with pytest.raises(FileNotFoundError) as error:
         run_directory.read(tmp_path / "run")
-    assert str(error.value) == f"{tmp_path / 'run'} contains an unfinished run: there is no result.json"
+    assert str(error.value) == (
+        f"{tmp_path / 'run'} contains an unfinished run: there is no result.json; finish it: tlx run CONFIG --out "
+        f"{tmp_path / 'run'} --resume"
+    )
 
 
 def test_the_environment_is_written_in_json():

@@ -277,7 +277,7 @@ def test_a_folder_without_a_finished_run_is_refused(digits, tmp_path):
     shutil.copy(digits.folder / "recipe.json", tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         report.write_run(tmp_path)
-    assert str(error.value) == f"{tmp_path} contains an unfinished run: there is no result.json"
+    assert str(error.value).startswith(f"{tmp_path} contains an unfinished run: there is no result.json; finish it: ")
     shutil.copy(digits.folder / "result.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"contains an unfinished run: there is no predictions/validation\.npz"):
         report.write_run(tmp_path)

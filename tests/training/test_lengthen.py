@@ -91,8 +91,13 @@ def test_after_an_interruption_the_same_command_continues(longer, copy, monkeypa
         with pytest.raises(KeyboardInterrupt):
             lengthen(copy, steps=8, how=QUIET)
     assert not (copy / "result.json").exists() and Checkpoints(copy / "checkpoints").latest() == 6
-    with pytest.raises(ValueError, match="unfinished"):
+    with pytest.raises(ValueError, match="unfinished") as refusal:
         lengthen(copy, steps=12, how=QUIET)
+    with pytest.raises(FileExistsError, match="being lengthened") as resumed:
+        run(RECIPE, copy, resume=True, quiet=True)
+    # Every message names the command that finishes the run.
+    for error in (refusal, resumed):
+        assert f"tlx lengthen {copy} --steps 8" in str(error.value)
     same_end(lengthen(copy, steps=8, how=QUIET), longer)
 
 

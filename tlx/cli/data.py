@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlx.cli.group import command_of, file_word, main, print_table, set_option, set_words
+from tlx.cli.group import command_of, file_word, main, out_option, print_table, set_option, set_words
 from tlx.cli.user_files import load_recipe
 
 if TYPE_CHECKING:
@@ -34,16 +34,19 @@ CLASSES, EXAMPLES, UNUSED, DOUBTS, LETTERS = 20, 5, 12, 5, 70
 @click.argument("source", metavar="DATA|CONFIG")
 @click.argument("others", metavar="[DATA]...", nargs=-1)
 @set_option
-@click.option("--out", type=click.Path(file_okay=False), help="Directory of data.json and of the page data.html.")
-@click.option("--examples", type=click.IntRange(min=0), default=12, show_default=True, help="Number of examples shown.")
+@out_option("none, and nothing is written")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=12, show_default=True, help="Largest number of examples shown."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 def data(
     source: str, others: tuple[str, ...], changes: tuple[str, ...], out: str | None, examples: int, as_json: bool
 ) -> None:
-    """Show what a model will see of DATA (a file, a folder, the name of a data set) or of the data of CONFIG.
+    """Show what a model will see of some data.
 
-    Columns, labels by split, sizes and what truncation cuts, examples before and after processing, duplicates, labels
-    in doubt, imbalance. Further DATA are compared with the first: their distance from it, and duplicates.
+    DATA is a file, a folder, or the name of a data set; CONFIG has data of its own. The columns, labels by split, sizes
+    and what truncation cuts, examples before and after processing, duplicates, labels in doubt, imbalance. Further
+    DATA are compared with the first: their distance from it, and duplicates.
     """
     from tlx.analysis.data import measure, write
 

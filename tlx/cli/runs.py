@@ -92,7 +92,7 @@ def run(
     examples=("tlx lengthen runs/lora --steps 2000", "tlx lengthen runs/lora --epochs 10 --track mlflow"),
 )
 @click.argument("source", metavar="RUN", type=click.Path(file_okay=False))
-@click.option("--steps", type=int, help="New number of steps, counted from the start of the run.")
+@click.option("--steps", type=int, help="Largest number of steps, counted from the start of the run.")
 @click.option("--epochs", type=float, help="New number of passes over the first stream, in place of --steps.")
 @track_option
 @mesh_option
@@ -102,9 +102,9 @@ def lengthen(
     source: str, steps: int | None, epochs: float | None, trackers: tuple[str, ...], mesh: str | None,
     config: str | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train the finished RUN for more steps, from the state, with its optimiser, in which it ended.
+    """Train a finished run for more steps.
 
-    From there on the schedule is that of the new length. The recipe changes in its length only; the directory keeps
+    RUN continues from the state in which it ended, that of its optimiser included. From there on the schedule is that of the new length. The recipe changes in its length only; the directory keeps
     both lengths. After an interruption the same command continues.
     """
     from tlx.training.lengthen import lengthen as train_further

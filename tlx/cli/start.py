@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     metavar="PATH=VALUE",
     help="Change a field of DATA, e.g. data.target.missing=drop.",
 )
-@click.option("--out", type=click.Path(dir_okay=False), help="The config file [default: the name of DATA and .py].")
+@click.option("--out", type=click.Path(dir_okay=False), help="Output file [default: the name of DATA and .py].")
 def start(
     source: str | None, text: str | None, label: str | None, changes: tuple[str, ...], out: str | None
 ) -> None:  # fmt: skip

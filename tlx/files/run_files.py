@@ -124,6 +124,16 @@ def check_fingerprint(folder: Path, document: object, what: str) -> None:
         )
 
 
+def finishing(folder: Path) -> str:
+    """Return the command that finishes an unfinished run."""
+    document = _document(folder / RECIPE)
+    if not document.get("lengthened"):
+        return f"tlx run CONFIG --out {folder} --resume"
+    length = document["recipe"]["train"]
+    words = f"--steps {length['steps']}" if length["steps"] else f"--epochs {length['epochs']:g}"
+    return f"tlx lengthen {folder} {words}"
+
+
 def _fingerprint(path: Path) -> str:
     fingerprint = _document(path).get("fingerprint")
     return fingerprint if isinstance(fingerprint, str) else ""

@@ -11,6 +11,7 @@ from tlx import config, models
 from tlx.data.collate import collate
 from tlx.data.sources.roles import INPUTS
 from tlx.data.sources.tabular import KINDS
+from tlx.files import run_files
 from tlx.processors.base import FILE, Processor, users_class
 from tlx.processors.columns import LABEL
 from tlx.records.run_directory import RECIPE, RESULT, read
@@ -104,7 +105,7 @@ def check_finished(path: Path) -> None:
         raise FileNotFoundError(f"{path} contains a study; name the folder of one of its runs: {path}/cells/...")
     if (path / RECIPE).is_file() and not (path / RESULT).is_file():
         raise FileNotFoundError(
-            f"{path} contains an unfinished run: there is no {RESULT}; finish it: tlx run CONFIG --out {path} --resume"
+            f"{path} contains an unfinished run: there is no {RESULT}; finish it: {run_files.finishing(path)}"
         )
 
 

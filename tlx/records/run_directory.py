@@ -102,6 +102,11 @@ def _other(folder: Path, document: Json, recipe: Recipe, fingerprint: str) -> st
     schema = migrations.rule_of(document)
     bare = config.fingerprint(recipe, with_sources=False, schema=schema)
     if fingerprint in [entry["fingerprint"] for entry in document.get("lengthened", [])]:
+        if not (folder / RESULT).is_file():
+            return (
+                "contains the run of this recipe, but it is being lengthened; finish it with: "
+                f"{run_files.finishing(folder)}; or {end}"
+            )
         return f"contains the run of this recipe, but it was lengthened since (tlx lengthen); {end}"
     recorded_recipe, requested = document.get("recipe"), config.dump(recipe)
     if recorded_recipe != requested and without_length(recorded_recipe) == without_length(requested):
@@ -222,7 +227,10 @@ def read(folder: Path, name: str = RESULT) -> Any:
     if not Path(folder).exists():
         raise missing_directory(folder)
     if not path.is_file():
-        contents = "an unfinished run" if (Path(folder) / RECIPE).is_file() else "no run"
+        if (Path(folder) / RECIPE).is_file() and not (Path(folder) / RESULT).is_file():
+            advice = f"; finish it: {run_files.finishing(Path(folder))}"
+            raise FileNotFoundError(f"{folder} contains an unfinished run: there is no {name}{advice}")
+        contents = "a run" if (Path(folder) / RESULT).is_file() else "no run"
         raise FileNotFoundError(f"{folder} contains {contents}: there is no {name}")
     run_files.check_file(Path(folder), name)
     document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)

@@ -57,9 +57,7 @@ def lengthen(
         if not (path / RESULT).is_file():
             if document.get("lengthened") and longer == recipe:
                 return run(recipe, path, resume=True, how=how)
-            raise ValueError(
-                f"{path} contains an unfinished run; finish it first, with tlx run CONFIG --out {path} --resume"
-            )
+            raise ValueError(f"{path} contains an unfinished run; finish it first, with {run_files.finishing(path)}")
         check(path, recipe, longer)
         claim_again(path, document, longer)
         return run(longer, path, resume=True, how=how)

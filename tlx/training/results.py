@@ -52,17 +52,36 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
     `leave` "all" writes the model, the predictions, the mistakes and the tables; "learned" the predictions and, if they
     are few, the trained parameters. `result.json` is last, because it marks the run as complete.
     """
-    path, ready, recipe, outcomes, splits = arm.path, arm.ready, arm.recipe, arm.outcomes, arm.splits
-    clock, shorter = finish["clock"], run_directory.read(path, run_directory.RECIPE).get("lengthened", [])
+    path, ready, outcomes, splits = arm.path, arm.ready, arm.outcomes, arm.splits
+    result = result_of(arm, finish)
+    for name, predictions in outcomes.items():
+        run_directory.write_predictions(path, name, predictions)
+    if leave == "all":
+        save_model(path, ready, state.variables)
+        write_tables(path, ready, splits, outcomes.get(splits.page_split), state.variables)
+    else:
+        save_learned(path, ready, state)
+    arm.records.flush()
+    digests.write(path, {run_directory.RESULT: json_text(result)})
+    # The result says that the run is finished, so everything else is on the disk before it.
+    sync_tree(path)
+    write_json(path / run_directory.RESULT, result, sync=True)
+    return result
+
+
+def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `result.json` of a finished run."""
+    ready, recipe, outcomes, splits = arm.ready, arm.recipe, arm.outcomes, arm.splits
+    clock, shorter = finish["clock"], run_directory.read(arm.path, run_directory.RECIPE).get("lengthened", [])
     seconds = {name: round(spent, 3) for name, spent in clock.seconds.items()}
     totals = [describe.totals(ready, n) for n in range(len(ready.phases))]
     metrics = finish["metrics"]
-    result = {
+    return {
         "fingerprint": config.fingerprint(recipe),
         "seed": recipe.seed,
         "selection": recipe.train.select,
         "selected_step": finish["selected"],
-        "rules": gaps(read_metrics(path), ready.task.primary, ready.task.higher_is_better),
+        "rules": gaps(read_metrics(arm.path), ready.task.primary, ready.task.higher_is_better),
         "metrics": metrics,
         "measures": {name: document(metric) for name, metric in ready.task.measures.items()},
         "parameters": {"total": totals[0]["total"], "trainable": max(total["trainable"] for total in totals)},
@@ -97,19 +116,6 @@ def write_all(arm: ActiveRun, state: TrainState, finish: Mapping[str, Any], leav
         "pack": finish["pack"],
         "prefix": list(arm.prefixes.values()),
     }
-    for name, predictions in outcomes.items():
-        run_directory.write_predictions(path, name, predictions)
-    if leave == "all":
-        save_model(path, ready, state.variables)
-        write_tables(path, ready, splits, outcomes.get(splits.page_split), state.variables)
-    else:
-        save_learned(path, ready, state)
-    arm.records.flush()
-    digests.write(path, {run_directory.RESULT: json_text(result)})
-    # The result says that the run is finished, so everything else is on the disk before it.
-    sync_tree(path)
-    write_json(path / run_directory.RESULT, result, sync=True)
-    return result
 
 
 def write_tables(

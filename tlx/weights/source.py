@@ -72,5 +72,5 @@ def without_model(path: Path) -> str:
             "trained parameters are large; train it again with tlx run CONFIG"
         )
     if (path / run_files.RECIPE).is_file():
-        return f"{path} is an unfinished run; continue it: tlx run CONFIG --out {path} --resume"
+        return f"{path} is an unfinished run; continue it: {run_files.finishing(path)}"
     return f"{path} contains neither config.json (a model) nor model/config.json (a finished run)"
