@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def start(
     source: str | None, text: str | None, label: str | None, changes: tuple[str, ...], out: str | None
 ) -> None:  # fmt: skip
-    """Look at DATA (a file or a folder), write a commented config, and print the next three commands.
+    """Look at data and write a config for them.
 
-    Without DATA, and where a column is not clear, the command asks: on a terminal, or line by line from a pipe.
+    DATA is a file or a folder. The config has comments, and the next three commands are printed. Without DATA, and where a column is not clear, the command asks: on a terminal, or line by line from a pipe.
     """
     asks = source is None or sys.stdin.isatty()
     if source is None:
