@@ -104,8 +104,9 @@ def lengthen(
 ) -> None:  # fmt: skip
     """Train a finished run for more steps.
 
-    RUN continues from the state in which it ended, that of its optimiser included. From there on the schedule is that of the new length. The recipe changes in its length only; the directory keeps
-    both lengths. After an interruption the same command continues.
+    RUN continues from the state in which it ended, that of its optimiser included. From there on the schedule is that
+    of the new length. The recipe changes in its length only; the directory keeps both lengths. After an interruption
+    the same command continues.
     """
     from tlx.training.lengthen import lengthen as train_further
     from tlx.training.loop import How

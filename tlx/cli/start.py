@@ -37,7 +37,8 @@ def start(
 ) -> None:  # fmt: skip
     """Look at data and write a config for them.
 
-    DATA is a file or a folder. The config has comments, and the next three commands are printed. Without DATA, and where a column is not clear, the command asks: on a terminal, or line by line from a pipe.
+    DATA is a file or a folder. The config has comments, and the next three commands are printed. Without DATA, and
+    where a column is not clear, the command asks: on a terminal, or line by line from a pipe.
     """
     asks = source is None or sys.stdin.isatty()
     if source is None:
