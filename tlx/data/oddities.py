@@ -178,10 +178,14 @@ def within(name: str, part: Compared) -> list[str]:
         labels = part.examples.labels()[part.positions] if part.examples.labelled and part.examples.scalar else None
         other = 0 if labels is None else int((labels != first_of(labels, part.groups.exact))[exact].sum())
         labelled = f", {other:,} of them with another label" if other else ""
-        pieces.append(f"{int(exact.sum()):,} of {count:,} inputs of {name}{part.sampled(count)} repeat one{labelled}")
+        verb = "repeats" if exact.sum() == 1 else "repeat"
+        pieces.append(
+            f"{int(exact.sum()):,} of {count:,} inputs of {name}{part.sampled(count)} {verb} another one{labelled}"
+        )
     if near.any():
         sampled = part.sampled(near_count)
-        pieces.append(f"{int(near.sum()):,} of {near_count:,} inputs of {name}{sampled} nearly repeat one")
+        verb = "repeats" if near.sum() == 1 else "repeat"
+        pieces.append(f"{int(near.sum()):,} of {near_count:,} inputs of {name}{sampled} nearly {verb} another one")
     return [f"{piece}{remedy}" for piece in pieces]
 
 
