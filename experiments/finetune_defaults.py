@@ -3,6 +3,7 @@
 python experiments/finetune_defaults.py movies     # configs/minilm_movies.py
 python experiments/finetune_defaults.py mnist5k    # configs/cnn_mnist.py
 python experiments/finetune_defaults.py digits     # configs/vit_digits.py
+python experiments/finetune_defaults.py few        # 216 labelled film reviews: all parameters, or the biases
 
 Each is a study in runs/finetune-NAME, whose page has the paired differences with their intervals. The results are in
 docs/results/finetune.md.
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tlx import Recipe, Study, choice, param, prod
+from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, param, prod, tasks, tuning
 from tlx.cli import load_recipe
 from tlx.finetuning import Choices, recipe_for
 from tlx.study import run_study
@@ -47,6 +48,33 @@ def digits() -> Study:
     return compared("vit_digits")
 
 
+def few() -> Study:
+    """Compare numbers of steps for 216 labelled film reviews, with all parameters and with the biases alone."""
+    base = Recipe(
+        data=Data(target="sentiment/movies", shots=108, tokens=56, buckets=(56,)),
+        task=tasks.Classification(),
+        weights=Weights("minilm-l6", pooling="mean"),
+        optim=Optim(weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),
+    )
+    ways: dict[str, tuple[tuning.Tuning, float]] = {"Full": (tuning.Full(), 2e-4), "BitFit": (tuning.BitFit(), 3e-3)}
+    settings: Settings = {
+        f"{name}, {steps} steps": {
+            "tuning": way,
+            "optim.lr": rate,
+            "train": Train(steps=steps, batch=16, eval_every=steps),
+        }
+        for steps in (60, 200)
+        for name, (way, rate) in ways.items()
+    }
+    return Study(
+        base=base,
+        cells=prod(param("seed", SEEDS), choice("settings", settings)),
+        question="Which tuning, and how many steps, for 216 labelled sentences?",
+        baseline={"settings": "Full, 60 steps"},
+        smallest=0.01,
+    )
+
+
 def compared(name: str, model: str | None = None, more: Settings | None = None) -> Study:
     """Return the study of a config and the settings of `finetune` for its data, and for its model where `model` is
     None."""
@@ -65,7 +93,7 @@ def compared(name: str, model: str | None = None, more: Settings | None = None) 
     )
 
 
-STUDIES: dict[str, Callable[[], Study]] = {"movies": movies, "mnist5k": mnist5k, "digits": digits}
+STUDIES: dict[str, Callable[[], Study]] = {"movies": movies, "mnist5k": mnist5k, "digits": digits, "few": few}
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ LEVELS = (
     ("report",),
     ("training",),
     ("predict", "study"),
-    ("tune", "analysis", "export", "finetuning"),
+    ("tune", "analysis", "export"),
+    ("finetuning",),
     ("sklearn",),
     ("cli",),
 )

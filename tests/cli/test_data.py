@@ -2,6 +2,8 @@
 
 import json
 import runpy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,11 @@ from PIL import Image
 
 import tlx
 from tlx import Data, tasks, tuning
-from tlx.analysis.first_config import draft
 from tlx.cli import main
 from tlx.data import Csv
 from tlx.files.documents import read_json
+from tlx.finetuning import recipe_for
+from tlx.finetuning.first_config import draft
 
 WORDS = ("film", "plot", "actor", "scene", "music", "story", "camera", "director")
 
@@ -128,6 +131,7 @@ def test_the_config_of_every_kind_of_data_is_a_recipe(kind, here):
     if kind == "pictures":
         pictures(here / "pictures")
         found = draft("pictures")
+        assert Path(found.example).is_file()
     else:
         KINDS[kind][0]().to_csv("rows.csv", index=False)
         found = draft("rows.csv")
@@ -154,14 +158,20 @@ def test_the_config_runs_as_it_is(kind, here):
     assert (here / "run" / "result.json").is_file()
 
 
-def test_defaults_follow_the_number_of_labels(here):
-    from tlx.analysis.first_config import FEW, MANY, tuning_lines
-
-    few, some, many = (
-        {line.field: line.value for line in tuning_lines(count, "class")} for count in (FEW, MANY, MANY + 1)
-    )
-    assert (few["tuning"], some["tuning"], many["tuning"]) == ("tuning.BitFit()", "tuning.Full()", "tuning.Full()")
-    assert "epochs=3" in some["train"] and "epochs=1" in many["train"]
+@pytest.mark.parametrize("kind", [*KINDS, "pictures"])
+def test_the_config_is_the_recipe_of_finetune(kind, here):
+    if kind == "pictures":
+        pictures(here / "data")
+        source = "data"
+    else:
+        KINDS[kind][0]().to_csv("rows.csv", index=False)
+        source = "rows.csv"
+    namespace: dict = {}
+    exec(compile(draft(source).text, "config.py", "exec"), namespace)
+    recipe = namespace["recipe"]()
+    expected = recipe_for(recipe.model or "minilm-l6", recipe.data.target)
+    # The config names a folder by its path alone.
+    assert recipe == replace(expected, data=replace(expected.data, target=recipe.data.target))
 
 
 def test_duplicates_imbalance_and_other_scripts_are_named_in_the_config(here):

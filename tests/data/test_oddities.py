@@ -95,7 +95,8 @@ def test_inputs_that_repeat_another_one(monkeypatch):
     inputs = [*texts(14), "Film  NUMBER 3", "film number 5", LONG, LONG.replace("second", "2nd"), *texts(2, 50)]
     labels = [0, 1] * 10
     assert notes_of(monkeypatch, train=(inputs, labels)) == [
-        "2 of 20 inputs of train repeat another one, 1 of them with another label, which data.drop_duplicates=True leaves out",
+        "2 of 20 inputs of train repeat another one, 1 of them with another label, which data.drop_duplicates=True "
+        "leaves out",
         "1 of 20 inputs of train nearly repeats another one, which data.drop_duplicates=True leaves out",
     ]
     test = ([LONG.replace("few", "two"), LONG, *texts(4, 200)], [0, 1] * 3)

@@ -14,7 +14,7 @@ from tlx.cli.data import changed_data
 from tlx.cli.group import command_of, file_word, main, set_words
 
 if TYPE_CHECKING:
-    from tlx.analysis.first_config import Draft
+    from tlx.finetuning.first_config import Draft
 
 
 @main.command(
@@ -90,7 +90,7 @@ QUESTIONS = (
 
 def looked_at(named: Any, asks: bool, command: str) -> Draft:
     """Return the config for data; ask what is not clear, where there is somebody to ask."""
-    from tlx.analysis.first_config import draft
+    from tlx.finetuning.first_config import draft
 
     for part, field, question in (*QUESTIONS, *QUESTIONS):
         try:

@@ -21,7 +21,7 @@ from tlx.recipe import Recipe
 from tlx.report.words import headline
 from tlx.report.words import source as code_of
 from tlx.training.loop import Run, run
-from tlx.tuning import Full, Probe, Tuning
+from tlx.tuning import Probe, Tuning
 from tlx.weights import Weights
 from tlx.weights.pretrained import open_checkpoint
 
@@ -65,7 +65,8 @@ def finetune(
         label_kind, separator, classes, missing, split, group, time, test_share: As in
             `tlx.data.sources.tabular.Tabular`.
         head_only: Train only the head on frozen features: a first answer in seconds.
-        tuning: Which parameters are trained, such as `tlx.tuning.Lora()`. By default all.
+        tuning: Which parameters are trained, such as `tlx.tuning.Lora()`. By default all; of a pretrained model
+            for few texts the biases and the head.
         epochs: The number of passes over the training data.
         steps: The number of updates, in the place of `epochs`.
         batch: The number of examples of an update.
@@ -150,8 +151,10 @@ def chosen(model: str | Path | Run | models.Architecture, source: Source, choice
     architecture = model.recipe.model if isinstance(model, Run) else None
     pretrained = not isinstance(model, models.Architecture)
     defaults.check_tuning(choices.tuning, choices.head_only, pretrained)
-    tuning = choices.tuning or (Probe() if choices.head_only else Full())
     dataset = open_dataset(source)
+    count = check_counts(Data(target=source), dataset)
+    usual = Probe() if choices.head_only else defaults.usual_tuning(count, dataset, pretrained)
+    tuning = choices.tuning or usual
     processor, room, pooling, name = None, None, None, ""
     if isinstance(model, models.Architecture):
         architecture = settings = model
@@ -165,10 +168,8 @@ def chosen(model: str | Path | Run | models.Architecture, source: Source, choice
     budget = defaults.budget_of(tuning, settings, pretrained)
     shape, cached = models.image_shape(settings), isinstance(tuning, Probe)
     fields = defaults.data_settings(dataset, processor, room, choices.tokens, shape, cached)
-    data = Data(target=source, **fields)
-    count = check_counts(data, dataset)
     recipe = Recipe(
-        data=data,
+        data=Data(target=source, **fields),
         task=defaults.task_of(dataset),
         model=architecture,
         weights=Weights(name, pooling=pooling) if pretrained else None,

@@ -14,21 +14,23 @@ from tlx.data import Crop, Dataset, Examples
 from tlx.models import Architecture
 from tlx.optim import Optim
 from tlx.processors import NumberProcessor, TextProcessor
-from tlx.processors.columns import LABEL
+from tlx.processors.columns import LABEL, inputs
 from tlx.processors.columns import kind_of as input_kind
 from tlx.recipe import Train
 from tlx.tasks import Task
 from tlx.trees import near_miss
-from tlx.tuning import BitFit, NormTuning, Probe, Tuning
+from tlx.tuning import BitFit, Full, NormTuning, Probe, Tuning
 
 # Below this number of training examples a batch has 16 examples, so that an epoch has enough updates.
 SMALL = 500
+# Up to this number of labelled texts a few parameters of a pretrained model are trained (docs/results/tunings.md).
+FEW_LABELS = 250
 # Below this number, texts of one length are not sorted out: each further length of a batch is a program to compile.
 FEW_TEXTS = 1000
 # Texts are cut at the length of this percentile, and at no more than this number of tokens.
 PERCENTILE, MOST_TOKENS = 98, 256
-# Texts that are measured.
-MEASURED = 2000
+# Texts and sounds that are measured.
+MEASURED, MEASURED_SOUNDS = 2000, 500
 # Validations of a run, which are the points of its curves.
 VALIDATIONS = 5
 
@@ -77,6 +79,12 @@ def budget_of(tuning: Tuning, architecture: Architecture, pretrained: bool) -> B
     budget = BUDGETS["pretrained"]
     width = getattr(architecture, "width", WIDTH)
     return budget._replace(lr=float(f"{budget.lr * min(1.0, WIDTH / width):.2g}"))
+
+
+def usual_tuning(count: int, dataset: Dataset, pretrained: bool) -> Tuning:
+    """Return the tuning of a model for `count` training examples: the biases and the head for few texts, else all."""
+    texts = input_kind(dataset.columns) in ("text", "words")
+    return BitFit() if pretrained and texts and count <= FEW_LABELS else Full()
 
 
 def optim_of(budget: Budget, lr: float | None) -> Optim:
@@ -144,6 +152,8 @@ def data_settings(
         raise ValueError(f"tokens={tokens} is for texts, but {dataset.name!r} has {input_kind(dataset.columns)} inputs")
     if input_kind(dataset.columns) == "numbers" and processor is None:
         return {"processor": NumberProcessor.of(np.stack([example["numbers"] for example in train]))}
+    if input_kind(dataset.columns) == "audio" and processor is None:
+        return {"seconds": longest_sound(train)}
     if input_kind(dataset.columns) == "image" and shape is not None and not cached:
         # A small shift changes no class; a flip may, such as that of a letter.
         return {"augment": (Crop(padding=max(1, shape[0] // 14)),)}
@@ -161,6 +171,14 @@ def text_settings(train: Examples, processor: TextProcessor, room: int | None, t
     if len(train) < FEW_TEXTS:
         return {"tokens": tokens, "buckets": (tokens,)}
     return {"tokens": tokens, "buckets": tuple(sorted({max(1, tokens * n // 4) for n in (2, 3, 4)})), "group": 16}
+
+
+def longest_sound(train: Examples) -> float:
+    """Return the seconds that hold 98 % of the sounds, rounded up to tenths."""
+    rate = inputs(train.columns)["audio"].rate or 1
+    positions = np.linspace(0, len(train) - 1, min(MEASURED_SOUNDS, len(train))).astype(int)
+    lengths = [len(train[int(position)]["audio"]) / rate for position in positions]
+    return max(0.1, math.ceil(10 * float(np.percentile(lengths, PERCENTILE, method="higher"))) / 10)
 
 
 def check_tuning(tuning: Tuning | None, head_only: bool, pretrained: bool) -> None:

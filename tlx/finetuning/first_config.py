@@ -1,6 +1,6 @@
 """Write a config for data that nobody has described yet: `tlx start`.
 
-The defaults follow the measured results in docs/results/tunings.md; each line of the config states its reason.
+The recipe is that of `tlx.finetune` for these data; each line of the config states its reason.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tlx import assets
+from tlx import config, models
 from tlx.analysis.data.columns import table_rows, unused
 from tlx.analysis.data.labels import counts, imbalance
 from tlx.analysis.data.repeats import repeats
@@ -25,18 +25,17 @@ from tlx.data import Data, load, open_dataset
 from tlx.data.sources.folder import Folder
 from tlx.data.sources.named import source_named
 from tlx.data.sources.tabular import Tabular
-from tlx.processors import TextProcessor
+from tlx.files import class_names
+from tlx.finetuning import Choices, chosen
+from tlx.finetuning.defaults import MOST_TOKENS, PERCENTILE
 from tlx.processors.columns import LABEL, inputs, kind_of
 
 if TYPE_CHECKING:
     from tlx.data import Examples, Splits
     from tlx.data.sources import Source
+    from tlx.recipe import Recipe
 
 WEIGHTS = "minilm-l6"
-# Training examples up to which a few parameters are enough, and up to which three passes are: the geometric means of
-# the sizes in docs/results/tunings.md.
-FEW, MANY = 250, 2600
-TOKENS = (16, 32, 48, 64, 96, 128, 192, 256)
 # Sides of the images of a new network.
 SIDES = (16, 24, 28, 32, 48, 64)
 # Test examples from which on an interval is narrow enough not to be named.
@@ -46,9 +45,13 @@ COMPARED = 100_000
 WIDTH = 110
 # The texts that may stand between several classes of one cell.
 SEPARATORS = (";", "|", ",")
-TASKS = {
-    "class": "Classification()", "classes": "MultiLabel()", "tags": "TokenClassification()", "number": "Regression()",
-}  # fmt: skip
+# Why a tuning is chosen.
+REASONS = {
+    "BitFit": "With 64 labels training the biases and the head alone was 3.4 points better than training everything "
+    "(docs/results/tunings.md).",
+    "Full": "With 1,000 labels or more no other way of tuning was shown to be better than training everything "
+    "(docs/results/tunings.md). Faster, and 1 to 2 points worse: tuning.Lora(rank=8) with lr=2e-3.",
+}
 
 
 class Draft(NamedTuple):
@@ -87,24 +90,18 @@ def draft(source: str | Source, command: str = "tlx start") -> Draft:
         raise ValueError(
             f"{dataset.name} has no labels, so there is nothing to train on; name the column: --label NAME"
         )
-    rows = table_rows(splits.train)
-    explicit = stated(named, {} if rows is None else rows.roles)
-    kind, label = kind_of(splits.columns), splits.columns[LABEL]
-    name = name_of(named)
-    data = data_lines(explicit, splits)
-    if kind in ("text", "words"):
-        lines = text_lines(splits)
-    elif kind in ("image", "audio"):
-        lines = picture_lines(splits, kind)
-    else:
+    rows, kind, name = table_rows(splits.train), kind_of(splits.columns), name_of(named)
+    if kind not in ("text", "words", "image", "audio"):
         raise ValueError(f"{dataset.name} has inputs of the kind {kind}; tlx start knows texts, images and sounds")
-    data += [line for line in lines if line.field.startswith("data.")]
-    lines = [line for line in lines if not line.field.startswith("data.")]
-    number = len(splits.train[0][LABEL]) if label.kind == "numbers" else 0
-    task = Line("task", f"tasks.{TASKS.get(label.kind, f'Regression(outputs={number})')}", task_reason(splits))
+    named = stated(named, {} if rows is None else rows.roles)
+    recipe = chosen(WEIGHTS if kind in ("text", "words") else network(splits, kind), named, Choices()).recipe
+    data = [*data_lines(named, splits), *(text_lines(recipe, splits) if recipe.weights else picture_lines(recipe))]
+    lines = [Line("task", f"tasks.{code(recipe.task)}", task_reason(splits))]
+    lines += weights_lines(recipe, splits) if recipe.weights else model_lines(recipe, kind)
+    lines += training_lines(recipe, splits)
     total = sum(len(part) for part in (splits.train, splits.validation, splits.test))
     summary = f"{total:,} {nouns(kind)} with {labels_in_words(splits)}"
-    text = assembled(summary, dataset.name, command, name, data, [task, *lines])
+    text = assembled(summary, dataset.name, command, name, data, lines)
     return Draft(text, f"{dataset.name}: {summary}", name, example_of(splits, kind))
 
 
@@ -150,135 +147,97 @@ def data_lines(source: Source, splits: Splits) -> list[Line]:
                 f" An accuracy of 80 % on so few test examples is known to about {points:.0f} points; a study over "
                 "folds tests every row (docs/guides/studies.md)."
             )
-    short = source.short
-    lines = [Line("data.target", code(short), reason)]
+    lines = [Line("data.target", code(source.short), reason)]
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if sum(map(len, parts.values())) <= COMPARED:
         found = repeats({name: part for name, part in parts.items() if len(part)})
         within = sum(row["exact"] + row["near"] for row in found["within"] if row["split"] != "test")
         across = sum(row["exact"] + row["near"] for row in found["across"])
         if within or across:
-            repeated = f"{within:,} training or validation examples repeat another one." if within else ""
-            leaked = f" {across:,} held-out examples are also in another split." if across else ""
+            repeated = f"Training or validation examples that repeat another one: {within:,}." if within else ""
+            leaked = f" Held-out examples that are also in another split: {across:,}." if across else ""
             lines.append(Line("data.drop_duplicates", "True", f"{repeated}{leaked}".strip()))
     return lines
 
 
-def text_lines(splits: Splits) -> list[Line]:
-    """Return the fields for texts: lengths, weights, tuning, optimiser, training."""
-    count, label = len(splits.train), splits.columns[LABEL]
-    processor = tokenizer()
-    rows = sizes({"train": splits.train}, Data(target="x"), processor)
-    at = {row["measure"]: row["at"] for row in rows}
-    longest = at["tokens"][4] if processor else 1.5 * at["words"][4] + 2
-    tokens = next((size for size in TOKENS if size >= longest), TOKENS[-1])
-    buckets = tuple(sorted({next(size for size in TOKENS if size >= share * tokens) for share in (0.4, 0.7, 1.0)}))
-    about = "have at most" if longest <= tokens else "would need"
+def text_lines(recipe: Recipe, splits: Splits) -> list[Line]:
+    """Return the fields of `Data` for texts: their lengths."""
+    data = recipe.data
+    words = sizes({"train": splits.train}, Data(target="x"), None)[1]["at"]
+    half = f"half of the texts have more than {words[2]:.0f} words"
     reason = (
-        f"95 % of the texts {about} {math.ceil(longest)} tokens ({at['words'][4]:.0f} words); longer ones are cut, "
-        "and a batch is padded to the smallest of the buckets that holds it."
+        f"{PERCENTILE} % of the texts have at most so many tokens ({half}); longer ones are cut."
+        if data.tokens < MOST_TOKENS
+        else f"Longer texts are cut, because time grows with length ({half})."
     )
-    lines = [Line("data.tokens", str(tokens), reason), Line("data.buckets", repr(buckets))]
-    foreign = foreign_share(splits.train)
-    weights = "A small BERT (23 million parameters), of which the head reads the mean over the tokens."
-    if foreign > 0.2:
-        weights += (
+    lines = [Line("data.tokens", str(data.tokens), reason)]
+    reason = "A batch is padded to the smallest of these lengths that holds it." if len(data.buckets) > 1 else ""
+    lines.append(Line("data.buckets", repr(data.buckets), reason))
+    if data.group > 1:
+        lines.append(Line("data.group", str(data.group), "Texts of similar length are in one batch."))
+    return lines
+
+
+def weights_lines(recipe: Recipe, splits: Splits) -> list[Line]:
+    """Return the field of the pretrained weights for texts."""
+    reason = "A small BERT (23 million parameters), of which the head reads the mean over the tokens."
+    if foreign_share(splits.train) > 0.2:
+        reason += (
             " It knows English; many letters here are of another script, so a multilingual model of the hub will be "
             "better: Weights('owner/name')."
         )
-    per_word = label.kind == "tags"
-    value = f'Weights("{WEIGHTS}")' if per_word else f'Weights("{WEIGHTS}", pooling="mean")'
-    return [*lines, Line("weights", value, weights), *tuning_lines(count, label.kind)]
+    return [Line("weights", code(recipe.weights), reason)]
 
 
-def tuning_lines(count: int, label: str) -> list[Line]:
-    """Return the tuning of pretrained texts, with its learning rate and steps, by the number of training examples."""
-    rule = "docs/results/tunings.md"
-    other = "" if label == "class" else f" Measured for classes of whole texts; not yet for {label}."
-    if count <= FEW:
-        tuning = (
-            "tuning.BitFit()",
-            "With few labels (64 in the measurement) training the biases and the head alone was 3.4 points better than "
-            f"training everything ({rule}).{other}",
-        )
-        rate, train = "3e-3", "Train(steps=60, batch=16)"
-        reason = "60 small steps, as in the measurement with 64 labels."
-    else:
-        tuning = (
-            "tuning.Full()",
-            f"With 1,000 labels or more no other way of tuning was shown to be better than training everything "
-            f"({rule}). Faster, and 1 to 2 points worse: tuning.Lora(rank=8) with lr=2e-3.{other}",
-        )
-        rate = "2e-4"
-        passes = 3 if count <= MANY else 1
-        train = f"Train(epochs={passes}, batch=32)"
-        times = {3: "Three passes", 1: "One pass"}[passes]
-        reason = f"{times} over the training examples, as in the measurement of this size."
-    return [
-        Line("tuning", *tuning),
-        Line(
-            "optim",
-            f'Optim(lr={rate}, weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0)',
-            "The learning rate of that measurement. `tlx lr-find` suggests one for your data.",
-        ),
-        Line("train", train, reason),
-    ]
-
-
-def picture_lines(splits: Splits, kind: str) -> list[Line]:
-    """Return the fields for images and sounds: a new small network."""
-    count = len(splits.train)
-    rows = sizes({"train": splits.train}, Data(target="x"), None)
-    at = {row["measure"]: row["at"] for row in rows}
+def network(splits: Splits, kind: str) -> models.Cnn:
+    """Return a new small network for images or sounds, of the size of the images."""
     if kind == "audio":
-        side, channels = 64, 1
-        seconds = max(0.1, round(at["seconds"][4], 1))
-        lines = [
-            Line("data.size", "64", "A sound becomes a picture of 64 mel bands by 64 moments."),
-            Line(
-                "data.seconds", f"{seconds:g}", f"95 % of the sounds have at most {seconds:g} seconds; the rest is cut."
-            ),
-        ]
-    else:
-        largest = max(at["height in pixels"][2], at["width in pixels"][2])
-        side = next((size for size in SIDES if size >= largest), SIDES[-1])
-        channels = 3 if any(splits.train[n]["image"].shape[-1] > 2 for n in range(min(32, count))) else 1
-        same = at["height in pixels"][0] == at["height in pixels"][-1] == at["width in pixels"][0] == side
-        median = f"{at['height in pixels'][2]:.0f} × {at['width in pixels'][2]:.0f}"
-        lines = [
-            Line(
-                "data.size",
-                str(side),
-                f"All images have {side} × {side} pixels."
-                if same
-                else f"Half of the images are smaller than {median} pixels; all are resized to a square.",
-            ),
-            Line("data.channels", str(channels), "Grey." if channels == 1 else "Colours."),
-            Line(
-                "data.augment",
-                f"(Crop(padding={max(1, side // 16)}),)",
-                "Every step moves an image by a few pixels. Flip() too, unless left and right differ (digits, signs).",
-            ),
-        ]
-    epochs = min(60, max(3, math.ceil(600 * 32 / max(count, 1))))
-    model = (
-        "A new small network. A pretrained one needs fewer labels: where the network is allowed, write "
-        'weights=Weights("google/vit-base-patch16-224-in21k"), tuning=tuning.Probe() in the place of this line, and '
-        "leave data.size and data.channels out."
-    )
-    return [
-        *lines,
-        Line("model", f"models.Cnn(size={side}, channels={channels}, widths=(16, 32, 64))", model),
-        Line("optim", "Optim(lr=2e-3, weight_decay=1e-2, warmup=0.05)", "As in configs/cnn_mnist.py."),
-        Line("train", f"Train(epochs={epochs}, batch=32)", f"About {math.ceil(epochs * count / 32):,} steps."),
-    ]
+        # A sound becomes a picture of 64 mel bands.
+        return models.Cnn(size=64, channels=1, widths=(16, 32, 64))
+    at = {row["measure"]: row["at"] for row in sizes({"train": splits.train}, Data(target="x"), None)}
+    largest = max(at["height in pixels"][2], at["width in pixels"][2])
+    side = next((size for size in SIDES if size >= largest), SIDES[-1])
+    few = range(min(32, len(splits.train)))
+    channels = 3 if any(splits.train[n]["image"].shape[-1] > 2 for n in few) else 1
+    return models.Cnn(size=side, channels=channels, widths=(16, 32, 64))
 
 
-def tokenizer() -> TextProcessor | None:
-    """Return the tokenizer of the weights, where they are in the cache."""
-    if not assets.path(WEIGHTS).is_file():
-        return None
-    return TextProcessor.load(assets.extract(WEIGHTS))
+def picture_lines(recipe: Recipe) -> list[Line]:
+    """Return the fields of `Data` for images and sounds."""
+    data, lines = recipe.data, []
+    if data.seconds != Data(target="x").seconds:
+        lines.append(Line("data.seconds", f"{data.seconds:g}", f"{PERCENTILE} % of the sounds are no longer."))
+    if data.augment:
+        reason = "Every step moves an image by a few pixels. Flip() too, unless left and right differ (digits, signs)."
+        lines.append(Line("data.augment", code(data.augment), reason))
+    return lines
+
+
+def model_lines(recipe: Recipe, kind: str) -> list[Line]:
+    """Return the field of a new network."""
+    reason = "A new small network."
+    if kind == "image":
+        reason += (
+            " Images are resized to the square that it reads. A pretrained one needs fewer labels: where the network "
+            'is allowed, write weights=Weights("google/vit-base-patch16-224-in21k"), tuning=tuning.Probe() in place '
+            "of this line."
+        )
+    return [Line("model", f"models.{code(recipe.model)}", reason)]
+
+
+def training_lines(recipe: Recipe, splits: Splits) -> list[Line]:
+    """Return the tuning, the optimiser and the length of training."""
+    label, count, lines = splits.columns[LABEL].kind, len(splits.train), []
+    if recipe.weights is not None:
+        other = "" if label == "class" else f" Measured for classes of whole texts; not yet for {label}."
+        reason = REASONS[type(recipe.tuning).__name__]
+        lines.append(Line("tuning", f"tuning.{code(recipe.tuning)}", reason + other))
+    rate = "A usual rate for this way of training. `tlx lr-find` suggests one for your data."
+    lines.append(Line("optim", code(recipe.optim), rate))
+    steps = math.ceil((recipe.train.epochs or 0) * math.ceil(count / recipe.train.batch))
+    length = f"About {steps:,} steps, with five validations. A second run resumes or lengthens it: tlx lengthen."
+    lines.append(Line("train", code(recipe.train), length))
+    return lines
 
 
 def foreign_share(examples: Examples) -> float:
@@ -334,26 +293,29 @@ def example_of(splits: Splits, kind: str) -> str:
     """Return an input for `tlx predict`."""
     part = splits.test if len(splits.test) else splits.validation
     if kind not in ("text", "words"):
-        return ""
+        place = part.place(int(part.rows[0]))
+        return place if Path(place).is_file() else ""
     example = part.light(0)
     text = example["text"] if "text" in example else " ".join(example["words"])
     return " ".join(text.split())[:80]
 
 
 def code(value: Any) -> str:
-    """Return the code of a value, with fields that may be given by position first, and without defaults:
+    """Return the code of a value, without fields at their defaults; a field that has none needs no name:
     `Csv("reviews.csv", text="body")`."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, tuple):
         return f"({', '.join(map(code, value))}{',' if len(value) == 1 else ''})"
-    if not is_dataclass(value):
+    if not config.is_record(value):
         return repr(value)
-    by_position = [field.name for field in fields(value) if not field.kw_only]
-    others = [field.name for field in fields(value) if field.kw_only and getattr(value, field.name) != field.default]
-    parts = [code(getattr(value, name)) for name in by_position]
-    parts += [f"{name}={code(getattr(value, name))}" for name in others]
-    return f"{type(value).__name__}({', '.join(parts)})"
+    values, defaults = config.fields(value), class_names.defaults(type(value))
+    by_name = {field.name for field in fields(value) if field.kw_only or field.name in defaults}
+    parts = [code(field) for name, field in values.items() if name not in by_name]
+    changed = {name: field for name, field in values.items() if name in by_name and defaults.get(name) != field}
+    return (
+        f"{type(value).__name__}({', '.join([*parts, *(f'{name}={code(field)}' for name, field in changed.items())])})"
+    )
 
 
 def assembled(summary: str, source: str, command: str, name: str, data: list[Line], lines: list[Line]) -> str:
