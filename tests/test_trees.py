@@ -63,6 +63,7 @@ def test_the_nearest_names_come_first_and_equal_ones_in_alphabetical_order():
 
 
 def test_near_miss_offers_all_names_if_none_is_near_and_there_are_few():
-    assert trees.near_miss("zzz", ["b", "a"]) == "; close: 'a', 'b'"
+    assert trees.near_miss("zzz", ["b", "a"]) == "; there are 'a', 'b'"
+    assert trees.near_miss("zzz", ["b", "a"], listed=True) == ""
     assert trees.near_miss("zzz", map(str, range(100))) == ""
     assert trees.near_miss("zzz", []) == ""

@@ -119,8 +119,18 @@ def nearness(name: str, candidate: str) -> float:
     return max(difflib.SequenceMatcher(None, name, candidate).ratio(), 0.9 * begins)
 
 
-def near_miss(name: str, names: Iterable[str], n: int = 3) -> str:
-    """Return the tail of an error message: `; close: 'a', 'b'`, or every name where none is near and there are few."""
+def near_miss(name: str, names: Iterable[str], n: int = 3, *, listed: bool = False) -> str:
+    """Return the tail of an error message: `; close: 'a', 'b'`, or every name where none is near and there are few.
+
+    Args:
+        name: The name that was not found.
+        names: The names that there are.
+        n: The number of names at most.
+        listed: Whether the message lists all names in another place.
+    """
     names = sorted(set(names))
-    near = closest(name, names, n) or (names if len(names) <= 12 else [])
-    return f"; close: {', '.join(map(repr, near))}" if near else ""
+    if near := closest(name, names, n):
+        return f"; close: {', '.join(map(repr, near))}"
+    if listed or not 0 < len(names) <= 12:
+        return ""
+    return f"; there {'are' if len(names) > 1 else 'is'} {', '.join(map(repr, names))}"

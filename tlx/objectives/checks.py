@@ -61,7 +61,9 @@ def needs_of(term: Term, streams: Collection[str]) -> Needs:
             raise TypeError(f"{name}.needs has {field}={names!r}; expected {example}")
     for tap in needs.taps:
         if tap not in TAPS:
-            raise TypeError(f"{name}.needs has the tap {tap!r}{near_miss(tap, TAPS)}; expected some of {TAPS}")
+            raise TypeError(
+                f"{name}.needs has the tap {tap!r}{near_miss(tap, TAPS, listed=True)}; expected some of {TAPS}"
+            )
     if needs.task is not None and not isinstance(needs.task, type):
         raise TypeError(f"{name}.needs has task={needs.task!r}; expected a class, such as tlx.tasks.Classification")
     return needs

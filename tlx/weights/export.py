@@ -25,7 +25,7 @@ from tlx.weights.heads import TASK
 from tlx.weights.pretrained import load_pretrained, save_pretrained
 
 TOLERANCE = 1e-5
-PROGRAM_ADVICE = "A program holds every model: tlx export RUN DIRECTORY --to stablehlo"
+PROGRAM_ADVICE = "A program holds every model: tlx export RUN --to stablehlo --out DIRECTORY"
 
 
 def export_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str]) -> Path:

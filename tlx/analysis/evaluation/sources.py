@@ -68,7 +68,7 @@ def own_data(model: OpenedModel, split: str | None, recipe: Recipe | None) -> Ev
     chosen = split or ("test" if "test" in splits.measured else "validation")
     if chosen not in named:
         raise ValueError(
-            f"the data of {path} have no labelled split {chosen!r}{near_miss(chosen, named)}; they have "
+            f"the data of {path} have no labelled split {chosen!r}{near_miss(chosen, named, listed=True)}; they have "
             f"{', '.join(map(repr, named))}"
         )
     notes = (f"{splits.untested}; the validation split is measured",) if splits.untested and split is None else ()
@@ -190,8 +190,8 @@ def chosen_split(dataset: Dataset, split: str | None) -> Examples:
     chosen = split or next((name for name in ORDER if name in filled), "")
     if chosen not in filled:
         raise ValueError(
-            f"{dataset.name} has no examples in a split {chosen or 'test'!r}{near_miss(chosen, filled)}; it has "
-            f"{', '.join(map(repr, filled)) or 'no examples'}"
+            f"{dataset.name} has no examples in a split {chosen or 'test'!r}{near_miss(chosen, filled, listed=True)}; "
+            f"it has {', '.join(map(repr, filled)) or 'no examples'}"
         )
     return filled[chosen]
 

@@ -127,7 +127,7 @@ class Where(Source):
             some = ", ".join(f"{name!r} ({count:,})" for name, count in list(values_seen.items())[:8])
             raise ValueError(
                 f"no row of {dataset.name} has {missing[0]!r} in {self.column!r}"
-                f"{near_miss(text_of(missing[0]), values_seen)}; it has {some}"
+                f"{near_miss(text_of(missing[0]), values_seen, listed=True)}; it has {some}"
             )
         fingerprint = digest([dataset.fingerprint, self.column, list(self.values), list(self.without)])
         parts = {
@@ -252,7 +252,7 @@ def column_values(examples: Examples, name: str) -> list[Any]:
         return [values[row] for row in examples.rows.tolist()]
     if name not in examples.columns:
         raise ValueError(
-            f"{examples.name} has no column {name!r}{near_miss(name, examples.columns)}; it has "
+            f"{examples.name} has no column {name!r}{near_miss(name, examples.columns, listed=True)}; it has "
             f"{', '.join(examples.columns)}"
         )
     return [examples.source[row][name] for row in examples.rows.tolist()]

@@ -96,7 +96,8 @@ class HfDataset(Tabular):
         config = self.config if self.config is not None else ("" if "" in files else next(iter(files)))
         if config not in files:
             raise ValueError(
-                f"{self.path} has no configuration {config!r}{near_miss(config, files)}; it has {', '.join(files)}"
+                f"{self.path} has no configuration {config!r}{near_miss(config, files, listed=True)}; it has "
+                f"{', '.join(files)}"
             )
         return {split: joined(f"{self.path} {split}", paths) for split, paths in files[config].items()}
 

@@ -73,7 +73,8 @@ class RawTable:
         if name not in self.names:
             head = f"{self.name} line 1" if LINE in self.arrow.column_names else self.name
             raise ValueError(
-                f"{head} has no column {name!r}{near_miss(name, self.names)}; it has {', '.join(map(repr, self.names))}"
+                f"{head} has no column {name!r}{near_miss(name, self.names, listed=True)}; it has "
+                f"{', '.join(map(repr, self.names))}"
             )
         return self.arrow[name]
 
