@@ -56,15 +56,14 @@ def few() -> Study:
         weights=Weights("minilm-l6", pooling="mean"),
         optim=Optim(weight_decay=0.01, warmup=0.1, schedule="linear", clip=1.0),
     )
-    ways: dict[str, tuple[tuning.Tuning, float]] = {"Full": (tuning.Full(), 2e-4), "BitFit": (tuning.BitFit(), 3e-3)}
+    ways = {
+        "Full, 60 steps": (tuning.Full(), 2e-4, 60),
+        "BitFit, 60 steps": (tuning.BitFit(), 3e-3, 60),
+        "Full, 200 steps": (tuning.Full(), 2e-4, 200),
+    }
     settings: Settings = {
-        f"{name}, {steps} steps": {
-            "tuning": way,
-            "optim.lr": rate,
-            "train": Train(steps=steps, batch=16, eval_every=steps),
-        }
-        for steps in (60, 200)
-        for name, (way, rate) in ways.items()
+        name: {"tuning": way, "optim.lr": rate, "train": Train(steps=steps, batch=16, eval_every=steps)}
+        for name, (way, rate, steps) in ways.items()
     }
     return Study(
         base=base,

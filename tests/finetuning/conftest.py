@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
 import tlx
-from tlx import models
+from tlx import models, tuning
 from tlx.processors import TextProcessor
 from tlx.weights import Manifest, Pretrained, save_pretrained
 
@@ -61,5 +61,6 @@ def review_run(tiny_text, reviews, tmp_path_factory):
     """A run on the reviews: of the tiny model of texts, from a data frame."""
     out = tmp_path_factory.mktemp("runs") / "reviews"
     return tlx.finetune(
-        tiny_text, train=reviews, text="body", label="stars", epochs=8, lr=1e-2, batch=8, out=out, quiet=True
-    )
+        tiny_text, train=reviews, text="body", label="stars", tuning=tuning.Full(), epochs=8, lr=1e-2, batch=8, out=out,
+        quiet=True,
+    )  # fmt: skip

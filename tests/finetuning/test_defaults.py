@@ -7,7 +7,7 @@ import pytest
 from tlx import config, models, tasks, tuning
 from tlx.data import Arrays, Crop, Frame, Numbers
 from tlx.finetuning import Choices, recipe_for
-from tlx.finetuning.defaults import BUDGETS, budget_of
+from tlx.finetuning.defaults import BUDGETS, FEW_LABELS, budget_of
 from tlx.processors import NumberProcessor
 
 MLP = models.Mlp(inputs=(4, 4, 1), widths=(8,))
@@ -40,7 +40,7 @@ def test_texts_are_cut_where_nearly_all_of_them_end(tiny_text, reviews):
 @pytest.mark.parametrize(
     ("choices", "budget"),
     [
-        (Choices(), "pretrained"),
+        (Choices(tuning=tuning.Full()), "pretrained"),
         (Choices(tuning=tuning.Freeze(through="embeddings")), "pretrained"),
         (Choices(head_only=True), "head"),
         (Choices(tuning=tuning.Lora(rank=2)), "few"),
@@ -51,6 +51,15 @@ def test_the_learning_rate_follows_from_the_tuning(choices, budget, tiny_text, r
     recipe = recipe_for(tiny_text, Frame(reviews), choices)
     assert recipe.optim.lr == BUDGETS[budget].lr
     assert (recipe.model, recipe.weights.source) == (None, str(tiny_text))
+
+
+def test_few_texts_train_the_biases_and_the_head(tiny_text):
+    few, more = (
+        recipe_for(tiny_text, Frame(frame([n % 2 for n in range(count)]), text="text", label="label"))
+        for count in (FEW_LABELS, 2 * FEW_LABELS)
+    )
+    assert (few.tuning, more.tuning) == (tuning.BitFit(), tuning.Full())
+    assert (few.optim.lr, more.optim.lr) == (BUDGETS["few"].lr, BUDGETS["pretrained"].lr)
 
 
 def test_a_wider_model_takes_a_smaller_rate():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tlx
-from tlx import config, models
+from tlx import config, models, tuning
 from tlx.cli import load_recipe
 from tlx.training import frames
 from tlx.training.loop import How
@@ -124,7 +124,8 @@ def test_the_recipe_is_saved_as_a_config_file(review_run, tmp_path):
 
 
 def test_a_second_call_returns_the_finished_run(review_run, tiny_text, reviews, capsys):
-    settings = {"text": "body", "label": "stars", "epochs": 8, "lr": 1e-2, "batch": 8, "out": review_run.folder}
+    settings = {"text": "body", "label": "stars", "epochs": 8, "lr": 1e-2, "batch": 8}
+    settings |= {"tuning": tuning.Full(), "out": review_run.folder}
     again = tlx.finetune(tiny_text, train=reviews, **settings)
     assert again.result == review_run.result
     output = capsys.readouterr().err
@@ -189,7 +190,14 @@ def test_a_missing_library_names_its_extra(review_run, monkeypatch):
 
 def test_a_run_can_continue_from_a_run(review_run, reviews, tmp_path):
     again = tlx.finetune(
-        review_run, train=reviews, text="body", label="stars", steps=1, out=tmp_path / "next", quiet=True
+        review_run,
+        train=reviews,
+        text="body",
+        label="stars",
+        tuning=tuning.Full(),
+        steps=1,
+        out=tmp_path / "next",
+        quiet=True,
     )
     assert again.recipe.weights.source == str(review_run.folder)
     # Its head is kept, because the classes are the same.

@@ -14,7 +14,7 @@ import tlx
 
 frame = pd.read_csv("reviews.csv")
 """,
-    'run = tlx.finetune(MODEL, train=frame, text="body", label="stars", epochs=8, lr=1e-2, batch=8)',
+    'run = tlx.finetune(MODEL, train=frame, text="body", label="stars", tuning=tlx.tuning.Full(), epochs=24, lr=1e-2)',
     "run",
     'run.predict(["a lovely film", "a dull film"])',
     "run.recipe",

@@ -23,8 +23,9 @@ from tlx.tuning import BitFit, Full, NormTuning, Probe, Tuning
 
 # Below this number of training examples a batch has 16 examples, so that an epoch has enough updates.
 SMALL = 500
-# Up to this number of labelled texts a few parameters of a pretrained model are trained (docs/results/tunings.md).
-FEW_LABELS = 250
+# Up to this number of labelled texts the biases and the head of a pretrained model are trained. With 64 labels that was
+# better than training all (docs/results/tunings.md), with 216 it was not (docs/results/finetune.md).
+FEW_LABELS = 120
 # Below this number, texts of one length are not sorted out: each further length of a batch is a program to compile.
 FEW_TEXTS = 1000
 # Texts are cut at the length of this percentile, and at no more than this number of tokens.
