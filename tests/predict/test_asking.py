@@ -4,15 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars
+import pyarrow as pa
 import pytest
 
 from tlx import tasks
 from tlx.data import Csv
 from tlx.models import Mlp, build, initialise
-from tlx.predict import Predictor, answers, predict
+from tlx.predict import Predictor, open_model, predict, write_answers
 from tlx.predict.asking import rows_of
+from tlx.predict.forward import program
 from tlx.predict.jobs import stream
 from tlx.predict.opening import ModelInputs, OpenedModel
+from tlx.predict.tables import with_answers
 from tlx.processors import ImageProcessor
 from tlx.trees import flatten, nest
 from tlx.types import Column, Variables
@@ -35,23 +39,50 @@ def close(first, second):
 def test_rows_of_every_kind_have_the_answers_of_their_texts(reviewed, reviews, tmp_path):
     rows = reviews.rows(9, seed=3, label=False)
     texts = [row["body"] for row in rows]
-    plain = answers(reviewed, texts)
-    assert [set(row) for row in plain] == [{"prediction", "probability", "probabilities"}] * 9
-    assert [list(row["probabilities"]) for row in plain] == [list(reviews.CLASSES)] * 9
-    assert all(sum(row["probabilities"].values()) == pytest.approx(1) for row in plain)
-    assert all(row["probability"] == max(row["probabilities"].values()) for row in plain)
+    plain = predict(reviewed, texts)
+    for answer in plain:
+        assert answer.keys() == set(reviews.CLASSES) and sum(answer.values()) == pytest.approx(1)
+        assert list(answer.values()) == sorted(answer.values(), reverse=True)
     file = reviews.write(tmp_path / "rows.csv", rows)
     frame = pd.DataFrame(rows)
-    for kind in (rows, frame, frame.to_dict("list"), Path(file), Csv(file)):
-        close(answers(reviewed.folder, kind), plain)
+    for kind in (rows, frame.to_dict("list"), Path(file), Csv(file), frame["body"], np.array(texts)):
+        assert [*map(pytest.approx, predict(reviewed.folder, kind))] == plain
     renamed = frame.rename(columns={"body": "words of the review"})
-    close(answers(reviewed, renamed, text="words of the review"), plain)
-    raw = predict(reviewed.folder, texts)
-    assert [dict(sorted(answer.items())) for answer in raw] == [row["probabilities"] for row in plain]
-    assert answers(reviewed, []) == []
-    for kind, part in (("good film", r"\['good film'\]"), ([1, 2], "int"), (3, "int"), (["a", 2], "int")):
+    assert predict(reviewed, renamed.to_dict("list"), text="words of the review") == plain
+    assert predict(reviewed, []) == []
+    for kind, part in (
+        ("good film", r"\['good film'\]"), ([1, 2], "row 0 is 1"), (3, "int"), (["a", 2], "row 1 is 2"),
+        (["a", None], "row 1 is None"),
+    ):  # fmt: skip
         with pytest.raises(TypeError, match=part):
-            answers(reviewed, kind)
+            predict(reviewed, kind)
+
+
+def test_a_frame_is_returned_with_the_columns_of_the_file(reviewed, reviews, tmp_path):
+    """The frame has the names, the order and the numbers of the file that `tlx predict --out` writes."""
+    frame = pd.DataFrame(reviews.rows(9, seed=3, label=False), index=range(20, 29))
+    predictor = Predictor(open_model(reviewed.folder))
+    write_answers(predictor, rows_of(frame, predictor.model, {}), tmp_path / "a.csv")
+    answered = predict(reviewed, frame)
+    assert answered.index.tolist() == frame.index.tolist() and len(frame.columns) < len(answered.columns)
+    pd.testing.assert_frame_equal(answered.reset_index(drop=True), pd.read_csv(tmp_path / "a.csv"), check_dtype=False)
+    for kind, columns in (
+        (pa.Table.from_pandas(frame, preserve_index=False), lambda table: table.to_pydict()),
+        (polars.from_pandas(frame), lambda table: table.to_dict(as_series=False)),
+    ):
+        other = predict(reviewed, kind)
+        assert type(other) is type(kind) and columns(other) == answered.to_dict("list")
+    assert predict(reviewed, frame[:0]).columns.tolist() == [*frame.columns, "prediction"]
+
+
+def test_several_classes_and_numbers_are_columns():
+    frame = pd.DataFrame({"text": ["a", "b"], "prediction": [1, 2]})
+    classes = [{"prediction": ["rude", "toxic"], "probabilities": {"rude": 0.9, "toxic": 0.8}}, None]
+    answered = with_answers(frame, classes)
+    assert answered.columns.tolist() == [*frame.columns, "tlx_prediction", "tlx_p(rude)", "tlx_p(toxic)"]
+    assert answered["tlx_prediction"].tolist() == [["rude", "toxic"], None]
+    numbers = [{"prediction": {"width": 1.5, "height": 2.5}}] * 2
+    assert with_answers(frame[["text"]], numbers)["prediction(height)"].tolist() == [2.5, 2.5]
 
 
 def test_an_answer_does_not_depend_on_its_batch(reviews):
@@ -60,6 +91,29 @@ def test_an_answer_does_not_depend_on_its_batch(reviews):
     together = asked(model, texts)
     close(asked(model, texts, batch=3), together)
     close(asked(model, texts[::-1])[::-1], together)
+
+
+def test_logits_are_in_the_order_of_the_rows(reviews):
+    """With one size of batches the output for a row has the same bits whatever the other rows are."""
+    predictor = Predictor(reviews.opened(tasks.Classification(classes=3, names=reviews.CLASSES)), batch=4, sizes=())
+    examples = [{"text": row["body"]} for row in reviews.rows(70, seed=1)]
+    logits = predictor.logits(examples)
+    assert logits.shape == (70, 3) and predictor.chunk < 70
+    np.testing.assert_array_equal(predictor.logits(examples[::-1])[::-1], logits)
+    np.testing.assert_array_equal(predictor.logits(examples[5:6]), logits[5:6])
+    assert predictor.logits([]).shape == (0, 3)
+
+
+def test_models_of_one_architecture_share_a_program(reviews):
+    task = tasks.Classification(classes=3, names=reviews.CLASSES)
+    first, second = (reviews.opened(task).pretrained.model for _ in range(2))
+    assert program(first) is program(second)
+
+    class Unhashable(type(first.config)):
+        __hash__ = None
+
+    config = Unhashable(**{name: getattr(first.config, name) for name in first.config.__dataclass_fields__})
+    assert program(first._replace(config=config)) is not program(first)
 
 
 def test_each_task_answers_in_its_form(reviews):
