@@ -1,5 +1,6 @@
 """Rows of every kind have the same answers, in every batch; each task answers in its own form."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tlx.predict.forward import program
 from tlx.predict.jobs import stream
 from tlx.predict.opening import ModelInputs, OpenedModel
 from tlx.predict.tables import with_answers
-from tlx.processors import ImageProcessor
+from tlx.processors import NumberProcessor
 from tlx.trees import flatten, nest
 from tlx.types import Column, Variables
 from tlx.weights import Manifest, Pretrained
@@ -112,7 +113,8 @@ def test_models_of_one_architecture_share_a_program(reviews):
     class Unhashable(type(first.config)):
         __hash__ = None
 
-    config = Unhashable(**{name: getattr(first.config, name) for name in first.config.__dataclass_fields__})
+    settings = {field.name: getattr(first.config, field.name) for field in dataclasses.fields(first.config)}
+    config = Unhashable(**settings)
     assert program(first._replace(config=config)) is not program(first)
 
 
@@ -136,6 +138,7 @@ def test_there_is_a_tag_for_each_word_also_for_those_that_are_cut_off(reviews):
     tagged = asked(model, words)
     close_to = asked(model, pd.DataFrame({"words": [" ".join(row) for row in words]}))
     assert tagged == close_to == asked(model, [" ".join(row) for row in words])
+    assert tagged == asked(model, [words[0], " ".join(words[1])])
     assert [len(row["prediction"]) for row in tagged] == [2, 20]
     # Two special tokens, and ten words of one piece.
     assert set(tagged[1]["prediction"][:10]) <= {"O", "PER"} and set(tagged[1]["prediction"][10:]) == {"?"}
@@ -153,40 +156,51 @@ def test_pairs_are_texts_in_their_order(reviews):
         asked(model, ["good film"])
     with pytest.raises(ValueError, match=r"'text' is not clear.*'a', 'b'.*--text"):
         asked(model, pd.DataFrame(pairs, columns=["a", "b"]))
+    with pytest.raises(TypeError, match=r"row 1 is 'a film' \(str\); expected a pair of texts"):
+        asked(model, [pairs[0], "a film"])
     single = reviews.opened(model.task, ModelInputs({"text": Column("text")}, {}, True))
     with pytest.raises(ValueError, match="pair of texts; the model reads texts"):
         asked(single, pairs)
 
 
-def pictures():
-    """Return a small network of images with random weights, opened for prediction."""
-    task = tasks.Classification(classes=2, names=("dark", "light"))
-    built = build(Mlp(inputs=(8, 8, 1), widths=(4,)), task.head())
-    import jax
-
-    params = initialise(built, jax.random.key(0)).params
-    processor = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
-    model = Pretrained(built, Variables(params, {}), processor, Manifest("random", {}, ()), task)
-    return OpenedModel(Path("random"), model, processor, ModelInputs({"image": Column("image")}), ())
-
-
-def test_images_in_memory_and_in_files(tmp_path):
+def test_images_in_memory_and_in_files(tmp_path, pictures):
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     files = [tmp_path / f"{n}.png" for n in range(3)]
     for file, image in zip(files, pixels, strict=True):
         Image.fromarray(image[..., 0]).save(file)
-    model = pictures()
+    model = pictures
     answered = asked(model, pixels)
     frame = pd.DataFrame({"file": [file.name for file in files]})
     frame.to_csv(tmp_path / "labels.csv", index=False)
-    for kind in (list(pixels), files, list(map(str, files)), tmp_path / "labels.csv"):
+    pictures_in_memory = [Image.fromarray(image[..., 0]) for image in pixels]
+    for kind in (list(pixels), pictures_in_memory, files, list(map(str, files)), tmp_path / "labels.csv"):
         close(asked(model, kind), answered)
     (tmp_path / "labels.csv").unlink()
     trained_on_a_table = ModelInputs({"image": Column("image")}, {"image": ("picture",)}, True)
     for inputs in (model.inputs, trained_on_a_table):
         close(asked(model._replace(inputs=inputs), tmp_path), answered)
+
+
+def test_rows_of_numbers():
+    import jax
+
+    task = tasks.Regression(outputs=2, standardise=False)
+    built = build(Mlp(inputs=(3,), widths=(4,), input="numbers"), task.head())
+    params = initialise(built, jax.random.key(0)).params
+    processor = NumberProcessor(width=3)
+    loaded = Pretrained(built, Variables(params, {}), processor, Manifest("random", {}, ()), task)
+    inputs = ModelInputs({"numbers": Column("numbers")}, {}, True)
+    model = OpenedModel(Path("random"), loaded, processor, inputs, ())
+    rows = np.random.default_rng(0).normal(size=(4, 3))
+    answered = asked(model, rows)
+    for kind in (rows.tolist(), list(rows), {"numbers": rows}):
+        assert asked(model, kind) == answered
+    with pytest.raises(TypeError, match=r"row 0 is 'a' \(str\).*lists of numbers"):
+        asked(model, ["a", [1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match=r"row 1.*nan"):
+        asked(model, [[1.0, 2.0, 3.0], [1.0, float("nan"), 3.0]])
 
 
 def test_an_answer_that_is_not_finite_names_its_row(reviews):
