@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlx.data.examples import Examples
 from tlx.data.sources.in_memory import columns_table
 from tlx.data.sources.raw_table import RawTable
 from tlx.predict.rows import InputRows, pair_rows, plain_rows, plain_table, table_rows
-from tlx.processors.columns import HEAVY
+from tlx.processors.columns import HEAVY, read_cell
 from tlx.processors.pictures import pixels, plain
+from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.predict.opening import ModelInputs, OpenedModel
@@ -96,18 +96,24 @@ def array_rows(rows: list[Any], role: str, inputs: ModelInputs) -> InputRows:
     """Return arrays, or the bytes of files, as inputs of a model."""
     import pyarrow as pa
 
-    examples = Examples("rows", "rows", [{role: row} for row in rows], {role: inputs.columns[role]})
-    table = pa.table({"row": list(range(len(rows)))})
-    return InputRows(RawTable("rows", table, ""), examples.__getitem__, f"{len(rows):,} rows", {role: ("row",)})
+    def read(row: int) -> Example:
+        return {role: read_cell(rows[row], inputs.columns[role], role, f"row {row}")}
+
+    table = RawTable("rows", pa.table({"row": list(range(len(rows)))}), "")
+    return InputRows(table, read, f"{len(rows):,} rows", {role: ("row",)}, lambda row: f"row {row}")
 
 
 def odd_row(rows: list[Any], inputs: ModelInputs) -> str:
     """Return the first row that is no input of a model, in words."""
     pairs = inputs.stated and "text_pair" in inputs.columns
 
+    role = in_memory_role(inputs)
+
     def fits(row: Any) -> bool:
         if pairs:
             return is_texts(row) and len(row) == 2
+        if role in inputs.columns:
+            return is_array(row, inputs.columns[role].kind)
         return is_text(row) or ("words" in inputs.columns and is_texts(row))
 
     place = next((n for n, row in enumerate(rows) if not fits(row)), 0)
