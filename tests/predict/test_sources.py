@@ -21,7 +21,8 @@ class Sentences(Source):
 
     def open(self):
         columns = {self.kind: Column(self.kind), "label": Column("class", ("bad", "good"))}
-        rows = [{"text": "bad film", "label": 0}, {"text": "good film", "label": 1}]
+        cells = {"text": ("bad film", "good film"), "number": (0.0, 1.0)}[self.kind]
+        rows = [{self.kind: cell, "label": label} for label, cell in enumerate(cells)]
         return Dataset("sentences", {"train": rows, "test": rows[::-1]}, columns, "sentences")
 
 
@@ -73,7 +74,7 @@ def test_the_split_of_a_data_set_is_named(reviewed):
         (Sentences(), {}, ("'train', 'test'", "--split")),
         (Sentences(), {"split": "tset"}, ("'tset'", "'test'")),
         (Sentences(), {"split": "test", "text": "text"}, ("text", "states its columns itself")),
-        (Sentences(kind="image"), {"split": "test"}, ("no input 'text'", "image", "reads texts")),
+        (Sentences(kind="number"), {"split": "test"}, ("no input 'text'", "number", "reads texts")),
     ):
         with pytest.raises(ValueError) as error:
             predict(reviewed, source, **settings)
