@@ -28,8 +28,9 @@ from tlx import config, models
 from tlx.data import Arrays, Numbers, Source
 from tlx.finetuning import Choices, chosen
 from tlx.functional.scores import softmax
+from tlx.predict.forward import Predictor
+from tlx.predict.opening import prepared
 from tlx.tasks import Classification, Regression, Task
-from tlx.training.answers import logits_of, reader_of
 from tlx.training.loop import How, run
 from tlx.trees import Example
 from tlx.tuning import Tuning
@@ -38,7 +39,6 @@ from tlx.weights import load_pretrained
 
 if TYPE_CHECKING:
     from tlx.recipe import Recipe
-    from tlx.weights import Pretrained
 
 Kind = Literal["texts", "images", "numbers"]
 # The name of the column of each kind of input.
@@ -46,7 +46,7 @@ ROLES: Mapping[str, str] = {"texts": "text", "images": "image", "numbers": "numb
 # tlx measures a validation split, for which some of the training rows stand. No setting depends on its numbers.
 VALIDATION = 16
 # The opened model of each fitted estimator. It is no attribute, so that predicting changes no estimator.
-OPENED: weakref.WeakKeyDictionary[Any, Pretrained] = weakref.WeakKeyDictionary()
+OPENED: weakref.WeakKeyDictionary[Any, Predictor] = weakref.WeakKeyDictionary()
 
 
 class TransferEstimator(BaseEstimator):
@@ -130,11 +130,10 @@ class TransferEstimator(BaseEstimator):
         if (kind := kind_of(X)) != self.kind_:
             raise ValueError(f"X holds {kind}, but this {type(self).__name__} was fitted on {self.kind_}")
         rows = self._rows(X, reset=False)
-        pretrained = self._opened()
         examples: list[Example] = [{ROLES[self.kind_]: row} for row in rows]
-        return logits_of(pretrained, reader_of(pretrained, Path("the fitted estimator")), examples).astype(np.float64)
+        return self._opened().logits(examples).astype(np.float64)
 
-    def _opened(self) -> Pretrained:
+    def _opened(self) -> Predictor:
         """Return the trained model, which is opened at most once."""
         if self not in OPENED:
             with tempfile.TemporaryDirectory(prefix="tlx-open-") as folder:
@@ -142,7 +141,9 @@ class TransferEstimator(BaseEstimator):
                     path = Path(folder) / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content)
-                OPENED[self] = load_pretrained(folder, self.task_, model=self.recipe_.model)
+                pretrained = load_pretrained(folder, self.task_, model=self.recipe_.model)
+                # All batches have one size, so the output for a row does not depend on the other rows.
+                OPENED[self] = Predictor(prepared(Path(folder), pretrained), sizes=())
         return OPENED[self]
 
     def _rows(self, X: Any, reset: bool, y: Any = None) -> Any:

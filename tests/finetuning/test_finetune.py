@@ -12,6 +12,7 @@ from PIL import Image
 import tlx
 from tlx import config, models, tuning
 from tlx.cli import load_recipe
+from tlx.predict.runs import last_predictor
 from tlx.training import frames
 from tlx.training.loop import How
 
@@ -31,22 +32,34 @@ def test_answers_to_a_list_are_probabilities_by_class(review_run):
     assert [next(iter(answer)) for answer in answers] == ["up", EVIL]
     for answer in answers:
         assert answer.keys() == {"up", EVIL} and abs(sum(answer.values()) - 1) < 1e-6
-    # The answer to a text depends on no other text, and a lone text may be given alone.
-    assert review_run.predict("a lovely film") == answers[:1]
-    many = ["a lovely film"] * 70 + ["a dull film and the awful story"]
-    assert review_run.predict(many)[:70] == answers[:1] * 70
     assert review_run.predict([]) == []
+    with pytest.raises(TypeError, match=r"\['a lovely film'\]"):
+        review_run.predict("a lovely film")
 
 
 def test_answers_to_a_frame_are_a_frame_with_the_same_rows(review_run, reviews):
     frame = reviews.sample(9, random_state=0).drop(columns="stars")
     answers = review_run.predict(frame)
-    assert answers.index.tolist() == frame.index.tolist()
-    assert answers.columns.tolist() == ["answer", "probability", f"probability: {EVIL}", "probability: up"]
+    pd.testing.assert_frame_equal(answers[frame.columns], frame)
+    assert answers.columns.tolist() == [*frame.columns, "prediction", "probability", f"p({EVIL})", "p(up)"]
     single = review_run.predict(frame["body"].tolist())
-    assert answers["answer"].tolist() == [next(iter(answer)) for answer in single]
-    np.testing.assert_allclose(answers["probability: up"], [answer["up"] for answer in single])
+    assert answers["prediction"].tolist() == [next(iter(answer)) for answer in single]
+    np.testing.assert_allclose(answers["p(up)"], [answer["up"] for answer in single])
     assert review_run.predict({"body": frame["body"].tolist()}) == single
+    renamed = frame.rename(columns={"body": "prediction"})
+    assert review_run.predict(renamed, text="prediction")["tlx_prediction"].tolist() == answers["prediction"].tolist()
+
+
+def test_a_second_call_opens_and_compiles_nothing(review_run, monkeypatch):
+    """Every number of rows has a batch of 1, 8 or 64 rows."""
+    review_run.predict(["a film"] * 75)
+    review_run.predict(["a film"])
+    forward = last_predictor(review_run).forward
+    compiled = forward._cache_size()
+    monkeypatch.setattr("tlx.predict.runs.open_model", None)
+    for count in (1, 2, 9, 64, 70):
+        assert len(review_run.predict(["a film"] * count)) == count
+    assert last_predictor(review_run).forward is forward and forward._cache_size() == compiled
 
 
 @pytest.mark.parametrize(
@@ -54,13 +67,14 @@ def test_answers_to_a_frame_are_a_frame_with_the_same_rows(review_run, reviews):
     [
         (pd.DataFrame({"bodies": ["a film"]}), ("no column 'body'", "'bodies'")),
         (pd.DataFrame({"body": ["a film", None]}), ("row 1", "'body'", "missing")),
-        (pd.DataFrame({"body": ["a film", 3]}), ("row 1", "3 (int)")),
-        (["a film", 7], ("example 1", "7 (int)")),
-        ([("a film", "a story")], ("example 0", "tuple")),
+        (pd.DataFrame({"body": ["a film", 3]}), ("'body'", "integer (row 1)")),
+        (["a film", 7], ("row 1", "7 (int)")),
+        (["a film", None], ("row 1", "None")),
+        ([("a film", "a story")], ("pair of texts", "reads texts")),
     ],
 )
 def test_examples_that_cannot_be_read_are_named(examples, parts, review_run):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, TypeError)) as error:
         review_run.predict(examples)
     assert all(part in str(error.value) for part in parts), error.value
 
@@ -76,7 +90,7 @@ def test_history_has_a_row_for_each_step_and_a_column_for_each_metric(review_run
 def test_predictions_are_the_test_examples_with_their_texts(review_run, reviews):
     predictions = review_run.predictions
     assert len(predictions) == review_run.result["examples"]["test"]
-    assert (predictions["label"] == predictions["answer"]).mean() == review_run.metrics["test/accuracy"]
+    assert (predictions["label"] == predictions["prediction"]).mean() == review_run.metrics["test/accuracy"]
     by_text = dict(zip(reviews["body"], reviews["stars"], strict=True))
     assert [by_text[text] for text in predictions["text"]] == predictions["label"].tolist()
     answers = review_run.predict(predictions["text"].tolist())
@@ -92,7 +106,7 @@ def test_the_model_is_opened_and_computes_the_same_answers(review_run):
     }  # fmt: skip
     taps, _ = tlx.forward(pretrained.model, pretrained.variables, inputs)
     probability = np.exp(taps["logits"][0]) / np.exp(taps["logits"][0]).sum()
-    answer = review_run.predict("a dull film")[0]
+    [answer] = review_run.predict(["a dull film"])
     np.testing.assert_allclose(probability, [answer[name] for name in pretrained.task.names], rtol=1e-4, atol=1e-6)
     assert review_run.model is pretrained
 
@@ -150,13 +164,13 @@ def test_one_line_states_the_settings_and_the_output_is_short(tmp_path, monkeypa
     assert re.fullmatch(r"runs/mlp-arrays-[0-9a-f]{8}", run.folder.as_posix())
     answers = run.predict(images[:4])
     assert [next(iter(answer)) for answer in answers] == ["dark", "light"] * 2
-    assert run.predict([images[0]]) == answers[:1]
+    assert run.predict([images[0]]) == [pytest.approx(answers[0])]
     files = [str(tmp_path / f"{n}.png") for n in range(4)]
     for file, image in zip(files, images[:4], strict=True):
         Image.fromarray(image).save(file)
     assert run.predict(files) == run.predict({"image": files}) == answers
-    assert run.predict(pd.DataFrame({"image": files}))["answer"].tolist() == ["dark", "light"] * 2
-    assert run.predictions.columns.tolist() == ["label", "answer", "probability", "correct", "loss"]
+    assert run.predict(pd.DataFrame({"image": files}))["prediction"].tolist() == ["dark", "light"] * 2
+    assert run.predictions.columns.tolist() == ["label", "prediction", "probability", "correct", "loss"]
 
 
 def test_numbers_are_predicted_and_drawn(tmp_path):
@@ -165,7 +179,7 @@ def test_numbers_are_predicted_and_drawn(tmp_path):
     labels = images.reshape(60, -1).mean(1) / 255
     run = tlx.finetune(mlp, train={"image": images, "label": labels}, steps=12, out=tmp_path / "run", quiet=True)
     frame = run.predictions
-    np.testing.assert_allclose(((frame["label"] - frame["answer"]) ** 2).mean(), run.metrics["test/mse"], rtol=1e-4)
+    np.testing.assert_allclose(((frame["label"] - frame["prediction"]) ** 2).mean(), run.metrics["test/mse"], rtol=1e-4)
     assert run.plot.confusion().to_dict()["title"] == "Predicted against true"
     with pytest.raises(ValueError, match=r"Regression has no drawing 'reliability'.*scatter"):
         run.plot.calibration()
@@ -238,6 +252,6 @@ def test_frames_of_polars_are_read_and_returned(review_run, reviews, tiny_text):
     assert [dict(row) for row in source.open().splits["test"]] == [dict(row) for row in expected.splits["test"]]
     answers = review_run.predict(frame.drop("stars"))
     assert isinstance(answers, polars.DataFrame)
-    assert answers["answer"].to_list() == review_run.predict(reviews)["answer"].tolist()
+    assert answers["prediction"].to_list() == review_run.predict(reviews)["prediction"].tolist()
     with pytest.raises(ValueError, match=r"row 1: 'body' is missing"):
         review_run.predict(polars.DataFrame({"body": ["a film", None]}))

@@ -13,12 +13,9 @@ import pytest
 from PIL import Image
 
 from tlx import tasks
-from tlx.models import Mlp, build, initialise
 from tlx.predict import Predictor, open_model, write_answers
 from tlx.predict.asking import rows_of
-from tlx.processors import ImageProcessor
-from tlx.types import Variables
-from tlx.weights import Manifest, Pretrained, save_pretrained
+from tlx.weights import save_pretrained
 
 COUNT = 70
 
@@ -118,15 +115,8 @@ def test_answers_get_other_names_where_the_rows_have_theirs(predictor, reviews, 
             write_answers(predictor, rows_of(frame, predictor.model, {}), tmp_path / name)
 
 
-def test_a_broken_picture_is_named_or_left_without_an_answer(tmp_path, reviews):
-    import jax
-
-    task = tasks.Classification(classes=2, names=("dark", "light"))
-    built = build(Mlp(inputs=(8, 8, 1), widths=(4,)), task.head())
-    processor = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
-    variables = Variables(initialise(built, jax.random.key(0)).params, {})
-    model = Pretrained(built, variables, processor, Manifest("random", {}, ()), task)
-    save_pretrained(model, tmp_path / "model", untrained=True)
+def test_a_broken_picture_is_named_or_left_without_an_answer(tmp_path, reviews, pictures):
+    save_pretrained(pictures.pretrained, tmp_path / "model", untrained=True)
     (tmp_path / "pictures").mkdir()
     for n in range(5):
         Image.fromarray(np.full((8, 8), n * 50, np.uint8)).save(tmp_path / "pictures" / f"{n}.png")

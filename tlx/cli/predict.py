@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,7 +71,8 @@ def predict(
     as_json: bool, quiet: bool, config: str | None,
 ) -> None:  # fmt: skip
     """Predict labels with probabilities. EXAMPLES are texts, image files, sound files, tables (CSV, JSON Lines,
-    Parquet), folders, files with one text per line, or - for standard input.
+    Parquet), folders, files with one text per line, - for standard input, or sources as in a recipe, such as
+    'Where("a.csv", column="language", values=("en",))'. With --split, a name is that of a data set.
 
     An argument that looks like a path must be one; --literal takes it as a text. With --out, a table gets the columns
     of the answers; the rows keep their order.
@@ -86,9 +87,11 @@ def predict(
     if (resume or overwrite) and out in (None, "-"):
         raise click.UsageError(f"--{'resume' if resume else 'overwrite'} is for a file; name it: --out FILE")
     remember_compilations()
-    model = open_model(source, *parts_of(optional_recipe(config)))
+    recipe = optional_recipe(config)
+    model = open_model(source, *parts_of(recipe))
     columns = {"text": text, "text_pair": text_pair, "words": words, "image": image, "audio": audio}
-    rows = understood(examples, model, literal=literal, form=form, columns=columns, split=split)  # type: ignore[arg-type]
+    reading: dict[str, Any] = {"form": form, "columns": columns, "split": split, "recipe": recipe}
+    rows = understood(examples, model, literal=literal, **reading)
     if pairs:
         rows.append(("", pair_rows(pairs, model.inputs)))
     for name, part in rows if not quiet else ():

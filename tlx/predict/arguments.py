@@ -23,6 +23,7 @@ from tlx.data.sources.raw_table import LINE, RawTable, chunks, key_of, stored
 from tlx.data.sources.tabular import Tabular
 from tlx.files.durable import sha256_once
 from tlx.predict.rows import InputRows, plain_rows, plain_table, table_of, table_rows
+from tlx.predict.sources import source_rows, spelled_source
 from tlx.processors.columns import HEAVY
 from tlx.trees import closest
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tlx.predict.opening import OpenedModel
+    from tlx.recipe import Recipe
 
 STDIN, STDIN_NAME = "-", "standard input"
 Form = Literal["lines", "csv", "jsonl"]
@@ -49,11 +51,13 @@ def understood(
     columns: Mapping[str, Sequence[str]] | None = None,
     split: str | None = None,
     stdin: BinaryIO | None = None,
+    recipe: Recipe | None = None,
 ) -> list[tuple[str, InputRows]]:
     """Return the rows that arguments name, in order; the texts and the files next to each other are joined.
 
     `-` is standard input, a folder its images, sounds or table, a file a table, an image, a sound, or lines of text by
-    the end of its name. Anything else is a text, unless it looks like a path.
+    the end of its name. A source as a recipe writes it, such as `Where("a.csv", ...)`, is that source; with `split` a
+    name is that of a data set. Anything else is a text, unless it looks like a path.
 
     Args:
         arguments: The words of the command line.
@@ -63,6 +67,7 @@ def understood(
         columns: The columns of a table by role, where the user names them.
         split: The split of a source that has several.
         stdin: The stream of standard input.
+        recipe: A recipe with the user's classes of sources.
 
     Returns:
         For each part its name ("" for texts and files among the arguments) and its rows.
@@ -83,6 +88,10 @@ def understood(
             parts.add_folder(path)
         elif path is not None and path.is_file():
             parts.add_file(argument, path)
+        elif (source := spelled_source(argument, recipe)) is not None:
+            parts.add_table(argument, source)
+        elif split is not None and is_name(argument):
+            parts.add_table(argument, source_named(argument))
         elif looks_like_path(argument):
             raise missing(argument, model)
         else:
@@ -119,7 +128,7 @@ class ArgumentParts:
         self.settle()
         self.tables += 1
         rate = getattr(self.model.processor, "rate", 0)
-        self.parts.append((name, table_rows(table_of(source, self.split), self.model.inputs, self.columns, rate)))
+        self.parts.append((name, source_rows(source, self.model.inputs, self.columns, self.split, rate)))
 
     def add_folder(self, path: Path) -> None:
         """Add the table, the images or the sounds of a folder."""
@@ -173,6 +182,11 @@ def looks_like_path(argument: str) -> bool:
         # A path with spaces, in a folder that exists.
         return has_separator and path.parent.is_dir()
     return has_separator or argument.startswith("~") or ENDING.search(argument) is not None
+
+
+def is_name(argument: str) -> bool:
+    """Return whether an argument may be the name of a data set: it has no spaces, and it is no file of tables."""
+    return re.search(r"\s", argument) is None and Path(argument).suffix.lower() not in (*ENDINGS, *OTHER)
 
 
 def missing(argument: str, model: OpenedModel) -> FileNotFoundError:

@@ -3,8 +3,10 @@
 Shapes: B batch, T tokens.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from tlx.predict.opening import OpenedModel
 from tlx.processors.base import length_of
 from tlx.tasks.token_classification import CUT
 from tlx.trees import Example, Json
-from tlx.types import ArrayMap, Field, Variables
+from tlx.types import ArrayMap, Field, Model, Variables
 
 # A batch has the smallest of these sizes that holds its rows, so that one text does not cost as much as many.
 SIZES = (1, 8)
@@ -32,21 +34,23 @@ class Predictor:
     Args:
         model: The opened model.
         batch: The largest number of rows of a batch.
+        sizes: Further sizes of a batch. A batch has the smallest size that holds its rows; () gives every batch `batch`
+            rows, so that the output for a row has the same bits whatever the number of rows.
     """
 
-    def __init__(self, model: OpenedModel, batch: int = BATCH):
-        self.model, self.batch = model, batch
+    def __init__(self, model: OpenedModel, batch: int = BATCH, sizes: tuple[int, ...] = SIZES):
+        self.model, self.batch, self.sizes = model, batch, sizes
         self.processor, self.task = model.processor, model.task
         # The number of rows of which a part was cut off.
         self.cut = 0
         self.variables = jax.device_put(model.pretrained.variables)
-        chain = model.pretrained.model
+        self.forward = program(model.pretrained.model)
 
-        def taps(variables: Variables, inputs: ArrayMap) -> dict[str, Any]:
-            outputs = models.forward(chain, variables, inputs)[0]
-            return {name: array for name, array in outputs.items() if name in TAPS}
-
-        self.forward = jax.jit(taps)
+    def again(self, batch: int = BATCH) -> Self:
+        """Return a predictor with the same model and the same compiled program, for other rows."""
+        predictor = copy.copy(self)
+        predictor.batch, predictor.cut = batch, 0
+        return predictor
 
     @property
     def chunk(self) -> int:
@@ -75,30 +79,34 @@ class Predictor:
             ValueError: An output of the model is not finite.
         """
         answers: list[Any] = [None] * len(rows)
-        waiting = None
-        for positions in self._batches(rows):
-            inputs = self._collated([rows[n] for n in positions])
-            outputs = self.forward(self.variables, {name: inputs[name] for name in self.processor.fields})
-            # The next batch is on its way before this one is read.
-            if waiting is not None:
-                self._settle(*waiting, answers, place)
-            waiting = positions, inputs, outputs
-        if waiting is not None:
-            self._settle(*waiting, answers, place)
+        for positions, inputs, outputs in self._computed(rows, place):
+            for position, answer in zip(positions, self.task.answers(outputs, inputs), strict=False):
+                answers[position] = self._named(answer)
         for n, row in enumerate(rows):
             if row is not None and "words" in row:
                 # Words after the last token that the model reads.
                 answers[n] += [CUT] * (row["words"] - len(answers[n]))
         return answers
 
+    def logits(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the logits of examples in their order, float32[N, C].
+
+        Raises:
+            ValueError: An output of the model is not finite.
+        """
+        parts = [np.zeros((0, self.task.outputs or 0), np.float32)]
+        for start in range(0, len(examples), self.chunk):
+            rows = [self.arrays(example) for example in examples[start : start + self.chunk]]
+            logits: list[Any] = [None] * len(rows)
+            for positions, _, outputs in self._computed(rows, lambda n, start=start: f"row {start + n}"):  # type: ignore[misc]
+                for position, output in zip(positions, outputs["logits"], strict=False):
+                    logits[position] = output
+            parts.append(np.stack(logits))
+        return np.concatenate(parts)
+
     def values(self, answer: Any) -> Json:
-        """Return an answer as the named values of a table (see `Task.answer_values`); several numbers have the names of
-        the columns of the label."""
-        values, label = self.task.answer_values(answer), self.model.inputs.label
-        numbers = values["prediction"]
-        if isinstance(numbers, Mapping) and len(numbers) == len(label):
-            values["prediction"] = dict(zip(label, numbers.values(), strict=True))
-        return values
+        """Return an answer as the named values of a table (see `Task.answer_values`)."""
+        return self.task.answer_values(answer)
 
     def notes(self) -> list[str]:
         """Return notes on the rows so far, and on the processor."""
@@ -109,6 +117,29 @@ class Predictor:
             notes.insert(0, f"{texts} longer than {longest} tokens, the limit of the model; the rest is cut off")
         return notes
 
+    def _named(self, answer: Any) -> Any:
+        """Return an answer; several numbers have the names of the columns of the label."""
+        label = self.model.inputs.label
+        if self.task.names or not isinstance(answer, Mapping) or not 1 < len(label) == len(answer):
+            return answer
+        return dict(zip(label, answer.values(), strict=True))
+
+    def _computed(
+        self, rows: Sequence[ArrayMap | None], place: Callable[[int], str]
+    ) -> Iterator[tuple[list[int], ArrayMap, ArrayMap]]:
+        """Yield for each batch the positions of its rows, its inputs and its outputs. Copies of the last row may
+        follow."""
+        waiting = None
+        for positions in self._batches(rows):
+            inputs = self._collated([rows[n] for n in positions])
+            outputs = self.forward(self.variables, {name: inputs[name] for name in self.processor.fields})
+            # The next batch is on its way before this one is read.
+            if waiting is not None:
+                yield self._read(*waiting, place)
+            waiting = positions, inputs, outputs
+        if waiting is not None:
+            yield self._read(*waiting, place)
+
     def _batches(self, rows: Sequence[ArrayMap | None]) -> Iterator[list[int]]:
         """Yield the positions of each batch, from short rows to long ones."""
         lengths = {n: length_of(row, self.processor.fields) for n, row in enumerate(rows) if row is not None}
@@ -118,15 +149,15 @@ class Predictor:
 
     def _collated(self, rows: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the arrays of a batch; copies of its last row fill it up to one of the usual sizes."""
-        size = next((size for size in SIZES if len(rows) <= size <= self.batch), self.batch)
+        size = next((size for size in self.sizes if len(rows) <= size <= self.batch), self.batch)
         fields = {**self.processor.fields, **(WORD_IDS if "word_ids" in rows[0] else {})}
         lengths = limits(self.model.lengths, self.processor.longest) if self.model.lengths else ()
         return collate([*rows, *[rows[-1]] * (size - len(rows))], fields, lengths)
 
-    def _settle(
-        self, positions: Sequence[int], inputs: ArrayMap, outputs: Any, answers: list[Any], place: Callable[[int], str]
-    ) -> None:
-        """Write the answers of one batch into `answers`."""
+    def _read(
+        self, positions: list[int], inputs: ArrayMap, outputs: Any, place: Callable[[int], str]
+    ) -> tuple[list[int], ArrayMap, ArrayMap]:
+        """Return a batch with its outputs on the host. Raises ValueError for logits that are not finite."""
         arrays = jax.device_get(outputs)
         if "logits" in arrays:
             logits = np.asarray(arrays["logits"], np.float32)[: len(positions)]
@@ -138,5 +169,26 @@ class Predictor:
                     f"{place(positions[row])}: the model answers {value}, which is no probability and no number; "
                     f"expected finite outputs: check this row, or the weights of {self.model.source}"
                 )
-        for position, answer in zip(positions, self.task.answers(arrays, inputs), strict=False):
-            answers[position] = answer
+        return positions, inputs, arrays
+
+
+def program(model: Model) -> Callable[[Variables, ArrayMap], Any]:
+    """Return the compiled forward pass of a model. Models with the same architecture and the same head share it."""
+    try:
+        hash((model.config, model.head))
+    except TypeError:
+        # A module of the user may have no hash.
+        return compiled.__wrapped__(model.config, model.head)
+    return compiled(model.config, model.head)
+
+
+@lru_cache(maxsize=8)
+def compiled(config: models.Architecture, head: models.Head | None) -> Callable[[Variables, ArrayMap], Any]:
+    """Return the compiled forward pass of an architecture with a head."""
+    chain = models.build(config, head)
+
+    def taps(variables: Variables, inputs: ArrayMap) -> dict[str, Any]:
+        outputs = models.forward(chain, variables, inputs)[0]
+        return {name: array for name, array in outputs.items() if name in TAPS}
+
+    return jax.jit(taps)

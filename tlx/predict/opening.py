@@ -91,6 +91,14 @@ def open_model(
         )
     if pretrained.task is None:
         raise ValueError(f"{source} has no trained head, so it cannot predict; fine-tune it first: tlx run CONFIG")
+    return prepared(path, pretrained)
+
+
+def prepared(path: Path, pretrained: Pretrained) -> OpenedModel:
+    """Return a loaded model, which was saved in `path`, with its inputs and the lengths of its batches.
+
+    Raises ValueError for a model with an untrained head or pooler, and for one without a processor.
+    """
     check_trained(pretrained, ADVICE)
     reader = processor_of(pretrained, path)
     reader.check_shape(models.image_shape(pretrained.model.config), pretrained.manifest.source)

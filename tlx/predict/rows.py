@@ -170,14 +170,22 @@ def table_rows(
     label = LabelColumn(Column("class"), {}, {"train": None})
     rows = TableRows(table, roles, columns, places, Division("train", places), label, Tabular())
     examples = Examples(table.name, "rows", rows, columns)
+
+    def read(row: int) -> Example:
+        try:
+            return examples[row]
+        except ValueError:
+            empty = [names[0] for names in roles.values() if len(names) == 1 and table.cell(names[0], row) is None]
+            if not empty:
+                raise
+            raise ValueError(f"{table.place(row)}: {empty[0]!r} is missing; add the value") from None
+
     unused = [name for name in table.names if not any(name in names for names in roles.values())]
     assigned = ", ".join(f"{role} is {' + '.join(map(repr, names))}" for role, names in roles.items())
     others = f"; other columns: {', '.join(map(repr, unused))}" if unused else ""
     if any(columns[role].kind in HEAVY for role in roles) and table.names == ("file",):
-        return InputRows(
-            table, examples.__getitem__, f"{len(table):,} files", roles, lambda row: file_place(table, row)
-        )
-    return InputRows(table, examples.__getitem__, f"a table with {counted(len(table))}; {assigned}{others}", roles)
+        return InputRows(table, read, f"{len(table):,} files", roles, lambda row: file_place(table, row))
+    return InputRows(table, read, f"a table with {counted(len(table))}; {assigned}{others}", roles)
 
 
 def file_place(table: RawTable, row: int) -> str:

@@ -80,6 +80,48 @@ def flat(values: Json) -> Json:
     return cells
 
 
+def prefix_of(names: Iterable[str], taken: Sequence[str]) -> str:
+    """Return what is added to the names of the answers so that no column of the rows has one of them.
+
+    >>> prefix_of(["prediction", "probability"], ["text", "prediction"])
+    'tlx_'
+    """
+    names, prefix = list(names), ""
+    while any(prefix + name in taken for name in names):
+        prefix += PREFIX
+    return prefix
+
+
+def is_frame(rows: Any) -> bool:
+    """Return whether rows are a data frame of pandas or polars, or an Arrow table."""
+    return hasattr(rows, "columns") and hasattr(rows, "shape") and not isinstance(rows, Mapping)
+
+
+def with_answers(frame: Any, answers: Sequence[Json | None]) -> Any:
+    """Return a frame with the columns of the answers to its rows, with the names that `write_table` gives them.
+
+    Args:
+        frame: A data frame of pandas or polars, or an Arrow table.
+        answers: The values of the answer to each row; None for a row without one.
+
+    Returns:
+        A frame of the same type, with the rows in the same order and, in pandas, with the same index.
+    """
+    cells = [flat(answer or {}) for answer in answers]
+    names = list(dict.fromkeys(name for row in cells for name in row)) or ["prediction"]
+    grouped = [name for answer in answers for name in answer or ()]
+    taken = frame.column_names if hasattr(frame, "column_names") else [str(name) for name in frame.columns]
+    prefix = prefix_of(dict.fromkeys((*grouped, *names)), taken)
+    columns = {prefix + name: [row.get(name) for row in cells] for name in names}
+    if hasattr(frame, "append_column"):
+        for name, values in columns.items():
+            frame = frame.append_column(name, [values])
+        return frame
+    if hasattr(frame, "hstack"):
+        return frame.hstack(type(frame)(columns))
+    return frame.assign(**columns)
+
+
 def rounded(value: Any) -> Any:
     """Return the values of an answer with `DIGITS` significant digits."""
     if isinstance(value, Mapping):
@@ -112,9 +154,7 @@ def write_table(
     if not names:
         names, kinds = {"prediction": None}, {"prediction": {"text"}}
     left_out = () if form == ".parquet" else tuple(name for name in table.names if is_binary(table, name))
-    prefix = ""
-    while any(prefix + name in table.names for name in (*names, *kinds)):
-        prefix += PREFIX
+    prefix = prefix_of((*names, *kinds), table.names)
     own = tuple(name for name in table.names if name not in left_out)
     single = {name: unified(seen) for name, seen in kinds.items()}
     columns = AnswerColumns(table, own, single, tuple(names), prefix, separator)

@@ -48,9 +48,9 @@ def history(run: "Run") -> Any:
 def predictions(run: "Run") -> Any:
     """Return the examples of the test split with the answers of a run; of the validation split where there is none.
 
-    The columns are the texts of the examples, `label`, `answer`, and, where the task has them, `probability` (that of
-    the answer), `correct` and `loss`. The index is the position of the example in the split. Texts are left out, with a
-    warning, where the data are gone or have changed.
+    The columns are the texts of the examples, `label`, `prediction`, and, where the task has them, `probability` (that
+    of the prediction), `correct` and `loss`. The index is the position of the example in the split. Texts are left out,
+    with a warning, where the data are gone or have changed.
 
     Raises:
         FileNotFoundError: The run kept no predictions.
@@ -62,7 +62,7 @@ def predictions(run: "Run") -> Any:
         raise FileNotFoundError(f"{run.folder} has no predictions of its {split} split; train it again")
     classes, scores = tuple(run.result["classes"]), kept.scores
     columns: dict[str, Any] = dict(texts_of(run, split, kept.indices))
-    for name, array in (("label", scores.get("label")), ("answer", scores.get("prediction"))):
+    for name, array in (("label", scores.get("label")), ("prediction", scores.get("prediction"))):
         if array is not None:
             columns[name] = named(array, classes)
     for title, name in (("probability", "confidence"), ("correct", "correct"), ("loss", "loss")):

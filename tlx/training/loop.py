@@ -12,12 +12,16 @@ from tlx import config, report, sharding
 from tlx.assets import cache_dir
 from tlx.files.durable import guarded
 from tlx.notebooks import html_of
+from tlx.predict import predict
+from tlx.predict.opening import resolved
+from tlx.predict.runs import last_predictor
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import Callback
 from tlx.records.progress import Clock
 from tlx.records.trackers import Tracker, trackers_of
 from tlx.report.plots import RunPlots
+from tlx.tasks import Task
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
@@ -67,22 +71,24 @@ class Run(NamedTuple):
     @property
     def model(self) -> Pretrained:
         """Return the trained model, for `tlx.forward(run.model.model, run.model.variables, inputs)`."""
-        from tlx.training import answers
-
-        return answers.opened(self)
+        return last_predictor(self).model.pretrained
 
     @property
     def plot(self) -> RunPlots:
         """Return the drawings of the page as Altair charts: `run.plot.curves()`, `.confusion()`, `.calibration()`."""
-        from tlx.training import answers
+        return RunPlots(self.folder, self._task)
 
-        return RunPlots(self.folder, answers.task_of(self))
+    def predict(self, examples: Any, **settings: Any) -> Any:
+        """Return the answers to examples of any kind, as `tlx.predict.predict(run, examples, ...)` does.
 
-    def predict(self, examples: Any) -> Any:
-        """Return the answers to texts, images, sounds, or a data frame: see `tlx.training.answers.predict`."""
-        from tlx.training import answers
+        Args:
+            examples: A list of texts, pairs, images or sounds, a data frame, columns, arrays, a path or a source.
+            settings: The names of columns and the other settings of `tlx.predict.predict`, such as `text="body"`.
 
-        return answers.predict(self, examples)
+        Returns:
+            For a data frame the same rows with the columns of the answers, else a list.
+        """
+        return predict(self, examples, **settings)
 
     def save_config(self, path: str | Path) -> Path:
         """Write the recipe as a config file for `tlx run`, and return its path.
@@ -102,10 +108,14 @@ class Run(NamedTuple):
         webbrowser.open(page.resolve().as_uri())
         return page
 
-    def _repr_html_(self) -> str | None:
-        from tlx.training import answers
+    @property
+    def _task(self) -> Task:
+        task = resolved(self.folder, self.recipe.task)
+        assert task is not None
+        return task
 
-        return html_of("tlx.report.notebook:run_html", self.folder, answers.task_of(self))
+    def _repr_html_(self) -> str | None:
+        return html_of("tlx.report.notebook:run_html", self.folder, self._task)
 
 
 @dataclass(frozen=True, kw_only=True)

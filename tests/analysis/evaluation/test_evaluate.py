@@ -11,8 +11,8 @@ from tlx import tasks
 from tlx.analysis.evaluation import evaluate
 from tlx.analysis.evaluation.numbers import class_rows
 from tlx.analysis.evaluation.slices import slices
-from tlx.data import Arrays
-from tlx.predict import answers
+from tlx.data import Arrays, Concat, Where
+from tlx.predict import predict
 from tlx.records.run_directory import Predictions, read_predictions
 from tlx.weights import save_pretrained
 
@@ -40,7 +40,7 @@ def test_the_own_test_split_has_the_numbers_of_the_run(reviewed):
 
 
 def test_other_data_have_the_answers_of_predict(reviewed, frame, evaluation, reviews):
-    predicted = [answer["prediction"] for answer in answers(reviewed, frame)]
+    predicted = predict(reviewed, frame)["prediction"].tolist()
     assert evaluation.metrics["accuracy"] == pytest.approx(np.mean(frame["stars"] == predicted))
     scores = evaluation.predictions.scores
     assert [reviews.CLASSES[n] for n in scores["label"]] == frame["stars"].tolist()
@@ -59,6 +59,17 @@ def test_classes_are_matched_by_name_in_any_order_and_case(reviewed, frame, eval
                     classes=("mixed", "good", "bad"))  # fmt: skip
     reordered = evaluate(reviewed, source, text="text", label="label", mistakes=0)
     assert reordered.metrics == pytest.approx(evaluation.metrics, abs=1e-5)
+
+
+def test_several_tables_and_chosen_rows_are_measured_whole(reviewed, frame, evaluation, reviews, tmp_path):
+    rows = frame.to_dict("records")
+    files = [reviews.write(tmp_path / f"{n}.csv", part) for n, part in enumerate((rows[:25], rows[25:]))]
+    both = evaluate(reviewed, Concat(tuple(files)), mistakes=0)
+    assert both.metrics == pytest.approx(evaluation.metrics, abs=1e-5)
+    english = evaluate(reviewed, Where(Concat(tuple(files)), column="language", values=("en",)), mistakes=0)
+    expected = evaluate(reviewed, frame[frame["language"] == "en"], mistakes=0)
+    assert english.metrics == pytest.approx(expected.metrics, abs=1e-5)
+    assert english.document["data"]["examples"] == (frame["language"] == "en").sum()
 
 
 def test_slices_divide_the_examples_and_repeat_the_scores(evaluation, frame):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlx import config
 from tlx.analysis.evaluation.classes import ClassLookup, aligned, label_kind, spelled_classes
-from tlx.data import Arrays, Folder, Frame
+from tlx.data import Arrays, Concat, Folder, Frame, Where
 from tlx.data.examples import Examples, Sealed
 from tlx.data.sources.base import Dataset, Source
 from tlx.data.sources.named import source_named
@@ -101,10 +101,7 @@ def other_data(
         result = read(model.source)
         kind, classes = str(result.get("label", kind)), tuple(result["classes"]) or classes
     lookup = ClassLookup(classes, task.names or ())
-    if isinstance(source, Tabular):
-        source = settled(source, model, kind, lookup, stated, missing)
-    elif stated or missing:
-        raise ValueError(f"{source} states its columns itself; columns are named for a table only")
+    source = settled_tables(source, model, kind, lookup, stated, missing)
     dataset = source.open()
     check_like(dataset, model, kind)
     examples = chosen_split(dataset, split)
@@ -124,6 +121,25 @@ def source_of(data: Any) -> Source:
     if isinstance(data, Mapping):
         return Arrays(data, test_share=0.0)
     return Frame(data, test_share=0.0)
+
+
+def settled_tables(
+    source: Source, model: OpenedModel, kind: str, lookup: ClassLookup, stated: Mapping[str, tuple[str, ...]],
+    missing: str | None,
+) -> Source:  # fmt: skip
+    """Return a source in which every table, also one of several, is `settled`.
+
+    Raises ValueError where the user names columns of a source that is no table.
+    """
+    if isinstance(source, Tabular):
+        return settled(source, model, kind, lookup, stated, missing)
+    if isinstance(source, Concat | Where):
+        parts = source.sources if isinstance(source, Concat) else (source.source,)
+        tables = tuple(settled_tables(source_of(part), model, kind, lookup, stated, missing) for part in parts)
+        return Concat(tables) if isinstance(source, Concat) else replace(source, source=tables[0])
+    if stated or missing:
+        raise ValueError(f"{source} states its columns itself; columns are named for a table only")
+    return source
 
 
 def settled(
