@@ -156,7 +156,9 @@ def main() -> None:
                     continue
                 seconds.setdefault((name, kind), []).append(time_of)
                 hits.setdefault((name, kind), []).append(sum(map(str.__eq__, answers, labels)))
-                print(f"round {seed}: {name} {kind} {time_of:.1f} s, {hits[name, kind][-1] / MORE:.3f}", file=sys.stderr)
+                print(
+                    f"round {seed}: {name} {kind} {time_of:.1f} s, {hits[name, kind][-1] / MORE:.3f}", file=sys.stderr
+                )
     print("| program | lines | seconds, median [range] | accuracy, mean [range over rounds], 95 % Wilson |")
     print("| --- | ---: | ---: | --- |")
     for (name, kind), times in seconds.items():

@@ -1,3 +1,4 @@
+# ruff: noqa
 from fastai.text.all import *
 
 data = pd.read_csv("reviews.csv")

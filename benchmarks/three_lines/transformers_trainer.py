@@ -1,7 +1,12 @@
 # As in the guide "Text classification" of transformers: its learning rate, batch and epochs.
 from datasets import load_dataset
 from transformers import (
-    AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, pipeline,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    pipeline,
 )
 
 names = ["negative", "positive"]
