@@ -1,3 +1,4 @@
+# ruff: noqa: SIM115
 import pandas
 from autogluon.multimodal import MultiModalPredictor
 

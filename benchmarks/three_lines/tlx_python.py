@@ -1,3 +1,4 @@
+# ruff: noqa: SIM115
 import tlx
 
 run = tlx.finetune("minilm-l6", train="reviews.csv")

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM115
 # As in the guide "Text classification" of transformers: its learning rate, batch and epochs.
 from datasets import load_dataset
 from transformers import (
