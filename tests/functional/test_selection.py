@@ -379,7 +379,7 @@ ALONE = {"data": Data(target="digits"), "objective": (terms.Supervised(),)}
     [
         ({"train": {"criteria": ("sdn",)}}, "; close: 'snd'"),
         ({"train": {"criteria": ("oracle",)}},
-         "; close: 'dev', 'entropy', 'im', 'iwv', 'snd', 'source-validation'"),
+         "; there are 'dev', 'entropy', 'im', 'iwv', 'snd', 'source-validation'"),
         ({"train": {"criteria": ("im", "snd", "im")}}, "criteria is ('im', 'snd', 'im'); "),
         ({"train": {"select": "svm"}},
          "one of 'last', 'best-validation', 'oracle', 'source-validation', 'iwv', 'dev', 'snd', "

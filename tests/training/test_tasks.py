@@ -121,7 +121,7 @@ def test_an_unknown_metric_is_refused_before_anything_is_trained(name, tmp_path)
     base = recipe(tasks.Classification(classes=3), target_classes=("0", "1"))
     with pytest.raises(ValueError) as error:
         tlx.run(selecting(base, name), tmp_path / "run", quiet=True)
-    for part in (f"'validation/{name}'", "Classification", f"'{name}'; close: ", "'macro_f1'"):
+    for part in (f"'validation/{name}'", "Classification", f"'{name}'; ", "'macro_f1'"):
         assert part in str(error.value)
     assert not (tmp_path / "run").exists()
 

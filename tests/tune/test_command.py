@@ -85,7 +85,7 @@ def test_a_search_in_which_all_trials_fail_says_why_and_exits_with_one():
         ),
         (
             ["--space", "tiny.py", "--trials", "2"],
-            "tiny.py has no function space(); close: 'recipe'; a space file must define this function",
+            "tiny.py has no function space(); there is 'recipe'; a space file must define this function",
         ),
         (["--space", "space.py", "--trials", "0"], "trials is 0; "),
         (

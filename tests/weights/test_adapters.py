@@ -273,7 +273,7 @@ def test_a_tensor_of_tlx_that_no_layer_reads_is_refused(name, how, path, tmp_pat
         ({"peft_type": "LORRA"}, "peft_type 'LORRA'; close: 'LORA', 'VERA'"),
         (
             {"peft_type": "BONE"},
-            "peft_type 'BONE'; close: 'IA3', 'LORA', 'PREFIX_TUNING', 'PROMPT_TUNING', 'TLX', 'VERA'",
+            "peft_type 'BONE'; there are 'IA3', 'LORA', 'PREFIX_TUNING', 'PROMPT_TUNING', 'TLX', 'VERA'",
         ),
         ({"bias": "all"}, f": bias is 'all'; expected 'none'; {REMEDY}"),
         *(
