@@ -55,8 +55,8 @@ class Budget(NamedTuple):
 WIDTH = 384
 
 BUDGETS: Mapping[str, Budget] = {
-    # Warm-up and up to 20 epochs on small data: Mosbach, Andriushchenko and Klakow, 2021. With 216 labels 60 updates were
-    # no worse than 200 (docs/results/finetune.md).
+    # Warm-up and up to 20 epochs on small data: Mosbach, Andriushchenko and Klakow, 2021. With 216 labels 60 updates
+    # were no worse than 200 (docs/results/finetune.md).
     "pretrained": Budget(2e-4, 32, 70, (1, 20), 0.1, "linear", "all pretrained parameters"),
     # Features of the frozen layers are computed once, so epochs cost little.
     "head": Budget(1e-2, 32, 1000, (5, 100), 0.1, "cosine", "the head alone"),
