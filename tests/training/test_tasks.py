@@ -8,9 +8,11 @@ import pytest
 
 import tlx
 from tlx import Data, Optim, Recipe, Train, models, predict, report, tasks
+from tlx.analysis.evaluation import evaluate
 from tlx.data import Dataset, Source, open_dataset
 from tlx.records import run_directory
 from tlx.training.loop import How
+from tlx.training.prepare import open_data
 from tlx.training.reopen import Meter, rebuild, reopen
 from tlx.types import Column
 from tlx.weights import load_pretrained
@@ -180,6 +182,27 @@ def test_ordered_classes_from_a_run_to_its_predictions(tmp_path):
     # Another order of the same classes is another head.
     other = load_pretrained(folder, dataclasses.replace(model.task, names=model.task.names[::-1]))
     assert {entry.action for entry in other.manifest.entries if entry.path.startswith("head/")} == {"reset"}
+
+
+def test_classes_in_another_order_than_the_data_keep_their_names(tmp_path):
+    base = recipe(tasks.Ordinal(names=tuple("2013456789")))
+    run = tlx.run(base, tmp_path / "run", quiet=True)
+    assert run.result["task"]["ranks"][:3] == [1, 2, 0]
+    frame, test = run.predictions, open_data(base).test
+    labels = dict(zip(test.rows.tolist(), test.labels().tolist(), strict=True))
+    assert frame["label"].tolist() == [test.classes[labels[row]] for row in frame.index]
+    assert (frame["label"] == frame["prediction"]).mean() == pytest.approx(run.metrics["test/accuracy"])
+    # The saved model has no records of a run, and numbers the same labels in the same way.
+    for folder in (run.folder, run.folder / "model"):
+        assert evaluate(folder, "digits", mistakes=0).metrics["accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_predictions_have_the_names_of_the_task(tmp_path):
+    names = tuple(f"digit {number}" for number in range(10))
+    base = recipe(tasks.Classification(names=names))
+    base = dataclasses.replace(base, train=Train(steps=2, batch=16))
+    frame = tlx.run(base, tmp_path / "run", how=How(quiet=True, leave="learned")).predictions
+    assert set(frame["label"]) == set(names) >= set(frame["prediction"])
 
 
 @pytest.mark.slow

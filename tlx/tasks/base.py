@@ -82,6 +82,11 @@ class Task:
         return {}
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """Return the names of the classes in the order of the labels of the data; empty if the task has none."""
+        return tuple(self.names or ())
+
+    @property
     def kept_fields(self) -> Json:
         """Return the values of the `kept` fields that are known, as JSON values."""
         values = {name: getattr(self, name) for name in self.kept}
