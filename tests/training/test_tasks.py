@@ -205,6 +205,19 @@ def test_predictions_have_the_names_of_the_task(tmp_path):
     assert set(frame["label"]) == set(names) >= set(frame["prediction"])
 
 
+def mean_loss(scores):
+    return float(scores["loss"].mean())
+
+
+def test_a_threshold_is_kept_with_the_run_and_with_its_model(tmp_path):
+    """Also beside a metric of the user, the function of which no file names."""
+    task = tasks.MultiLabel(threshold=0.1, extra_metrics=(tasks.ExtraMetric(mean_loss),))
+    run = tlx.run(recipe(task), tmp_path / "run", quiet=True)
+    for folder in (run.folder, run.folder / "model"):
+        assert predict.open_model(folder).task.threshold == 0.1
+        assert evaluate(folder, "digits", mistakes=0).metrics["micro_f1"] == pytest.approx(run.metrics["test/micro_f1"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "task",

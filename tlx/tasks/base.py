@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 import numpy as np
 
 from tlx import config
+from tlx.files import class_names
 from tlx.functional.metrics import Metric, of_scores
 from tlx.functional.scores import Scores
 from tlx.models.heads import Head
@@ -36,8 +37,8 @@ class Task:
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
         separator: The text between the parts of an answer, such as several classes, in one cell of a table.
         names: The class names; empty if the task has none.
-        kept: The fields that follow from the data, not from the recipe, and that predictions need. `result.json` and a
-            model's config.json keep their values.
+        kept: The fields that scores and predictions need and that the classes do not state: a mean of the data, a
+            threshold of the recipe. `result.json` and a model's config.json keep their values.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Literal["max", "min"]]] = {}
@@ -88,9 +89,12 @@ class Task:
 
     @property
     def kept_fields(self) -> Json:
-        """Return the values of the `kept` fields that are known, as JSON values."""
+        """Return the values of the `kept` fields that are known and not at their defaults, as JSON values."""
         values = {name: getattr(self, name) for name in self.kept}
-        return {name: config.dump(value) for name, value in values.items() if value not in (None, ())}
+        defaults = class_names.defaults(type(self)) if self.kept else {}
+        unknown: tuple[Any, ...] = (None, ())
+        known = {name: value for name, value in values.items() if value not in (*unknown, defaults.get(name))}
+        return {name: config.dump(value) for name, value in known.items()}
 
     def with_kept(self, values: Mapping[str, Any]) -> Self:
         """Return the task with the fields that `kept_fields` has returned.
