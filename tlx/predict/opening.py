@@ -231,7 +231,7 @@ def resolved(source: Path, task: Task) -> Task | None:
     result = read(source)
     classes = tuple(result["classes"])
     task = task.resolve({"label": Column(result.get("label", "class" if classes else "number"), classes)})
-    return task.with_kept(result["task"]) if "task" in result else task
+    return task.of_run(result)
 
 
 def check_code(source: Path, model: models.Architecture | None) -> None:

@@ -3,7 +3,7 @@
 Shapes: B batch, N examples, T tokens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 import numpy as np
@@ -108,6 +108,16 @@ class Task:
                 raise ValueError(f"{type(self).__name__} keeps no field {name!r}{near_miss(name, self.kept)}")
             typed[name] = config.conform(config.load(value, {}), hints[name], f"{type(self).__name__}.{name}")
         return config.replace(self, **typed) if typed else self
+
+    def of_run(self, result: Mapping[str, Any]) -> Self:
+        """Return the task with the fields that the result of a run keeps."""
+        # Runs of early versions keep none.
+        return self.with_kept(result["task"]) if "task" in result else self.of_early_run()
+
+    def of_early_run(self, written: Collection[str] = ()) -> Self:
+        """Return the task as it was before tlx had those of its fields that are not `written` in the recipe of a run:
+        by default before it had any field that decides what the outputs of a model mean."""
+        return self
 
     def head(self) -> Head:
         """Return the head that the model must end in. Raises ValueError if the task does not know its size yet."""
