@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import tlx
-from tlx import Data, Optim, Recipe, Train, models, predict, report, tasks
+from tlx import Data, Optim, Recipe, Train, config, models, predict, report, tasks
 from tlx.analysis.evaluation import evaluate
 from tlx.data import Dataset, Source, open_dataset
 from tlx.records import run_directory
+from tlx.training.active_run import opened as opened_run
+from tlx.training.lengthen import lengthen
 from tlx.training.loop import How
 from tlx.training.prepare import open_data
 from tlx.training.reopen import Meter, rebuild, reopen
@@ -151,6 +153,31 @@ def test_a_reopened_regression_has_the_scales_of_its_run(measured):
     predictions = Meter(opened)(opened.after, "validation")
     stored = run_directory.read_predictions(measured.folder, "validation")
     np.testing.assert_allclose(predictions.scores["prediction"], stored.scores["prediction"], rtol=1e-4, atol=1e-3)
+
+
+def test_a_run_of_an_early_version_keeps_the_units_of_its_outputs(tmp_path):
+    """It has neither the field `standardise` in its recipe nor kept fields in its result."""
+    plain = recipe(tasks.Regression(outputs=3), target=Brightness())
+    plain = dataclasses.replace(plain, train=Train(steps=2, batch=16))
+    changed = dataclasses.replace(plain, task=tasks.Regression(outputs=3, standardise=False))
+    folder = tlx.run(changed, tmp_path / "run", quiet=True).folder
+    stored = run_directory.read_predictions(folder, "test").scores["prediction"]
+    (folder / "files.json").unlink()
+    documents = {name: json.loads((folder / name).read_text()) for name in ("recipe.json", "result.json")}
+    del documents["result.json"]["task"], documents["recipe.json"]["recipe"]["task"]["standardise"]
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document | {"fingerprint": config.fingerprint(plain)}))
+    opened = reopen(folder, plain)
+    np.testing.assert_allclose(Meter(opened)(opened.after, "test").scores["prediction"], stored, rtol=1e-5, atol=1e-5)
+    (answer,) = predict.predict(folder, [image(tmp_path, 30)])
+    assert not predict.open_model(folder).task.standardised and len(answer) == 3
+    assert not report.reading.read(folder).task.standardised
+    with pytest.raises(ValueError, match="earlier version of tlx"):
+        lengthen(folder, steps=4, given=plain)
+    (folder / "result.json").unlink()
+    run = opened_run(plain, folder)
+    run.close()
+    assert not run.ready.task.standardised
 
 
 def test_balanced_sampling_needs_classes(tmp_path):
