@@ -10,6 +10,7 @@ import pytest
 import tlx
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
 from tlx.analysis import soups
+from tlx.functional.calibration import at_temperature, fit_temperature
 from tlx.training.reopen import Meter, reopen
 from tlx.trees import flatten
 from tlx.weights import blend, inserted, merge
@@ -62,6 +63,33 @@ def test_a_uniform_soup_is_written_measured_and_loads(runs, tmp_path):
     assert [item["run"] for item in actual["ingredients"]] == [str(one) for one in runs["good"]]
     assert all(item["chosen"] for item in actual["ingredients"])
     assert actual["notes"] == []
+
+
+def test_the_temperature_of_a_soup_is_that_of_its_own_answers(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tlx.report.available", lambda: False)
+    base = dataclasses.replace(
+        RECIPE, task=tasks.Classification(calibrate=True), weights=Weights(str(runs["first"])),
+        train=dataclasses.replace(RECIPE.train, steps=10, eval_every=10),
+    )  # fmt: skip
+    inputs = [tlx.run(dataclasses.replace(base, seed=n), tmp_path / f"{n}", quiet=True) for n in (1, 2)]
+    actual = soups.soup([run.folder for run in inputs], tmp_path / "soup")
+    built, opened = tlx.load_pretrained(tmp_path / "soup"), reopen(inputs[0].folder)
+    scores = Meter(opened)(built.variables, "validation").scores
+    assert built.task.temperature == pytest.approx(fit_temperature(scores["logits"], scores["label"]))
+    assert built.task.temperature != inputs[0].result["task"]["temperature"]
+    loss = at_temperature(scores["logits"], scores["label"], built.task.temperature)["calibrated_loss"].mean()
+    assert actual["metrics"]["validation/calibrated_loss"] == pytest.approx(loss)
+
+
+def test_runs_with_other_units_of_their_outputs_are_refused(runs):
+    def opened(mean):
+        run = reopen(runs["first"])
+        task = tasks.Regression(standardise=True, mean=(mean,), deviation=(2.0,))
+        return run._replace(ready=run.ready._replace(task=task))
+
+    with pytest.raises(ValueError, match=r"units.*") as error:
+        soups.check_fit(opened(1.5), opened(2.5))
+    assert all(part in str(error.value) for part in ("1.5", "2.5", "tasks.Regression"))
 
 
 def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monkeypatch):

@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import tlx
-from tlx import Data, Recipe, Train, config, models, tasks
+from tlx import Data, Optim, Recipe, Train, config, models, tasks
 from tlx.cli import main
 from tlx.cli.user_files import function_of
-from tlx.files import user_code
+from tlx.config import documents
+from tlx.files import schema_1, user_code
 from tlx.objectives import Supervised
 from tlx.predict import predict
 from tlx.records import run_directory, studies
@@ -353,6 +354,26 @@ print(config.fingerprint((make,)))
     first = once("1", "a")
     assert once("1", "b") == first
     assert once("2", "a") != first
+
+
+def test_a_field_that_tlx_adds_changes_no_fingerprint_of_an_installed_class(tmp_path, monkeypatch):
+    """Such a class counts with all its own fields, and with those of tlx that are not at their defaults."""
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    (packages / "installed_optim.py").write_text(
+        "from dataclasses import dataclass\nfrom tlx import Optim\n\n\n@dataclass(frozen=True, kw_only=True)\n"
+        "class Faster(Optim):\n    extra: float = 1.0\n    mine: int = 0\n    plateau_divisor: float = 3.0\n"
+    )
+    monkeypatch.syspath_prepend(packages)
+    faster = importlib.import_module("installed_optim").Faster
+    assert not user_code.of([faster()])[0]
+    counted = documents._printed(faster(), config.SCHEMA).keys() - {"kind", "class"}
+    always = set(schema_1.ALWAYS["Optim"])
+    assert always < {field.name for field in dataclasses.fields(Optim)}
+    assert counted == always | {"extra", "mine", "plateau_divisor"}
+    assert "plateau_falls" not in counted
+    changed = (faster(plateau_falls=7), faster(extra=2.0), faster(lr=0.5), faster())
+    assert len({config.fingerprint(optim) for optim in changed}) == 4
 
 
 def test_installed_packages_and_the_standard_library_do_not_count():

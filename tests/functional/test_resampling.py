@@ -78,6 +78,24 @@ def test_what_is_not_defined_is_not_defined_for_any_resample(value, scores):
     assert np.isnan(resampling.replicates(value, scores, N, 20)).all()
 
 
+def needs_both_classes(scores):
+    if len(np.unique(scores["label"])) < 2:
+        raise ValueError("only one class")
+    # A plain dict has all that a user may expect of the scores.
+    return float(scores.copy()["correct"].mean())
+
+
+def test_a_function_that_fails_on_a_resample_is_nan_there():
+    scores = {"label": np.arange(8) == 0, "correct": np.arange(8) % 2 == 0}
+    values = resampling.replicates(needs_both_classes, scores, 8, 50)
+    lacking = [not (rows == 0).any() or (rows == 0).all() for batch in resampling.draws(8, 50) for rows in batch]
+    np.testing.assert_array_equal(np.isnan(values), lacking)
+    assert 0 < sum(lacking) < 50
+    # Scores that take too long to copy have no interval.
+    wide = {"logits": np.broadcast_to(np.float32(0), (10**6, 1000))}
+    assert resampling.replicates(lambda scores: 0.0, wide, 10**6) is None
+
+
 def test_cells_and_examples_have_the_same_distribution():
     """Few cells are drawn from their multinomial distribution, many are counted from drawn examples."""
     few = np.repeat(np.arange(4), 50)

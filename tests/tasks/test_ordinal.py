@@ -56,6 +56,15 @@ def test_the_first_answer_is_the_predicted_class():
     assert list(answer) == ["b", "c", "a"] and sum(answer.values()) == pytest.approx(1)
 
 
+def test_a_table_of_answers_has_the_median_class():
+    task = tasks.Ordinal(names=("low", "mid", "high"))
+    (answer,) = task.answers({"logits": np.log([[0.7 / 0.3, 0.4 / 0.3]])}, {})
+    values = task.answer_values(answer)
+    assert values["prediction"] == "mid" and values["probability"] == pytest.approx(0.3)
+    assert list(values["probabilities"]) == ["low", "mid", "high"]
+    assert values["probabilities"] == pytest.approx({"low": 0.3, "mid": 0.3, "high": 0.4})
+
+
 def test_probabilities_agree_with_the_order_and_sum_to_one():
     for answer, row in zip(TASK.answers({"logits": LOGITS}, {}), LOGITS, strict=True):
         beyond = [sum(answer[name] for name in NAMES[k + 1 :]) for k in range(3)]

@@ -40,6 +40,14 @@ def test_one_output_keeps_its_meaning():
     np.testing.assert_allclose(scaled.score(outputs, batch)["prediction"], [[8.0], [14.0]])
 
 
+def test_several_outputs_of_an_early_run_stay_as_they_were_learned():
+    early = TASK.of_run({})
+    assert early == tasks.Regression(outputs=3, standardise=False)
+    assert TASK.of_early_run({"kind", "outputs", "standardise"}) == TASK
+    assert tasks.Regression().of_run({}) == tasks.Regression()
+    assert tasks.Regression(outputs=3).of_run({"task": TASK.kept_fields}) == TASK
+
+
 def test_outputs_of_different_sizes_count_equally():
     logits = RANDOM.normal(size=(50, 3)).astype(np.float32)
     values, weights = jax.jit(TASK.loss)({"logits": logits}, {"label": LABELS})

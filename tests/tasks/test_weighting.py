@@ -104,6 +104,13 @@ def test_weights_that_make_no_sense_are_refused(weights, parts):
         assert all(part in str(error.value) for part in parts)
 
 
+@pytest.mark.parametrize("weights", [{"a": 1.0, "b": 2.0}, np.array([1.0, 2.0]), ("1", "2")], ids=repr)
+def test_weights_that_are_no_tuple_of_numbers_are_refused(weights):
+    for make in (tasks.Classification, tasks.MultiLabel, tasks.TokenClassification):
+        with pytest.raises(TypeError, match=r"class_weights is .*tuple .*in the order of the classes"):
+            make(class_weights=weights)
+
+
 def test_the_number_of_weights_is_compared_with_the_data():
     task = tasks.Classification(class_weights=(1.0, 2.0))
     with pytest.raises(ValueError, match="2 class_weights for 3 classes"):

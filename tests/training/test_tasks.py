@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 import tlx
-from tlx import Data, Optim, Recipe, Train, models, predict, report, tasks
+from tlx import Data, Optim, Recipe, Train, config, models, predict, report, tasks
+from tlx.analysis.evaluation import evaluate
 from tlx.data import Dataset, Source, open_dataset
 from tlx.records import run_directory
+from tlx.training.active_run import opened as opened_run
+from tlx.training.lengthen import lengthen
 from tlx.training.loop import How
+from tlx.training.prepare import open_data
 from tlx.training.reopen import Meter, rebuild, reopen
 from tlx.types import Column
 from tlx.weights import load_pretrained
@@ -151,6 +155,31 @@ def test_a_reopened_regression_has_the_scales_of_its_run(measured):
     np.testing.assert_allclose(predictions.scores["prediction"], stored.scores["prediction"], rtol=1e-4, atol=1e-3)
 
 
+def test_a_run_of_an_early_version_keeps_the_units_of_its_outputs(tmp_path):
+    """It has neither the field `standardise` in its recipe nor kept fields in its result."""
+    plain = recipe(tasks.Regression(outputs=3), target=Brightness())
+    plain = dataclasses.replace(plain, train=Train(steps=2, batch=16))
+    changed = dataclasses.replace(plain, task=tasks.Regression(outputs=3, standardise=False))
+    folder = tlx.run(changed, tmp_path / "run", quiet=True).folder
+    stored = run_directory.read_predictions(folder, "test").scores["prediction"]
+    (folder / "files.json").unlink()
+    documents = {name: json.loads((folder / name).read_text()) for name in ("recipe.json", "result.json")}
+    del documents["result.json"]["task"], documents["recipe.json"]["recipe"]["task"]["standardise"]
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document | {"fingerprint": config.fingerprint(plain)}))
+    opened = reopen(folder, plain)
+    np.testing.assert_allclose(Meter(opened)(opened.after, "test").scores["prediction"], stored, rtol=1e-5, atol=1e-5)
+    (answer,) = predict.predict(folder, [image(tmp_path, 30)])
+    assert not predict.open_model(folder).task.standardised and len(answer) == 3
+    assert not report.reading.read(folder).task.standardised
+    with pytest.raises(ValueError, match="earlier version of tlx"):
+        lengthen(folder, steps=4, given=plain)
+    (folder / "result.json").unlink()
+    run = opened_run(plain, folder)
+    run.close()
+    assert not run.ready.task.standardised
+
+
 def test_balanced_sampling_needs_classes(tmp_path):
     base = recipe(tasks.Regression(outputs=3), target=Brightness(), sampling="balanced")
     with pytest.raises(ValueError, match=r"data\.sampling is 'balanced', .*numbers"):
@@ -180,6 +209,40 @@ def test_ordered_classes_from_a_run_to_its_predictions(tmp_path):
     # Another order of the same classes is another head.
     other = load_pretrained(folder, dataclasses.replace(model.task, names=model.task.names[::-1]))
     assert {entry.action for entry in other.manifest.entries if entry.path.startswith("head/")} == {"reset"}
+
+
+def test_classes_in_another_order_than_the_data_keep_their_names(tmp_path):
+    base = recipe(tasks.Ordinal(names=tuple("2013456789")))
+    run = tlx.run(base, tmp_path / "run", quiet=True)
+    assert run.result["task"]["ranks"][:3] == [1, 2, 0]
+    frame, test = run.predictions, open_data(base).test
+    labels = dict(zip(test.rows.tolist(), test.labels().tolist(), strict=True))
+    assert frame["label"].tolist() == [test.classes[labels[row]] for row in frame.index]
+    assert (frame["label"] == frame["prediction"]).mean() == pytest.approx(run.metrics["test/accuracy"])
+    # The saved model has no records of a run, and numbers the same labels in the same way.
+    for folder in (run.folder, run.folder / "model"):
+        assert evaluate(folder, "digits", mistakes=0).metrics["accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+
+
+def test_predictions_have_the_names_of_the_task(tmp_path):
+    names = tuple(f"digit {number}" for number in range(10))
+    base = recipe(tasks.Classification(names=names))
+    base = dataclasses.replace(base, train=Train(steps=2, batch=16))
+    frame = tlx.run(base, tmp_path / "run", how=How(quiet=True, leave="learned")).predictions
+    assert set(frame["label"]) == set(names) >= set(frame["prediction"])
+
+
+def mean_loss(scores):
+    return float(scores["loss"].mean())
+
+
+def test_a_threshold_is_kept_with_the_run_and_with_its_model(tmp_path):
+    """Also beside a metric of the user, the function of which no file names."""
+    task = tasks.MultiLabel(threshold=0.1, extra_metrics=(tasks.ExtraMetric(mean_loss),))
+    run = tlx.run(recipe(task), tmp_path / "run", quiet=True)
+    for folder in (run.folder, run.folder / "model"):
+        assert predict.open_model(folder).task.threshold == 0.1
+        assert evaluate(folder, "digits", mistakes=0).metrics["micro_f1"] == pytest.approx(run.metrics["test/micro_f1"])
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ TASKS = [
     tasks.Ordinal(names=("bad", "good"), ranks=(0, 1)),
     tasks.Regression(outputs=2, standardise=True, mean=(1.5, -2.0), deviation=(0.5, 3.0)),
     tasks.Regression(standardise=True, mean=(1.5,), deviation=(0.5,)),
+    tasks.MultiLabel(names=("film", "taste"), threshold=0.2),
     tasks.Classification(classes=2, names=("no", "yes"), temperature=1.5),
 ]
 
@@ -41,6 +42,13 @@ def test_a_checkpoint_states_the_fields_of_its_task(config, task, tmp_path):
     plain = save_pretrained(
         loaded._replace(task=tasks.Regression(outputs=task.outputs)), tmp_path / "c", untrained=True
     )
+    assert "tlx_task_fields" not in json.loads((plain / "config.json").read_text())
+
+
+def test_the_class_outside_is_kept_and_a_default_is_not_written(tmp_path):
+    task = tasks.TokenClassification(names=("none", "name"), outside="none")
+    assert load_pretrained(saved(CONFIGS["bert"], task, tmp_path / "tags")).task == task
+    plain = saved(CONFIGS["mlp"], tasks.MultiLabel(names=("a", "b")), tmp_path / "plain")
     assert "tlx_task_fields" not in json.loads((plain / "config.json").read_text())
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from tlx.files.locks import vacant, writing
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
+from tlx.records.run_directory import Predictions
+from tlx.tasks import Task
 from tlx.tasks.classes import format_names, match
 from tlx.training.reopen import Meter, Reopened, reopen
 from tlx.trees import Json, flatten
@@ -163,6 +165,13 @@ def check_fit(first: Reopened, other: Reopened) -> None:
     ):
         if left != right and not (what == "classes" and match(right, left).take):
             raise ValueError(f"{first.folder} and {other.folder} have different {what}: {left} and {right}")
+    scales = first.ready.task.label_scale(), other.ready.task.label_scale()
+    if scales[0] != scales[1]:
+        raise ValueError(
+            f"{first.folder} and {other.folder} have standardised their labels differently (mean and deviation "
+            f"{scales[0]} and {scales[1]}), so their outputs have different units; use runs on the same training "
+            "examples, or set the same mean and deviation in tasks.Regression"
+        )
     held_out = (first.splits.validation, first.splits.test)
     for examples, trained in product(held_out, other.splits.streams.values()):
         if (examples.name, examples.split) != (trained.name, trained.split):
@@ -223,14 +232,25 @@ def notes(opened: Sequence[Reopened]) -> list[str]:
 
 
 def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, summary: Json) -> Json:
-    """Write the model and its `blend.json`, and return the content of that file."""
+    """Write the model and its `blend.json`, and return the content of that file.
+
+    A task that is calibrated gets its fields from the validation split again: a temperature of one run is not that of
+    the blend.
+    """
+    splits = ("validation",) if opened.splits.untested else ("validation", "test")
+    outcomes = {split: meter(variables, split) for split in splits}
+    task = meter.task.calibrated(outcomes["validation"].scores)
     metrics = {
         f"{split}/{name}": value
-        for split in ("validation", "test")
-        if split == "validation" or not opened.splits.untested
-        for name, value in meter(variables, split).metrics(meter.task).items()
+        for split, outcome in outcomes.items()
+        for name, value in with_calibrated(outcome, task).metrics(task).items()
     }
-    save_pretrained(opened.pretrained._replace(variables=variables), target)
+    save_pretrained(opened.pretrained._replace(variables=variables, task=task), target)
     document = {"primary": opened.ready.task.primary, "metrics": metrics} | summary
     write_json(target / NAME, document)
     return document
+
+
+def with_calibrated(outcome: Predictions, task: Task) -> Predictions:
+    """Return the predictions with the scores that the task computes with its calibrated fields."""
+    return Predictions(outcome.scores | task.calibrated_scores(outcome.scores), outcome.indices, outcome.finite)

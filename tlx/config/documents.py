@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import types
 import typing
@@ -144,15 +145,38 @@ def _printed(value: object, schema: int) -> Any:
     counted = {
         name: field
         for name, field in printed.items()
-        # Compared as text, where True is not 1.
-        if name in always
-        or name not in defaults
-        or json.dumps(field, sort_keys=True) != json.dumps(_printed(defaults[name], schema), sort_keys=True)
+        if name in always or name not in defaults or _text(field) != _text(_printed(defaults[name], schema))
     }
     # The code of an installed package counts nowhere else: all that its class says counts here.
     if schema > 1 and not class_names.is_own(kind) and not code.of([value])[0]:
-        return {"kind": kind.__name__, "class": class_names.place(kind)} | printed
+        inherited = _inherited(kind)
+        said = {
+            name: field
+            for name, field in printed.items()
+            if name not in inherited or _text(field) != _text(_printed(inherited[name], schema))
+        }
+        return {"kind": kind.__name__, "class": class_names.place(kind)} | said
     return {"kind": kind.__name__} | counted
+
+
+def _inherited(kind: type) -> Json:
+    """Return the defaults, in tlx, of the fields that a class inherits from a class of tlx and does not declare again,
+    without those that recipes of schema 1 always wrote: a field that tlx adds changes no fingerprint."""
+    inherited: Json = {}
+    for base in reversed(kind.__mro__):
+        if class_names.is_own(base):
+            if dataclasses.is_dataclass(base) or hasattr(base, "_field_defaults"):
+                always = schema_1.ALWAYS.get(base.__name__, ())
+                inherited |= {name: value for name, value in class_names.defaults(base).items() if name not in always}
+        else:
+            declared = inspect.get_annotations(base)
+            inherited = {name: value for name, value in inherited.items() if name not in declared}
+    return inherited
+
+
+def _text(printed: object) -> str:
+    """Return JSON values as text, in which True is not 1."""
+    return json.dumps(printed, sort_keys=True)
 
 
 def sources(value: object) -> dict[str, str]:

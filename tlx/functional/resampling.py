@@ -4,7 +4,8 @@ drawn, without a copy of the scores for each resample.
 Shapes: N examples, C classes, K outputs, R resamples.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ CHUNK = 2_000_000
 # All resamples of a metric read about `WORK` numbers, which takes a second, and never more than `LIMIT`. An interval
 # needs at least `FEWEST` resamples.
 WORK, LIMIT, FEWEST = 200_000_000, 400_000_000, 200
-# The most resamples of a function that is called for each of them.
-CALLS = 1000
+# The most resamples of a function that is called for each of them, and the most numbers that all of them copy, which
+# takes some seconds.
+CALLS, COPIED = 1000, 2_000_000_000
 # The values of a metric in some resamples, [R], by their weights [R, N].
 Weighted = Callable[[np.ndarray], np.ndarray]
 
@@ -44,17 +46,21 @@ def replicates(value: Value, scores: Scores, count: int, most: int = 2000) -> np
     """Return the values of a metric in bootstrap resamples of the examples, with a fixed seed.
 
     Args:
-        value: A function of `PLANS`, or any other function of scores, which is called for each resample.
+        value: A function of `PLANS`, or any other function of scores, which is called for each resample with a dict.
         scores: The scores [N, ...].
         count: N.
         most: The number of resamples. A metric of many classes on many examples takes fewer.
 
     Returns:
-        [R], nan where the metric is not defined for a resample; None where even `FEWEST` resamples take too long.
+        [R], nan where the metric is not defined for a resample, or the function raises an error; None where even
+        `FEWEST` resamples take too long.
     """
     if value not in PLANS:
-        batches = draws(count, min(most, CALLS))
-        return np.array([value(ResampledScores(scores, rows)) for batch in batches for rows in batch], np.float64)
+        most, copied = min(most, CALLS), sum(array.size for array in scores.values())
+        if min(most, FEWEST) * copied > COPIED:
+            return None
+        most = min(most, max(FEWEST, COPIED // max(1, copied)))
+        return called(lambda rows: value({name: array[rows] for name, array in scores.items()}), count, most)
     plan = PLANS[value](scores)
     if plan.cell is not None:
         return np.concatenate([plan.values(weights) for weights in cell_weights(plan.cell, most)])
@@ -63,6 +69,17 @@ def replicates(value: Value, scores: Scores, count: int, most: int = 2000) -> np
     if most * work > LIMIT:
         return None
     return np.concatenate([plan.values(weights_of(rows)) for rows in draws(count, most)])
+
+
+def called(statistic: Callable[[np.ndarray], float], count: int, most: int = CALLS) -> np.ndarray:
+    """Return the values of a function of the drawn examples, int[N], in `most` resamples of `count` examples: [R], nan
+    where the function raises an error."""
+    values = np.full(most, np.nan)
+    for number, rows in enumerate(rows for batch in draws(count, most) for rows in batch):
+        # The code is the user's, and a resample may lack a class that it relies on.
+        with suppress(Exception):
+            values[number] = statistic(rows)
+    return values
 
 
 def draws(count: int, most: int) -> Iterator[np.ndarray]:
@@ -93,24 +110,6 @@ def cell_weights(cell: np.ndarray, most: int) -> Iterator[np.ndarray]:
     random, piece = np.random.default_rng(0), max(1, CHUNK // len(sizes))
     for start in range(0, most, piece):
         yield random.multinomial(len(cell), sizes / len(cell), min(piece, most - start)).astype(np.float64)
-
-
-class ResampledScores(Mapping[str, np.ndarray]):
-    """The scores of some examples. An array is copied when it is first read, so that unused scores cost nothing."""
-
-    def __init__(self, scores: Scores, rows: np.ndarray):
-        self.scores, self.rows, self.copies = scores, rows, dict[str, np.ndarray]()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.copies:
-            self.copies[name] = self.scores[name][self.rows]
-        return self.copies[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scores)
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 def sums(value: Value, *names: str) -> Callable[[Scores], ResamplingPlan]:

@@ -108,24 +108,25 @@ def paired(values: Sequence[float], against: Sequence[float], bounds: Bounds = U
 
 
 def over_folds(
-    pooled: float, values: Sequence[float] | np.ndarray, folds: int, bounds: Bounds = UNBOUNDED
+    pooled: float, values: Sequence[float] | np.ndarray, ratio: float, bounds: Bounds = UNBOUNDED
 ) -> tuple[float, float, float]:
     """Compute `(mean, low, high)` of a cross-validation: the corrected 95 % t-interval (Nadeau and Bengio, 2003).
 
     The training examples of two folds overlap, so the results of folds vary less than those of new data. The squared
     standard error is therefore s^2 (1 / J + n_test / n_train) with the variance s^2 of the J results in the place of
-    s^2 / J. With K folds n_test / n_train is 1 / (K - 1), as in Bouckaert and Frank (2004).
+    s^2 / J. Where all other examples are trained on, n_test / n_train is 1 / (K - 1) for K folds, as in Bouckaert and
+    Frank (2004).
 
     Args:
         pooled: the result over the examples of all folds, about which the interval lies.
         values: the result of each fold, [J].
-        folds: the number of folds K into which the data are divided.
+        ratio: the number of test examples over that of training examples, n_test / n_train, averaged over the folds.
         bounds: as in `over_seeds`.
 
     Returns:
         `pooled` and both ends; these are nan for one fold.
 
-    >>> [round(x, 3) for x in over_folds(0.8, [0.78, 0.80, 0.82], 3)]
+    >>> [round(x, 3) for x in over_folds(0.8, [0.78, 0.80, 0.82], 1 / 2)]
     [0.8, 0.721, 0.879]
     """
     from scipy import stats
@@ -133,28 +134,28 @@ def over_folds(
     count = len(values)
     if count < 2:
         return pooled, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * fold_deviation(values, folds) / np.sqrt(count))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * fold_deviation(values, ratio) / np.sqrt(count))
     return pooled, max(pooled - half, bounds[0]), min(pooled + half, bounds[1])
 
 
-def fold_deviation(values: Sequence[float] | np.ndarray, folds: int) -> float:
-    """Compute the standard deviation of J of K folds that, divided by the root of J, is the standard error of
-    `over_folds`; nan for one fold."""
+def fold_deviation(values: Sequence[float] | np.ndarray, ratio: float) -> float:
+    """Compute the standard deviation of J folds that, divided by the root of J, is the standard error of `over_folds`;
+    nan for one fold."""
     count = len(values)
-    return float(np.std(values, ddof=1) * np.sqrt(1 + count / (folds - 1))) if count > 1 else float("nan")
+    return float(np.std(values, ddof=1) * np.sqrt(1 + count * ratio)) if count > 1 else float("nan")
 
 
-def paired_folds(pooled: float, gains: Sequence[float], folds: int, bounds: Bounds = UNBOUNDED) -> Difference:
+def paired_folds(pooled: float, gains: Sequence[float], ratio: float, bounds: Bounds = UNBOUNDED) -> Difference:
     """Return the difference of two arms of a cross-validation, with the corrected deviation of `over_folds`.
 
     Args:
         pooled: the difference of the results over the examples of all folds.
         gains: the difference in each fold, [J].
-        folds: the number of folds K into which the data are divided.
+        ratio: as in `over_folds`.
         bounds: the range of one value.
     """
-    ends = over_folds(pooled, gains, folds, difference_bounds(bounds))
-    return Difference(*ends, fold_deviation(gains, folds), len(gains), None, None)
+    ends = over_folds(pooled, gains, ratio, difference_bounds(bounds))
+    return Difference(*ends, fold_deviation(gains, ratio), len(gains), None, None)
 
 
 def wilcoxon(apart: np.ndarray) -> float:

@@ -128,9 +128,10 @@ def recorded_task(path: Path) -> Task | None:
     if "class" in document or document["kind"] not in known:
         return None
     try:
-        task = config.load(document, known)
+        # Predictions need no metrics, and the functions of the user's metrics are in a file that is not imported.
+        task = config.load({name: value for name, value in document.items() if name != "extra_metrics"}, known)
     except (ValueError, TypeError):
-        # A part of the task is a function of the user.
+        # A part of the task is an object of the user.
         return None
     return task if isinstance(task, Task) else None
 
@@ -230,7 +231,7 @@ def resolved(source: Path, task: Task) -> Task | None:
     result = read(source)
     classes = tuple(result["classes"])
     task = task.resolve({"label": Column(result.get("label", "class" if classes else "number"), classes)})
-    return task.with_kept(result["task"]) if "task" in result else task
+    return task.of_run(result)
 
 
 def check_code(source: Path, model: models.Architecture | None) -> None:

@@ -42,17 +42,11 @@ def wilson(hits: int, count: int) -> Interval:
 def bootstrap(values: np.ndarray, resamples: int = 2000) -> Interval:
     """Compute the percentile bootstrap of a mean (Efron, 1979), with a fixed seed: the same records result in the
     same page."""
-    return resampled(lambda sample, axis=-1: sample.mean(axis), values, resamples=resamples, vectorized=True)
-
-
-def resampled(statistic: Any, *columns: np.ndarray, resamples: int = 2000, vectorized: bool = False) -> Interval:
-    """Compute the percentile bootstrap of `statistic(*columns)` over examples, which are resampled with all their
-    columns."""
     from scipy.stats import bootstrap as resample
 
     interval = resample(
-        columns, statistic, paired=True, vectorized=vectorized, n_resamples=resamples, confidence_level=LEVEL,
-        batch=max(1, 2_000_000 // len(columns[0])), method="percentile", rng=0,
+        (values,), lambda sample, axis=-1: sample.mean(axis), paired=True, vectorized=True, n_resamples=resamples,
+        confidence_level=LEVEL, batch=max(1, 2_000_000 // len(values)), method="percentile", rng=0,
     ).confidence_interval  # fmt: skip
     return Interval(float(interval.low), float(interval.high), f"bootstrap, {resamples:,} resamples")
 
@@ -67,8 +61,8 @@ def measure(name: str, predictions: Any, task: "Task") -> Interval | None:
 
     Returns:
         The interval. None for one example, for a metric that resampling biases, for a metric that cannot be computed
-        from the kept scores or is not defined, if resampling takes too long (see `tlx.functional.resampling`), and if
-        all examples score alike, because resampling them shows no uncertainty.
+        from the kept scores or is not defined in most resamples, if resampling takes too long (see
+        `tlx.functional.resampling`), and if all examples score alike, because resampling them shows no uncertainty.
     """
     metric, scores = declared(task, name), predictions.scores
     values = scores.get(metric.mean_of)
@@ -82,12 +76,16 @@ def measure(name: str, predictions: Any, task: "Task") -> Interval | None:
         return unless_constant(bootstrap(values.astype(np.float64)))
     if metric.value is not None:
         return percentiles(resampling.replicates(metric.value, scores, len(predictions)))
-    places = np.arange(len(predictions))
+
+    def statistic(rows: np.ndarray) -> float:
+        return predictions.rows(rows).metrics(task, [name])[name]
+
     try:
-        return unless_constant(resampled(lambda rows: predictions.rows(rows).metrics(task, [name])[name], places))
-    except ValueError:
-        # The task of a run that was read from its files alone.
+        statistic(np.arange(len(predictions)))
+    except Exception:
+        # The task of a run that was read from its files alone, or code of the user that fails on kept scores.
         return None
+    return percentiles(resampling.called(statistic, len(predictions)))
 
 
 def percentiles(replicates: np.ndarray | None) -> Interval | None:

@@ -158,7 +158,7 @@ def read_task(document: Json, result: Json) -> Task:
     )
     task = config.load({name: value for name, value in document.items() if name != "extra_metrics"}, classes())
     task = task.resolve({"label": Column(result.get("label", "class" if names else "number"), names)})
-    task = task.with_kept(result["task"]) if "task" in result else task
+    task = task.of_run(result)
     return config.replace(task, extra_metrics=extra) if extra else task
 
 

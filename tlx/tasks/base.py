@@ -3,12 +3,13 @@
 Shapes: B batch, N examples, T tokens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 import numpy as np
 
 from tlx import config
+from tlx.files import class_names
 from tlx.functional.metrics import Metric, of_scores
 from tlx.functional.scores import Scores
 from tlx.models.heads import Head
@@ -36,8 +37,8 @@ class Task:
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
         separator: The text between the parts of an answer, such as several classes, in one cell of a table.
         names: The class names; empty if the task has none.
-        kept: The fields that follow from the data, not from the recipe, and that predictions need. `result.json` and a
-            model's config.json keep their values.
+        kept: The fields that scores and predictions need and that the classes do not state: a mean of the data, a
+            threshold of the recipe. `result.json` and a model's config.json keep their values.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Literal["max", "min"]]] = {}
@@ -82,10 +83,18 @@ class Task:
         return {}
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """Return the names of the classes in the order of the labels of the data; empty if the task has none."""
+        return tuple(self.names or ())
+
+    @property
     def kept_fields(self) -> Json:
-        """Return the values of the `kept` fields that are known, as JSON values."""
+        """Return the values of the `kept` fields that are known and not at their defaults, as JSON values."""
         values = {name: getattr(self, name) for name in self.kept}
-        return {name: config.dump(value) for name, value in values.items() if value not in (None, ())}
+        defaults = class_names.defaults(type(self)) if self.kept else {}
+        unknown: tuple[Any, ...] = (None, ())
+        known = {name: value for name, value in values.items() if value not in (*unknown, defaults.get(name))}
+        return {name: config.dump(value) for name, value in known.items()}
 
     def with_kept(self, values: Mapping[str, Any]) -> Self:
         """Return the task with the fields that `kept_fields` has returned.
@@ -99,6 +108,16 @@ class Task:
                 raise ValueError(f"{type(self).__name__} keeps no field {name!r}{near_miss(name, self.kept)}")
             typed[name] = config.conform(config.load(value, {}), hints[name], f"{type(self).__name__}.{name}")
         return config.replace(self, **typed) if typed else self
+
+    def of_run(self, result: Mapping[str, Any]) -> Self:
+        """Return the task with the fields that the result of a run keeps."""
+        # Runs of early versions keep none.
+        return self.with_kept(result["task"]) if "task" in result else self.of_early_run()
+
+    def of_early_run(self, written: Collection[str] = ()) -> Self:
+        """Return the task as it was before tlx had those of its fields that are not `written` in the recipe of a run:
+        by default before it had any field that decides what the outputs of a model mean."""
+        return self
 
     def head(self) -> Head:
         """Return the head that the model must end in. Raises ValueError if the task does not know its size yet."""

@@ -39,7 +39,7 @@ class MultiLabel(Task):
     metrics: ClassVar[Mapping[str, Metric]] = {
         name: STANDARD[name] for name in ("micro_f1", "macro_f1", "exact_match", "loss", "auroc", "average_precision")
     }
-
+    kept: ClassVar[tuple[str, ...]] = ("threshold",)
     by_class: ClassVar[bool] = True
     problem: ClassVar[str] = "multi_label_classification"
 

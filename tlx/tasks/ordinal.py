@@ -64,6 +64,10 @@ class Ordinal(Task):
             )
         return replace(self, names=names, ranks=tuple(names.index(name) for name in label.classes))
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(self.names[rank] for rank in self.ranks) or self.names
+
     @classmethod
     def stated(cls, statement: Statement) -> Self | None:
         return cls() if statement.head is Pooled else None
@@ -120,6 +124,14 @@ class Ordinal(Task):
             {self.names[c]: float(row[c]) for c in dict.fromkeys((prediction, *order))}
             for row, prediction, order in zip(probabilities, predictions, orders, strict=True)
         ]
+
+    def answer_values(self, answer: Any) -> Json:
+        """Return the predicted class (the median), its probability, and the probabilities in the order of the
+        classes."""
+        # `answers` lists the predicted class first, which need not be the most probable one.
+        prediction = next(iter(answer))
+        by_class = {name: answer[name] for name in self.names}
+        return {"prediction": prediction, "probability": answer[prediction], "probabilities": by_class}
 
     def label_words(self, example: Example) -> str:
         return self.names[self.ranks[int(example["label"])]]

@@ -1,6 +1,6 @@
 """Regression: real numbers for each example. Shapes: B batch, K outputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -92,6 +92,12 @@ class Regression(Task):
         # The deviation of equal numbers is rounding.
         deviation = np.where(deviation > 1e-12 * np.abs(rows).max(0), deviation, 1.0)
         return replace(self, standardise=True, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
+
+    def of_early_run(self, written: Collection[str] = ()) -> Self:
+        """Return the task without standardised labels, which early versions did not have."""
+        if "standardise" in written or self.outputs == 1:
+            return self
+        return replace(self, standardise=False, mean=None, deviation=None)
 
     @classmethod
     def stated(cls, statement: Statement) -> Self | None:

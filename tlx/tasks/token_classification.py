@@ -48,7 +48,7 @@ class TokenClassification(Task):
         "accuracy": Metric("max", 0.0, 1.0, value=token_accuracy, points=True, words="accuracy"),
         "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy"),
     }
-
+    kept: ClassVar[tuple[str, ...]] = ("outside",)
     by_class: ClassVar[bool] = True
     separator: ClassVar[str] = " "
 

@@ -15,11 +15,17 @@ ClassWeights = tuple[float, ...] | Literal["balanced"]
 
 
 def check_weights(weights: ClassWeights, classes: int | None) -> None:
-    """Raise ValueError for weights that are negative, not finite or all 0, or that are not one for each class."""
+    """Raise ValueError for weights that are negative, not finite or all 0, or that are not one for each class;
+    TypeError for weights that are no tuple of numbers."""
     if isinstance(weights, str):
         if weights != "balanced":
             raise ValueError(f"class_weights is {weights!r}; expected 'balanced', or a number for each class")
         return
+    if not isinstance(weights, tuple) or any(isinstance(weight, str) for weight in weights):
+        raise TypeError(
+            f"class_weights is {weights!r} ({type(weights).__name__}); expected a tuple with a number for each class, "
+            "in the order of the classes, such as (1.0, 2.5), or 'balanced'"
+        )
     if weights and not (all(0 <= weight < float("inf") for weight in weights) and any(weights)):
         raise ValueError(f"class_weights is {weights}; expected a number of 0 or more for each class, and one above 0")
     if weights and classes is not None and len(weights) != classes:

@@ -294,6 +294,7 @@ def opened(
     if like is not None:
         oddities.take_over(splits, like.splits)
     ready = prepare(recipe, splits, None if like is None else like.ready)
+    ready = ready if overwrite else as_begun(ready, path)
     phase_spans(ready, total_steps(recipe, len(splits.train), splits.first))
     command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
     memory = memories(recipe.objective, setting(ready, splits))
@@ -311,6 +312,15 @@ def opened(
         run = ActiveRun(recipe, path, ready, splits, memory, records)
         run.lock = lock.pop_all()
     return run
+
+
+def as_begun(ready: Prepared, path: Path) -> Prepared:
+    """Return the prepared recipe with the task that an unfinished run in the folder began with: an early version of tlx
+    may have lacked a field of it."""
+    if not (path / run_directory.RECIPE).is_file():
+        return ready
+    written = run_directory.read(path, run_directory.RECIPE)["recipe"]["task"]
+    return ready._replace(task=ready.task.of_early_run(written))
 
 
 def program() -> str:

@@ -60,11 +60,12 @@ def predictions(run: "Run") -> Any:
     kept = read_predictions(run.folder, split)
     if kept is None:
         raise FileNotFoundError(f"{run.folder} has no predictions of its {split} split; train it again")
-    classes, scores = tuple(run.result["classes"]), kept.scores
+    # The scores number the classes as the task does.
+    names, scores = tuple(run.task.names or run.result["classes"]), kept.scores
     columns: dict[str, Any] = dict(texts_of(run, split, kept.indices))
     for name, array in (("label", scores.get("label")), ("prediction", scores.get("prediction"))):
         if array is not None:
-            columns[name] = named(array, classes)
+            columns[name] = named(array, names)
     for title, name in (("probability", "confidence"), ("correct", "correct"), ("loss", "loss")):
         if name in scores and scores[name].ndim == 1:
             columns[title] = scores[name]

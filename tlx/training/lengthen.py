@@ -34,7 +34,9 @@ def lengthen(
 
     The parameters, the optimiser, the best state so far and the order of the data continue where the run ended. The
     schedules are those of the new length from there on: a rate that had fallen to zero rises again. With a constant
-    schedule without warm-up the result is that of a run of the new length. `recipe.json` gets the new recipe, and keeps
+    schedule without warm-up the result is that of a run of the new length, if `train.eval_every` divides the old
+    length. Otherwise the validation after the last step of the old length is one more, which counts in the choice of
+    the checkpoint and in the patience; a note of the result says so. `recipe.json` gets the new recipe, and keeps
     the former length, fingerprint and metrics. A run that was lengthened and interrupted continues.
 
     Args:
@@ -58,7 +60,7 @@ def lengthen(
             if document.get("lengthened") and longer == recipe:
                 return run(recipe, path, resume=True, how=how)
             raise ValueError(f"{path} contains an unfinished run; finish it first, with {run_files.finishing(path)}")
-        check(path, recipe, longer)
+        check(path, recipe, longer, document)
         claim_again(path, document, longer)
         return run(longer, path, resume=True, how=how)
 
@@ -88,8 +90,8 @@ def different(recipe: Recipe, given: Recipe) -> tuple[str, object, object] | Non
     return next((change for change in config.diff(recipe, given) if change[0] not in lengths), None)
 
 
-def check(path: Path, recipe: Recipe, longer: Recipe) -> None:
-    """Raise ValueError where a finished run cannot be trained further."""
+def check(path: Path, recipe: Recipe, longer: Recipe, document: Json) -> None:
+    """Raise ValueError where a finished run cannot be trained further; `document` is its recipe.json."""
     result, refusal = run_directory.read(path), f"{path} cannot be lengthened: "
     done = result["steps"]
     if result.get("stopped") == "patience":
@@ -101,6 +103,11 @@ def check(path: Path, recipe: Recipe, longer: Recipe) -> None:
         raise ValueError(f"{refusal}it was stopped at step {done} of {result['asked_steps']}; run it again in full")
     if (result.get("pack") or {}).get("arms", 1) > 1:
         raise ValueError(f"{refusal}it trained together with other runs, which share one checkpoint; run it alone")
+    if recipe.task.of_early_run(document["recipe"]["task"] if "task" in result else ()) != recipe.task:
+        raise ValueError(
+            f"{refusal}an earlier version of tlx trained it, in which {type(recipe.task).__name__} had another meaning "
+            "for this recipe. Start a new run, or continue from its weights with Weights(RUN)"
+        )
     splits = data_of(path, recipe, result)
     if (phases := len(prepare(recipe, splits).phases)) > 1:
         raise ValueError(

@@ -76,7 +76,7 @@ class Run(NamedTuple):
     @property
     def plot(self) -> RunPlots:
         """Return the drawings of the page as Altair charts: `run.plot.curves()`, `.confusion()`, `.calibration()`."""
-        return RunPlots(self.folder, self._task)
+        return RunPlots(self.folder, self.task)
 
     def predict(self, examples: Any, **settings: Any) -> Any:
         """Return the answers to examples of any kind, as `tlx.predict.predict(run, examples, ...)` does.
@@ -109,13 +109,14 @@ class Run(NamedTuple):
         return page
 
     @property
-    def _task(self) -> Task:
+    def task(self) -> Task:
+        """Return the task as the run used it: with its classes and with all that follows from the data."""
         task = resolved(self.folder, self.recipe.task)
         assert task is not None
         return task
 
     def _repr_html_(self) -> str | None:
-        return html_of("tlx.report.notebook:run_html", self.folder, self._task)
+        return html_of("tlx.report.notebook:run_html", self.folder, self.task)
 
 
 @dataclass(frozen=True, kw_only=True)

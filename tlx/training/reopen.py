@@ -135,8 +135,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
 
 def with_kept(ready: Prepared, result: Json) -> Prepared:
     """Return the prepared recipe with the fields of its task that the run has kept, such as a temperature."""
-    # Runs of earlier versions keep none.
-    return ready._replace(task=ready.task.with_kept(result["task"])) if "task" in result else ready
+    return ready._replace(task=ready.task.of_run(result))
 
 
 def data_of(path: Path, recipe: Recipe, result: Json) -> Splits:

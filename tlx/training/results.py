@@ -21,7 +21,6 @@ from tlx.objectives import without_inserted
 from tlx.partition import frozen_stages
 from tlx.processors import vocabulary
 from tlx.processors.columns import LABEL
-from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
 from tlx.records.run_directory import Predictions
@@ -88,7 +87,8 @@ def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
         "steps": finish["steps"],
         "asked_steps": arm.steps,
         "lengthened": shorter,
-        "stopped": None if finish["steps"] == arm.steps else "judge" if arm.ended is None else "patience",
+        # Patience may run out at the last step too.
+        "stopped": "patience" if arm.ended is not None else None if finish["steps"] == arm.steps else "judge",
         "seconds": seconds,
         "examples_per_second": round(clock.speed * recipe.batch_of(splits.first), 2),
         "flops": arm.flops,
@@ -107,7 +107,7 @@ def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
         "notes": [
             *odd(ready, splits, arm.steps),
-            *longer(recipe, shorter),
+            *longer(arm, shorter),
             *early(arm),
             *constant(ready.task, outcomes),
             *undefined(metrics),
@@ -274,16 +274,25 @@ def in_pieces(ready: Prepared) -> list[str]:
     return lines
 
 
-def longer(recipe: Recipe, shorter: Sequence[Json]) -> list[str]:
-    """Return a note on a run that was lengthened, with the meaning of its schedule."""
+def longer(run: ActiveRun, shorter: Sequence[Json]) -> list[str]:
+    """Return notes on a run that was lengthened: the meaning of its schedule, and validations that a run of the new
+    length does not have."""
     if not shorter:
         return []
     message = f"the run was lengthened after {' and after '.join(str(entry['steps']) for entry in shorter)} steps"
+    recipe = run.recipe
+    extra = [str(entry["steps"]) for entry in shorter if entry["steps"] % run.eval_every]
+    more = [
+        f"the validation after step {step} is one that a run of the new length does not have: train.eval_every is "
+        f"{run.eval_every}; the choice of the checkpoint and the patience count it"
+        for step in extra
+    ]
     if recipe.optim.schedule == "constant" and not recipe.optim.warmup:
-        return [message]
+        return [message, *more]
     return [
+        *more,
         f"{message}: until then its schedule {recipe.optim.schedule!r} was that of the shorter run, and from there on "
-        "that of the new length, so its numbers differ from those of a run of the new length"
+        "that of the new length, so its numbers differ from those of a run of the new length",
     ]
 
 
@@ -374,7 +383,7 @@ def end_message(result: Json, run: ActiveRun, page: Path | None) -> str:
     message = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
     message += "".join(
         f"\nnote: {note}"
-        for note in [*longer(run.recipe, result["lengthened"]), *early(run), *constant(ready.task, run.outcomes)]
+        for note in [*longer(run, result["lengthened"]), *early(run), *constant(ready.task, run.outcomes)]
     )
     if result["test_split"] == "not looked at":
         return f"{message}\n{path} (the test split was not evaluated)"

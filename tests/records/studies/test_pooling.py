@@ -1,5 +1,7 @@
 """Studies over folds: metrics over all examples, corrected intervals, against results by hand."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -74,6 +76,39 @@ def test_seeds_are_averaged_within_a_fold(written):
     assert actual.difference.mean == pytest.approx(gains.mean())
     assert actual.difference.deviation == pytest.approx(gains.std(ddof=1) * (1 + 3 / 2) ** 0.5)
     assert actual.mcnemar is None
+
+
+def rewrite(written, name, **entries):
+    for cell in written.cells:
+        path = written.folder / "cells" / cell["fingerprint"] / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_folds_in_time_have_the_ratio_of_their_examples(written):
+    """Blocks of 20 examples: fold n trains on n + 1 blocks and tests the next one."""
+    for fold, count in enumerate((10, 12, 14)):
+        add(written, "a", fold, right(count, 20))
+        path = written.folder / "cells" / written.cells[-1]["fingerprint"] / "result.json"
+        examples = {"train": 20 * (fold + 1), "validation": 0, "test": 20}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"examples": examples}))
+    [arm] = written.compare().summaries
+    half = scipy_stats.t.ppf(0.975, 2) * 0.1 * (1 / 3 + (1 + 1 / 2 + 1 / 3) / 3) ** 0.5
+    assert arm[2:] == pytest.approx((0.6, 0.6 - half, min(1.0, 0.6 + half)), abs=1e-9)
+    # Of a drawn subset the ratio is that of the folds.
+    data = {"data": {"folds": 3, "shots": 4}, "task": {"kind": "Classification"}}
+    rewrite(written, "recipe.json", recipe=data)
+    assert written.compare().summaries[0].low == pytest.approx(0.6 - scipy_stats.t.ppf(0.975, 2) * 0.1 * (5 / 6) ** 0.5)
+
+
+def test_folds_that_the_study_does_not_test_count(written):
+    for fold, count in enumerate((10, 12, 14)):
+        add(written, "a", fold, right(count, 20))
+    rewrite(written, "recipe.json", recipe={"data": {"folds": 10}, "task": {"kind": "Classification"}})
+    table = written.compare()
+    assert table.summaries[0].arm.folds == 10
+    assert "1 of 1 arms have not tested every fold (3 of 10)" in " ".join(table.warnings)
+    half = scipy_stats.t.ppf(0.975, 2) * 0.1 * (1 / 3 + 1 / 9) ** 0.5
+    assert table.summaries[0].low == pytest.approx(0.6 - half)
 
 
 def test_unfinished_and_overlapping_folds_are_named(written):

@@ -96,11 +96,11 @@ def other_data(
     """
     source = source_of(data)
     task = model.task
-    kind, classes = label_kind(task), tuple(task.names or ())
+    kind, classes = label_kind(task), task.label_names
     if (model.source / RESULT).is_file():
         result = read(model.source)
         kind, classes = str(result.get("label", kind)), tuple(result["classes"]) or classes
-    lookup = ClassLookup(classes, task.names or ())
+    lookup = ClassLookup(classes, task.label_names)
     source = settled_tables(source, model, kind, lookup, stated, missing)
     dataset = source.open()
     check_like(dataset, model, kind)

@@ -27,11 +27,11 @@ def arm_interval(scores: Sequence[Score], metric: str, folds: int, bounds: Bound
     Args:
         scores: the scores of the finished cells.
         metric: the metric.
-        folds: the number of folds of the study.
+        folds: the number of folds into which the data are divided.
         bounds: the range of the metric.
     """
     values = [float(np.mean(of_fold)) for of_fold in by_fold(scores, [score.value for score in scores]).values()]
-    return significance.over_folds(pooled(scores, metric), values, folds, bounds)
+    return significance.over_folds(pooled(scores, metric), values, test_ratio(scores, folds), bounds)
 
 
 def arm_difference(
@@ -40,7 +40,23 @@ def arm_difference(
     """Return the difference of two arms; `scores` and `others` are of the same folds and seeds, in one order."""
     gains = [score.value - other.value for score, other in zip(scores, others, strict=True)]
     means = [float(np.mean(of_fold)) for of_fold in by_fold(scores, gains).values()]
-    return significance.paired_folds(pooled(scores, metric) - pooled(others, metric), means, folds, bounds)
+    ratio = (test_ratio(scores, folds) + test_ratio(others, folds)) / 2
+    return significance.paired_folds(pooled(scores, metric) - pooled(others, metric), means, ratio, bounds)
+
+
+def test_ratio(scores: Sequence[Score], folds: int) -> float:
+    """Return the number of test examples over that of training examples, averaged over the cells of an arm.
+
+    Folds in the order of time train on few examples at first, so that the ratio exceeds 1 / (K - 1), that of K folds.
+    The latter counts where the runs did not record both numbers, and where they train on a drawn subset
+    (`data.shots`, `data.fraction`): subsets of two folds share few examples, which a larger ratio does not describe.
+    """
+    data = (scores[0].cell.recipe() or {}).get("data", {})
+    counts = [(score.cell.result or {}).get("examples") or {} for score in scores]
+    subset = data.get("shots") is not None or data.get("fraction") is not None
+    if subset or not all(count.get("train") and count.get("test") for count in counts):
+        return 1 / (folds - 1)
+    return float(np.mean([count["test"] / count["train"] for count in counts]))
 
 
 def by_fold(scores: Sequence[Score], values: Sequence[float]) -> dict[int, list[float]]:

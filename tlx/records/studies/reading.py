@@ -116,8 +116,14 @@ class Arm(NamedTuple):
 
     @property
     def folds(self) -> int:
-        """The number of folds of the arm's cells, in whatever state they are; 0 if the study has none."""
-        return len({cell.fold for cell in self.cells} - {None})
+        """The number of folds into which the recipe divides the data, also those that the study does not test; 0 if the
+        study has none."""
+        tested = {cell.fold for cell in self.cells if cell.fold is not None}
+        if not tested:
+            return 0
+        # All cells of an arm have the same number of folds.
+        recipe: Json = next((recipe for cell in self.cells if (recipe := cell.recipe())), {})
+        return max(recipe.get("data", {}).get("folds") or 0, len(tested), max(tested) + 1, 2)
 
     def values(self, metric: str) -> dict[Any, float]:
         """Return the metric of every finished cell by its seed and fold, as in `result.json`."""
