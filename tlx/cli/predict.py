@@ -5,8 +5,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def column_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--split", metavar="NAME", help="Split of a data set that has several.")
 @click.option("--out", metavar="FILE", help="Output file: rows and answers, as .csv, .tsv, .jsonl or .parquet.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted job of --out.")
-@click.option("--overwrite", is_flag=True, help="Delete the file of --out first.")
+@click.option("--overwrite", is_flag=True, help="Replace the file of --out once all answers are computed.")
 @click.option("--skip-broken", is_flag=True, help="Leave rows that cannot be read without an answer, and count them.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Rows computed together.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per example.")
@@ -111,9 +112,9 @@ def predict(
     words_of += [word for pair in pairs for word in ("--pair", *pair)]
     words_of += [*(["--literal"] if literal else []), *(["--format", form] if form else [])]
     words_of += [*(["--split", split] if split else []), *(["--config", config] if config else [])]
-    words_of += [*(["--skip-broken"] if skip_broken else []), "--batch", str(batch), "--out", out, "--resume"]
+    words_of += [*(["--skip-broken"] if skip_broken else []), "--batch", str(batch), "--out", out]
     # A text may begin as an option does.
-    command = command_of("predict", *words_of, "--", source, *examples)
+    command = partial(continuing, ("predict", *words_of), ("--", source, *examples), Path(out))
     write_file(predictor, rows[0][1], out, resume, overwrite, skip_broken, quiet, command)
 
 
@@ -167,9 +168,17 @@ def broken_notes(broken: Sequence[str]) -> list[str]:
     return [f"{rows} no answer, because {'it' if len(broken) == 1 else 'they'} cannot be read; the first: {broken[0]}"]
 
 
+def continuing(words: Sequence[str], rest: Sequence[str], out: Path) -> str:
+    """Return the command that continues a stopped job; without any chunk of it, it replaces an older file again."""
+    from tlx.predict.jobs import chunk_folder
+
+    is_stopped_early = out.exists() and not chunk_folder(out).is_dir()
+    return command_of(*words, "--overwrite" if is_stopped_early else "--resume", *rest)
+
+
 def write_file(
     predictor: "Predictor", rows: "InputRows", out: str, resume: bool, overwrite: bool, skip_broken: bool, quiet: bool,
-    command: str,
+    command: Callable[[], str],
 ) -> None:  # fmt: skip
     """Write the rows with their answers, with progress. Ctrl-C prints the command that continues."""
     from tlx.predict import write_answers
@@ -180,7 +189,7 @@ def write_file(
             predictor, rows, out, resume=resume, overwrite=overwrite, skip_broken=skip_broken, say=progress
         )
     except KeyboardInterrupt:
-        click.echo(f"\nstopped after {progress.done:,} of {len(rows):,} rows; continue with: {command}", err=True)
+        click.echo(f"\nstopped after {progress.done:,} of {len(rows):,} rows; continue with: {command()}", err=True)
         sys.exit(130)
     if not written.fresh:
         click.echo(f"{out} is complete, nothing was computed; pass --overwrite to predict again", err=True)

@@ -17,7 +17,7 @@ from tlx.data.sources.division import Division
 from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import Folder, files_of, media_kind
 from tlx.data.sources.labels import LabelColumn, counted
-from tlx.data.sources.raw_table import LINE, RawTable
+from tlx.data.sources.raw_table import CHUNK, LINE, RawTable
 from tlx.data.sources.roles import IMAGES, PAIRS, SOUNDS, TEXTS, is_text, sample
 from tlx.data.sources.table_rows import TableRows
 from tlx.data.sources.tabular import Tabular
@@ -26,6 +26,8 @@ from tlx.trees import Example, Json, near_miss
 from tlx.types import Column
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tlx.predict.opening import ModelInputs
     from tlx.processors.base import Processor
 
@@ -63,7 +65,10 @@ class InputRows:
     @cached_property
     def identity(self) -> Json:
         """Return JSON values that differ where the rows or their inputs differ."""
-        return {"data": self.table.digest, "columns": {role: list(names) for role, names in self.roles.items()}}
+        return {
+            "data": self.table.digest or digest_of(self.table.arrow),
+            "columns": {role: list(names) for role, names in self.roles.items()},
+        }
 
     def example(self, row: int) -> Any:
         """Return the inputs of a row as a JSON value: a text or a list of words, or a list where there are several."""
@@ -77,6 +82,14 @@ class InputRows:
         example, roles = self.example(row), [role for role, names in self.roles.items() for _ in names]
         parts = example if len(roles) > 1 else [example]
         return " / ".join(cell_words(part, "") for part in parts)
+
+
+def digest_of(arrow: pa.Table) -> str:
+    """Return a hash of the names, the types and the cells of a table in memory."""
+    digest = hashlib.sha256(str(arrow.schema).encode())
+    for batch in arrow.combine_chunks().to_batches(max_chunksize=CHUNK):
+        digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def cell_words(cell: Any, place: str) -> str:

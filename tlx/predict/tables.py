@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
@@ -24,6 +23,8 @@ FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
 PREFIX = "tlx_"
 # Rows of a group of a Parquet file.
 GROUP = 65536
+# The end of a line for the `csv` module: some of its versions quote a carriage return only where this holds one.
+QUOTED_END = "\r\n"
 # The digits of a number that are written: no more are the same on every machine.
 DIGITS = 7
 
@@ -179,12 +180,19 @@ def chunk_values(files: Iterable[Path]) -> Iterator[tuple[int, list[Json | None]
         start += len(values)
 
 
+class CsvLines(list[str]):
+    """The lines of a CSV writer, each with a line feed at its end."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix(QUOTED_END) + "\n")
+
+
 def csv_pieces(
     columns: AnswerColumns, chunks: Iterable[tuple[int, list[Json | None]]], delimiter: str
 ) -> Iterator[bytes]:
     """Yield the content of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    lines = CsvLines()
+    writer = csv.writer(lines, delimiter=delimiter, lineterminator=QUOTED_END)
     writer.writerow([*columns.own, *(columns.prefix + name for name in columns.kinds)])
     spell = partial(cell_text, separator=columns.separator)
     for start, values in chunks:
@@ -192,9 +200,8 @@ def csv_pieces(
             single = flat(answer)
             mine = [json_or_text(cell) for cell in cells.values()]
             writer.writerow([*mine, *(spell(single.get(name)) for name in columns.kinds)])
-        yield text.getvalue().encode()
-        text.seek(0)
-        text.truncate()
+        yield "".join(lines).encode()
+        lines.clear()
 
 
 def jsonl_pieces(columns: AnswerColumns, chunks: Iterable[tuple[int, list[Json | None]]]) -> Iterator[bytes]:
