@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tlx.cli import main
-from tlx.cli.predict import READER_ENDED
+from tlx.cli.commands import READER_ENDED
 
 
 def call(*arguments, stdin=None):
@@ -65,9 +65,12 @@ def test_an_unfinished_run_is_named(tmp_path):
 
 def test_a_reader_that_ends_is_no_error():
     program = (
-        "import click, sys; from tlx.cli.predict import reader_may_end\n"
-        "with reader_may_end():\n"
+        "import click; from tlx.cli.commands import Commands\n"
+        "group = Commands()\n"
+        "@group.command()\n"
+        "def count():\n"
         "    for n in range(10**6): click.echo(f'line {n}')\n"
+        "group(['count'])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"line 0\n"

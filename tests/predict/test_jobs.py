@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -156,6 +157,17 @@ def test_every_cell_is_read_back(ending, predictor, tmp_path):
         rows = list(csv.DictReader(stream, delimiter="\t" if ending == "tsv" else ","))
     assert [row["text"] for row in rows] == texts and [row["n"] for row in rows] == [*map(str, range(len(texts)))]
     assert path.read_bytes().count(b"\r\n") == 1
+
+
+def test_numbers_of_the_rows_are_short_and_valid_json(predictor, tmp_path):
+    numbers = pa.array([1.1, float("nan"), None], pa.float32())
+    nested = pa.array([[0.1, float("inf")], [], None], pa.list_(pa.float32()))
+    table = pa.table({"text": ["good", "bad", "film"], "n": numbers, "v": nested})
+    write_answers(predictor, rows_of(table, predictor.model, {}), tmp_path / "a.jsonl")
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(line["n"], line["v"]) for line in lines] == [(1.1, [0.1, None]), (None, []), (None, None)]
+    write_answers(predictor, rows_of(table, predictor.model, {}), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith('good,1.1,"[0.1, null]",')
 
 
 def test_answers_get_other_names_where_the_rows_have_theirs(predictor, reviews, tmp_path):

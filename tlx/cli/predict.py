@@ -1,12 +1,10 @@
 """The commands that use a finished run: predict, and evaluate on other data."""
 
 import json
-import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import click
 
 from tlx.cli.group import command_of, config_option, main, print_table
 from tlx.cli.user_files import optional_recipe
+from tlx.trees import finite
 
 if TYPE_CHECKING:
     from tlx.predict import InputRows, Predictor
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress where the output is no terminal.
 QUIET = 30.0
-# The exit code of a program whose reader ended, such as `head`: 128 and the number of SIGPIPE.
-READER_ENDED = 141
 
 
 def column_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -100,8 +97,7 @@ def predict(
             click.echo(f"{name}: {part.what}", err=True)
     predictor = Predictor(model, batch)
     if out is None or out == "-":
-        with reader_may_end():
-            print_answers(predictor, rows, as_json, skip_broken, quiet)
+        print_answers(predictor, rows, as_json, skip_broken, quiet)
         return
     if len(rows) > 1:
         names = " and ".join(name or "the other arguments" for name, _ in rows)
@@ -123,17 +119,6 @@ def parts_of(recipe: "Recipe | None") -> tuple:
     return (None, None, None) if recipe is None else (recipe.model, recipe.data.processor, recipe.task)
 
 
-@contextmanager
-def reader_may_end() -> Iterator[None]:
-    """End without a message where the reader of the output ends first, such as `head`."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Python writes what is left in its buffer at the exit, and would report the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(READER_ENDED)
-
-
 def print_answers(
     predictor: "Predictor", parts: Sequence[tuple[str, "InputRows"]], as_json: bool, skip_broken: bool, quiet: bool
 ) -> None:
@@ -146,7 +131,7 @@ def print_answers(
             broken += answered.broken.values()
             for row, answer in enumerate(answered.answers, answered.start):
                 if as_json:
-                    click.echo(json.dumps({"example": rows.example(row), "answer": answer}))
+                    click.echo(json.dumps(finite({"example": rows.example(row), "answer": answer})))
                 else:
                     click.echo(f"{'-' if answer is None else answer_words(answer)}  | {rows.words(row)}")
     for note in (*predictor.notes(), *broken_notes(broken)) if not quiet else ():
@@ -241,17 +226,16 @@ def evaluate(
         source, source_in(data, recipe), split=split, by=by, mistakes=mistakes, missing=missing, recipe=recipe,
         say=RowProgress(quiet or as_json, "examples"), **stated,  # type: ignore[arg-type]
     )  # fmt: skip
-    folder = Path(out or f"runs/eval-{Path(source).name}-{in_words.short_name(evaluation.document)}")
+    folder = Path(out or f"runs/eval-{Path(source).resolve().name}-{in_words.short_name(evaluation.document)}")
     files = evaluation.write(folder, overwrite)
-    with reader_may_end():
-        if as_json:
-            click.echo(json.dumps({**evaluation.document, "files": list(map(str, files))}))
-            return
-        for title, heads, rows in in_words.tables(evaluation.document):
-            print_table(title, heads, rows, ())
-        for line in (*in_words.mistakes(evaluation.document), *in_words.notes(evaluation.document)):
-            click.echo(line)
-        click.echo("\n".join(map(str, files)))
+    if as_json:
+        click.echo(json.dumps({**finite(evaluation.document), "files": list(map(str, files))}))
+        return
+    for title, heads, rows in in_words.tables(evaluation.document):
+        print_table(title, heads, rows, ())
+    for line in (*in_words.mistakes(evaluation.document), *in_words.notes(evaluation.document)):
+        click.echo(line)
+    click.echo("\n".join(map(str, files)))
 
 
 def source_in(text: str | None, recipe: "Recipe | None") -> object:

@@ -184,7 +184,12 @@ def table_rows(
     rows = TableRows(table, roles, columns, places, Division("train", places), label, Tabular())
     examples = Examples(table.name, "rows", rows, columns)
 
+    texts = [name for role, names in roles.items() if columns[role].kind == "text" for name in names]
+
     def read(row: int) -> Example:
+        if texts and all(is_blank(table.cell(name, row)) for name in texts):
+            blank = " and ".join(map(repr, texts))
+            raise ValueError(f"{table.place(row)}: {blank} {'is' if len(texts) == 1 else 'are'} missing; add the text")
         try:
             return examples[row]
         except ValueError:
@@ -201,6 +206,11 @@ def table_rows(
     return InputRows(table, read, f"a table with {counted(len(table))}; {assigned}{others}", roles)
 
 
+def is_blank(cell: Any) -> bool:
+    """Return whether a cell is missing, or a text without words."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
 def file_place(table: RawTable, row: int) -> str:
     """Return the path of the file of a row."""
     return str((table.folder or Path()) / table.arrow["file"][row].as_py())
@@ -210,8 +220,21 @@ def plain_table(values: Sequence[str], column: str, name: str) -> RawTable:
     """Return texts, or names of files, as a table with one column."""
     import pyarrow as pa
 
+    check_encodable(values, name)
     digest = hashlib.sha256(repr(list(values)).encode()).hexdigest()
     return RawTable(name, pa.table({column: pa.array(values, pa.string())}), digest)
+
+
+def check_encodable(values: Sequence[str], name: str) -> None:
+    """Raise ValueError, with the number of the row, for a text with a part that is no character."""
+    for row, value in enumerate(values):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} row {row} is {value!r:.60}; its character {error.start}, {value[error.start]!r}, is half of a "
+                "pair (a surrogate): decode the text from its bytes with the right encoding"
+            ) from None
 
 
 def plain_rows(table: RawTable, inputs: ModelInputs, processor: Processor) -> InputRows:
@@ -256,6 +279,8 @@ def pair_rows(pairs: Sequence[tuple[str, str]], inputs: ModelInputs) -> InputRow
 
     if "text" not in inputs.columns or (inputs.stated and "text_pair" not in inputs.columns):
         raise ValueError(f"{pairs[0]!r:.80} is a pair of texts; the model reads {inputs.reads}: give one text for each")
+    for n in (0, 1):
+        check_encodable([pair[n] for pair in pairs], "the pairs")
     first, second = (pa.array([pair[n] for pair in pairs], pa.string()) for n in (0, 1))
     digest = hashlib.sha256(repr(list(pairs)).encode()).hexdigest()
     table = RawTable("the pairs", pa.table({"text": first, "text_pair": second}), digest)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from tlx.data.sources.raw_table import LINE, RawTable, as_arrow, unified
 from tlx.files.durable import write_whole
-from tlx.trees import Json, near_miss
+from tlx.trees import Json, finite, near_miss
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,9 +49,21 @@ class AnswerColumns(NamedTuple):
     prefix: str
     separator: str
 
+    def narrow_columns(self) -> dict[str, type[np.floating]]:
+        """Return the columns of the rows with numbers, or lists of numbers, of less than 64 bits, and their types."""
+        import pyarrow as pa
+
+        types = {str(pa.float16()): np.float16, str(pa.float32()): np.float32}
+        kinds = {name: self.table.arrow.schema.field(name).type for name in self.own}
+        numbers = {name: str(getattr(kind, "value_type", kind)) for name, kind in kinds.items()}
+        return {name: types[kind] for name, kind in numbers.items() if kind in types}
+
     def rows(self, start: int, values: Sequence[Json | None]) -> Iterator[tuple[Json, Json]]:
         """Yield the cells of each row and the values of its answer, all None for a row without one."""
         part = self.table.arrow.select(list(self.own)).slice(start, len(values)).to_pylist()
+        for name, kind in self.narrow_columns().items():
+            for cells in part:
+                cells[name] = shortest(cells[name], kind)
         nothing = dict.fromkeys(self.names)
         yield from zip(part, (nothing if value is None else value for value in values), strict=True)
 
@@ -128,6 +141,17 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: rounded(part) for name, part in value.items()}
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def shortest(value: Any, kind: type[np.floating]) -> Any:
+    """Return a number, or a list of numbers, as the shortest decimal number that is the same in its type.
+
+    >>> shortest([1.100000023841858, None], np.float32)
+    [1.1, None]
+    """
+    if isinstance(value, list):
+        return [shortest(part, kind) for part in value]
+    return value if value is None else float(str(kind(value)))
 
 
 def write_table(
@@ -209,8 +233,8 @@ def jsonl_pieces(columns: AnswerColumns, chunks: Iterable[tuple[int, list[Json |
     for start, values in chunks:
         lines = []
         for cells, answer in columns.rows(start, values):
-            row = {name: json_value(cell) for name, cell in cells.items()}
-            row |= {columns.prefix + name: value for name, value in answer.items()}
+            row = finite(cells)
+            row |= {columns.prefix + name: value for name, value in finite(answer).items()}
             lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         yield "".join(lines).encode()
 
@@ -271,10 +295,5 @@ def json_or_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(finite(value), ensure_ascii=False, default=str)
     return str(value)
-
-
-def json_value(value: Any) -> Any:
-    """Return a cell as JSON holds it: null for a number that is not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
