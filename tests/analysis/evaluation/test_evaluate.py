@@ -192,4 +192,4 @@ def test_large_numbers_that_are_close_have_four_quarters():
     numbers = [1_700_000_000.0 + n for n in range(40)]
     titles, names = quarters(numbers)
     assert len(set(titles)) == 4 and [names.count(title) for title in titles] == [10, 10, 10, 10]
-    assert titles[0] == "1700000000 to 1700000009.8"
+    assert titles[0] == "1700000000 to 1700000010"

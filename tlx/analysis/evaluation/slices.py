@@ -84,9 +84,11 @@ def quarters(numbers: Sequence[float | None]) -> tuple[list[str], list[str]]:
     """
     finite = np.array([number for number in numbers if number is not None])
     edges = np.unique(np.quantile(finite, (0, 0.25, 0.5, 0.75, 1)))
-    # Seventeen digits tell any two numbers apart.
-    spelled = ([f"{edge:.{digits}g}" for edge in edges] for digits in range(6, 18))
-    words = next(words for words in spelled if len(set(words)) == len(words))
+    # Seventeen digits tell any two numbers apart. More than six are easier to read without an exponent.
+    spelled = [[f"{edge:.{digits}g}" for edge in edges] for digits in range(6, 18)]
+    different = [words for words in spelled if len(set(words)) == len(words)]
+    plain = [words for words in different if words is spelled[0] or "e+" not in "".join(words)]
+    words = (plain or different)[0]
     titles = [f"{'above ' if n else ''}{low} to {high}" for n, (low, high) in enumerate(pairwise(words))] or words
     inner = edges[1:-1]
     places = (None if number is None else int(np.searchsorted(inner, number, side="left")) for number in numbers)
