@@ -53,7 +53,7 @@ class AnswerColumns(NamedTuple):
         """Return the columns of the rows with numbers, or lists of numbers, of less than 64 bits, and their types."""
         import pyarrow as pa
 
-        types = {str(pa.float16()): np.float16, str(pa.float32()): np.float32}
+        types: dict[str, type[np.floating]] = {str(pa.float16()): np.float16, str(pa.float32()): np.float32}
         kinds = {name: self.table.arrow.schema.field(name).type for name in self.own}
         numbers = {name: str(getattr(kind, "value_type", kind)) for name, kind in kinds.items()}
         return {name: types[kind] for name, kind in numbers.items() if kind in types}
