@@ -4,6 +4,8 @@ import pickle
 
 import joblib
 import numpy as np
+import pandas as pd
+import polars
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
@@ -15,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tlx import models, tuning
-from tlx.sklearn import OPENED, TransferClassifier, TransferRegressor
+from tlx.sklearn import OPENED, TransferClassifier, TransferRegressor, kind_of, texts_of
 from tlx.training import batches
 
 X, Y = make_blobs(n_samples=90, n_features=4, random_state=0)
@@ -122,6 +124,19 @@ def test_invalid_rows_are_refused(rows, labels, part):
 
 
 @pytest.mark.slow
+def test_texts_are_a_list_a_series_or_one_column():
+    texts = ["good", "bad"]
+    column = np.array(texts, object)[:, None]
+    for rows in (texts, pd.Series(texts), polars.Series(texts), pd.DataFrame({"t": texts}), column, np.array(texts)):
+        assert kind_of(rows) == "texts" and texts_of(rows) == texts
+    assert [kind_of(rows) for rows in (X, pd.DataFrame({"n": [1, 2]}), [[1.0], [2.0]], [])] == ["numbers"] * 4
+    with pytest.raises(ValueError, match=r"X\[0\] is nan"):
+        texts_of([float("nan"), "a"])
+    assert kind_of([float("nan"), "a"]) == "texts"
+    with pytest.raises(ValueError, match=r"y\[1\] is None"):
+        small().fit(X[:2], np.array(["a", None], object))
+
+
 def test_pipelines_searches_and_cross_validation_work():
     pipeline = make_pipeline(StandardScaler(), SelectKBest(k=2), small())
     assert cross_val_score(pipeline, X, Y, cv=3).mean() > 0.8

@@ -4,7 +4,8 @@
 
     cross_val_score(TransferClassifier("minilm-l6", head_only=True), texts, labels)
 
-`X` is a list or an array of texts; an array of images, uint8[N, H, W] or uint8[N, H, W, C]; or numbers, [N, F].
+`X` is a list, an array, a series or a frame with one column of texts; an array of images, uint8[N, H, W] or
+uint8[N, H, W, C]; or numbers, [N, F].
 All rows that `fit` receives are trained on: the user of scikit-learn holds out rows outside of the estimator. A fitted
 estimator keeps the files of its model, so that a pickle works on another machine.
 
@@ -127,7 +128,8 @@ class TransferEstimator(BaseEstimator):
     def _logits(self, X: Any) -> np.ndarray:
         """Return the outputs of the model for new rows, float64[N, C]. Raises ValueError for rows of another kind."""
         check_is_fitted(self, "files_")
-        if (kind := kind_of(X)) != self.kind_:
+        is_empty = self.kind_ == "texts" and isinstance(X, Sequence | np.ndarray) and len(X) == 0
+        if not is_empty and (kind := kind_of(X)) != self.kind_:
             raise ValueError(f"X holds {kind}, but this {type(self).__name__} was fitted on {self.kind_}")
         rows = self._rows(X, reset=False)
         examples: list[Example] = [{ROLES[self.kind_]: row} for row in rows]
@@ -142,7 +144,8 @@ class TransferEstimator(BaseEstimator):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content)
                 pretrained = load_pretrained(folder, self.task_, model=self.recipe_.model)
-                # All batches have one size, so the output for a row does not depend on the other rows.
+                # All batches have one size, so the number of rows changes no output. Texts are padded to the length of
+                # their batch, so longer texts beside a text may change the last bits of its output.
                 OPENED[self] = Predictor(prepared(Path(folder), pretrained), sizes=())
         return OPENED[self]
 
@@ -178,6 +181,7 @@ class TransferClassifier(ClassifierMixin, TransferEstimator):
         self.kind_ = kind_of(X)
         rows = self._rows(X, reset=True)
         labels = column_or_1d(y, warn=True)
+        check_labels(labels)
         check_consistent_length(rows, labels)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
@@ -250,16 +254,31 @@ def kind_of(X: Any) -> Kind:
     dtype, axes = getattr(X, "dtype", None), getattr(X, "ndim", None)
     if axes in (3, 4) and dtype == np.uint8:
         return "images"
-    if axes == 1 or (axes is None and isinstance(X, Sequence)):
-        first = next(iter(X), None)
-        if isinstance(first, str):
-            return "texts"
-    return "numbers"
+    return "texts" if any(isinstance(cell, str) for cell in text_cells(X) or ()) else "numbers"
+
+
+def text_cells(X: Any) -> list[Any] | None:
+    """Return the cells of rows that may be texts: a list, or one column of an array, a series or a frame; else None."""
+    shape = getattr(X, "shape", None)
+    if shape is None:
+        return list(X) if isinstance(X, Sequence) else None
+    if getattr(getattr(X, "dtype", None), "kind", "O") not in "OUT" or hasattr(X, "toarray"):
+        return None
+    if len(shape) == 1:
+        return list(X)
+    return np.asarray(X, object)[:, 0].tolist() if len(shape) == 2 and shape[1] == 1 else None
+
+
+def check_labels(labels: np.ndarray) -> None:
+    """Raise ValueError, with the position, for a missing label among texts."""
+    for place, label in enumerate(labels.tolist() if labels.dtype == object else ()):
+        if label is None or label != label:  # noqa: PLR0124
+            raise ValueError(f"y[{place}] is {label}; expected a label for every row: leave such rows out")
 
 
 def texts_of(X: Any) -> list[str]:
     """Return texts. Raises ValueError, with the position, for anything else among them."""
-    texts = list(X)
+    texts = text_cells(X) or []
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"X[{place}] is {text!r:.40} ({type(text).__name__}); expected a text, as in X[0]")

@@ -119,6 +119,19 @@ def nearness(name: str, candidate: str) -> float:
     return max(difflib.SequenceMatcher(None, name, candidate).ratio(), 0.9 * begins)
 
 
+def finite(value: Any) -> Any:
+    """Return a JSON value with None in the place of every number that is not finite, which JSON cannot hold.
+
+    >>> finite({"a": [1.5, float("nan")], "b": {"c": float("inf")}})
+    {'a': [1.5, None], 'b': {'c': None}}
+    """
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def near_miss(name: str, names: Iterable[str], n: int = 3, *, listed: bool = False) -> str:
     """Return the tail of an error message: `; close: 'a', 'b'`, or every name where none is near and there are few.
 

@@ -40,6 +40,28 @@ def test_a_pair_on_the_same_examples_has_the_tests_over_these_examples(pair):
     assert document["differences"] == [{"path": "tuning", "values": ["Full()", "Lora(rank=4)"]}]
 
 
+def test_runs_before_and_after_a_change_of_the_data_are_not_paired(tmp_path, write_run):
+    def on_other_data(folder, **fields):
+        result = json.loads((write_run(folder, STRONG, **fields) / "result.json").read_text())
+        write_json(folder / "result.json", result | {"data": "1" * 16})
+        return folder
+
+    runs = [write_run(tmp_path / "a", WEAK), on_other_data(tmp_path / "b", tuning=tuning.Lora())]
+    (item,) = compare_runs(runs)["comparisons"]
+    assert (item["paired"], item["difference"]) == (False, None)
+    for part in (*map(str, runs), "0" * 16, "1" * 16):
+        assert part in item["reason"]
+    # A subset that the seed draws has another fingerprint for each seed.
+    drawn = Data(target="digits", shots=4)
+    subsets = [write_run(tmp_path / "c", WEAK, data=drawn), on_other_data(tmp_path / "d", data=drawn, seed=1)]
+    assert compare_runs(subsets)["comparisons"][0]["paired"]
+    assert [row["seeds"] for row in compare_runs(subsets)["arms"]["rows"]] == [2]
+    seeds = [runs[0], write_run(tmp_path / "e", STRONG, seed=1), on_other_data(tmp_path / "f", seed=2)]
+    arms = compare_runs(seeds)
+    assert [row["seeds"] for row in arms["arms"]["rows"]] == [2]
+    assert any(str(seeds[2]) in note and "without" in note for note in arms["notes"])
+
+
 @pytest.mark.parametrize("metric", ["test/accuracy", "test/loss", "test/macro_f1"])
 def test_the_other_order_has_the_opposite_sign(pair, metric):
     (first,), (second,) = (compare_runs(runs, metric)["comparisons"] for runs in (pair, pair[::-1]))

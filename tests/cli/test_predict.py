@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from tlx.cli import main
-from tlx.cli.predict import READER_ENDED
+from tlx.cli.commands import READER_ENDED
+from tlx.cli.predict import continuing
 
 
 def call(*arguments, stdin=None):
@@ -65,9 +66,12 @@ def test_an_unfinished_run_is_named(tmp_path):
 
 def test_a_reader_that_ends_is_no_error():
     program = (
-        "import click, sys; from tlx.cli.predict import reader_may_end\n"
-        "with reader_may_end():\n"
+        "import click; from tlx.cli.commands import Commands\n"
+        "group = Commands()\n"
+        "@group.command()\n"
+        "def count():\n"
         "    for n in range(10**6): click.echo(f'line {n}')\n"
+        "group(['count'])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline() == b"line 0\n"
@@ -76,7 +80,7 @@ def test_a_reader_that_ends_is_no_error():
     assert process.wait() == READER_ENDED
 
 
-def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path):
+def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path, monkeypatch):
     table = reviews.write(tmp_path / "other.csv", reviews.rows(60, seed=9))
     arguments = ("eval", reviewed.folder, "--data", table, "--by", "language", "--by", "votes", "--mistakes", "3")
     outcome = call(*arguments, "--out", tmp_path / "eval")
@@ -97,6 +101,10 @@ def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path):
     assert document["metrics"][0]["value"] == pytest.approx(scores["correct"].mean())
     printed = json.loads(call(*arguments, "--out", tmp_path / "eval", "--json").stdout)
     assert printed["metrics"] == document["metrics"]
+    # The output has the name of the folder, however it is written.
+    monkeypatch.chdir(tmp_path)
+    assert call("eval", reviewed.folder / "model" / "..", "--data", table, "--mistakes", "0").exit_code == 0
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == [f"eval-{reviewed.folder.name}-other-all"]
     wrong = reviews.write(tmp_path / "wrong.csv", [row | {"stars": "god"} for row in reviews.rows(3)])
     for arguments, parts in (
         (("--data", wrong), ("wrong.csv line 2", "'stars' is 'god'", "'good'")),
@@ -110,6 +118,16 @@ def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path):
         outcome = call("eval", reviewed.folder, *arguments)
         assert outcome.exit_code == 2, outcome.output
         assert all(part in outcome.stderr for part in parts), outcome.stderr
+
+
+def test_a_job_that_stopped_before_it_began_replaces_the_older_file_again(tmp_path):
+    out = tmp_path / "answers.csv"
+    for is_file, is_begun, option in ((0, 0, "--resume"), (1, 0, "--overwrite"), (1, 1, "--resume")):
+        if is_file:
+            out.touch()
+        if is_begun:
+            out.with_name("answers.csv.parts").mkdir()
+        assert continuing(("predict", "r"), ("--", "a.csv"), out) == f"tlx predict r {option} -- a.csv"
 
 
 def test_the_command_that_is_printed_continues_the_same_job(reviewed, table, tmp_path, monkeypatch):

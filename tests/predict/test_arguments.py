@@ -1,6 +1,7 @@
 """An argument that looks like a path is a file or an error, never a text; files and standard input are understood."""
 
 import io
+import os
 
 import pandas as pd
 import pytest
@@ -68,6 +69,20 @@ def test_standard_input_is_lines_or_a_table(form, content, model):
     assert parts[0][1].place(1).startswith("standard input")
 
 
+@pytest.mark.parametrize(("form", "content"), [(None, b"good film\nbad\n"), ("csv", b"text\ngood film\nbad\n")])
+def test_a_pipe_is_read_like_standard_input(form, content, model):
+    read, write = os.pipe()
+    os.write(write, content)
+    os.close(write)
+    try:
+        parts = understood([f"/dev/fd/{read}"], model, form=form)
+    finally:
+        os.close(read)
+    assert rows(parts) == [["good film", "bad"]]
+    with pytest.raises(ValueError, match="/dev/null is empty"):
+        understood([os.devnull], model)
+
+
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
@@ -94,10 +109,13 @@ def test_a_wrong_path_is_an_error_that_says_how_to_give_a_text(argument, parts, 
         ("a.csv", "text\nx\n", {"image": ["text"]}, ("image='text'", "reads texts")),
         ("a.xlsx", "x", {}, ("a.xlsx", "CSV")),
         ("a.txt", "good", {"text": ["body"]}, ("--text", "no argument is a table")),
+        ("a.csv", "text\ngood\n", {"form": "lines"}, ("a.csv", "--format lines", "- <")),
+        ("a.txt", "good", {"split": "test"}, ("--split test", "no argument is a data set")),
     ],
 )
 def test_a_bad_table_names_the_file_and_the_column(name, content, columns, parts, tmp_path, model):
     (tmp_path / name).write_text(content)
+    settings = {role: columns.pop(role) for role in ("form", "split") if role in columns}
     with pytest.raises(ValueError) as error:
-        understood([str(tmp_path / name)], model, columns=columns)
+        understood([str(tmp_path / name)], model, columns=columns, **settings)
     assert all(part in str(error.value) for part in parts), error.value

@@ -59,6 +59,31 @@ def test_rows_of_every_kind_have_the_answers_of_their_texts(reviewed, reviews, t
             predict(reviewed, kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "parts"),
+    [
+        (["good"], {"batch": 0}, ("batch is 0", "1 or more")),
+        (["good", "a\udce9"], {}, ("rows row 1", "surrogate")),
+        ({"body": "good film"}, {}, ("'body' is one text", "['good film']")),
+        ({"body": ["good", " "], "id": [1, 2]}, {}, ("rows row 1", "'body' is missing")),
+        (pd.DataFrame({"body": ["good", None]}), {}, ("row 1", "'body' is missing")),
+    ],
+)
+def test_a_wrong_row_is_named(kind, settings, parts, reviewed):
+    with pytest.raises((ValueError, TypeError)) as error:
+        predict(reviewed, kind, **settings)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_blank_cell_has_no_answer_in_any_kind_of_table(reviewed, tmp_path):
+    (tmp_path / "a.csv").write_text("body,n\ngood film,1\n,2\n")
+    with pytest.raises(ValueError, match=r"a\.csv line 3: 'body' is missing"):
+        predict(reviewed, tmp_path / "a.csv")
+    for kind in (tmp_path / "a.csv", pd.DataFrame({"body": ["good film", ""]}).to_dict("list")):
+        answers = predict(reviewed, kind, skip_broken=True)
+        assert answers[0] is not None and answers[1] is None
+
+
 def test_a_frame_is_returned_with_the_columns_of_the_file(reviewed, reviews, tmp_path):
     """The frame has the names, the order and the numbers of the file that `tlx predict --out` writes."""
     frame = pd.DataFrame(reviews.rows(9, seed=3, label=False), index=range(20, 29))
@@ -95,7 +120,7 @@ def test_an_answer_does_not_depend_on_its_batch(reviews):
 
 
 def test_logits_are_in_the_order_of_the_rows(reviews):
-    """With one size of batches the output for a row has the same bits whatever the other rows are."""
+    """With one size of batches the output for a row has the same bits whatever the number of rows."""
     predictor = Predictor(reviews.opened(tasks.Classification(classes=3, names=reviews.CLASSES)), batch=4, sizes=())
     examples = [{"text": row["body"]} for row in reviews.rows(70, seed=1)]
     logits = predictor.logits(examples)

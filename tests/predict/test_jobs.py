@@ -1,5 +1,6 @@
 """Answers in files: the order and the columns of the rows, and the same bytes after a kill."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -68,11 +70,6 @@ def test_a_job_that_was_stopped_ends_with_the_same_bytes(ending, predictor, tabl
     if ending == "parquet":
         complete = tmp_path / "complete.parquet"
         write_answers(predictor, table, complete)
-
-    def stop(done, total):
-        if done == 32:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         write_answers(predictor, table, path, say=stop)
     assert not path.exists()
@@ -88,13 +85,14 @@ def test_a_job_that_was_stopped_ends_with_the_same_bytes(ending, predictor, tabl
         write_answers(predictor, table, path)
 
 
+def stop(done, total):
+    """Stop a job after its first chunk."""
+    if done == 32:
+        raise KeyboardInterrupt
+
+
 def test_a_job_is_not_continued_on_other_rows(predictor, table, reviews, tmp_path):
     path = tmp_path / "answers.csv"
-
-    def stop(done, total):
-        if done == 32:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         write_answers(predictor, table, path, say=stop)
     others = rows_of(pd.DataFrame(reviews.rows(COUNT + 1)), predictor.model, {"text": ("body",)})
@@ -102,6 +100,74 @@ def test_a_job_is_not_continued_on_other_rows(predictor, table, reviews, tmp_pat
         write_answers(predictor, others, path, resume=True)
     write_answers(predictor, others, path, overwrite=True)
     assert len(reviews.read(path)) == COUNT + 1
+
+
+def test_a_finished_file_is_complete_for_its_own_rows_only(predictor, table, reviews, tmp_path):
+    path = tmp_path / "answers.csv"
+    write_answers(predictor, table, path)
+    first = path.read_bytes()
+    others = rows_of(pd.DataFrame(reviews.rows(COUNT, seed=6)), predictor.model, {"text": ("body",)})
+    with pytest.raises(FileExistsError, match=r"another job: data.*--overwrite"):
+        write_answers(predictor, others, path, resume=True)
+
+    def stop_at_once(done, total):
+        raise KeyboardInterrupt
+
+    # The file is replaced at the end, so a job that was stopped before its first chunk is continued.
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(predictor, others, path, overwrite=True, say=stop_at_once)
+    assert path.read_bytes() == first
+    assert write_answers(predictor, others, path, resume=True).fresh
+    assert path.read_bytes() != first and not path.with_name("answers.csv.parts").exists()
+    assert not write_answers(predictor, others, path, resume=True).fresh
+    path.write_text("edited")
+    with pytest.raises(FileExistsError, match=r"no record.*--overwrite"):
+        write_answers(predictor, others, path, resume=True)
+
+
+def test_chunks_without_the_description_of_their_job_are_computed_again(predictor, table, written, tmp_path):
+    path = tmp_path / "answers.csv"
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(predictor, table, path, say=stop)
+    parts = path.with_name("answers.csv.parts")
+    chunk = parts / f"{0:012}.jsonl"
+    chunk.write_text(chunk.read_text().replace('"prediction": "', '"prediction": "un'))
+    (parts / "job.json").unlink()
+    write_answers(predictor, table, path)
+    assert path.read_bytes() == written.read_bytes()
+
+
+def test_a_job_that_was_stopped_counts_all_texts_that_were_cut(predictor, reviews, tmp_path):
+    frame = pd.DataFrame(reviews.rows(COUNT, seed=5))
+    frame.loc[[0, 40], "body"] = "film " * 1000
+    rows = rows_of(frame, predictor.model, {"text": ("body",)})
+    path = tmp_path / "answers.csv"
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(predictor.again(2), rows, path, say=stop)
+    assert write_answers(predictor.again(2), rows, path, resume=True).notes[0].startswith("2 texts are longer")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_every_cell_is_read_back(ending, predictor, tmp_path):
+    texts = ["a\rb", "a\r\nb", "a\nb", 'a "b"', "a,b\tc", " a ", "=a()"]
+    frame = pd.DataFrame({"text": texts, "n": range(len(texts))})
+    path = tmp_path / f"a.{ending}"
+    write_answers(predictor, rows_of(frame, predictor.model, {}), path)
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t" if ending == "tsv" else ","))
+    assert [row["text"] for row in rows] == texts and [row["n"] for row in rows] == [*map(str, range(len(texts)))]
+    assert path.read_bytes().count(b"\r\n") == 1
+
+
+def test_numbers_of_the_rows_are_short_and_valid_json(predictor, tmp_path):
+    numbers = pa.array([1.1, float("nan"), None], pa.float32())
+    nested = pa.array([[0.1, float("inf")], [], None], pa.list_(pa.float32()))
+    table = pa.table({"text": ["good", "bad", "film"], "n": numbers, "v": nested})
+    write_answers(predictor, rows_of(table, predictor.model, {}), tmp_path / "a.jsonl")
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(line["n"], line["v"]) for line in lines] == [(1.1, [0.1, None]), (None, []), (None, None)]
+    write_answers(predictor, rows_of(table, predictor.model, {}), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith('good,1.1,"[0.1, null]",')
 
 
 def test_answers_get_other_names_where_the_rows_have_theirs(predictor, reviews, tmp_path):

@@ -55,6 +55,14 @@ def test_several_tables_and_chosen_rows_have_the_answers_of_their_rows(files, re
     assert written["id"].tolist() == [row["id"] for row in rows] and written["words"].isna().sum() == 7
 
 
+def test_rows_with_and_without_a_value_are_different_jobs(files, reviewed):
+    _, first, _ = files
+    model = open_model(reviewed.folder)
+    chosen = Where(first, column="language", values=("de",)), Where(first, column="language", without=("de",))
+    jobs = [rows_of(source, model, {}).identity for source in chosen]
+    assert jobs[0] != jobs[1]
+
+
 def test_a_choice_without_rows_names_the_values(files, reviewed):
     _, first, _ = files
     for source, parts in (

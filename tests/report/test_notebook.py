@@ -65,6 +65,13 @@ def checked(html):
     return tags
 
 
+def test_a_run_without_its_folder_has_no_page_and_says_so(digits, tmp_path):
+    moved = digits._replace(folder=tmp_path / "gone")
+    assert moved._repr_html_() is None and "gone" in repr(moved)
+    with pytest.raises(FileNotFoundError, match="gone no longer contains the run"):
+        moved.plot.curves()
+
+
 def test_a_run_shows_its_metrics_with_intervals_its_curves_and_its_mistakes(digits):
     records = reading.read(digits.folder)
     tags = checked(digits._repr_html_())

@@ -96,6 +96,7 @@ def test_a_calibrated_run_reports_both_and_keeps_its_temperature(classified, tmp
     (answer,) = predict.predict(classified.folder, [image(tmp_path)])
     first = np.load(classified.folder / "predictions" / "test.npz")["calibrated_confidence"][0]
     assert max(answer.values()) == pytest.approx(float(first), abs=1e-4)
+    assert classified.predictions["probability"].iloc[0] == pytest.approx(float(first), rel=1e-6)
     page = (classified.folder / "report.html").read_text()
     assert "temperature" in page and "calibrated ECE" in page and "AUROC" in page
 

@@ -25,6 +25,11 @@ from tlx.trees import Json, near_miss
 
 DOCUMENT, PAGE = "compare.json", "compare.html"
 ARM = "arm"
+# The settings of the data that choose no examples, and those that choose or change training examples by the seed.
+SAME_EXAMPLES = (
+    "tokens", "buckets", "group", "size", "channels", "seconds", "augment", "views", "sampling", "processor",
+)  # fmt: skip
+DRAWING = ("source", "labels", "shots", "fraction", "streams")
 MODELS_ONLY = (
     "a test over examples says whether these trained models differ on such examples; whether one method is better than "
     "another takes several seeds of each"
@@ -234,9 +239,31 @@ def incomparable(run: ComparedRun, first: ComparedRun, split: str) -> str:
             return (
                 f"the {split} examples are of different data: data.{field} is {texts[0]}, and {texts[1]} in the first"
             )
+    if reason := changed_data(run, first):
+        return reason
     if run.result["classes"] != first.result["classes"]:
         return f"the runs have different classes: {len(run.result['classes'])} and {len(first.result['classes'])}"
     return ""
+
+
+def changed_data(run: ComparedRun, first: ComparedRun) -> str:
+    """Return the fingerprints of the data of two runs where equal settings chose other examples, because the data set
+    changed; an empty text where they are the same, or where the settings may choose different training examples."""
+    settings = [
+        {name: value for name, value in side.recipe["data"].items() if name not in SAME_EXAMPLES}
+        for side in (run, first)
+    ]
+    shared = settings[0].keys() & settings[1].keys()
+    is_drawn = any(settings[0].get(name) for name in DRAWING) and settings[0].get("subset_seed") is None
+    if any(settings[0][name] != settings[1][name] for name in shared) or (is_drawn and run.seed != first.seed):
+        return ""
+    prints = [side.result.get("data") for side in (run, first)]
+    if None in prints or prints[0] == prints[1]:
+        return ""
+    return (
+        f"the data of the runs differ: {run.folder} has data with the fingerprint {prints[0]}, and {first.folder} has "
+        f"{prints[1]}"
+    )
 
 
 def unlike(other: Predictions, base: Predictions) -> str:
@@ -328,7 +355,8 @@ def judged(comparisons: list[Json], smallest: float, higher: bool) -> list[Json]
 
 
 def arms_of(runs: Sequence[ComparedRun], names: Sequence[str], metric: str, smallest: float) -> Json | None:
-    """Compare arms over their seeds, as a study does: runs that differ only in their seeds are one arm.
+    """Compare arms over their seeds, as a study does: runs that differ only in their seeds are one arm. A run on data
+    that changed since another one is left out, with a note.
 
     Returns:
         `rows`, one for each arm, and `notes`; None where no arm has two seeds.
@@ -336,7 +364,12 @@ def arms_of(runs: Sequence[ComparedRun], names: Sequence[str], metric: str, smal
     groups: dict[str, dict[Any, ComparedRun]] = {}
     labels: dict[str, str] = {}
     notes = []
+    kept: list[ComparedRun] = []
     for run, name in zip(runs, names, strict=True):
+        if reason := next(filter(None, (changed_data(run, other) for other in kept)), ""):
+            notes.append(f"{reason}; the arms are without {run.folder}")
+            continue
+        kept.append(run)
         key = json.dumps({field: value for field, value in run.recipe.items() if field != "seed"}, sort_keys=True)
         labels.setdefault(key, name)
         group = groups.setdefault(key, {})

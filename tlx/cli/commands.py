@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,6 +16,8 @@ from tlx.cli.user_files import USER_ERRORS, kind_of, place_of
 from tlx.files.durable import DamagedWarning
 
 RUN_ERRORS = (ArithmeticError, OSError)
+# The exit code of a program with a reader that ended first, such as `head`: 128 and the number of SIGPIPE.
+READER_ENDED = 141
 # The sections of `tlx --help`, in their order: what a researcher wants to do.
 SECTIONS = ("Train", "Data", "Measure transfer", "Compare", "Models", "Tools")
 
@@ -53,7 +56,8 @@ class Command(click.Command):
 class Commands(click.Group):
     """A group that prints a user's mistake as one clear line and exits with code 2, or 1 if the run itself failed.
 
-    An unexpected error is also one line, which asks the user to report it; the exit code is 1.
+    An unexpected error is also one line, which asks the user to report it; the exit code is 1. A reader of the output
+    that ends first, such as `head`, is no error.
     """
 
     command_class = Command
@@ -80,6 +84,11 @@ class Commands(click.Group):
                     click.echo(f"tlx: warning: {message}", err=True) if is_news(kind) else show(message, kind, *place)
                 )
                 return super().invoke(context)
+        except BrokenPipeError:
+            # Python writes the rest of its buffer at the exit, and would report the pipe again.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(READER_ENDED)
         except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
             raise
         except click.ClickException as error:

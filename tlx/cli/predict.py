@@ -1,12 +1,11 @@
 """The commands that use a finished run: predict, and evaluate on other data."""
 
 import json
-import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import click
 
 from tlx.cli.group import command_of, config_option, main, print_table
 from tlx.cli.user_files import optional_recipe
+from tlx.trees import finite
 
 if TYPE_CHECKING:
     from tlx.predict import InputRows, Predictor
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress where the output is no terminal.
 QUIET = 30.0
-# The exit code of a program whose reader ended, such as `head`: 128 and the number of SIGPIPE.
-READER_ENDED = 141
 
 
 def column_options(command: click.decorators.FC) -> click.decorators.FC:
@@ -58,7 +56,7 @@ def column_options(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--split", metavar="NAME", help="Split of a data set that has several.")
 @click.option("--out", metavar="FILE", help="Output file: rows and answers, as .csv, .tsv, .jsonl or .parquet.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted job of --out.")
-@click.option("--overwrite", is_flag=True, help="Delete the file of --out first.")
+@click.option("--overwrite", is_flag=True, help="Replace the file of --out once all answers are computed.")
 @click.option("--skip-broken", is_flag=True, help="Leave rows that cannot be read without an answer, and count them.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Rows computed together.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per example.")
@@ -99,8 +97,7 @@ def predict(
             click.echo(f"{name}: {part.what}", err=True)
     predictor = Predictor(model, batch)
     if out is None or out == "-":
-        with reader_may_end():
-            print_answers(predictor, rows, as_json, skip_broken, quiet)
+        print_answers(predictor, rows, as_json, skip_broken, quiet)
         return
     if len(rows) > 1:
         names = " and ".join(name or "the other arguments" for name, _ in rows)
@@ -111,26 +108,15 @@ def predict(
     words_of += [word for pair in pairs for word in ("--pair", *pair)]
     words_of += [*(["--literal"] if literal else []), *(["--format", form] if form else [])]
     words_of += [*(["--split", split] if split else []), *(["--config", config] if config else [])]
-    words_of += [*(["--skip-broken"] if skip_broken else []), "--batch", str(batch), "--out", out, "--resume"]
+    words_of += [*(["--skip-broken"] if skip_broken else []), "--batch", str(batch), "--out", out]
     # A text may begin as an option does.
-    command = command_of("predict", *words_of, "--", source, *examples)
+    command = partial(continuing, ("predict", *words_of), ("--", source, *examples), Path(out))
     write_file(predictor, rows[0][1], out, resume, overwrite, skip_broken, quiet, command)
 
 
 def parts_of(recipe: "Recipe | None") -> tuple:
     """Return the model, the processor and the task of a user's recipe; None for each without one."""
     return (None, None, None) if recipe is None else (recipe.model, recipe.data.processor, recipe.task)
-
-
-@contextmanager
-def reader_may_end() -> Iterator[None]:
-    """End without a message where the reader of the output ends first, such as `head`."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Python writes what is left in its buffer at the exit, and would report the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(READER_ENDED)
 
 
 def print_answers(
@@ -145,7 +131,7 @@ def print_answers(
             broken += answered.broken.values()
             for row, answer in enumerate(answered.answers, answered.start):
                 if as_json:
-                    click.echo(json.dumps({"example": rows.example(row), "answer": answer}))
+                    click.echo(json.dumps(finite({"example": rows.example(row), "answer": answer})))
                 else:
                     click.echo(f"{'-' if answer is None else answer_words(answer)}  | {rows.words(row)}")
     for note in (*predictor.notes(), *broken_notes(broken)) if not quiet else ():
@@ -167,9 +153,17 @@ def broken_notes(broken: Sequence[str]) -> list[str]:
     return [f"{rows} no answer, because {'it' if len(broken) == 1 else 'they'} cannot be read; the first: {broken[0]}"]
 
 
+def continuing(words: Sequence[str], rest: Sequence[str], out: Path) -> str:
+    """Return the command that continues a stopped job; without any chunk of it, it replaces an older file again."""
+    from tlx.predict.jobs import chunk_folder
+
+    is_stopped_early = out.exists() and not chunk_folder(out).is_dir()
+    return command_of(*words, "--overwrite" if is_stopped_early else "--resume", *rest)
+
+
 def write_file(
     predictor: "Predictor", rows: "InputRows", out: str, resume: bool, overwrite: bool, skip_broken: bool, quiet: bool,
-    command: str,
+    command: Callable[[], str],
 ) -> None:  # fmt: skip
     """Write the rows with their answers, with progress. Ctrl-C prints the command that continues."""
     from tlx.predict import write_answers
@@ -180,7 +174,7 @@ def write_file(
             predictor, rows, out, resume=resume, overwrite=overwrite, skip_broken=skip_broken, say=progress
         )
     except KeyboardInterrupt:
-        click.echo(f"\nstopped after {progress.done:,} of {len(rows):,} rows; continue with: {command}", err=True)
+        click.echo(f"\nstopped after {progress.done:,} of {len(rows):,} rows; continue with: {command()}", err=True)
         sys.exit(130)
     if not written.fresh:
         click.echo(f"{out} is complete, nothing was computed; pass --overwrite to predict again", err=True)
@@ -232,17 +226,16 @@ def evaluate(
         source, source_in(data, recipe), split=split, by=by, mistakes=mistakes, missing=missing, recipe=recipe,
         say=RowProgress(quiet or as_json, "examples"), **stated,  # type: ignore[arg-type]
     )  # fmt: skip
-    folder = Path(out or f"runs/eval-{Path(source).name}-{in_words.short_name(evaluation.document)}")
+    folder = Path(out or f"runs/eval-{Path(source).resolve().name}-{in_words.short_name(evaluation.document)}")
     files = evaluation.write(folder, overwrite)
-    with reader_may_end():
-        if as_json:
-            click.echo(json.dumps({**evaluation.document, "files": list(map(str, files))}))
-            return
-        for title, heads, rows in in_words.tables(evaluation.document):
-            print_table(title, heads, rows, ())
-        for line in (*in_words.mistakes(evaluation.document), *in_words.notes(evaluation.document)):
-            click.echo(line)
-        click.echo("\n".join(map(str, files)))
+    if as_json:
+        click.echo(json.dumps({**finite(evaluation.document), "files": list(map(str, files))}))
+        return
+    for title, heads, rows in in_words.tables(evaluation.document):
+        print_table(title, heads, rows, ())
+    for line in (*in_words.mistakes(evaluation.document), *in_words.notes(evaluation.document)):
+        click.echo(line)
+    click.echo("\n".join(map(str, files)))
 
 
 def source_in(text: str | None, recipe: "Recipe | None") -> object:

@@ -7,6 +7,7 @@ from tlx.export.blends import blend_of
 from tlx.export.card import NAME as CARD
 from tlx.export.card import card, records_of
 from tlx.export.program import write_program
+from tlx.export.temperature import folded, in_words
 from tlx.export.usage import of_hugging_face, of_program
 from tlx.predict import opened
 from tlx.predict.opening import resolved
@@ -82,15 +83,19 @@ def check_form(to: str) -> None:
 
 def write_hugging_face(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:
     """Write the Hugging Face layout; return the library that opens it, how to use it, and notes."""
-    write_checked(pretrained, directory)
+    write_checked(folded(pretrained), directory)
     library = "tlx" if written_kind(pretrained) == OWN else "transformers"
-    return library, of_hugging_face(pretrained), [note(pretrained)]
+    return library, of_hugging_face(pretrained), [note(pretrained), in_words(pretrained, "huggingface")]
 
 
 def write_for_jax(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:
     """Write a program of `jax.export`; return the library that opens it, how to use it, and notes."""
     written = write_program(pretrained, directory)
-    return "jax", of_program(written, pretrained.task), [*written.notes, adapter_note(pretrained)]
+    return (
+        "jax",
+        of_program(written, pretrained.task),
+        [*written.notes, adapter_note(pretrained), in_words(pretrained, "stablehlo")],
+    )
 
 
 def adapter_note(pretrained: Pretrained) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlx import assets, config
+from tlx.export import temperature
 from tlx.export.blends import sections
 from tlx.export.markdown import block, code, items, plain, table
 from tlx.export.usage import pipeline_of
@@ -143,6 +144,9 @@ def card(
     if records is not None:
         parts += ["## Results", *results(records, values), "## Data", *data(records)]
         parts += ["## Classes", *classes(records)] if records.task.names else []
+    if calibration := temperature.in_words(pretrained, form):
+        parts += ["## Calibration", calibration]
+    if records is not None:
         parts += ["## Training", *training(records)]
     parts += sections(blend) if blend is not None else []
     parts += ["## Limits", items(limits(pretrained, records))]

@@ -4,7 +4,7 @@
 | --- | --- |
 | `program.jax` | the function as StableHLO for several platforms, with symbolic sizes where that is possible |
 | `model.safetensors` | its weights, by path |
-| `program.json` | inputs, outputs, class names, platforms, versions |
+| `program.json` | inputs, outputs, class names, the temperature of calibrated probabilities, platforms, versions |
 | `load.py` | opens these files with jax alone |
 
 The weights are arguments of the program and not constants in it. So the program has some kilobytes, the compiler does
@@ -25,6 +25,7 @@ import numpy as np
 from tlx import models
 from tlx.export import load as loader
 from tlx.export.inputs import Preparation, prepare
+from tlx.export.temperature import temperature_of
 from tlx.records.run_directory import environment
 from tlx.trees import Json, flatten, nest
 from tlx.types import Array, Field, Model, Variables
@@ -270,6 +271,7 @@ def example_inputs(pretrained: Pretrained, fields: Mapping[str, Field], sizes: S
 def describe(pretrained: Pretrained, fields: Mapping[str, Field], lowered: Lowered) -> Json:
     """Return the content of program.json."""
     batch, length = (name if size is None else size for name, size in zip((BATCH, LENGTH), lowered.sizes, strict=True))
+    temperature = temperature_of(pretrained.task)
     outputs = jax.tree.unflatten(lowered.exported.out_tree, lowered.exported.out_avals)
     return {
         "inputs": {
@@ -288,6 +290,7 @@ def describe(pretrained: Pretrained, fields: Mapping[str, Field], lowered: Lower
             for name, output in outputs.items()
         },
         "classes": list(getattr(pretrained.task, "names", ())),
+        **({} if temperature is None else {"temperature": temperature}),
         "platforms": list(lowered.exported.platforms),
         **{name: environment()["packages"][name] for name in ("tlx", "jax")},
         "calling_convention": lowered.exported.calling_convention_version,

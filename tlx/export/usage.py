@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tlx.export.inputs import Preparation
 from tlx.export.markdown import block, code, items, plain
 from tlx.export.program import ABOUT, LOADER, PROGRAM, Written
+from tlx.export.temperature import temperature_of
 from tlx.models import Architecture, PerToken, architectures
 from tlx.tasks import Task
 from tlx.weights import Pretrained
@@ -111,9 +112,15 @@ def inputs_of(preparation: Preparation) -> Sequence[str]:
 def decoded(task: Task | None) -> list[str]:
     """Return the lines that print the answers in `outputs`."""
     if task is not None and task.problem in PROBABILITIES:
+        probabilities, calibration = PROBABILITIES[task.problem], []
+        if (temperature := temperature_of(task)) is not None:
+            calibration = ["# The calibrated probabilities divide the logits by this temperature."]
+            calibration += [f"temperature = {temperature!r}"]
+            probabilities = 'jax.nn.softmax(outputs["logits"] / temperature)'
         return [
             f'names = json.load(open("{ABOUT}", encoding="utf-8"))["classes"]',
-            f"for row in {PROBABILITIES[task.problem]}:",
+            *calibration,
+            f"for row in {probabilities}:",
             "    print({name: round(float(number), 4) for name, number in zip(names, row)})",
         ]
     if task is not None and (scale := task.label_scale()) is not None:

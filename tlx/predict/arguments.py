@@ -55,9 +55,10 @@ def understood(
 ) -> list[tuple[str, InputRows]]:
     """Return the rows that arguments name, in order; the texts and the files next to each other are joined.
 
-    `-` is standard input, a folder its images, sounds or table, a file a table, an image, a sound, or lines of text by
-    the end of its name. A source as a recipe writes it, such as `Where("a.csv", ...)`, is that source; with `split` a
-    name is that of a data set. Anything else is a text, unless it looks like a path.
+    `-` is standard input, and a pipe such as `<(...)` is read like it. A folder is its images, sounds or table, a file
+    a table, an image, a sound, or lines of text by the end of its name. A source as a recipe writes it, such as
+    `Where("a.csv", ...)`, is that source; with `split` a name is that of a data set. Anything else is a text, unless it
+    looks like a path.
 
     Args:
         arguments: The words of the command line.
@@ -88,6 +89,8 @@ def understood(
             parts.add_folder(path)
         elif path is not None and path.is_file():
             parts.add_file(argument, path)
+        elif path is not None and (path.is_fifo() or path.is_char_device()):
+            parts.add_pipe(argument, path)
         elif (source := spelled_source(argument, recipe)) is not None:
             parts.add_table(argument, source)
         elif split is not None and is_name(argument):
@@ -100,6 +103,13 @@ def understood(
     stated = [role for role, names in (columns or {}).items() if names]
     if stated and not parts.tables:
         raise ValueError(f"--{stated[0].replace('_', '-')} names a column, but no argument is a table")
+    if split is not None and not parts.sources:
+        raise ValueError(f"--split {split} names a split of a data set, but no argument is a data set or a table")
+    if parts.by_ending and not parts.is_form_used:
+        raise ValueError(
+            f"{parts.by_ending[0]} is a table by its ending, and --format {form} is for standard input and for files "
+            f"without a known ending; leave the option out, or use standard input: - < {parts.by_ending[0]}"
+        )
     return parts.parts
 
 
@@ -113,7 +123,11 @@ class ArgumentParts:
         self.model, self.form, self.columns, self.split = model, form, columns, split
         self.parts: list[tuple[str, InputRows]] = []
         self.plain: list[str] = []
-        self.tables = 0
+        # The tables, and those of them that may have several splits.
+        self.tables = self.sources = 0
+        # The tables that are read by their ending and not by the form, and whether the form says how to read a part.
+        self.by_ending: list[str] = []
+        self.is_form_used = False
 
     def settle(self) -> None:
         """Make a part of the texts and the names of files."""
@@ -126,7 +140,7 @@ class ArgumentParts:
     def add_table(self, name: str, source: Source) -> None:
         """Add the rows of a source."""
         self.settle()
-        self.tables += 1
+        self.tables, self.sources = self.tables + 1, self.sources + 1
         rate = getattr(self.model.processor, "rate", 0)
         self.parts.append((name, source_rows(source, self.model.inputs, self.columns, self.split, rate)))
 
@@ -143,6 +157,8 @@ class ArgumentParts:
             check_media(path, kind, self.model)
             self.plain.append(name)
         elif ending in ENDINGS:
+            if self.form not in (None, ending.removeprefix(".")):
+                self.by_ending.append(name)
             self.add_table(name, ENDINGS[ending](name))
         elif ending in OTHER and ending != ".txt":
             # It raises the error for a file that tlx does not read.
@@ -150,9 +166,17 @@ class ArgumentParts:
         else:
             self.add_lines(name, path)
 
+    def add_pipe(self, name: str, path: Path) -> None:
+        """Add the lines or the table of a pipe, such as that of `<(...)`, as of standard input."""
+        if path.suffix.lower() in ENDINGS and self.form is None:
+            raise ValueError(f"{name} is a pipe, so its ending is not read; name its form: --format csv or jsonl")
+        with path.open("rb") as stream, spooled(stream, self.form) as file:
+            self.add_lines(name, file)
+
     def add_lines(self, name: str, path: Path) -> None:
         """Add the lines of a file, or its table where the form of the input says so."""
         self.settle()
+        self.is_form_used = True
         self.tables += self.form in ("csv", "jsonl")
         self.parts.append((name, file_rows(path, self.form or "lines", self.model, self.columns, name)))
 

@@ -35,11 +35,15 @@ class Predictor:
         model: The opened model.
         batch: The largest number of rows of a batch.
         sizes: Further sizes of a batch. A batch has the smallest size that holds its rows; () gives every batch `batch`
-            rows, so that the output for a row has the same bits whatever the number of rows.
+            rows, so that the number of rows changes no bit of the output for a row. Texts are padded to the length of
+            their batch, so its longest text may change the last bits of the others.
+
+    Raises:
+        ValueError: `batch` is not a whole number of 1 or more.
     """
 
     def __init__(self, model: OpenedModel, batch: int = BATCH, sizes: tuple[int, ...] = SIZES):
-        self.model, self.batch, self.sizes = model, batch, sizes
+        self.model, self.batch, self.sizes = model, checked_batch(batch), sizes
         self.processor, self.task = model.processor, model.task
         # The number of rows of which a part was cut off.
         self.cut = 0
@@ -49,7 +53,7 @@ class Predictor:
     def again(self, batch: int = BATCH) -> Self:
         """Return a predictor with the same model and the same compiled program, for other rows."""
         predictor = copy.copy(self)
-        predictor.batch, predictor.cut = batch, 0
+        predictor.batch, predictor.cut = checked_batch(batch), 0
         return predictor
 
     @property
@@ -170,6 +174,13 @@ class Predictor:
                     f"expected finite outputs: check this row, or the weights of {self.model.source}"
                 )
         return positions, inputs, arrays
+
+
+def checked_batch(batch: int) -> int:
+    """Return the number of rows of a batch. Raises ValueError where it is no whole number of 1 or more."""
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch is {batch!r}; expected a whole number of rows, 1 or more")
+    return batch
 
 
 def program(model: Model) -> Callable[[Variables, ArrayMap], Any]:

@@ -17,7 +17,7 @@ from tlx.data.sources.division import Division
 from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import Folder, files_of, media_kind
 from tlx.data.sources.labels import LabelColumn, counted
-from tlx.data.sources.raw_table import LINE, RawTable
+from tlx.data.sources.raw_table import CHUNK, LINE, RawTable
 from tlx.data.sources.roles import IMAGES, PAIRS, SOUNDS, TEXTS, is_text, sample
 from tlx.data.sources.table_rows import TableRows
 from tlx.data.sources.tabular import Tabular
@@ -26,6 +26,8 @@ from tlx.trees import Example, Json, near_miss
 from tlx.types import Column
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tlx.predict.opening import ModelInputs
     from tlx.processors.base import Processor
 
@@ -63,7 +65,10 @@ class InputRows:
     @cached_property
     def identity(self) -> Json:
         """Return JSON values that differ where the rows or their inputs differ."""
-        return {"data": self.table.digest, "columns": {role: list(names) for role, names in self.roles.items()}}
+        return {
+            "data": self.table.digest or digest_of(self.table.arrow),
+            "columns": {role: list(names) for role, names in self.roles.items()},
+        }
 
     def example(self, row: int) -> Any:
         """Return the inputs of a row as a JSON value: a text or a list of words, or a list where there are several."""
@@ -77,6 +82,14 @@ class InputRows:
         example, roles = self.example(row), [role for role, names in self.roles.items() for _ in names]
         parts = example if len(roles) > 1 else [example]
         return " / ".join(cell_words(part, "") for part in parts)
+
+
+def digest_of(arrow: pa.Table) -> str:
+    """Return a hash of the names, the types and the cells of a table in memory."""
+    digest = hashlib.sha256(str(arrow.schema).encode())
+    for batch in arrow.combine_chunks().to_batches(max_chunksize=CHUNK):
+        digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def cell_words(cell: Any, place: str) -> str:
@@ -171,7 +184,12 @@ def table_rows(
     rows = TableRows(table, roles, columns, places, Division("train", places), label, Tabular())
     examples = Examples(table.name, "rows", rows, columns)
 
+    texts = [name for role, names in roles.items() if columns[role].kind == "text" for name in names]
+
     def read(row: int) -> Example:
+        if texts and all(is_blank(table.cell(name, row)) for name in texts):
+            blank = " and ".join(map(repr, texts))
+            raise ValueError(f"{table.place(row)}: {blank} {'is' if len(texts) == 1 else 'are'} missing; add the text")
         try:
             return examples[row]
         except ValueError:
@@ -188,6 +206,11 @@ def table_rows(
     return InputRows(table, read, f"a table with {counted(len(table))}; {assigned}{others}", roles)
 
 
+def is_blank(cell: Any) -> bool:
+    """Return whether a cell is missing, or a text without words."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
 def file_place(table: RawTable, row: int) -> str:
     """Return the path of the file of a row."""
     return str((table.folder or Path()) / table.arrow["file"][row].as_py())
@@ -197,8 +220,21 @@ def plain_table(values: Sequence[str], column: str, name: str) -> RawTable:
     """Return texts, or names of files, as a table with one column."""
     import pyarrow as pa
 
+    check_encodable(values, name)
     digest = hashlib.sha256(repr(list(values)).encode()).hexdigest()
     return RawTable(name, pa.table({column: pa.array(values, pa.string())}), digest)
+
+
+def check_encodable(values: Sequence[str], name: str) -> None:
+    """Raise ValueError, with the number of the row, for a text with a part that is no character."""
+    for row, value in enumerate(values):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} row {row} is {value!r:.60}; its character {error.start}, {value[error.start]!r}, is half of a "
+                "pair (a surrogate): decode the text from its bytes with the right encoding"
+            ) from None
 
 
 def plain_rows(table: RawTable, inputs: ModelInputs, processor: Processor) -> InputRows:
@@ -243,6 +279,8 @@ def pair_rows(pairs: Sequence[tuple[str, str]], inputs: ModelInputs) -> InputRow
 
     if "text" not in inputs.columns or (inputs.stated and "text_pair" not in inputs.columns):
         raise ValueError(f"{pairs[0]!r:.80} is a pair of texts; the model reads {inputs.reads}: give one text for each")
+    for n in (0, 1):
+        check_encodable([pair[n] for pair in pairs], "the pairs")
     first, second = (pa.array([pair[n] for pair in pairs], pa.string()) for n in (0, 1))
     digest = hashlib.sha256(repr(list(pairs)).encode()).hexdigest()
     table = RawTable("the pairs", pa.table({"text": first, "text_pair": second}), digest)

@@ -150,7 +150,8 @@ def chosen_rows(source: Where, rows: InputRows) -> InputRows:
         )
     table = rows.table
     arrow = table.arrow.filter(is_kept)
-    chosen = RawTable(str(source), arrow, digest([table.digest, column, *wanted]), table.folder, table.kinds)
+    choice = [table.digest, column, "values" if source.values else "without", *wanted]
+    chosen = RawTable(str(source), arrow, digest(choice), table.folder, table.kinds)
     return InputRows(
         chosen,
         lambda row: rows.read(int(places[row])),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from tlx.data.sources.raw_table import LINE, RawTable, as_arrow, unified
 from tlx.files.durable import write_whole
-from tlx.trees import Json, near_miss
+from tlx.trees import Json, finite, near_miss
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +24,8 @@ FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
 PREFIX = "tlx_"
 # Rows of a group of a Parquet file.
 GROUP = 65536
+# The end of a line for the `csv` module: some of its versions quote a carriage return only where this holds one.
+QUOTED_END = "\r\n"
 # The digits of a number that are written: no more are the same on every machine.
 DIGITS = 7
 
@@ -47,9 +49,21 @@ class AnswerColumns(NamedTuple):
     prefix: str
     separator: str
 
+    def narrow_columns(self) -> dict[str, type[np.floating]]:
+        """Return the columns of the rows with numbers, or lists of numbers, of less than 64 bits, and their types."""
+        import pyarrow as pa
+
+        types: dict[str, type[np.floating]] = {str(pa.float16()): np.float16, str(pa.float32()): np.float32}
+        kinds = {name: self.table.arrow.schema.field(name).type for name in self.own}
+        numbers = {name: str(getattr(kind, "value_type", kind)) for name, kind in kinds.items()}
+        return {name: types[kind] for name, kind in numbers.items() if kind in types}
+
     def rows(self, start: int, values: Sequence[Json | None]) -> Iterator[tuple[Json, Json]]:
         """Yield the cells of each row and the values of its answer, all None for a row without one."""
         part = self.table.arrow.select(list(self.own)).slice(start, len(values)).to_pylist()
+        for name, kind in self.narrow_columns().items():
+            for cells in part:
+                cells[name] = shortest(cells[name], kind)
         nothing = dict.fromkeys(self.names)
         yield from zip(part, (nothing if value is None else value for value in values), strict=True)
 
@@ -129,6 +143,17 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
+def shortest(value: Any, kind: type[np.floating]) -> Any:
+    """Return a number, or a list of numbers, as the shortest decimal number that is the same in its type.
+
+    >>> shortest([1.100000023841858, None], np.float32)
+    [1.1, None]
+    """
+    if isinstance(value, list):
+        return [shortest(part, kind) for part in value]
+    return value if value is None else float(str(kind(value)))
+
+
 def write_table(
     path: Path, form: str, table: RawTable, files: Sequence[Path], headers: Sequence[Json], separator: str = ";"
 ) -> tuple[str, ...]:
@@ -179,12 +204,19 @@ def chunk_values(files: Iterable[Path]) -> Iterator[tuple[int, list[Json | None]
         start += len(values)
 
 
+class CsvLines(list[str]):
+    """The lines of a CSV writer, each with a line feed at its end."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix(QUOTED_END) + "\n")
+
+
 def csv_pieces(
     columns: AnswerColumns, chunks: Iterable[tuple[int, list[Json | None]]], delimiter: str
 ) -> Iterator[bytes]:
     """Yield the content of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    lines = CsvLines()
+    writer = csv.writer(lines, delimiter=delimiter, lineterminator=QUOTED_END)
     writer.writerow([*columns.own, *(columns.prefix + name for name in columns.kinds)])
     spell = partial(cell_text, separator=columns.separator)
     for start, values in chunks:
@@ -192,9 +224,8 @@ def csv_pieces(
             single = flat(answer)
             mine = [json_or_text(cell) for cell in cells.values()]
             writer.writerow([*mine, *(spell(single.get(name)) for name in columns.kinds)])
-        yield text.getvalue().encode()
-        text.seek(0)
-        text.truncate()
+        yield "".join(lines).encode()
+        lines.clear()
 
 
 def jsonl_pieces(columns: AnswerColumns, chunks: Iterable[tuple[int, list[Json | None]]]) -> Iterator[bytes]:
@@ -202,8 +233,8 @@ def jsonl_pieces(columns: AnswerColumns, chunks: Iterable[tuple[int, list[Json |
     for start, values in chunks:
         lines = []
         for cells, answer in columns.rows(start, values):
-            row = {name: json_value(cell) for name, cell in cells.items()}
-            row |= {columns.prefix + name: value for name, value in answer.items()}
+            row = finite(cells)
+            row |= {columns.prefix + name: value for name, value in finite(answer).items()}
             lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         yield "".join(lines).encode()
 
@@ -264,10 +295,5 @@ def json_or_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(finite(value), ensure_ascii=False, default=str)
     return str(value)
-
-
-def json_value(value: Any) -> Any:
-    """Return a cell as JSON holds it: null for a number that is not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -66,7 +66,8 @@ def predictions(run: "Run") -> Any:
     for name, array in (("label", scores.get("label")), ("prediction", scores.get("prediction"))):
         if array is not None:
             columns[name] = named(array, names)
-    for title, name in (("probability", "confidence"), ("correct", "correct"), ("loss", "loss")):
+    confidence = "calibrated_confidence" if "calibrated_confidence" in scores else "confidence"
+    for title, name in (("probability", confidence), ("correct", "correct"), ("loss", "loss")):
         if name in scores and scores[name].ndim == 1:
             columns[title] = scores[name]
     return library.DataFrame(columns, index=library.Index(kept.indices, name="example"))

@@ -111,11 +111,19 @@ class Run(NamedTuple):
     @property
     def task(self) -> Task:
         """Return the task as the run used it: with its classes and with all that follows from the data."""
-        task = resolved(self.folder, self.recipe.task)
-        assert task is not None
+        task = resolved(self.folder, self.recipe.task) if self._is_kept else None
+        if task is None:
+            raise FileNotFoundError(f"{self.folder} no longer contains the run; train it again: tlx.run(run.recipe)")
         return task
 
+    @property
+    def _is_kept(self) -> bool:
+        return (self.folder / run_directory.RESULT).is_file()
+
     def _repr_html_(self) -> str | None:
+        if not self._is_kept:
+            # The notebook shows the text form.
+            return None
         return html_of("tlx.report.notebook:run_html", self.folder, self.task)
 
 

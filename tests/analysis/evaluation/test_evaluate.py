@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from tlx import tasks
 from tlx.analysis.evaluation import evaluate
 from tlx.analysis.evaluation.numbers import class_rows
-from tlx.analysis.evaluation.slices import slices
+from tlx.analysis.evaluation.slices import quarters, slices
 from tlx.data import Arrays, Concat, Where
 from tlx.predict import predict
 from tlx.records.run_directory import Predictions, read_predictions
@@ -132,7 +132,10 @@ def test_the_data_are_recorded_and_the_page_shows_the_numbers(evaluation, review
         "Worst mistakes",
     ):
         assert part in page, part
+    again.document["metrics"][0]["low"] = float("nan")
     again.write(tmp_path / "eval")
+    written = json.loads(files[0].read_text(), parse_constant=pytest.fail)
+    assert written["metrics"][0]["low"] is None
     with pytest.raises(FileExistsError, match=r"other data.*--overwrite"):
         other.write(tmp_path / "eval")
     other.write(tmp_path / "eval", overwrite=True)
@@ -183,3 +186,10 @@ def test_bad_data_name_the_row_and_the_column(columns, parts, reviewed):
     with pytest.raises(ValueError) as error:
         evaluate(reviewed, columns)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_large_numbers_that_are_close_have_four_quarters():
+    numbers = [1_700_000_000.0 + n for n in range(40)]
+    titles, names = quarters(numbers)
+    assert len(set(titles)) == 4 and [names.count(title) for title in titles] == [10, 10, 10, 10]
+    assert titles[0] == "1700000000 to 1700000010"

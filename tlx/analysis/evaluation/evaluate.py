@@ -32,7 +32,7 @@ from tlx.tasks import Task
 from tlx.training.evaluate import mistakes as worst_mistakes
 from tlx.training.evaluate import passes, scored
 from tlx.training.loop import Run
-from tlx.trees import Json
+from tlx.trees import Json, finite
 from tlx.types import ArrayMap, Variables
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Evaluation:
     def write(self, folder: str | Path, overwrite: bool = False) -> list[Path]:
         """Write `evaluation.json`, `scores.npz` and, where the extra `tlx[report]` is installed, `evaluation.html`.
 
-        The same evaluation replaces an earlier one.
+        The same evaluation replaces an earlier one. A number that is not finite is null in the JSON file.
 
         Args:
             folder: The folder; it is created if needed.
@@ -90,7 +90,7 @@ class Evaluation:
         np.savez(stream, allow_pickle=False, indices=self.predictions.indices, **self.predictions.scores)
         with guarded(path, "evaluate again"), writing(path):
             write_whole(path / SCORES, [stream.getbuffer()])
-            write_json(path / DOCUMENT, self.document)
+            write_json(path / DOCUMENT, finite(self.document))
             if not report.available():
                 return [path / DOCUMENT, path / SCORES]
             from tlx.report import evaluation

@@ -38,7 +38,7 @@ def slices(examples: Examples, column: str) -> list[Slice]:
     numbers = [None if is_empty(value) else number_in(value) for value in values]
     cut = not names_classes(examples, column) and is_cut(numbers, values)
     plain = [EMPTY if is_empty(value) else text_of(value).strip() for value in values]
-    names = quarters(numbers) if cut else plain
+    titles, names = quarters(numbers) if cut else ([], plain)
     counts: dict[str, int] = {}
     for name in names:
         counts[name] = counts.get(name, 0) + 1
@@ -50,7 +50,7 @@ def slices(examples: Examples, column: str) -> list[Slice]:
         array = np.where(kept, array, others)
         order: Sequence[str] = [*frequent, others]
     else:
-        order = quarter_order(counts) if cut else sorted(counts, key=sort_key)
+        order = [name for name in (*titles, EMPTY) if name in counts] if cut else sorted(counts, key=sort_key)
     return [Slice(column, name, np.flatnonzero(array == name)) for name in order]
 
 
@@ -73,28 +73,26 @@ def is_empty(value: Any) -> bool:
     return value is None or blank or (isinstance(value, float) and math.isnan(value))
 
 
-def quarters(numbers: Sequence[float | None]) -> list[str]:
-    """Return for each number the quarter that it lies in, such as "above 3 to 7"; the quartiles divide all numbers.
+def quarters(numbers: Sequence[float | None]) -> tuple[list[str], list[str]]:
+    """Return the names of the quarters from low to high, such as "above 3 to 7", and for each number the name of its
+    quarter. The quartiles divide all numbers; the names have the digits that tell the quartiles apart.
 
-    >>> quarters([1.0, 2.0, 3.0, 4.0, None])
+    >>> quarters([1.0, 2.0, 3.0, 4.0, None])[1]
     ['1 to 1.75', 'above 1.75 to 2.5', 'above 2.5 to 3.25', 'above 3.25 to 4', '(empty)']
+    >>> quarters([1700000000.0, 1700000004.0])[0][0]
+    '1700000000 to 1700000001'
     """
     finite = np.array([number for number in numbers if number is not None])
     edges = np.unique(np.quantile(finite, (0, 0.25, 0.5, 0.75, 1)))
-    names = [f"{'above ' if n else ''}{low:.6g} to {high:.6g}" for n, (low, high) in enumerate(pairwise(edges))]
-    if not names:
-        names = [f"{edges[0]:.6g}"]
+    # Seventeen digits tell any two numbers apart. More than six are easier to read without an exponent.
+    spelled = [[f"{edge:.{digits}g}" for edge in edges] for digits in range(6, 18)]
+    different = [words for words in spelled if len(set(words)) == len(words)]
+    plain = [words for words in different if words is spelled[0] or "e+" not in "".join(words)]
+    words = (plain or different)[0]
+    titles = [f"{'above ' if n else ''}{low} to {high}" for n, (low, high) in enumerate(pairwise(words))] or words
     inner = edges[1:-1]
-    return [EMPTY if number is None else names[int(np.searchsorted(inner, number, side="left"))] for number in numbers]
-
-
-def quarter_order(names: Sequence[str] | dict[str, int]) -> list[str]:
-    """Return the names of quarters from low to high, the empty ones last."""
-
-    def low(name: str) -> float:
-        return float("inf") if name == EMPTY else float(name.removeprefix("above ").split(" to ")[0])
-
-    return sorted(names, key=lambda name: (low(name), name.startswith("above")))
+    places = (None if number is None else int(np.searchsorted(inner, number, side="left")) for number in numbers)
+    return titles, [EMPTY if place is None else titles[place] for place in places]
 
 
 def sort_key(name: str) -> tuple[int, float, str]:

@@ -165,6 +165,14 @@ def columns_table(value: Any, what: str) -> pa.Table:
             f"{what} is {type(value).__name__}; expected a mapping from the name of a column to its values, such "
             "as {'text': [...], 'label': [...]}"
         )
+    for name, column in value.items():
+        if isinstance(column, str | bytes):
+            kind = "text" if isinstance(column, str) else "bytes object"
+            raise TypeError(
+                f"{what}: {name!r} is one {kind}, {column!r:.40}; expected a list, such as [{column!r:.40}]"
+            )
+        if not hasattr(column, "__len__"):
+            raise TypeError(f"{what}: {name!r} is {type(column).__name__}; expected a list or an array of its values")
     lengths = {name: len(column) for name, column in value.items()}
     if not lengths or len(set(lengths.values())) > 1:
         sizes = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
