@@ -260,7 +260,7 @@ def column_values(examples: Examples, name: str) -> list[Any]:
 
 def text_of(value: Any) -> str:
     """Return a value as text: whole numbers without a point, booleans in lower case."""
-    from tlx.data.sources.labels import spelled as class_name
+    from tlx.data.sources.cells import spelled as class_name
 
     return value if isinstance(value, str) else class_name(value)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlx.data.datasets.splits import by_group, latest, stratified, with_all
-from tlx.data.sources.labels import Cells, LabelColumn
+from tlx.data.sources.cells import Cells
+from tlx.data.sources.labels import LabelColumn
 from tlx.data.sources.raw_table import RawTable
 from tlx.trees import near_miss
 

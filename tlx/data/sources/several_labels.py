@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlx.data.sources.labels import Cells, LabelColumn, is_finite, no_number, number_in
+from tlx.data.sources.cells import Cells, is_finite, no_number, number_in
+from tlx.data.sources.labels import LabelColumn
 from tlx.types import Column
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlx.data.sources.labels import LabelColumn, class_names
+from tlx.data.sources.cells import class_names
+from tlx.data.sources.labels import LabelColumn
 from tlx.data.sources.raw_table import CLASSES, LINE, RawTable
 from tlx.data.sources.roles import Roles
 from tlx.processors.columns import HEAVY, LABEL
@@ -66,6 +67,7 @@ class TableRows(Sequence[Example]):
     ):
         self.table, self.roles, self.columns, self.rows = table, roles, columns, rows
         self.groups, self.times, self.settings = division.groups, division.times, settings
+        self.indicators = label.indicators
         labels = label.labels[division.table]
         self.labels = None if labels is None else labels[division.places]
 
@@ -137,6 +139,8 @@ class TableRows(Sequence[Example]):
         if len(names) > 1:
             return [number for number, name in enumerate(names) if float(self.table.cell(name, row))]
         declared = self.table.cell(names[0], row)
+        if self.indicators:
+            return np.flatnonzero(np.asarray(declared)).tolist()
         if isinstance(declared, list) and self.table.metadata(names[0], CLASSES) is not None:
             # The format numbers the classes.
             return declared

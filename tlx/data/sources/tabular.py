@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from tlx.data.examples import Examples
 from tlx.data.sources.base import Dataset, Source
+from tlx.data.sources.cells import Cells, Kind
 from tlx.data.sources.division import division
-from tlx.data.sources.labels import Cells, Kind, LabelColumn, label_column
+from tlx.data.sources.labels import LabelColumn, label_column
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.roles import INPUTS, Roles, roles_of
 from tlx.data.sources.several_labels import several_labels
