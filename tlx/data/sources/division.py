@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlx.data.datasets.splits import by_group, latest, stratified, with_all
-from tlx.data.sources.cells import Cells
+from tlx.data.sources.cells import Cells, spelled
 from tlx.data.sources.labels import LabelColumn
 from tlx.data.sources.raw_table import RawTable
 from tlx.trees import near_miss
@@ -27,31 +28,39 @@ class Division:
     """A split: the `places` of its records among the labelled rows of a `table` (the name of a split of the source).
 
     `groups` int64[N] numbers the group of each record, `times` float64[N] is its time, None where there are none.
+    `group_names` are the values of the groups by number.
     """
 
     table: str
     places: np.ndarray
     groups: np.ndarray | None = None
     times: np.ndarray | None = None
+    group_names: tuple[str, ...] = ()
 
     def part(self, places: np.ndarray) -> Division:
         """Return the records at these places of this split."""
         groups = None if self.groups is None else self.groups[places]
-        return Division(self.table, self.places[places], groups, None if self.times is None else self.times[places])
+        times = None if self.times is None else self.times[places]
+        return replace(self, places=self.places[places], groups=groups, times=times)
 
 
 def division(settings: Tabular, tables: Mapping[str, RawTable], label: LabelColumn) -> dict[str, Division]:
     """Return the splits of a source.
 
-    Raises ValueError where a cell that divides is missing or cannot be read, and where a split has no rows.
+    Raises ValueError where a cell that divides is missing or cannot be read, where a split has no rows, and where a
+    group is in two splits.
     """
     parts = {}
-    groups = _numbered(settings.group, tables, label) if settings.group is not None else {}
+    groups, names = _numbered(settings.group, tables, label) if settings.group is not None else ({}, ())
     for split, table in tables.items():
         times = times_of(table, settings.time)[label.rows[split]] if settings.time is not None else None
-        parts[split] = Division(split, np.arange(len(label.rows[split])), groups.get(split), times)
+        parts[split] = Division(split, np.arange(len(label.rows[split])), groups.get(split), times, names)
     if settings.split is not None:
-        return _by_column(settings, tables["train"], label, parts["train"])
+        parts = _by_column(settings, tables["train"], label, parts["train"])
+    if settings.group is not None:
+        _check_groups(settings.group, tables, label, parts)
+    if settings.split is not None:
+        return parts
     if "test" in parts or not settings.test_share:
         return parts
     train, share, labels = parts["train"], settings.test_share, label.labels["train"]
@@ -69,25 +78,39 @@ def divided(part: Division, strata: np.ndarray, name: str, share: float) -> dict
     return with_all(stratified(strata, name, shares), strata, name, shares)
 
 
-def _numbered(name: str, tables: Mapping[str, RawTable], label: LabelColumn) -> dict[str, np.ndarray]:
-    """Return the number of the group of each labelled row, by split. Raises ValueError for a row without a group, and
-    for a group that is in two splits of the source."""
-    numbers: dict[object, int] = {}
+def _numbered(
+    name: str, tables: Mapping[str, RawTable], label: LabelColumn
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the number of the group of each labelled row, by split, and the values of the groups by number. Raises
+    ValueError for a row without a group."""
+    numbers: dict[str, int] = {}
     groups: dict[str, np.ndarray] = {}
     for split, table in tables.items():
         cells = Cells.of(table, name)
         _check_cells(cells, label.rows[split])
-        codes = np.array([numbers.setdefault(value, len(numbers)) for value in cells.values], np.int64)
+        codes = np.array([numbers.setdefault(spelled(value), len(numbers)) for value in cells.values], np.int64)
         groups[split] = codes[cells.codes][label.rows[split]]
-        for other in groups.keys() - {split}:
-            both = np.intersect1d(groups[split], groups[other])
-            if len(both):
-                value = list(numbers)[int(both[0])]
-                raise ValueError(
-                    f"{table.name}: the group {value!r} of {name!r} is in the splits {other!r} and {split!r}; remove "
-                    "it from one of them"
-                )
-    return groups
+    return groups, tuple(numbers)
+
+
+def _check_groups(name: str, tables: Mapping[str, RawTable], label: LabelColumn, parts: Mapping[str, Division]) -> None:
+    """Raise ValueError for a group that is in two splits."""
+    for first, second in combinations(parts, 2):
+        groups = [parts[split].groups for split in (first, second)]
+        assert groups[0] is not None and groups[1] is not None
+        both = np.intersect1d(*groups)
+        if not len(both):
+            continue
+        places = []
+        for split in (first, second):
+            part = parts[split]
+            assert part.groups is not None
+            row = label.rows[part.table][part.places[int((part.groups == both[0]).argmax())]]
+            places.append(tables[part.table].place(int(row)))
+        raise ValueError(
+            f"{places[1]}: the group {parts[first].group_names[int(both[0])]!r} of {name!r} is in the splits {first!r} "
+            f"and {second!r} (see {places[0]}); remove it from one of them"
+        )
 
 
 def _check_cells(cells: Cells, rows: np.ndarray) -> None:
