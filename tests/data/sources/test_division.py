@@ -25,3 +25,36 @@ def test_a_column_of_splits_must_not_divide_a_group():
     whole = ["test" if n >= 40 else "train" for n in range(COUNT)]
     splits = load(Data(target=Arrays(ROWS | {"part": whole}, group="who", split="part")), 0)
     assert not set(splits.train.groups) & set(splits.test.groups)
+
+
+MIXED = [f"2010-01-{1 + n % 28:02d}" if n % 3 else "2009" for n in range(COUNT)]
+COMPACT = [f"2010-01-{1 + n % 28:02d}" if n != 7 else "20100131" for n in range(COUNT)]
+
+
+@pytest.mark.parametrize(
+    ("times", "parts"),
+    [
+        (MIXED, ("row 1", "2010-01-02", "dates", "row 0", "2009", "numbers")),
+        (COMPACT, ("row 7", "20100131", "numbers", "row 0", "2010-01-01", "dates")),
+    ],
+)
+def test_times_are_all_numbers_or_all_dates(times, parts):
+    found = message(Arrays(ROWS | {"day": times}, text="text", label="label", time="day"))
+    assert all(part in found for part in ("'day'", *parts)), found
+
+
+def test_a_note_says_how_times_are_read():
+    for form, times in (("numbers", list(range(COUNT))), ("dates", [f"2{n:03d}-01-01" for n in range(COUNT)])):
+        dataset = Arrays(ROWS | {"day": times}, text="text", label="label", time="day").open()
+        assert f"'day', a column of {form}" in dataset.notes[-1]
+    dates = [f"2{n:03d}-01-01" for n in range(COUNT)]
+    rows = ROWS | {"day": dates}
+    found = message(Arrays(rows, test=rows | {"day": range(COUNT)}, text="text", label="label", time="day"))
+    assert all(part in found for part in ("row 0", "2000-01-01", "dates", "numbers"))
+
+
+def test_a_row_without_a_label_needs_no_time():
+    rows = ROWS | {"label": [*ROWS["label"][:-2], None, None], "day": [*range(COUNT - 2), None, "unknown"]}
+    rows["day"] = [None if day is None else str(day) for day in rows["day"]]
+    splits = load(Data(target=Arrays(rows, text="text", label="label", time="day", missing="drop")), 0)
+    assert splits.test.times.max() == COUNT - 3

@@ -28,7 +28,7 @@ class Division:
     """A split: the `places` of its records among the labelled rows of a `table` (the name of a split of the source).
 
     `groups` int64[N] numbers the group of each record, `times` float64[N] is its time, None where there are none.
-    `group_names` are the values of the groups by number.
+    `group_names` are the values of the groups by number, `time_form` is "numbers" or "dates".
     """
 
     table: str
@@ -36,6 +36,7 @@ class Division:
     groups: np.ndarray | None = None
     times: np.ndarray | None = None
     group_names: tuple[str, ...] = ()
+    time_form: str = ""
 
     def part(self, places: np.ndarray) -> Division:
         """Return the records at these places of this split."""
@@ -52,9 +53,10 @@ def division(settings: Tabular, tables: Mapping[str, RawTable], label: LabelColu
     """
     parts = {}
     groups, names = _numbered(settings.group, tables, label) if settings.group is not None else ({}, ())
-    for split, table in tables.items():
-        times = times_of(table, settings.time)[label.rows[split]] if settings.time is not None else None
-        parts[split] = Division(split, np.arange(len(label.rows[split])), groups.get(split), times, names)
+    times, form = times_of(settings.time, tables, label) if settings.time is not None else ({}, "")
+    for split in tables:
+        places = np.arange(len(label.rows[split]))
+        parts[split] = Division(split, places, groups.get(split), times.get(split), names, form)
     if settings.split is not None:
         parts = _by_column(settings, tables["train"], label, parts["train"])
     if settings.group is not None:
@@ -95,17 +97,15 @@ def _numbered(
 
 def _check_groups(name: str, tables: Mapping[str, RawTable], label: LabelColumn, parts: Mapping[str, Division]) -> None:
     """Raise ValueError for a group that is in two splits."""
-    for first, second in combinations(parts, 2):
-        groups = [parts[split].groups for split in (first, second)]
-        assert groups[0] is not None and groups[1] is not None
-        both = np.intersect1d(*groups)
+    groups = {split: part.groups for split, part in parts.items() if part.groups is not None}
+    for first, second in combinations(groups, 2):
+        both = np.intersect1d(groups[first], groups[second])
         if not len(both):
             continue
         places = []
         for split in (first, second):
             part = parts[split]
-            assert part.groups is not None
-            row = label.rows[part.table][part.places[int((part.groups == both[0]).argmax())]]
+            row = label.rows[part.table][part.places[int((groups[split] == both[0]).argmax())]]
             places.append(tables[part.table].place(int(row)))
         raise ValueError(
             f"{places[1]}: the group {parts[first].group_names[int(both[0])]!r} of {name!r} is in the splits {first!r} "
@@ -122,43 +122,57 @@ def _check_cells(cells: Cells, rows: np.ndarray) -> None:
         )
 
 
-def times_of(table: RawTable, name: str) -> np.ndarray:
-    """Return float64[N], the times of a column: numbers, dates, or texts that are dates in ISO 8601.
+def times_of(name: str, tables: Mapping[str, RawTable], label: LabelColumn) -> tuple[dict[str, np.ndarray], str]:
+    """Return float64[N], the time of each labelled row, by split, and whether the times are "numbers" or "dates".
 
-    Raises ValueError for a cell that is neither.
+    Times are numbers, dates, or texts that are dates in ISO 8601.
+
+    Raises ValueError for a cell that is neither, and where some cells are numbers and others are dates, because no
+    order of both is known.
     """
-    cells = Cells.of(table, name)
-    _check_cells(cells, np.arange(len(table)))
-    times = np.zeros(len(cells.values))
-    for number, value in enumerate(cells.values):
-        try:
-            times[number] = _seconds(value)
-        except (ValueError, OverflowError):
-            raise ValueError(
-                f"{cells.first(number)}: {name!r} is {value!r:.40}; expected a number, or a date such as 2026-11-29 or "
-                "2026-11-29T16:20:00"
-            ) from None
-    return times[cells.codes]
+    times: dict[str, np.ndarray] = {}
+    forms: dict[str, str] = {}
+    for split, table in tables.items():
+        cells, rows = Cells.of(table, name), label.rows[split]
+        _check_cells(cells, rows)
+        seconds = np.zeros(len(cells.values))
+        for number in np.unique(cells.codes[rows]).tolist():
+            place, value = cells.first(number), cells.values[number]
+            try:
+                form, seconds[number] = _time(value)
+            except (ValueError, OverflowError):
+                raise ValueError(
+                    f"{place}: {name!r} is {value!r:.40}; expected a number, or a date such as 2026-11-29 or "
+                    "2026-11-29T16:20:00"
+                ) from None
+            if forms and form not in forms:
+                raise ValueError(
+                    f"{place}: {name!r} is {value!s:.40}, one of the {form}, but {next(iter(forms.values()))}; "
+                    "expected numbers alone, or dates in ISO 8601 alone, such as 2026-11-29"
+                )
+            forms.setdefault(form, f"{place} has {value!s:.40}, one of the {form}")
+        times[split] = seconds[cells.codes][rows]
+    return times, next(iter(forms), "")
 
 
-def _seconds(value: object) -> float:
-    """Return a number as it is, and a date as seconds since 1970."""
+def _time(value: object) -> tuple[str, float]:
+    """Return "numbers" and a number as it is, or "dates" and a date as seconds since 1970."""
     import datetime
 
     if isinstance(value, datetime.datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+        return "dates", (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
     if isinstance(value, datetime.date):
-        return datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC).timestamp()
+        return "dates", datetime.datetime(value.year, value.month, value.day, tzinfo=datetime.UTC).timestamp()
     if isinstance(value, int | float):
-        seconds = float(value)
+        number = float(value)
     else:
         try:
-            seconds = float(str(value))
+            number = float(str(value))
         except ValueError:
-            return _seconds(datetime.datetime.fromisoformat(str(value).strip()))
-    if not np.isfinite(seconds):
+            return _time(datetime.datetime.fromisoformat(str(value).strip()))
+    if not np.isfinite(number):
         raise ValueError("not finite")
-    return seconds
+    return "numbers", number
 
 
 def _by_column(settings: Tabular, table: RawTable, label: LabelColumn, whole: Division) -> dict[str, Division]:

@@ -150,7 +150,10 @@ def opened(
         if "audio" in columns and not columns["audio"].rate:
             columns["audio"] = Column("audio", rate=rate_of(rows[0]["audio"], str(settings)))
         splits[split] = rows
-    return splits, columns, fingerprint_of(settings, tables), (*notes, *label.notes)
+    notes = (*notes, *label.notes)
+    if settings.time is not None:
+        notes = (*notes, f"the rows of {settings} are ordered by {settings.time!r}, a column of {part.time_form}")
+    return splits, columns, fingerprint_of(settings, tables), notes
 
 
 def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:
