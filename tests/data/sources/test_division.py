@@ -2,7 +2,7 @@
 
 import pytest
 
-from tlx.data import Arrays, Data, load
+from tlx.data import Arrays, Concat, Data, Where, load
 
 COUNT = 60
 ROWS = {
@@ -58,3 +58,29 @@ def test_a_row_without_a_label_needs_no_time():
     rows["day"] = [None if day is None else str(day) for day in rows["day"]]
     splits = load(Data(target=Arrays(rows, text="text", label="label", time="day", missing="drop")), 0)
     assert splits.test.times.max() == COUNT - 3
+
+
+def who(examples):
+    return {examples.source.raw("who")[row] for row in examples.rows}
+
+
+def test_joined_data_sets_number_their_groups_by_value():
+    first, second = ROWS, ROWS | {"text": ROWS["text"][::-1], "who": [f"p{n * 7 % 15}" for n in range(COUNT)]}
+    both = Concat(tuple(Arrays(rows, text="text", label="label", group="who") for rows in (first, second)))
+    found = message(both)
+    assert all(part in found for part in ("group 'p", "'train'", "'test'", "row ", "data.folds"))
+    for fold in range(3):
+        splits = load(Data(target=both, folds=3, fold=fold), 0)
+        sets = [who(part) for part in (splits.train, splits.validation, splits.test)]
+        assert all(sets) and sum(map(len, sets)) == len(set.union(*sets)) == 15
+    chosen = Where(both.whole(), column="label", values=("pos",))
+    splits = load(Data(target=chosen, folds=3), 0)
+    assert not who(splits.train) & who(splits.test)
+
+
+def test_joined_data_sets_all_have_groups_or_none_has():
+    plain, grouped = Arrays(ROWS, text="text", label="label"), Arrays(ROWS, text="text", label="label", group="who")
+    assert all(part in message(Concat((plain, grouped))) for part in ("has groups", "has none", "group='...'"))
+    days = [f"2{n:03d}-01-01" for n in range(COUNT)]
+    timed = [Arrays(ROWS | {"t": times}, text="text", label="label", time="t") for times in (days, list(range(COUNT)))]
+    assert all(part in message(Concat(tuple(timed))) for part in ("are dates", "are numbers"))

@@ -67,6 +67,7 @@ class TableRows(Sequence[Example]):
     ):
         self.table, self.roles, self.columns, self.rows = table, roles, columns, rows
         self.groups, self.times, self.settings = division.groups, division.times, settings
+        self.group_names, self.time_form = division.group_names, division.time_form
         self.indicators = label.indicators
         labels = label.labels[division.table]
         self.labels = None if labels is None else labels[division.places]
