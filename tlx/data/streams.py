@@ -13,6 +13,7 @@ import numpy as np
 from tlx.data.duplicates import without_duplicates
 from tlx.data.folds import fold_notes, of_fold
 from tlx.data.held_out import divided, held_out_splits, validation_split
+from tlx.data.overlap import check_apart
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
 from tlx.data.shifts import check_kind, usual
@@ -111,8 +112,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
             trained on.
 
     Raises:
-        ValueError: A split is empty, a label is out of range, a class has too few examples, or a shift is for another
-            kind of data. Errors of `open_dataset` are raised too.
+        ValueError: A split is empty, a label is out of range, a class has too few examples, a shift is for another kind
+            of data, or a source holds rows that the target is measured on. Errors of `open_dataset` are raised too.
     """
     dataset = _opened(data, data.target)
     for setting in ("shift", "target_shift"):
@@ -127,6 +128,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     if data.drop_duplicates:
         kept = _distinct(tests, {"validation": validation, "train": train}, notes)
         validation, train = kept["validation"], kept["train"]
+    measured = {"validation": validation, "test": tested}
     if not test:
         tested = tested.seal()
     subset_seed = seed if data.subset_seed is None else data.subset_seed
@@ -139,6 +141,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     if data.drop_duplicates:
         for name in (name for name in data.stream_names if name not in ("labelled", "unlabelled")):
             streams |= _distinct([*tests, validation], {name: streams[name]}, notes)
+    check_apart(data, {**streams, **(held_out if SOURCE in aside else {})}, measured)
     digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
     for part in (*streams.values(), validation, tested):
         if part is not tested or not untested:

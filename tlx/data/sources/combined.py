@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.data.overlap import Origin, joined_origins, origins
 from tlx.data.sources.base import Dataset, Source
 from tlx.processors.base import format_source
 from tlx.processors.columns import LABEL, spelled
@@ -200,6 +201,13 @@ class JoinedRows(Sequence[Example]):
         part, place = self._find(position)
         return self.parts[part].place(place)
 
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of tables that the records at `rows` come from."""
+        part_of, starts = np.searchsorted(self.ends, rows, side="right"), np.array([0, *self.ends[:-1]])
+        members = [np.flatnonzero(part_of == number) for number in range(len(self.parts))]
+        views = [part.view(rows[m] - start) for part, m, start in zip(self.parts, members, starts, strict=True)]
+        return joined_origins(zip(members, views, strict=True))
+
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records."""
         return [value for part in self.parts for value in column_values(part, name)]
@@ -303,6 +311,10 @@ class ChosenRows(Sequence[Example]):
     def place(self, position: int) -> str:
         """Return the name of a record for a message."""
         return self.examples.place(int(self.examples.rows[self.positions[position]]))
+
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of tables that the records at `rows` come from."""
+        return origins(self.examples.view(self.positions[rows]))
 
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.data.overlap import Origin
 from tlx.data.sources.cells import class_names
 from tlx.data.sources.labels import LabelColumn
 from tlx.data.sources.raw_table import CLASSES, LINE, RawTable
@@ -99,6 +100,10 @@ class TableRows(Sequence[Example]):
                 if isinstance(file, str):
                     return str(self.table.folder / file)
         return self.table.place(row)
+
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of the table of the records at `rows`, by its digest."""
+        return {self.table.digest: Origin(np.arange(len(rows)), self.rows[rows])}
 
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records as Python values, whatever its role."""
