@@ -104,8 +104,8 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     Args:
         data: The data of the recipe.
         seed: Draws the subset, unless `data.subset_seed` does.
-        test: False seals the test split: none of its labels is read, except the first label of a data set that is not
-            ours, which tells whether labels are withheld, and except where `data.target_classes` choose its rows.
+        test: False seals the test split: none of its labels is read, except the labels by which a data set that is not
+            ours withholds them (`tlx.data.held_out.withheld`), and except where `data.target_classes` choose its rows.
         aside: Names what criteria read, at most `LOOKED_AT` examples of each. No seed draws them. They are training
             examples of the target without their labels, and the validation split of the source (the first of several).
             A source without one holds out the same share of its training split as a target does, and that share is not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,12 +83,18 @@ def is_finite(number: float | None) -> bool:
     return number is not None and math.isfinite(number) and abs(number) <= float(np.finfo(np.float32).max)
 
 
+def has_comma(value: str) -> bool:
+    """Return whether a text is a number with a decimal comma."""
+    return re.fullmatch(r"-?\d+,\d+", value.strip()) is not None
+
+
 def no_number(cells: Cells, number: int, value: Any) -> str:
     """Return the message for a value that is no finite number."""
     text = value if isinstance(value, str) else str(value)
+    comma = ", not a decimal comma" if has_comma(text) else ""
     return (
-        f"{cells.first(number)}: {cells.name!r} is {text!r:.40}; expected a finite number of float32: correct it, or "
-        "empty the cell and leave such rows out with missing='drop'"
+        f"{cells.first(number)}: {cells.name!r} is {text!r:.40}; expected a finite number of float32{comma}: correct it, "
+        "or empty the cell and leave such rows out with missing='drop'"
     )
 
 

@@ -51,6 +51,8 @@ def division(settings: Tabular, tables: Mapping[str, RawTable], label: LabelColu
     Raises ValueError where a cell that divides is missing or cannot be read, where a split has no rows, and where a
     group is in two splits.
     """
+    # A split without labels has no rows here.
+    tables = {split: tables[split] for split in label.rows}
     parts = {}
     groups, names = _numbered(settings.group, tables, label) if settings.group is not None else ({}, ())
     times, form = times_of(settings.time, tables, label) if settings.time is not None else ({}, "")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tlx.data.sources.cells import Cells, Kind, class_names, is_finite, no_number, number_in, spelled
-from tlx.data.sources.class_checks import check_classes
+from tlx.data.sources.class_checks import check_classes, check_commas, check_integers, similar_classes
 from tlx.data.sources.label_lists import check_lists, check_once, indicator_width, single_labels
 from tlx.trees import near_miss
 from tlx.types import Column
@@ -42,7 +42,7 @@ class LabelColumn:
 def label_column(settings: Tabular, cells: Mapping[str, Cells]) -> LabelColumn:
     """Read the label of all splits from one column. Raises ValueError as the functions below do."""
     rows, notes = labelled_rows(settings, cells)
-    name = cells["train"].name
+    cells, name = {split: cells[split] for split in rows}, cells["train"].name
     cells, single = single_labels(settings, cells, rows)
     if single:
         notes = (*notes, f"each {name!r} of {settings} is a list of one value, which is read as one label")
@@ -56,6 +56,13 @@ def label_column(settings: Tabular, cells: Mapping[str, Cells]) -> LabelColumn:
     kind = settings.label_kind or kind_of(settings, cells, rows)
     check_lists(kind, cells, rows)
     column = column_of(settings, kind, cells, rows)
+    if column.classes and not settings.classes and not cells["train"].declared:
+        alike = similar_classes(settings, kind, cells, rows)
+        if alike and settings.label_kind is None:
+            raise ValueError(
+                f"{alike}; use one spelling, or keep both as classes with label_kind={kind!r} or classes=(...)"
+            )
+        notes = (*notes, alike) if alike else notes
     labels = {split: encoded(column, part, rows[split]) for split, part in cells.items()}
     return LabelColumn(column, rows, labels, notes)
 
@@ -63,12 +70,15 @@ def label_column(settings: Tabular, cells: Mapping[str, Cells]) -> LabelColumn:
 def labelled_rows(settings: Tabular, cells: Mapping[str, Cells]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the rows that have a label, by split, and a note where some are left out.
 
-    With a separator an empty cell is a row without classes.
+    With a separator an empty cell is a row without classes. A validation or test split without any label is left out.
     """
     blank = not (settings.separator and settings.label_kind in (None, "classes"))
-    rows, dropped, name = {}, 0, ""
+    rows, notes, dropped, name = {}, list[str](), 0, ""
     for split, part in cells.items():
         empty, name = part.missing(blank), part.name
+        if split != "train" and (empty.all() or _is_withheld(settings, part, cells["train"])):
+            notes.append(withheld_note(settings, split, len(empty), repr(name)))
+            continue
         if empty.any() and settings.missing == "error":
             raise ValueError(
                 f"{part.table.place(int(empty.argmax()))}: {name!r} is empty, as in {int(empty.sum()):,} of "
@@ -81,15 +91,32 @@ def labelled_rows(settings: Tabular, cells: Mapping[str, Cells]) -> tuple[dict[s
             )
         rows[split] = np.flatnonzero(~empty)
         dropped += int(empty.sum())
-    if not dropped:
-        return rows, ()
-    return rows, (f"{dropped:,} rows of {settings} have no label in {name!r} and are not used",)
+    if dropped:
+        notes.append(f"{dropped:,} rows of {settings} have no label in {name!r} and are not used")
+    return rows, tuple(notes)
+
+
+def withheld_note(settings: Tabular, split: str, count: int, names: str) -> str:
+    """Return the note on a split of `count` rows that is left out because it has no labels."""
+    return (
+        f"{settings} does not publish the labels of its {split} split ({names} is empty or -1 in all {count:,} rows), "
+        "so this split is not used"
+    )
+
+
+def _is_withheld(settings: Tabular, part: Cells, train: Cells) -> bool:
+    """Return whether all labels of a split are -1, a mark for labels that are not published, and no training label is
+    negative."""
+    if "-1" in settings.classes or any(number_in(value) != -1 for value in part.values):
+        return False
+    return all(number is None or number >= 0 for number in map(number_in, train.values))
 
 
 def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np.ndarray]) -> Kind:
     """Return the kind of the labels where the source does not state it.
 
-    Raises ValueError for "nan" or "inf" in a column of numbers, and where numbers may be meant as classes.
+    Raises ValueError for "nan" or "inf" in a column of numbers, for decimal commas, where numbers may be meant as
+    classes, and where whole numbers may be meant as numbers.
     """
     if settings.words is not None:
         return "tags"
@@ -104,6 +131,7 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
         return "numbers" if flat and all(isinstance(item, float) for item in flat) else "classes"
     if settings.classes or cells["train"].declared or any(isinstance(value, bool) for _, _, value in values):
         return "class"
+    check_commas(values)
     numbers = [number_in(value) for _, _, value in values]
     if not values or None in numbers:
         return "class"
@@ -113,9 +141,10 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
                 f"{no_number(part, place, value)}, or state label_kind='class' where it is the name of a class"
             )
     finite = {number for number in numbers if number is not None}
-    if all(number.is_integer() for number in finite):
-        return "class"
     count = sum(map(len, rows.values()))
+    if all(number.is_integer() for number in finite):
+        check_integers(cells["train"], finite, count)
+        return "class"
     if len(finite) <= FEW_NUMBERS and count >= 10 * len(finite):
         part, place, _ = values[0]
         raise ValueError(
@@ -149,7 +178,7 @@ def column_of(settings: Tabular, kind: Kind, cells: Mapping[str, Cells], rows: M
                 counts[split][name] = counts[split].get(name, 0) + count
     if classes := settings.classes or cells["train"].declared:
         return Column(kind, classes)
-    check_classes(kind, cells, counts, sum(map(len, rows.values())))
+    check_classes(kind, cells, counts, sum(map(len, rows.values())), stated=settings.label_kind is not None)
     distinct = {name for count in counts.values() for name in count}
     if all(is_finite(number_in(name)) for name in distinct):
         return Column(kind, tuple(sorted(distinct, key=lambda name: (float(name), name))))
