@@ -93,8 +93,8 @@ def no_number(cells: Cells, number: int, value: Any) -> str:
     text = value if isinstance(value, str) else str(value)
     comma = ", not a decimal comma" if has_comma(text) else ""
     return (
-        f"{cells.first(number)}: {cells.name!r} is {text!r:.40}; expected a finite number of float32{comma}: correct it, "
-        "or empty the cell and leave such rows out with missing='drop'"
+        f"{cells.first(number)}: {cells.name!r} is {text!r:.40}; expected a finite number of float32{comma}: "
+        "correct it, or empty the cell and leave such rows out with missing='drop'"
     )
 
 

@@ -132,7 +132,9 @@ class TableRows(Sequence[Example]):
             return content
         path = (self.table.folder or Path()) / content
         if not path.is_file():
-            raise ValueError(f"{self.table.place(row)}: {role} is {content!r}, but there is no file {path}")
+            raise ValueError(
+                f"{self.table.place(row)}: {self.roles[role][0]!r} is {content!r}, but there is no file {path}"
+            )
         return path.read_bytes()
 
     def _label(self, position: int, row: int) -> Any:
