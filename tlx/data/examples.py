@@ -121,8 +121,10 @@ class Examples(Sequence[dict[str, Any]]):
         try:
             return cell_of(record, column, name, "")
         except ValueError:
-            # The place is for the message alone, and finding it may take longer than reading the cell.
-            return cell_of(record, column, name, self.place(index))
+            # The place and the user's name of the column are for the message alone, and finding the place may take
+            # longer than reading the cell.
+            title = " + ".join(self.roles.get(name, (name,)))
+            return cell_of(record, column, name, self.place(index), title)
 
     def _truth(self, record: Example, index: int) -> dict[str, Any]:
         if LABEL not in self.columns:
@@ -302,21 +304,27 @@ def open_dataset(source: str | Source, *, whole: bool = False) -> Dataset:
     return named.whole().open() if whole else named.open()
 
 
-def cell_of(record: Mapping[str, Any], column: Column, name: str, place: str) -> Any:
-    """Return the value of a cell of a record. Raises ValueError where there is none, or where it cannot be read."""
-    check_cell(record, name, place)
-    return read_cell(record[name], column, name, place)
+def cell_of(record: Mapping[str, Any], column: Column, name: str, place: str, title: str = "") -> Any:
+    """Return the value of a cell of a record. Raises ValueError where there is none, or where it cannot be read.
+
+    `title` is the name of the column in an error, where it has another name in the table of the user.
+    """
+    check_cell(record, name, place, title)
+    return read_cell(record[name], column, title or name, place)
 
 
-def check_cell(record: Mapping[str, Any], name: str, place: str) -> None:
-    """Raise ValueError, with the nearest name, where a record has no cell of a column or an empty one."""
+def check_cell(record: Mapping[str, Any], name: str, place: str, title: str = "") -> None:
+    """Raise ValueError, with the nearest name, where a record has no cell of a column or an empty one.
+
+    `title` is the name of the column in an error, where it has another name in the table of the user.
+    """
     if name not in record:
         raise ValueError(
             f"{place} has no value for the column {name!r}{near_miss(name, list(record))}; add the value, or remove "
             "the column"
         )
     if record[name] is None:
-        raise ValueError(f"{place}: {name!r} is None; add the value, or remove such examples")
+        raise ValueError(f"{place}: {(title or name)!r} is None; add the value, or remove such examples")
 
 
 def many(source: Sequence[Example], rows: Sequence[int]) -> Sequence[Example]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tlx.data import DATASETS
 from tlx.data.datasets.splits import by_group, latest, stratified, with_all
 from tlx.data.settings import Data
@@ -60,8 +62,11 @@ def validation_split(dataset: Dataset) -> Examples | None:
 
 
 def withheld(test: Examples, train: Examples) -> bool:
-    """Return whether the first test label marks missing labels: -1 (for numbers, only where no training label is
-    negative), or NaN."""
+    """Return whether the test labels mark missing labels: the first class is -1; or all numbers are NaN, or all are -1
+    and no training label is negative.
+
+    Labels after the first are only read where the first is such a mark.
+    """
     if not len(test):
         return False
     if not test.scalar:
@@ -69,7 +74,12 @@ def withheld(test: Examples, train: Examples) -> bool:
     first = float(test.source[0][LABEL])
     if test.kind == "class":
         return first == -1
-    return math.isnan(first) or (first == -1 and not (train.labels() < 0).any())
+    if not math.isnan(first) and first != -1:
+        return False
+    labels = np.array([float(test.source[row][LABEL]) for row in range(len(test.source))])
+    if math.isnan(first):
+        return bool(np.isnan(labels).all())
+    return bool((labels == -1).all()) and not (train.labels() < 0).any()
 
 
 def divided(train: Examples, share: float, name: str = "validation") -> tuple[Examples, Examples]:

@@ -13,6 +13,7 @@ import numpy as np
 from tlx.data.duplicates import without_duplicates
 from tlx.data.folds import fold_notes, of_fold
 from tlx.data.held_out import divided, held_out_splits, validation_split
+from tlx.data.overlap import check_apart
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
 from tlx.data.shifts import check_kind, usual
@@ -103,16 +104,16 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     Args:
         data: The data of the recipe.
         seed: Draws the subset, unless `data.subset_seed` does.
-        test: False seals the test split: none of its labels is read, except the first label of a data set that is not
-            ours, which tells whether labels are withheld, and except where `data.target_classes` choose its rows.
+        test: False seals the test split: none of its labels is read, except the labels by which a data set that is not
+            ours withholds them (`tlx.data.held_out.withheld`), and except where `data.target_classes` choose its rows.
         aside: Names what criteria read, at most `LOOKED_AT` examples of each. No seed draws them. They are training
             examples of the target without their labels, and the validation split of the source (the first of several).
             A source without one holds out the same share of its training split as a target does, and that share is not
             trained on.
 
     Raises:
-        ValueError: A split is empty, a label is out of range, a class has too few examples, or a shift is for another
-            kind of data. Errors of `open_dataset` are raised too.
+        ValueError: A split is empty, a label is out of range, a class has too few examples, a shift is for another kind
+            of data, or a source holds rows that the target is measured on. Errors of `open_dataset` are raised too.
     """
     dataset = _opened(data, data.target)
     for setting in ("shift", "target_shift"):
@@ -127,6 +128,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     if data.drop_duplicates:
         kept = _distinct(tests, {"validation": validation, "train": train}, notes)
         validation, train = kept["validation"], kept["train"]
+    measured = {"validation": validation, "test": tested}
     if not test:
         tested = tested.seal()
     subset_seed = seed if data.subset_seed is None else data.subset_seed
@@ -139,6 +141,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     if data.drop_duplicates:
         for name in (name for name in data.stream_names if name not in ("labelled", "unlabelled")):
             streams |= _distinct([*tests, validation], {name: streams[name]}, notes)
+    check_apart(data, {**streams, **(held_out if SOURCE in aside else {})}, measured)
     digest = hashlib.sha256("".join((dataset.fingerprint, *origins)).encode())
     for part in (*streams.values(), validation, tested):
         if part is not tested or not untested:

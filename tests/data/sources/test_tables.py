@@ -23,6 +23,7 @@ from tlx.data import (
     load,
     open_dataset,
 )
+from tlx.data.sources.raw_table import RawTable
 from tlx.types import Column
 
 COUNT = 60
@@ -200,7 +201,7 @@ def test_a_table_of_files_and_labels(tmp_path):
     groups = [set(part.groups.tolist()) for part in (splits.train, splits.validation, splits.test)]
     assert all(groups) and not groups[0] & groups[1] and not (groups[0] | groups[1]) & groups[2]
     (tmp_path / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"labels.csv line 5: image is '3.png'.*no file"):
+    with pytest.raises(ValueError, match=r"labels.csv line 5: 'file' is '3.png'.*no file"):
         Folder(str(tmp_path), table="labels.csv", image="file", label="kind", test_share=0.0).open().splits["train"][3]
 
 
@@ -338,3 +339,21 @@ def test_joined_data_sets_keep_their_groups_and_times():
     timed = Where(Arrays(rows, time="day"), column="label", values=(1, 2))
     splits = load(Data(target=timed), 0)
     assert splits.train.times.max() < splits.validation.times.min()
+
+
+def test_errors_name_the_columns_of_the_user():
+    for body, problem in ((None, "is None"), (b"\xff", "not valid UTF-8")):
+        kind = pa.string() if body is None else pa.binary()
+        texts = pa.array([body, *(TEXTS[1:] if body is None else [text.encode() for text in TEXTS[1:]])], kind)
+        dataset = Frame(pa.table({"body": texts, "stars": STARS}), text="body", label="stars", test_share=0.0).open()
+        with pytest.raises(ValueError, match=rf"row 0: 'body'.*{problem}"):
+            dataset.splits["train"][0]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_blank_cells_are_missing_in_every_type_of_text(kind):
+    cells = pa.array([None, " ", "", "a"])
+    table = RawTable("rows", pa.table({"text": cells.cast(kind), "n": [1, None, 3, 4]}), "")
+    assert table.missing("text") == 3 and table.missing("n") == 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlx.data.examples import Examples
-from tlx.data.sources.labels import Cells, class_names, number_in
+from tlx.data.sources.cells import Cells, class_names, number_in
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.tabular import Tabular
 from tlx.processors.columns import LABEL

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.data.examples import Examples
+from tlx.data.sources.cells import number_in
 from tlx.data.sources.combined import column_values, text_of
-from tlx.data.sources.labels import number_in
 from tlx.processors.columns import LABEL
 
 # Numbers with more different values than this are cut at their quartiles.

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.data.overlap import Origin, joined_origins, origins
 from tlx.data.sources.base import Dataset, Source
 from tlx.processors.base import format_source
 from tlx.processors.columns import LABEL, spelled
@@ -30,7 +32,8 @@ class Concat(Source):
         Concat(("books.csv", "films.csv"))
 
     All have the same inputs and the same kind of label. Classes are matched by name; the classes of the first data set
-    come first. A split that one of them lacks holds the examples of the others.
+    come first. A split that one of them lacks holds the examples of the others. Groups are matched by value: a patient
+    of two files is one group.
     """
 
     sources: tuple[str | Source, ...] = field(kw_only=False)
@@ -49,7 +52,11 @@ class Concat(Source):
         return Concat(tuple(map(whole_of, self.sources)))
 
     def open(self) -> Dataset:
-        """Open all data sets. Raises ValueError where their columns differ."""
+        """Open all data sets.
+
+        Raises ValueError where their columns differ, where some have groups or times and others have none, and where a
+        group is in two splits.
+        """
         from tlx.data.examples import Examples, open_dataset
 
         datasets = [open_dataset(source) for source in self.sources]
@@ -65,11 +72,13 @@ class Concat(Source):
         if LABEL in columns:
             columns[LABEL] = columns[LABEL]._replace(classes=classes)
         fingerprint = digest([dataset.fingerprint for dataset in datasets])
-        splits = {}
+        check_alike(self.sources, datasets)
+        splits, numbers = {}, dict[str, int]()
         for split in dict.fromkeys(split for dataset in datasets for split in dataset.splits):
             parts = [dataset.splits[split] for dataset in datasets if split in dataset.splits]
-            rows = JoinedRows(parts, classes, columns)
+            rows = JoinedRows(parts, classes, columns, numbers)
             splits[split] = Examples(str(self), split, rows, columns, key=fingerprint)
+        check_groups(splits)
         return Dataset(str(self), splits, columns, fingerprint, tuple(n for dataset in datasets for n in dataset.notes))
 
 
@@ -144,9 +153,18 @@ def whole_of(source: str | Source) -> str | Source:
 
 
 class JoinedRows(Sequence[Example]):
-    """The records of several splits, one after the other, with the classes of all of them."""
+    """The records of several splits, one after the other, with the classes of all of them.
 
-    def __init__(self, parts: Sequence[Examples], classes: Sequence[str], columns: Mapping[str, Column]):
+    `group_numbers` are the numbers of the groups by value in all splits; those of further values are added.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Examples],
+        classes: Sequence[str],
+        columns: Mapping[str, Column],
+        group_numbers: dict[str, int],
+    ):
         self.parts, self.columns = parts, columns
         self.ends = np.cumsum([len(part) for part in parts])
         self.numbers = [np.array([classes.index(name) for name in part.classes], np.int32) for part in parts]
@@ -156,13 +174,10 @@ class JoinedRows(Sequence[Example]):
             if parts[0].kind == "class":
                 labels = [numbers[part] for numbers, part in zip(self.numbers, labels, strict=True)]
             self.labels = np.concatenate(labels)
-        groups = [part.groups for part in parts if part.groups is not None]
+        self.groups, self.group_names = joined_groups(parts, group_numbers)
         times = [part.times for part in parts if part.times is not None]
-        # The numbers of the groups begin at 0 in each part.
-        starts = np.cumsum([0, *(int(group.max(initial=-1)) + 1 for group in groups)])
-        numbers = [start + group for start, group in zip(starts.tolist(), groups, strict=False)]
-        self.groups = np.concatenate(numbers) if len(groups) == len(parts) else None
-        self.times = np.concatenate(times) if len(times) == len(parts) else None
+        self.times = np.concatenate(times) if times else None
+        self.time_form = getattr(parts[0].source, "time_form", "")
         self.roles = parts[0].roles
 
     def __len__(self) -> int:
@@ -186,9 +201,72 @@ class JoinedRows(Sequence[Example]):
         part, place = self._find(position)
         return self.parts[part].place(place)
 
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of tables that the records at `rows` come from."""
+        part_of, starts = np.searchsorted(self.ends, rows, side="right"), np.array([0, *self.ends[:-1]])
+        members = [np.flatnonzero(part_of == number) for number in range(len(self.parts))]
+        views = [part.view(rows[m] - start) for part, m, start in zip(self.parts, members, starts, strict=True)]
+        return joined_origins(zip(members, views, strict=True))
+
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records."""
         return [value for part in self.parts for value in column_values(part, name)]
+
+
+def joined_groups(parts: Sequence[Examples], numbers: dict[str, int]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return int64[N], the group of each example of several splits, and the values of the groups by number.
+
+    Equal values have equal numbers, which `numbers` holds for all splits; those of further values are added to it.
+    Where a source does not state the values of its groups, they are taken as groups of that data set alone.
+    """
+    groups = []
+    for part in parts:
+        if part.groups is None:
+            return None, ()
+        names = getattr(part.source, "group_names", ())
+        values, members = np.unique(part.groups, return_inverse=True)
+        spelled_values = [names[value] if names else f"{part.name} {value}" for value in values.tolist()]
+        places = np.array([numbers.setdefault(value, len(numbers)) for value in spelled_values], np.int64)
+        groups.append(places[members])
+    return np.concatenate(groups), tuple(numbers)
+
+
+def check_alike(sources: Sequence[str | Source], datasets: Sequence[Dataset]) -> None:
+    """Raise ValueError where some data sets have groups or times and others have none, or times of another form."""
+    for name, setting in (("groups", "group"), ("times", "time")):
+        has = [any(getattr(part, name) is not None for part in dataset.splits.values()) for dataset in datasets]
+        if any(has) and not all(has):
+            one, other = sources[has.index(True)], sources[has.index(False)]
+            raise ValueError(
+                f"{format_source(one)} has {name}, but {format_source(other)} has none; set {setting}='...' in all of "
+                f"these data sets or in none"
+            )
+    forms = [
+        getattr(part.source, "time_form", "") for dataset in datasets for part in list(dataset.splits.values())[:1]
+    ]
+    if len(set(forms)) > 1:
+        place = next(number for number, form in enumerate(forms) if form != forms[0])
+        raise ValueError(
+            f"the times of {format_source(sources[0])} are {forms[0]}, but the times of "
+            f"{format_source(sources[place])} are {forms[place]}; expected numbers in all of these data sets, or dates "
+            "in all"
+        )
+
+
+def check_groups(splits: Mapping[str, Examples]) -> None:
+    """Raise ValueError where a group is in two splits."""
+    groups = {split: examples.groups for split, examples in splits.items() if examples.groups is not None}
+    for first, second in combinations(groups, 2):
+        both = np.intersect1d(groups[first], groups[second])
+        if len(both):
+            places = [splits[split].place(int((groups[split] == both[0]).argmax())) for split in (first, second)]
+            name = splits[second].source.group_names[int(both[0])]  # type: ignore[attr-defined]
+            raise ValueError(
+                f"the group {name!r} is in the split {first!r} ({places[0]}) and in the split {second!r} "
+                f"({places[1]}); {len(both):,} of the groups are in both. Expected each group in one split: join the "
+                "files into one, name the splits by files or by split='...', or use data.folds, which divides all rows "
+                "by group"
+            )
 
 
 class Relabelled(Mapping[str, Any]):
@@ -219,6 +297,8 @@ class ChosenRows(Sequence[Example]):
         for name in ("groups", "times"):
             values = getattr(examples, name)
             setattr(self, name, None if values is None else values[positions])
+        self.group_names = getattr(examples.source, "group_names", ())
+        self.time_form = getattr(examples.source, "time_form", "")
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -231,6 +311,10 @@ class ChosenRows(Sequence[Example]):
     def place(self, position: int) -> str:
         """Return the name of a record for a message."""
         return self.examples.place(int(self.examples.rows[self.positions[position]]))
+
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of tables that the records at `rows` come from."""
+        return origins(self.examples.view(self.positions[rows]))
 
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records."""
@@ -260,7 +344,7 @@ def column_values(examples: Examples, name: str) -> list[Any]:
 
 def text_of(value: Any) -> str:
     """Return a value as text: whole numbers without a point, booleans in lower case."""
-    from tlx.data.sources.labels import spelled as class_name
+    from tlx.data.sources.cells import spelled as class_name
 
     return value if isinstance(value, str) else class_name(value)
 

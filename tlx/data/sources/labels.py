@@ -5,98 +5,64 @@ All functions look at the different values of a column and not at its rows, so a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlx.data.sources.raw_table import CLASSES, RawTable
+from tlx.data.sources.cells import Cells, Kind, class_names, is_finite, no_number, number_in, spelled
+from tlx.data.sources.class_checks import check_classes, check_commas, check_integers, similar_classes
+from tlx.data.sources.label_lists import check_lists, check_once, indicator_width, single_labels
 from tlx.trees import near_miss
 from tlx.types import Column
 
 if TYPE_CHECKING:
     from tlx.data.sources.tabular import Tabular
 
-Kind = Literal["class", "number", "classes", "numbers", "tags"]
-
-# Labels with more distinct values than this, most of them with one example, are no classes.
-MANY_CLASSES = 100
 # Numbers with at most this many distinct values, each in ten rows or more, may be meant as classes.
 FEW_NUMBERS = 3
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells of a label column in one split: the distinct `values`, and for each row the number of its value.
-
-    A missing cell is None. Lists are tuples. `declared` are the names of the classes where the format states them.
-    """
-
-    table: RawTable
-    name: str
-    values: Sequence[Any]
-    codes: np.ndarray
-    declared: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, table: RawTable, name: str) -> Cells:
-        """Read a column. Raises ValueError where its values have different types."""
-        import pyarrow as pa
-
-        table.check_types(name)
-        column = table.column(name).combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        names = tuple(table.metadata(name, CLASSES) or ())
-        if pa.types.is_nested(column.type) or table.shapes[name] is not None:
-            rows = [table.cell(name, row) for row in range(len(table))]
-            cells = [None if row is None else tuple(np.ravel(row).tolist()) for row in rows]
-            numbers: dict[Any, int] = {}
-            codes = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], np.int64)
-            values: list[Any] = list(numbers)
-            if names:
-                values = [None if cell is None else tuple(names[n] for n in cell) for cell in values]
-            return cls(table, name, values, codes, names)
-        encoded = column.dictionary_encode(null_encoding="encode")
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        values = encoded.dictionary.to_pylist()
-        if names:
-            values = [None if value is None or value < 0 else names[value] for value in values]
-        return cls(table, name, values, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), names)
-
-    def first(self, number: int) -> str:
-        """Return the place of the first row with the value of this number."""
-        return self.table.place(int((self.codes == number).argmax()))
-
-    def missing(self, blank: bool) -> np.ndarray:
-        """Return bool[N], the rows without a label. With `blank` an empty text is one too."""
-        empty = [
-            value is None or (blank and isinstance(value, str) and not value.strip()) for value in self.values
-        ] or [True]
-        return np.array(empty, bool)[self.codes]
 
 
 @dataclass(frozen=True)
 class LabelColumn:
     """The label of a table: its description, and by split the rows that have one and their numbers.
 
-    `labels` of a split are int32[N] classes or float32[N] numbers; None where each label is a list.
+    `labels` of a split are int32[N] classes or float32[N] numbers; None where each label is a list. With `indicators`
+    each list has a 0 or a 1 for each class.
     """
 
     column: Column
     rows: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray | None]
     notes: tuple[str, ...] = ()
+    indicators: bool = False
 
 
 def label_column(settings: Tabular, cells: Mapping[str, Cells]) -> LabelColumn:
     """Read the label of all splits from one column. Raises ValueError as the functions below do."""
     rows, notes = labelled_rows(settings, cells)
+    cells, name = {split: cells[split] for split in rows}, cells["train"].name
+    cells, single = single_labels(settings, cells, rows)
+    if single:
+        notes = (*notes, f"each {name!r} of {settings} is a list of one value, which is read as one label")
+    if width := indicator_width(settings, cells, rows):
+        classes = settings.classes or tuple(map(str, range(width)))
+        note = (
+            f"each {name!r} of {settings} has {width} numbers, all of them 0 or 1: they say which of the classes "
+            f"{classes[0]!r} to {classes[-1]!r} a row has (label_kind='numbers' reads them as numbers)"
+        )
+        return LabelColumn(Column("classes", classes), rows, dict.fromkeys(rows), (*notes, note), indicators=True)
     kind = settings.label_kind or kind_of(settings, cells, rows)
+    check_lists(kind, cells, rows)
     column = column_of(settings, kind, cells, rows)
+    if column.classes and not settings.classes and not cells["train"].declared:
+        alike = similar_classes(settings, kind, cells, rows)
+        if alike and settings.label_kind is None:
+            raise ValueError(
+                f"{alike}; use one spelling, or keep both as classes with label_kind={kind!r} or classes=(...)"
+            )
+        notes = (*notes, alike) if alike else notes
     labels = {split: encoded(column, part, rows[split]) for split, part in cells.items()}
     return LabelColumn(column, rows, labels, notes)
 
@@ -104,12 +70,15 @@ def label_column(settings: Tabular, cells: Mapping[str, Cells]) -> LabelColumn:
 def labelled_rows(settings: Tabular, cells: Mapping[str, Cells]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the rows that have a label, by split, and a note where some are left out.
 
-    With a separator an empty cell is a row without classes.
+    With a separator an empty cell is a row without classes. A validation or test split without any label is left out.
     """
     blank = not (settings.separator and settings.label_kind in (None, "classes"))
-    rows, dropped, name = {}, 0, ""
+    rows, notes, dropped, name = {}, list[str](), 0, ""
     for split, part in cells.items():
         empty, name = part.missing(blank), part.name
+        if split != "train" and (empty.all() or _is_withheld(settings, part, cells["train"])):
+            notes.append(withheld_note(settings, split, len(empty), repr(name)))
+            continue
         if empty.any() and settings.missing == "error":
             raise ValueError(
                 f"{part.table.place(int(empty.argmax()))}: {name!r} is empty, as in {int(empty.sum()):,} of "
@@ -122,15 +91,32 @@ def labelled_rows(settings: Tabular, cells: Mapping[str, Cells]) -> tuple[dict[s
             )
         rows[split] = np.flatnonzero(~empty)
         dropped += int(empty.sum())
-    if not dropped:
-        return rows, ()
-    return rows, (f"{dropped:,} rows of {settings} have no label in {name!r} and are not used",)
+    if dropped:
+        notes.append(f"{dropped:,} rows of {settings} have no label in {name!r} and are not used")
+    return rows, tuple(notes)
+
+
+def withheld_note(settings: Tabular, split: str, count: int, names: str) -> str:
+    """Return the note on a split of `count` rows that is left out because it has no labels."""
+    return (
+        f"{settings} does not publish the labels of its {split} split ({names} is empty or -1 in all {count:,} rows), "
+        "so this split is not used"
+    )
+
+
+def _is_withheld(settings: Tabular, part: Cells, train: Cells) -> bool:
+    """Return whether all labels of a split are -1, a mark for labels that are not published, and no training label is
+    negative."""
+    if "-1" in settings.classes or any(number_in(value) != -1 for value in part.values):
+        return False
+    return all(number is None or number >= 0 for number in map(number_in, train.values))
 
 
 def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np.ndarray]) -> Kind:
     """Return the kind of the labels where the source does not state it.
 
-    Raises ValueError for "nan" or "inf" in a column of numbers, and where numbers may be meant as classes.
+    Raises ValueError for "nan" or "inf" in a column of numbers, for decimal commas, where numbers may be meant as
+    classes, and where whole numbers may be meant as numbers.
     """
     if settings.words is not None:
         return "tags"
@@ -145,6 +131,7 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
         return "numbers" if flat and all(isinstance(item, float) for item in flat) else "classes"
     if settings.classes or cells["train"].declared or any(isinstance(value, bool) for _, _, value in values):
         return "class"
+    check_commas(values)
     numbers = [number_in(value) for _, _, value in values]
     if not values or None in numbers:
         return "class"
@@ -154,9 +141,10 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
                 f"{no_number(part, place, value)}, or state label_kind='class' where it is the name of a class"
             )
     finite = {number for number in numbers if number is not None}
-    if all(number.is_integer() for number in finite):
-        return "class"
     count = sum(map(len, rows.values()))
+    if all(number.is_integer() for number in finite):
+        check_integers(cells["train"], finite, count)
+        return "class"
     if len(finite) <= FEW_NUMBERS and count >= 10 * len(finite):
         part, place, _ = values[0]
         raise ValueError(
@@ -164,51 +152,6 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
             f"{count:,} rows; are these classes? Set label_kind='class' if they are, else label_kind='number'"
         )
     return "number"
-
-
-def number_in(value: Any) -> float | None:
-    """Return the number in a cell, which may be NaN or infinite; None where the cell is no number."""
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def is_finite(number: float | None) -> bool:
-    """Return whether there is a number that float32 holds."""
-    return number is not None and math.isfinite(number) and abs(number) <= float(np.finfo(np.float32).max)
-
-
-def no_number(cells: Cells, number: int, value: Any) -> str:
-    """Return the message for a value that is no finite number."""
-    text = value if isinstance(value, str) else str(value)
-    return (
-        f"{cells.first(number)}: {cells.name!r} is {text!r:.40}; expected a finite number of float32: correct it, or "
-        "empty the cell and leave such rows out with missing='drop'"
-    )
-
-
-def class_names(value: Any, settings: Tabular, kind: str) -> list[str]:
-    """Return the classes that one value of a column of this kind names."""
-    if isinstance(value, tuple | list | np.ndarray):
-        return [spelled(item) for item in value]
-    text = spelled(value)
-    if kind == "tags":
-        return text.split()
-    if kind != "classes" or settings.separator is None:
-        return [text.strip()]
-    return [name for part in text.split(settings.separator) if (name := part.strip())]
-
-
-def spelled(value: Any) -> str:
-    """Return the name of a class from its value: whole numbers without a point, booleans in lower case."""
-    if value is None:
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return str(value).lower()
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def column_of(settings: Tabular, kind: Kind, cells: Mapping[str, Cells], rows: Mapping[str, np.ndarray]) -> Column:
@@ -223,7 +166,10 @@ def column_of(settings: Tabular, kind: Kind, cells: Mapping[str, Cells], rows: M
     for split, part in cells.items():
         counts[split] = {}
         for number, count in enumerate(np.bincount(part.codes[rows[split]], minlength=len(part.values)).tolist()):
-            for name in class_names(part.values[number], settings, kind) if count else ():
+            names = class_names(part.values[number], settings, kind) if count else []
+            if kind == "classes":
+                check_once(part, number, names)
+            for name in names:
                 if settings.classes and name not in settings.classes:
                     raise ValueError(
                         f"{part.first(number)}: {part.name!r} is {name!r}; expected one of the classes in "
@@ -232,48 +178,11 @@ def column_of(settings: Tabular, kind: Kind, cells: Mapping[str, Cells], rows: M
                 counts[split][name] = counts[split].get(name, 0) + count
     if classes := settings.classes or cells["train"].declared:
         return Column(kind, classes)
-    _check_classes(kind, cells, counts, sum(map(len, rows.values())))
-    names = {name for count in counts.values() for name in count}
-    if all(is_finite(number_in(name)) for name in names):
-        return Column(kind, tuple(sorted(names, key=lambda name: (float(name), name))))
-    return Column(kind, tuple(sorted(names)))
-
-
-def _check_classes(kind: Kind, cells: Mapping[str, Cells], counts: Mapping[str, Mapping[str, int]], total: int) -> None:
-    """Raise ValueError for classes that cannot be meant or cannot be learned."""
-    part = cells["train"]
-    names = {name for count in counts.values() for name in count}
-    where = f"{part.table.name}: {part.name!r}"
-    if len(names) > MANY_CLASSES and len(names) > total / 2:
-        raise ValueError(
-            f"{where} has {len(names):,} different labels in {total:,} rows, which is too many for classes; name "
-            "another column, or set label_kind='number'"
-        )
-    if not names:
-        raise ValueError(
-            f"{part.table.name}: no cell of {part.name!r} names a class, in {total:,} rows; name the column of the "
-            "labels, label='...', or the classes, classes=(...)"
-        )
-    if len(names) == 1 and kind == "class":
-        raise ValueError(
-            f"{where} is {names.pop()!r} in all {total:,} rows; expected two classes or more: name another column, or "
-            "state all classes with classes=(...)"
-        )
-    for split, count in counts.items():
-        if kind == "class" and (unseen := sorted(count.keys() - counts["train"].keys())):
-            name = unseen[0]
-            number = next(n for n, value in enumerate(cells[split].values) if spelled(value).strip() == name)
-            raise ValueError(
-                f"{cells[split].first(number)}: the class {name!r} of {cells[split].name!r} is in "
-                f"{counted(count[name])} of the {split} split and in no training row"
-                f"{near_miss(name, counts['train'])}; correct it, or accept it with classes=(...), which lists all "
-                "classes"
-            )
-
-
-def counted(rows: int) -> str:
-    """Return a number of rows in words."""
-    return "1 row" if rows == 1 else f"{rows:,} rows"
+    check_classes(kind, cells, counts, sum(map(len, rows.values())), stated=settings.label_kind is not None)
+    distinct = {name for count in counts.values() for name in count}
+    if all(is_finite(number_in(name)) for name in distinct):
+        return Column(kind, tuple(sorted(distinct, key=lambda name: (float(name), name))))
+    return Column(kind, tuple(sorted(distinct)))
 
 
 def encoded(column: Column, cells: Cells, rows: np.ndarray) -> np.ndarray | None:

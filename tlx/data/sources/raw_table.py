@@ -89,7 +89,11 @@ class RawTable:
         import pyarrow.compute as pc
 
         column = self.column(name)
-        if not pa.types.is_string(column.type):
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
+        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
             return int(column.null_count)
         blank = pc.sum(pc.equal(pc.utf8_trim_whitespace(column), "")).as_py()
         return int(column.null_count) + int(blank or 0)

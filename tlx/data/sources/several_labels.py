@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlx.data.sources.labels import Cells, LabelColumn, is_finite, no_number, number_in
+from tlx.data.sources.cells import Cells, is_finite, no_number, number_in
+from tlx.data.sources.labels import LabelColumn, withheld_note
 from tlx.types import Column
 
 if TYPE_CHECKING:
@@ -18,13 +19,17 @@ def several_labels(settings: Tabular, cells: Mapping[str, Mapping[str, Cells]]) 
     """Read the label of all splits from several columns.
 
     Columns of 0 and 1, or of true and false, are classes with the names of the columns; others are real numbers.
-    A row without one of the labels has none.
+    A row without one of the labels has none. A validation or test split without any label is left out.
 
     Raises ValueError for a cell that is missing (unless `missing` is "drop") or no finite number.
     """
     names = tuple(cells)
-    rows, dropped = {}, 0
+    joined = ", ".join(map(repr, names))
+    rows, withheld, dropped = {}, list[str](), 0
     for split, first in cells[names[0]].items():
+        if split != "train" and all(cells[name][split].missing(blank=True).all() for name in names):
+            withheld.append(withheld_note(settings, split, len(first.table), joined))
+            continue
         empty = np.zeros(len(first.table), bool)
         for name in names:
             missing = cells[name][split].missing(blank=True)
@@ -40,7 +45,7 @@ def several_labels(settings: Tabular, cells: Mapping[str, Mapping[str, Cells]]) 
         dropped += int(empty.sum())
     distinct = set()
     for parts in cells.values():
-        for split, part in parts.items():
+        for split, part in ((split, parts[split]) for split in rows):
             for number in np.unique(part.codes[rows[split]]).tolist():
                 value = part.values[number]
                 real = float(value) if isinstance(value, bool) else number_in(value)
@@ -55,6 +60,5 @@ def several_labels(settings: Tabular, cells: Mapping[str, Mapping[str, Cells]]) 
     column = Column("classes", settings.classes or names) if kind == "classes" else Column("numbers")
     if kind == "classes" and len(column.classes) != len(names):
         raise ValueError(f"classes={settings.classes!r}, but label={names!r}; expected one name for each column")
-    joined = ", ".join(map(repr, names))
-    notes = (f"{dropped:,} rows of {settings} lack one of the labels {joined} and are not used",) if dropped else ()
-    return LabelColumn(column, rows, dict.fromkeys(rows), notes)
+    lacking = (f"{dropped:,} rows of {settings} lack one of the labels {joined} and are not used",) if dropped else ()
+    return LabelColumn(column, rows, dict.fromkeys(rows), (*withheld, *lacking))

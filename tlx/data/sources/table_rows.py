@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlx.data.sources.labels import LabelColumn, class_names
+from tlx.data.overlap import Origin
+from tlx.data.sources.cells import class_names
+from tlx.data.sources.labels import LabelColumn
 from tlx.data.sources.raw_table import CLASSES, LINE, RawTable
 from tlx.data.sources.roles import Roles
 from tlx.processors.columns import HEAVY, LABEL
@@ -66,6 +68,8 @@ class TableRows(Sequence[Example]):
     ):
         self.table, self.roles, self.columns, self.rows = table, roles, columns, rows
         self.groups, self.times, self.settings = division.groups, division.times, settings
+        self.group_names, self.time_form = division.group_names, division.time_form
+        self.indicators = label.indicators
         labels = label.labels[division.table]
         self.labels = None if labels is None else labels[division.places]
 
@@ -97,6 +101,10 @@ class TableRows(Sequence[Example]):
                     return str(self.table.folder / file)
         return self.table.place(row)
 
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of the table of the records at `rows`, by its digest."""
+        return {self.table.digest: Origin(np.arange(len(rows)), self.rows[rows])}
+
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records as Python values, whatever its role."""
         return list(self.table.column(name).take(self.rows).to_pylist())
@@ -124,7 +132,9 @@ class TableRows(Sequence[Example]):
             return content
         path = (self.table.folder or Path()) / content
         if not path.is_file():
-            raise ValueError(f"{self.table.place(row)}: {role} is {content!r}, but there is no file {path}")
+            raise ValueError(
+                f"{self.table.place(row)}: {self.roles[role][0]!r} is {content!r}, but there is no file {path}"
+            )
         return path.read_bytes()
 
     def _label(self, position: int, row: int) -> Any:
@@ -137,6 +147,8 @@ class TableRows(Sequence[Example]):
         if len(names) > 1:
             return [number for number, name in enumerate(names) if float(self.table.cell(name, row))]
         declared = self.table.cell(names[0], row)
+        if self.indicators:
+            return np.flatnonzero(np.asarray(declared)).tolist()
         if isinstance(declared, list) and self.table.metadata(names[0], CLASSES) is not None:
             # The format numbers the classes.
             return declared

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from tlx.data.examples import Examples
 from tlx.data.sources.base import Dataset, Source
+from tlx.data.sources.cells import Cells, Kind
 from tlx.data.sources.division import division
-from tlx.data.sources.labels import Cells, Kind, LabelColumn, label_column
+from tlx.data.sources.labels import LabelColumn, label_column
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.roles import INPUTS, Roles, roles_of
 from tlx.data.sources.several_labels import several_labels
@@ -149,7 +150,10 @@ def opened(
         if "audio" in columns and not columns["audio"].rate:
             columns["audio"] = Column("audio", rate=rate_of(rows[0]["audio"], str(settings)))
         splits[split] = rows
-    return splits, columns, fingerprint_of(settings, tables), (*notes, *label.notes)
+    notes = (*notes, *label.notes)
+    if settings.time is not None:
+        notes = (*notes, f"the rows of {settings} are ordered by {settings.time!r}, a column of {part.time_form}")
+    return splits, columns, fingerprint_of(settings, tables), notes
 
 
 def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:

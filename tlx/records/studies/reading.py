@@ -122,8 +122,9 @@ class Arm(NamedTuple):
         if not tested:
             return 0
         # All cells of an arm have the same number of folds.
-        recipe: Json = next((recipe for cell in self.cells if (recipe := cell.recipe())), {})
-        return max(recipe.get("data", {}).get("folds") or 0, len(tested), max(tested) + 1, 2)
+        recipes = (cell.recipe() for cell in self.cells)
+        begun: Json = next((recipe for recipe in recipes if recipe is not None), {"data": {}})
+        return max(begun["data"].get("folds") or 0, len(tested), max(tested) + 1, 2)
 
     def values(self, metric: str) -> dict[Any, float]:
         """Return the metric of every finished cell by its seed and fold, as in `result.json`."""
