@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tlx.data import Arrays, Csv, Folder, Numbers, open_dataset
+from tlx.data.sources.named import source_named
 from tlx.data.sources.numbers import kept, rows_of
 from tlx.files import durable
 
@@ -90,7 +91,8 @@ def test_an_empty_cell_is_not_a_file(tmp_path):
         list(dataset.splits["train"])
 
 
-def test_writers_of_one_file_in_the_cache_do_not_share_a_partial_file(monkeypatch):
+def test_writers_of_one_file_in_the_cache_do_not_share_a_partial_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path))
     features, labels = np.random.default_rng(7).normal(size=(6, 2)), np.arange(6) % 2
     replace, partials = os.replace, []
 
@@ -107,3 +109,22 @@ def test_writers_of_one_file_in_the_cache_do_not_share_a_partial_file(monkeypatc
     source = Numbers((features, labels), classes=("a", "b"))
     assert len(set(partials)) == len(partials) == 2
     assert rows_of(source.train, "train").labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("subfolders", [True, False])
+def test_a_folder_with_a_table_of_its_files_is_read_by_the_table(subfolders, tmp_path):
+    names = [f"{('cat/' if n % 2 else 'dog/') if subfolders else ''}{n}.PNG" for n in range(20)]
+    for n, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((2, 2), n, np.uint8)).save(tmp_path / name)
+    rows = "".join(f"{name},{('old', 'young')[n // 10]}\n" for n, name in enumerate(names))
+    (tmp_path / "labels.csv").write_text("filename,age\n" + rows)
+    assert source_named(str(tmp_path)) == Folder(str(tmp_path), table="labels.csv", image="filename")
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.columns["image"].kind == "image" and dataset.classes == ("old", "young")
+    assert dataset.splits["train"][0]["image"].shape[:2] == (2, 2)
+    # Names of files that are not there are texts.
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "labels.csv").write_text("filename,age\n" + rows)
+    assert source_named(str(texts)) == Csv(str(texts / "labels.csv"))

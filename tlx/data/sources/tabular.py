@@ -77,6 +77,12 @@ class Tabular(Source):
     PLACES: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        for name in ("text", "label", "classes"):
+            if isinstance(getattr(self, name), list):
+                # A source is hashed.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.classes, str):
+            raise ValueError(f"classes={self.classes!r}; expected the names of the classes, such as ('neg', 'pos')")
         if not 0 <= self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}; expected 0 (no test split) or a share below 1")
         if self.missing not in ("error", "drop"):
