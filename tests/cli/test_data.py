@@ -182,3 +182,17 @@ def test_duplicates_imbalance_and_other_scripts_are_named_in_the_config(here):
     for part in ("drop_duplicates=True", "times as frequent", "another script"):
         assert part in " ".join(text.split())
     assert Data(target="rows.csv")
+
+
+def test_start_keeps_odd_names_and_texts_in_its_config_and_commands(here):
+    name = 'a"""b\\x.csv'
+    reviews(body=[f"--text of film {n} with plot" for n in range(60)]).to_csv(name, index=False)
+    outcome = call("start", name, "--out", "odd.py")
+    assert outcome.exit_code == 0, outcome.output
+    assert runpy.run_path("odd.py")["recipe"]().data.target.path == name
+    assert outcome.stdout.splitlines()[2].startswith("tlx predict runs/odd -- '--text of film")
+
+
+def test_start_reads_digits_with_commas_as_they_are(here):
+    reviews(stars=[f"{n % 5},{n % 7}" for n in range(60)]).to_csv("rows.csv", index=False)
+    assert "separator" not in draft("rows.csv").text

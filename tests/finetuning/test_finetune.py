@@ -149,6 +149,30 @@ def test_a_second_call_returns_the_finished_run(review_run, tiny_text, reviews, 
         tlx.finetune(tiny_text, train=reviews, **settings, quiet=True)
 
 
+def test_a_changed_file_is_trained_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["dark", "light"] * 30
+    for n in range(60):
+        Image.fromarray(np.full((4, 4), (n % 2) * 100 + n, np.uint8)).save(f"{n}.png")
+
+    def tuned(labels, **settings):
+        pd.DataFrame({"image": [f"{n}.png" for n in range(60)], "label": labels}).to_csv("rows.csv", index=False)
+        mlp = models.Mlp(inputs=(4, 4, 1), widths=(8,))
+        return tlx.finetune(mlp, train="rows.csv", steps=2, quiet=True, **settings)
+
+    first = tuned(names)
+    file = first.folder / "result.json"
+    written = file.stat().st_mtime_ns
+    assert tuned(names).folder == tuned(names, out=first.folder).folder == first.folder
+    assert file.stat().st_mtime_ns == written
+    with pytest.raises(FileExistsError) as error:
+        tuned(names[::-1], out=first.folder)
+    parts = (str(first.folder), "rows.csv", first.result["data"], "overwrite=True")
+    assert all(part in str(error.value) for part in parts), error.value
+    second = tuned(names[::-1])
+    assert second.folder != first.folder and second.result["data"] != first.result["data"]
+
+
 def test_one_line_states_the_settings_and_the_output_is_short(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)

@@ -82,7 +82,7 @@ def test_splits_may_be_given():
 )
 def test_mistakes_are_one_line(train, settings, parts):
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as error:
-        made(train, **settings)
+        made(train, **settings)[0].open()
     message = str(error.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message

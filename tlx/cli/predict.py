@@ -199,7 +199,7 @@ def write_file(
     "--missing", type=click.Choice(["error", "drop"]), help="Treat rows without a label [default: as the run]."
 )
 @click.option("--out", type=click.Path(file_okay=False), help="Output directory [default: runs/eval- and both names].")
-@click.option("--overwrite", is_flag=True, help="Delete an evaluation of other data in the directory first.")
+@click.option("--overwrite", is_flag=True, help="Replace an evaluation of other data in the directory.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--quiet", is_flag=True, help="Print the numbers and errors only.")
 @config_option

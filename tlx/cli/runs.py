@@ -40,7 +40,7 @@ from tlx.cli.user_files import load_recipe, optional_recipe
 @set_option
 @out_option("runs/ and the name of the config")
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
-@click.option("--overwrite", is_flag=True, help="Delete the files of an earlier run first; other files stay.")
+@click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run; other files stay.")
 @click.option(
     "--no-feature-cache",
     "recompute",

@@ -61,7 +61,9 @@ def start(
     click.echo(f"{found.summary}\nwrote {path}; next:", err=True)
     click.echo(command_of("data", config, "--out", f"{run}-data"))
     click.echo(command_of("run", config))
-    click.echo(command_of("predict", run, found.example or "FILE"))
+    example = found.example or "FILE"
+    # A text that begins with a dash would be read as an option.
+    click.echo(command_of("predict", run, *(["--"] if example.startswith("-") else []), example))
 
 
 def source_of(source: str, columns: Mapping[str, str | None], changes: Sequence[str]) -> Any:

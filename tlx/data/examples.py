@@ -324,7 +324,9 @@ def check_cell(record: Mapping[str, Any], name: str, place: str, title: str = ""
             "the column"
         )
     if record[name] is None:
-        raise ValueError(f"{place}: {(title or name)!r} is None; add the value, or remove such examples")
+        raise ValueError(
+            f"{place}: {(title or name)!r} is None (an empty cell); add the value, or remove such examples"
+        )
 
 
 def many(source: Sequence[Example], rows: Sequence[int]) -> Sequence[Example]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,18 +97,23 @@ def write_all_of(descriptor: int, content: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def write_whole(path: Path, pieces: Iterable[bytes | memoryview], *, sync: bool = False) -> None:
+def write_whole(
+    path: Path, pieces: Iterable[bytes | memoryview], *, sync: bool = False, shared: bool = False
+) -> None:  # fmt: skip
     """Write a file so that a reader sees the old content or the new one, also after a crash.
 
     Args:
         path: The file; its directory exists.
         pieces: The content, in order.
         sync: Whether the content is on the disk before the file gets its name, and the name before this returns.
+        shared: Whether other processes may write the same file at the same time, as in the cache. The partial file
+            then has a name that no other writer has.
 
     Raises:
         OSError: The storage refuses; `path` is unchanged and no partial file stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    writer = f".{uuid.uuid4().hex[:12]}" if shared else ""
+    partial = path.with_name(f".{path.name}{writer}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
         try:

@@ -3,6 +3,7 @@
 `sources` makes a source from the data, `defaults` chooses the settings that the user leaves open.
 """
 
+import hashlib
 import re
 import sys
 import warnings
@@ -18,9 +19,11 @@ from tlx.finetuning import defaults
 from tlx.finetuning.sources import source_of
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe
+from tlx.records import run_directory
 from tlx.report.words import headline
 from tlx.report.words import source as code_of
 from tlx.training.loop import Run, run
+from tlx.training.prepare import open_data
 from tlx.tuning import Probe, Tuning
 from tlx.weights import Weights
 from tlx.weights.pretrained import open_checkpoint
@@ -49,7 +52,8 @@ def finetune(
 
     The task follows from the label: classes, a number, several classes, or several numbers. Settings that are None
     follow from the data; one line of the output and `run.recipe` say which. A second call with the same data and
-    settings returns the finished run, and an interrupted run continues.
+    settings returns the finished run, and an interrupted run continues. Where a file has changed, the model is trained
+    again in another folder.
 
     Args:
         model: The name of an asset ("minilm-l6"), a hub id, a directory, or a run, whose weights are fine-tuned; or an
@@ -98,7 +102,9 @@ def finetune(
 def tuned(choice: "Chosen", notes: Sequence[str], out: str | Path | None, overwrite: bool, quiet: bool) -> Run:
     """Run a chosen recipe in a folder, or return the finished run there, and print the line of its settings."""
     recipe = choice.recipe
-    path = Path(out) if out is not None else Path("runs") / name_of(recipe)
+    path = Path(out) if out is not None else Path("runs") / name_of(choice)
+    if not overwrite:
+        check_data(path, recipe)
     if not quiet:
         lines = [*notes, line(choice)]
         if not overwrite and all((path / name).is_file() for name in (RECIPE, RESULT)):
@@ -223,9 +229,29 @@ def line(choice: Chosen) -> str:
     return f"settings: {'; '.join(parts)}; all of them: run.recipe"
 
 
-def name_of(recipe: Recipe) -> str:
-    """Return the name of the folder of a run: its model, its data, and the beginning of its fingerprint."""
-    document = config.dump(recipe)
+def check_data(path: Path, recipe: Recipe) -> None:
+    """Raise FileExistsError where a folder has the finished run of this recipe, but its data have changed since.
+
+    A recipe names a file and does not hold its content, so the same recipe may have other data.
+    """
+    if not all((path / name).is_file() for name in (RECIPE, RESULT)):
+        return
+    result = run_directory.read(path)
+    if result["fingerprint"] != config.fingerprint(recipe):
+        return
+    current = open_data(recipe).fingerprint
+    if current != result["data"]:
+        raise FileExistsError(
+            f"{path} has a run on data with the fingerprint {result['data']}, but {recipe.data.target} has changed "
+            f"since and now has {current}; choose another folder with out=..., or train again with overwrite=True"
+        )
+
+
+def name_of(choice: Chosen) -> str:
+    """Return the name of the folder of a run: its model, its data, and a hash of its recipe and of its data."""
+    document = config.dump(choice.recipe)
     title = headline(document).replace(" from scratch", "").replace(" on ", "-")
     slug = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60]
-    return f"{slug}-{config.fingerprint(recipe)[:8]}"
+    # A recipe names a file and does not hold its content: a changed file is another run.
+    identity = config.fingerprint(choice.recipe) + choice.dataset.fingerprint
+    return f"{slug}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

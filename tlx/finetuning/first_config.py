@@ -107,7 +107,8 @@ def draft(source: str | Source, command: str = "tlx start") -> Draft:
 
 def with_separator(source: Source) -> Source:
     """Return a source that reads several classes from a cell such as "plot;music", where its labels look like it: a
-    tenth of the labels hold the separator, and there are fewer classes between separators than different cells."""
+    tenth of the labels hold the separator, there are fewer classes between separators than different cells, and not all
+    of them are digits."""
     if not isinstance(source, Tabular) or source.separator or source.label_kind or isinstance(source.label, tuple):
         return source
     dataset = open_dataset(source)
@@ -118,7 +119,9 @@ def with_separator(source: Source) -> Source:
     for separator in SEPARATORS:
         parts = {part.strip() for name in train.classes for part in name.split(separator)}
         several = np.array([separator in name for name in train.classes])
-        if several[labels].mean() >= 0.1 and len(parts) < len(train.classes):
+        # Digits between separators are parts of numbers: "1,5", "2;3".
+        digits = all(part.isdigit() for part in parts if part)
+        if several[labels].mean() >= 0.1 and len(parts) < len(train.classes) and not digits:
             return replace(source, separator=separator)
     return source
 
@@ -335,11 +338,17 @@ def assembled(summary: str, source: str, command: str, name: str, data: list[Lin
     head = textwrap.fill(f"{source}: {summary}.", WIDTH)
     return "\n".join(
         [
-            f'"""{head}', "", f"Written by `{command}`. Change what you like, here or on the command line:",
+            f'"""{escaped(head)}', "",
+            f"Written by `{escaped(command)}`. Change what you like, here or on the command line:",
             f"tlx run {name}.py --set optim.lr=1e-4", '"""', "", *imports, "", "", "def recipe() -> Recipe:",
             "    return Recipe(", *body, "    )", "",
         ]
     )  # fmt: skip
+
+
+def escaped(text: str) -> str:
+    """Return a text as it is written within a docstring."""
+    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
 def written(line: Line, indent: int, field: str) -> list[str]:

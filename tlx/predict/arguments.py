@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from tlx.data.sources.base import Source
 from tlx.data.sources.csv import Csv
-from tlx.data.sources.folder import Folder, media_kind
+from tlx.data.sources.folder import Folder
 from tlx.data.sources.jsonl import Jsonl
+from tlx.data.sources.media import media_kind
 from tlx.data.sources.named import ENDINGS, OTHER, source_named, source_of_folder
 from tlx.data.sources.raw_table import LINE, RawTable, chunks, key_of, stored
 from tlx.data.sources.tabular import Tabular

@@ -16,8 +16,9 @@ from tlx.data.sources.base import Source
 from tlx.data.sources.class_checks import counted
 from tlx.data.sources.division import Division
 from tlx.data.sources.files import FileTable
-from tlx.data.sources.folder import Folder, files_of, media_kind
+from tlx.data.sources.folder import Folder, files_of
 from tlx.data.sources.labels import LabelColumn
+from tlx.data.sources.media import media_kind
 from tlx.data.sources.raw_table import CHUNK, LINE, RawTable
 from tlx.data.sources.roles import IMAGES, PAIRS, SOUNDS, TEXTS, is_text, sample
 from tlx.data.sources.table_rows import TableRows

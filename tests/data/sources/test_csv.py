@@ -182,3 +182,21 @@ def test_a_missing_file_is_named(tmp_path):
         Csv(str(tmp_path / "gone.csv")).open()
     with pytest.raises(IsADirectoryError, match="is a directory"):
         Csv(str(tmp_path)).open()
+
+
+def test_the_delimiter_divides_the_first_rows(write):
+    rows = "".join(f"text {n}, long\t{'ab'[n % 2]}\n" for n in range(20))
+    for name in ("x.tsv", "x.TSV"):
+        path = write(f"review, full\tlabel\n{rows}", name)
+        assert Csv(path).tables()["train"].names == ("review, full", "label")
+    # The same content under another name is another table; here both delimiters fit.
+    assert Csv(write(f"review, full\tlabel\n{rows}", "x.csv")).tables()["train"].names == ("review", "full\tlabel")
+    rows = "".join(f"text {n};{'ab'[n % 2]}\n" for n in range(20))
+    table = Csv(write(f"review, full, all;label\n{rows}", "y.csv")).tables()["train"]
+    assert table.names == ("review, full, all", "label")
+
+
+def test_line_ends_without_a_line_feed_are_named(write):
+    with pytest.raises(ValueError) as error:
+        Csv(write("text,label\ra,b\rc,d\r", "mac.csv")).open()
+    assert all(part in str(error.value) for part in ("mac.csv", "\\r", "tr ")), error.value

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -34,6 +35,7 @@ ROWS = [
     {"id": n, "body": text, "stars": stars, "language": language}
     for n, (text, stars, language) in enumerate(zip(TEXTS, STARS, LANGUAGES, strict=True))
 ]
+LINES = [f"text {n}" for n in range(20)]
 
 
 def csv_file(folder, rows=ROWS, name="rows.csv"):
@@ -306,7 +308,7 @@ def test_damaged_json_lines_are_named(content, parts, tmp_path):
 
 def test_invalid_frames_folders_and_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'label' have different types.*integer \(row 0\).*text \(row 1\)"):
-        Arrays({"text": ["a", "b"], "label": [1, "x"]})
+        Arrays({"text": ["a", "b"], "label": [1, "x"]}).open()
     with pytest.raises(ValueError, match="two columns with the name 'text'"):
         Frame(pd.DataFrame([["a", "b", 1]], columns=["text", "text", "label"]))
     with pytest.raises(ValueError, match=r"'text' has 2, 'label' has 1"):
@@ -357,3 +359,72 @@ def test_blank_cells_are_missing_in_every_type_of_text(kind):
     cells = pa.array([None, " ", "", "a"])
     table = RawTable("rows", pa.table({"text": cells.cast(kind), "n": [1, None, 3, 4]}), "")
     assert table.missing("text") == 3 and table.missing("n") == 1
+
+
+def test_numbers_beyond_64_bits_and_among_floats_are_read(tmp_path):
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2], "id": n, "ids": [n], "score": 0.5} for n in range(20)]
+    rows[3] |= {"id": 2**70, "ids": [2**70], "score": 2**53 + 1}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    source = Jsonl(str(path), text="text", label="label")
+    assert source.open().classes == ("a", "b")
+    assert source.tables()["train"].cell("score", 3) == float(2**53)
+    with pytest.raises(ValueError) as error:
+        Jsonl(str(path), text="text", label="id").open()
+    assert all(part in str(error.value) for part in ("rows.jsonl", "'id'", "64 bits (line 4)")), error.value
+
+
+def test_half_a_character_is_named(tmp_path):
+    rows = [json.dumps({"text": "ab" + "\ud83d" * (n == 2), "label": "x"}) for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ValueError) as error:
+        Jsonl(str(tmp_path / "rows.jsonl")).open()
+    assert all(part in str(error.value) for part in ("rows.jsonl line 3", "'text'", "ud83d")), error.value
+
+
+def test_row_groups_of_parquet_may_have_dictionaries_of_their_own(tmp_path):
+    labels = [pa.array(["a", "b"] * 10).dictionary_encode(), pa.array(["c", "b"] * 10).dictionary_encode()]
+    table = pa.table({"text": [f"text {n}" for n in range(40)], "label": pa.chunked_array(labels)})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=20)
+    dataset = Parquet(str(tmp_path / "rows.parquet")).open()
+    assert dataset.classes == ("a", "b", "c")
+
+
+def test_images_of_different_sizes_and_arrays_of_jax_are_read():
+    pixels = [np.full((4 + n % 2, 4, 3), n, np.uint8) for n in range(20)]
+    for images in (pixels, [Image.fromarray(image) for image in pixels]):
+        source = Arrays({"image": images, "label": jax.numpy.arange(20) % 2}, test_share=0.0)
+        train = source.open().splits["train"]
+        assert train.classes == ("0", "1")
+        for n, example in enumerate(train):
+            np.testing.assert_array_equal(example["image"], pixels[n])
+    frame = pd.DataFrame({"image": pixels, "label": ["a", "b"] * 10})
+    assert Frame(frame, test_share=0.0).open().splits["train"][1]["image"].shape == (5, 4, 3)
+    with pytest.raises(ValueError, match=r"row 1 of 'image'.*'a'"):
+        Arrays({"image": [pixels[0], "a"], "label": [0, 1]})
+
+
+def test_frames_with_columns_that_are_not_used_lists_and_nan_are_read():
+    frame = pd.DataFrame({"text": LINES, "label": ["a", "b"] * 10, "c": [0, 1] * 10, "d": [1, 0] * 10})
+    assert Frame(frame.assign(note=[1, "x"] * 10), text="text", label="label").open().classes == ("a", "b")
+    assert Frame(frame, text="text", label="label", classes=["b", "a"]).open().classes == ("b", "a")
+    several = Frame(frame, text="text", label=["c", "d"])
+    assert several.open().classes == ("c", "d") and hash(several) == hash(Frame(frame, text="text", label=("c", "d")))
+    numbers = pa.table({"text": LINES, "label": [float("nan"), *np.linspace(0.5, 3, 19)]})
+    assert len(Frame(numbers, missing="drop", test_share=0.0).open().splits["train"]) == 19
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: Arrays({"text": LINES, "label": 3}), ("'label'", "int 3", "one value for each row")),
+        (lambda: Arrays({"text": LINES, "label": np.array(3)}), ("'label'", "one value for each row")),
+        (lambda: Arrays({"text": LINES, "label": LINES}, classes="pos"), ("classes='pos'", "names of the classes")),
+        (lambda: Where("rows.csv", column="label", values="pos"), ("values='pos'", "values=('pos',)")),
+        (lambda: Where("rows.csv", column="label", without="pos"), ("without='pos'", "without=('pos',)")),
+    ],
+)
+def test_single_values_in_the_place_of_several_are_refused(make, parts):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert all(part in str(error.value) for part in parts), error.value

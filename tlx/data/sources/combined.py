@@ -103,6 +103,11 @@ class Where(Source):
     def __post_init__(self) -> None:
         if isinstance(self.source, Source):
             object.__setattr__(self, "source", self.source.short)
+        for name in ("values", "without"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}; expected several values: {name}=({getattr(self, name)!r},)"
+                )
         if bool(self.values) == bool(self.without):
             raise ValueError(
                 f"values={self.values!r} and without={self.without!r}; expected exactly one of them, such as "

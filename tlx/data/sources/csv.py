@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from tlx.data.sources.csv_file import CsvFile
+from tlx.data.sources.csv_file import TABBED, CsvFile
 from tlx.data.sources.files import FileTable
 from tlx.data.sources.raw_table import RawTable, key_of, stored
 from tlx.files.durable import sha256_once
@@ -24,7 +24,8 @@ class Csv(FileTable):
         path: The file of the training examples, or the only file.
         validation: The file of the validation split, if there is one.
         test: The file of the test split. Without one the share `test_share` of `path` is held out.
-        delimiter: The character between cells; None finds it in the header.
+        delimiter: The character between cells; None finds it in the header and the first rows, and prefers the tab in
+            a file that ends in .tsv.
         quote: The character around a cell that holds a delimiter or a line break.
         encoding: The encoding of the files.
 
@@ -59,7 +60,7 @@ class Csv(FileTable):
         def convert() -> Iterable[pa.RecordBatch]:
             return CsvFile(path, self.encoding, self.delimiter, self.quote).batches()
 
-        key = key_of("csv", digest, self.encoding, self.delimiter, self.quote)
+        key = key_of("csv", digest, self.encoding, self.delimiter, self.quote, Path(path).suffix.lower() == TABBED)
         return RawTable(path, stored(key, convert, path), digest, Path(path).parent)
 
     def tables(self) -> dict[str, RawTable]:

@@ -6,6 +6,7 @@ import csv
 import mmap
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DELIMITERS = (",", ";", "\t", "|")
+# The end of the name of a file whose cells are between tabs.
+TABBED = ".tsv"
+# Rows by which a delimiter is checked.
+FIRST_ROWS = 20
 MARK = b"\xef\xbb\xbf"
 # The beginnings of files in encodings whose line breaks are no single bytes.
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -46,6 +51,11 @@ class CsvFile:
             if self.content[:2] == mark:
                 raise ValueError(f"{path} is {name}; convert it: iconv -f utf-16 -t utf-8 {path} > new.csv")
         self.skip = len(MARK) if self.content[: len(MARK)] == MARK else 0
+        if self.content.find(b"\n") < 0 <= self.content.find(b"\r"):
+            raise ValueError(
+                f"{path} has lines that end in \\r alone; expected \\n or \\r\\n: convert it, "
+                f"tr '\\r' '\\n' < {path} > new.csv"
+            )
         self.delimiter = delimiter or self._delimiter()
         self.header = self._checked()
 
@@ -110,10 +120,22 @@ class CsvFile:
             ) from None
 
     def _delimiter(self) -> str:
-        """Return the most frequent delimiter of the header; a comma where it has none."""
+        """Return the delimiter: of those in the header the most frequent one that divides the first rows into as many
+        cells as the header; the tab comes first in a file that ends in .tsv. A comma where the header has none."""
         end = self.content.find(b"\n", self.skip)
         header = self._decoded(self.content[self.skip : end if end >= 0 else len(self.content)], 1)
-        return max(DELIMITERS, key=header.count)
+        likely = sorted((mark for mark in DELIMITERS if mark in header), key=header.count, reverse=True)
+        if Path(self.path).suffix.lower() == TABBED and "\t" in likely:
+            likely.insert(0, "\t")
+        return next((mark for mark in likely if self._fits(mark)), likely[0] if likely else ",")
+
+    def _fits(self, delimiter: str) -> bool:
+        """Return whether the first rows have as many cells as the header where a delimiter divides them."""
+        rows = csv.reader(Lines(self), delimiter=delimiter, quotechar=self.quote, strict=True)
+        try:
+            return len({len(cells) for cells in islice((row for row in rows if row), FIRST_ROWS)}) == 1
+        except csv.Error:
+            return False
 
     def _checked(self) -> list[str]:
         """Return the header. Raises ValueError where there is none, or it names a column twice."""

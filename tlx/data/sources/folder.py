@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 from tlx.data.sources.csv import Csv
 from tlx.data.sources.jsonl import Jsonl
+from tlx.data.sources.media import IMAGES, SOUNDS, media_kind
 from tlx.data.sources.parquet import Parquet
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.tabular import Tabular
 from tlx.trees import near_miss
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".gsm", ".opus", ".aiff", ".au")
 SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation",
     "dev": "validation", "test": "test", "testing": "test",
@@ -35,7 +34,8 @@ class Folder(Tabular):
         Folder("pictures")                       # pictures/train/cat/1.png, pictures/test/cat/7.png, ...
         Folder("cells", table="labels.csv", image="file", label="type")
 
-    No file is opened before it is needed. The fingerprint is of the names and sizes of the files.
+    No file is decoded before it is needed. The fingerprint is of the names, the sizes and samples of the content of the
+    files (see `tlx.data.sources.media`).
 
     Args:
         path: The folder.
@@ -119,22 +119,36 @@ class Folder(Tabular):
         return kinds.pop()
 
 
-def media_kind(name: str) -> str:
-    """Return "image", "audio" or "" by the end of the name of a file."""
-    ending = os.path.splitext(name)[1].lower()
-    return "image" if ending in IMAGES else "audio" if ending in SOUNDS else ""
+def files_of(folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, int]]:
+    """Yield the path below the folder and the size in bytes of each image and sound; hidden files are left out.
 
+    `prefix` and `above` are the path and the (device, inode) of the folders above this one.
 
-def files_of(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield the path below the folder and the size in bytes of each image and sound; hidden files are left out."""
+    Raises:
+        ValueError: A link leads to a folder above it.
+        FileNotFoundError: A link leads to no file.
+    """
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in above:
+        raise ValueError(
+            f"{folder} is a link to {os.path.realpath(folder)}, a folder that it lies in, so its files have no end; "
+            "remove the link"
+        )
+    above = (*above, (status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from files_of(Path(entry.path), f"{prefix}{entry.name}/")
+                yield from files_of(Path(entry.path), f"{prefix}{entry.name}/", above)
             elif media_kind(entry.name):
-                yield prefix + entry.name, entry.stat().st_size
+                try:
+                    yield prefix + entry.name, entry.stat().st_size
+                except FileNotFoundError:
+                    raise FileNotFoundError(
+                        f"{entry.path} is a link to {os.path.realpath(entry.path)}, which does not exist; remove the "
+                        "link, or restore the file"
+                    ) from None
 
 
 def file_table(folder: Path, entries: list[tuple[str, str, int]], kind: str) -> RawTable:

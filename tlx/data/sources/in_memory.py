@@ -6,8 +6,9 @@ The content itself is kept in the cache, from which a saved recipe opens it agai
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ import numpy as np
 from tlx.assets import cache_dir
 from tlx.data.sources.raw_table import (
     CHUNK,
+    MIXED,
     SHAPE,
     RawTable,
     arrow_type,
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 # The axes of one cell of an array of images.
 IMAGE_AXES = (2, 3)
+# Libraries of tables.
+TABLES = ("pandas", "polars", "pyarrow")
+# A column as an Arrow array, and its metadata.
+Cells = tuple["pa.Array", dict[bytes, str] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +159,11 @@ def frame_table(value: Any, what: str) -> pa.Table:
         )
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"the frame has two columns with the name {twice[0]!r}; choose a different name for each")
-    return pa.table({name: column_array(columns[name], name, "the frame") for name in names})
+    return joined({name: column_array(columns[name], name) for name in names})
 
 
 def columns_table(value: Any, what: str) -> pa.Table:
     """Return the columns of a mapping from name to array or list, which `what` names in messages."""
-    import pyarrow as pa
 
     if not isinstance(value, Mapping):
         raise TypeError(
@@ -168,27 +173,36 @@ def columns_table(value: Any, what: str) -> pa.Table:
     for name, column in value.items():
         if isinstance(column, str | bytes):
             kind = "text" if isinstance(column, str) else "bytes object"
-            raise TypeError(
+            raise ValueError(
                 f"{what}: {name!r} is one {kind}, {column!r:.40}; expected a list, such as [{column!r:.40}]"
             )
-        if not hasattr(column, "__len__"):
-            raise TypeError(f"{what}: {name!r} is {type(column).__name__}; expected a list or an array of its values")
+        if not hasattr(column, "__len__") or getattr(column, "ndim", 1) == 0:
+            raise ValueError(
+                f"{what}: the column {name!r} is {type(column).__name__} {column!r:.40}; expected a list or an array "
+                "with one value for each row"
+            )
     lengths = {name: len(column) for name, column in value.items()}
     if not lengths or len(set(lengths.values())) > 1:
         sizes = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
         raise ValueError(f"{what}: {sizes or 'there are no columns'}; expected columns of one length")
-    arrays, fields = [], []
-    for name, column in value.items():
-        array, metadata = cells_of(column, str(name))
-        arrays.append(array)
-        fields.append(pa.field(str(name), array.type, metadata=metadata))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    return joined({str(name): cells_of(column, str(name)) for name, column in value.items()})
 
 
-def cells_of(column: Any, name: str) -> tuple[pa.Array, dict[bytes, str] | None]:
+def joined(columns: Mapping[str, Cells]) -> pa.Table:
+    """Return the table of some columns."""
+    import pyarrow as pa
+
+    fields = [pa.field(name, array.type, metadata=metadata) for name, (array, metadata) in columns.items()]
+    return pa.Table.from_arrays([array for array, _ in columns.values()], schema=pa.schema(fields))
+
+
+def cells_of(column: Any, name: str) -> Cells:
     """Return a column as an Arrow array, and how the bytes of its cells are to be read, where they are arrays."""
     import pyarrow as pa
 
+    # Arrays of JAX and torch. Those of tables have missing values, which NumPy has not.
+    if hasattr(column, "__array__") and type(column).__module__.partition(".")[0] not in TABLES:
+        column = np.asarray(column)
     if isinstance(column, np.ndarray) and column.ndim > 1 and column.dtype != object:
         flat = np.ascontiguousarray(column)
         size = int(np.prod(flat.shape[1:])) * flat.itemsize
@@ -199,18 +213,57 @@ def cells_of(column: Any, name: str) -> tuple[pa.Array, dict[bytes, str] | None]
         else:
             content = pa.array([row.tobytes() for row in flat], pa.binary())
         return content, {SHAPE: json.dumps({"dtype": flat.dtype.str, "shape": list(flat.shape[1:])})}
-    return column_array(column, name, "the data"), None
+    return column_array(column, name)
 
 
-def column_array(column: Any, name: str, where: str) -> pa.Array:
-    """Return a column of plain values as an Arrow array. Raises ValueError where its values have different types."""
+def is_picture(value: Any) -> bool:
+    """Return whether a cell is an image: of Pillow, or an array uint8[H, W] or uint8[H, W, C]."""
+    if hasattr(value, "tobytes") and hasattr(value, "getbands"):
+        return True
+    return getattr(value, "ndim", 0) in IMAGE_AXES and getattr(value, "dtype", None) == np.uint8
+
+
+def as_png(value: Any, name: str, row: int) -> bytes | None:
+    """Return an image as a PNG file, so that the images of a column may have different sizes.
+
+    Raises ValueError for a value that is no image among images.
+    """
+    from PIL import Image
+
+    if value is None:
+        return None
+    if not is_picture(value):
+        raise ValueError(
+            f"row {row} of {name!r} is {type(value).__name__} {value!r:.40}; expected an image, as in others"
+        )
+    if not hasattr(value, "getbands"):
+        pixels = np.asarray(value)
+        if pixels.ndim == 3 and pixels.shape[2] not in (1, 2, 3, 4):
+            raise ValueError(
+                f"row {row} of {name!r} has the shape {list(pixels.shape)}; expected [H, W] or [H, W, 1 to 4]"
+            )
+        value = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    if value.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        value = value.convert("RGB")
+    stream = io.BytesIO()
+    value.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def column_array(column: Any, name: str) -> Cells:
+    """Return a column of plain values as an Arrow array.
+
+    A column of values of different types is kept as JSON texts, and its metadata say so: reading it is an error.
+    """
     import pyarrow as pa
 
     try:
         array = pa.array(column, from_pandas=True) if not isinstance(column, pa.ChunkedArray) else column
-        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return without_nan(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array), None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         values = [value.item() if isinstance(value, np.generic) else value for value in list(column)]
+    if any(map(is_picture, values)):
+        return pa.array([as_png(value, name, row) for row, value in enumerate(values)], pa.binary()), None
     kinds: dict[str, int] = {}
     for row, value in enumerate(values):
         missing = value is None or (isinstance(value, float) and np.isnan(value))
@@ -218,8 +271,24 @@ def column_array(column: Any, name: str, where: str) -> pa.Array:
     kind = unified(set(kinds))
     if kind in ("mixed", "object"):
         seen = ", ".join(f"{kind} (row {row})" for kind, row in kinds.items() if kind != "nothing")
-        raise ValueError(f"{where}: the values of {name!r} have different types: {seen}; use one type")
-    return pa.array(values, as_arrow(kind), from_pandas=True)
+        return pa.array([None if value is None else str(value) for value in values], pa.string()), {
+            MIXED: json.dumps(seen)
+        }
+    try:
+        return pa.array(values, as_arrow(kind), from_pandas=True), None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        return pa.array(list(map(str, values)), pa.string()), {MIXED: json.dumps(f"{kind} that do not fit ({error})")}
+
+
+def without_nan(array: pa.Array) -> pa.Array:
+    """Return an array of numbers in which NaN is a missing value, as pandas has it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_floating(array.type) or pa.types.is_float16(array.type):
+        return array
+    nan = pc.is_nan(array)
+    return pc.if_else(nan, pa.scalar(None, array.type), array) if pc.any(nan).as_py() else array
 
 
 def file_of(content: str) -> Any:
@@ -236,7 +305,8 @@ def kept(table: pa.Table) -> str:
 
     folder = cache_dir() / "frames"
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"new-{hashlib.sha256(str(id(table)).encode()).hexdigest()[:12]}.arrow"
+    # The content is hashed once it is written, and other processes write here too.
+    part = folder / f"new-{uuid.uuid4().hex[:12]}.arrow"
     write(part, batches())
     content = sha256_of(part)[:32]
     part.replace(file_of(content))

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+# An integer that no column of numbers can hold. Such cells are kept as their JSON texts, as objects are.
+LARGE = "integer of more than 64 bits"
+AS_JSON = ("mixed", "object", LARGE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(FileTable):
     """A table in a JSON Lines file: an object on each line, whose names are the columns.
@@ -70,7 +75,7 @@ def batches(path: str) -> Iterable[pa.RecordBatch]:
     kinds: dict[str, dict[str, int]] = {}
     for line, row in objects(path):
         for name, value in row.items():
-            kinds.setdefault(name, {}).setdefault(arrow_type(value), line)
+            kinds.setdefault(name, {}).setdefault(type_of(value), line)
     if not kinds:
         raise ValueError(f"{path} is empty; expected an object on each line")
     types = {name: unified(set(seen)) for name, seen in kinds.items()}
@@ -85,7 +90,40 @@ def batches(path: str) -> Iterable[pa.RecordBatch]:
         for name, kind in types.items():
             # A key that an object lacks is a missing cell.
             values = [row.get(name) for _, row in part]
-            if kind in ("mixed", "object") or kind.endswith(("mixed", "object")):
+            if kind.endswith(AS_JSON):
                 values = [value if value is None else json.dumps(value) for value in values]
-            arrays.append(pa.array(values, schema.field(name).type))
+            elif kind.endswith("number"):
+                values = [as_floats(value) for value in values]
+            try:
+                arrays.append(pa.array(values, schema.field(name).type))
+            except UnicodeEncodeError:
+                raise ValueError(surrogate(path, name, [line for line, _ in part], values)) from None
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def type_of(value: Any) -> str:
+    """Return the name of the type of a JSON value, with a name for integers that do not fit into 64 bits."""
+    if isinstance(value, list):
+        return f"list of {unified({type_of(item) for item in value})}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return LARGE
+    return arrow_type(value)
+
+
+def as_floats(value: Any) -> Any:
+    """Return a value with its numbers as floats: Arrow refuses integers above 2**53 among them."""
+    if isinstance(value, list):
+        return [as_floats(item) for item in value]
+    return value if value is None else float(value)
+
+
+def surrogate(path: str, name: str, lines: list[int], values: list[Any]) -> str:
+    """Return the message about the first text that is no Unicode: it has half of a pair of escapes."""
+    for line, value in zip(lines, values, strict=True):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if halves := [character for character in text if "\ud800" <= character <= "\udfff"]:
+            return (
+                f"{path} line {line}: {name!r} has the escape \\u{ord(halves[0]):04x} alone, which is half of a "
+                "character; remove it, or write the file again as UTF-8"
+            )
+    return f"{path}: {name!r} is not valid Unicode; write the file again as UTF-8"

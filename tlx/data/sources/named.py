@@ -11,9 +11,10 @@ from tlx.data import DATASETS
 from tlx.data.sources.base import Source
 from tlx.data.sources.csv import Csv
 from tlx.data.sources.files import FileTable
-from tlx.data.sources.folder import Folder
+from tlx.data.sources.folder import TABLES, Folder
 from tlx.data.sources.hf_dataset import HfDataset
 from tlx.data.sources.jsonl import Jsonl
+from tlx.data.sources.media import media_kind
 from tlx.data.sources.parquet import Parquet
 from tlx.data.sources.tfds import Tfds, prepared
 from tlx.trees import near_miss
@@ -26,6 +27,8 @@ ENDINGS: dict[str, type[FileTable]] = {
     ".ndjson": Jsonl,
     ".parquet": Parquet,
 }
+# Rows that are looked at for names of files.
+LOOKED_AT = 1000
 # Files that look like tables, and the way to a table that can be read.
 OTHER = {
     ".json": "write one object on each line and name the file .jsonl",
@@ -110,8 +113,31 @@ def source_of_folder(folder: Path) -> Source:
             if name in splits
         }
         return kind(str(splits["train"]), **others)
+    if len(tables) == 1 and (files := column_of_files(folder, tables[0])):
+        return Folder(str(folder), table=tables[0].name, **files)
     if len(tables) == 1 and not any(entry.is_dir() for entry in folder.iterdir()):
         return ENDINGS[tables[0].suffix.lower()](str(tables[0]))
     if folder.suffix.lower() in ENDINGS:
         raise IsADirectoryError(f"{folder} is a directory; expected {ENDINGS[folder.suffix.lower()].NOUN}")
     return Folder(str(folder))
+
+
+def column_of_files(folder: Path, file: Path) -> dict[str, Any]:
+    """Return the column with the names of images or sounds of the folder as {"image": column} or {"audio": column}.
+
+    {} where the table has no such column.
+    Most cells of such a column end as such a file does, and the first of these files exists.
+    """
+    if file.suffix.lower() not in TABLES or not any(
+        entry.is_dir() or media_kind(entry.name) for entry in folder.iterdir()
+    ):
+        return {}
+    table = ENDINGS[file.suffix.lower()](str(file)).table(str(file))
+    for name in table.names:
+        cells = [cell for cell in table.column(name).slice(0, LOOKED_AT).to_pylist() if isinstance(cell, str)]
+        kinds = [kind for cell in cells if (kind := media_kind(cell))]
+        if len(kinds) > len(cells) / 2:
+            first = next(cell for cell in cells if media_kind(cell))
+            if (folder / first).is_file():
+                return {kinds[0]: name}
+    return {}

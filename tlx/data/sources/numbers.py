@@ -105,7 +105,7 @@ def kept(features: Any, labels: Any, classes: bool, split: str) -> str:
     file = file_of(name)
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, [stream.getbuffer()])
+        write_whole(file, [stream.getbuffer()], shared=True)
     return name
 
 

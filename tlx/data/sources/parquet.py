@@ -42,15 +42,28 @@ def batches(path: str) -> Iterator[pa.RecordBatch]:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        schema = pa.schema(list(file.schema_arrow), kept_metadata(file.schema_arrow))
+        # The cache holds one dictionary for a column, but each row group of the file has its own.
+        fields = [field.with_type(without_dictionary(field.type)) for field in file.schema_arrow]
+        schema = pa.schema(fields, kept_metadata(file.schema_arrow))
         names = schema.names
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{path} has two columns with the name {twice[0]!r}; choose a different name for each")
         empty = True
         for batch in file.iter_batches(CHUNK):
-            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+            columns = [
+                column if column.type == kind else column.cast(kind)
+                for column, kind in zip(batch.columns, schema.types, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
             empty = False
         if empty:
             yield pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} cannot be read as Parquet ({error}); write it again") from None
+
+
+def without_dictionary(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a column whose cells are numbers of a dictionary, else the type itself."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -17,11 +17,12 @@ from tlx.data.sources.base import Dataset, Source
 from tlx.data.sources.cells import Cells, Kind
 from tlx.data.sources.division import division
 from tlx.data.sources.labels import LabelColumn, label_column
+from tlx.data.sources.media import digest_of_files, without_blanks
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.roles import INPUTS, Roles, roles_of
 from tlx.data.sources.several_labels import several_labels
 from tlx.data.sources.table_rows import TableRows
-from tlx.processors.columns import LABEL
+from tlx.processors.columns import HEAVY, LABEL
 from tlx.processors.sounds import rate_of
 from tlx.types import Column
 
@@ -77,6 +78,12 @@ class Tabular(Source):
     PLACES: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        for name in ("text", "label", "classes"):
+            if isinstance(getattr(self, name), list):
+                # A source is hashed.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.classes, str):
+            raise ValueError(f"classes={self.classes!r}; expected the names of the classes, such as ('neg', 'pos')")
         if not 0 <= self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}; expected 0 (no test split) or a share below 1")
         if self.missing not in ("error", "drop"):
@@ -111,6 +118,12 @@ class Tabular(Source):
                 the file, the line, and the nearest column.
         """
         rows, columns, content, notes = opened(self, self.stamps())
+        # The files that the rows name may change although the table does not.
+        content = with_files(content, rows)
+        if "audio" in columns:
+            sounds = (row["audio"] for part in rows.values() for row in part)
+            sound = next((sound for sound in sounds if sound is not None), b"")
+            columns = {**columns, "audio": Column("audio", rate=rate_of(sound, str(self)))}
         # New examples each time: they hold what was processed, which ends with the run.
         splits = {
             split: Examples(str(self), split, part, columns, key=content if len(part) else "")
@@ -142,18 +155,32 @@ def opened(
         for name in (name for names in roles.values() for name in names):
             table.column(name)
             table.check_types(name)
+    files = [name for role in HEAVY if role in roles for name in roles[role]]
+    tables = {split: without_blanks(table, files) for split, table in tables.items()}
     label = read_label(settings, tables, roles)
     columns = {role: Column(KINDS[role]) for role in roles if role != LABEL} | {LABEL: label.column}
     splits = {}
     for split, part in division(settings, tables, label).items():
         rows = TableRows(tables[part.table], roles, columns, label.rows[part.table][part.places], part, label, settings)
-        if "audio" in columns and not columns["audio"].rate:
-            columns["audio"] = Column("audio", rate=rate_of(rows[0]["audio"], str(settings)))
         splits[split] = rows
     notes = (*notes, *label.notes)
     if settings.time is not None:
         notes = (*notes, f"the rows of {settings} are ordered by {settings.time!r}, a column of {part.time_form}")
     return splits, columns, fingerprint_of(settings, tables), notes
+
+
+def with_files(content: str, rows: Mapping[str, TableRows]) -> str:
+    """Return the fingerprint of the content, with the images and sounds in files that the rows name."""
+    digests: dict[str, str] = {}
+    seen = set()
+    for split, part in rows.items():
+        if id(part.table) not in seen:
+            seen.add(id(part.table))
+            files = [name for role in HEAVY if role in part.roles for name in part.roles[role]]
+            digests[split] = digest_of_files(part.table, files, split)
+    if not any(digests.values()):
+        return content
+    return hashlib.sha256(json.dumps([content, digests], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:
