@@ -118,12 +118,14 @@ class Worker:
 
 def forget():
     """Clear the caches of this process for earlier files, which a new process would not have."""
-    from tlx.data.sources import csv, tfds
+    from tlx.data.sources import tabular, tfds
     from tlx.files.documents import digests
+    from tlx.predict import runs
 
     tfds._opened.cache_clear()
-    csv.read_table.cache_clear()
+    tabular.opened.cache_clear()
     digests._read.cache_clear()
+    runs.LAST.clear()
 
 
 @contextlib.contextmanager

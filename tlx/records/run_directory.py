@@ -172,6 +172,7 @@ def claim(
     copied = None if file is None else file.read_bytes()
     if (folder / RECIPE).is_file():
         if not overwrite:
+            keep_config(folder, copied)
             return
         # The recipe is replaced last: a process killed in between leaves an unfinished run, not an unknown folder.
         run_files.delete(folder, keep=(RECIPE,))
@@ -180,9 +181,15 @@ def claim(
     written = identity(folder, recipe) | {"changes": changes, "command": command}
     if with_commit and (commit := commit_of(Path.cwd() if file is None else file.resolve().parent)):
         written["git"] = commit
-    if copied is not None:
-        write_whole(folder / CONFIG, [copied])
+    # The recipe is first: a folder that has a config alone would be the user's.
     write_json(folder / RECIPE, written)
+    keep_config(folder, copied)
+
+
+def keep_config(folder: Path, copied: bytes | None) -> None:
+    """Write the copy of the config file, unless there is one already."""
+    if copied is not None and not (folder / CONFIG).exists():
+        write_whole(folder / CONFIG, [copied])
 
 
 def identity(folder: Path, recipe: Recipe) -> Json:
