@@ -193,6 +193,7 @@ def test_start_keeps_odd_names_and_texts_in_its_config_and_commands(here):
     assert outcome.stdout.splitlines()[2].startswith("tlx predict runs/odd -- '--text of film")
 
 
-def test_start_reads_digits_with_commas_as_they_are(here):
+def test_start_takes_digits_with_commas_for_numbers(here):
     reviews(stars=[f"{n % 5},{n % 7}" for n in range(60)]).to_csv("rows.csv", index=False)
-    assert "separator" not in draft("rows.csv").text
+    outcome = call("start", "rows.csv")
+    assert outcome.exit_code == 2 and "decimal commas" in outcome.output and not (here / "rows.py").exists()

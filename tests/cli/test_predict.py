@@ -104,7 +104,7 @@ def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path, monkeyp
     # The output has the name of the folder, however it is written.
     monkeypatch.chdir(tmp_path)
     assert call("eval", reviewed.folder / "model" / "..", "--data", table, "--mistakes", "0").exit_code == 0
-    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == [f"eval-{reviewed.folder.name}-other-all"]
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == [f"eval-{reviewed.folder.name}-other-train"]
     wrong = reviews.write(tmp_path / "wrong.csv", [row | {"stars": "god"} for row in reviews.rows(3)])
     for arguments, parts in (
         (("--data", wrong), ("wrong.csv line 2", "'stars' is 'god'", "'good'")),

@@ -87,7 +87,7 @@ def test_an_empty_cell_is_not_a_file(tmp_path):
     with (folder / "labels.csv").open("a") as stream:
         stream.write(" ,cat\n")
     dataset = Csv(str(folder / "labels.csv"), image="file", label="type", test_share=0).open()
-    with pytest.raises(ValueError, match=r"labels\.csv line 26: 'image' .*empty"):
+    with pytest.raises(ValueError, match=r"labels\.csv line 26: 'file' .*empty"):
         list(dataset.splits["train"])
 
 

@@ -123,8 +123,9 @@ class Arm(NamedTuple):
             return 0
         # All cells of an arm have the same number of folds.
         recipes = (cell.recipe() for cell in self.cells)
-        begun: Json = next((recipe for recipe in recipes if recipe is not None), {"data": {}})
-        return max(begun["data"].get("folds") or 0, len(tested), max(tested) + 1, 2)
+        # A record of an earlier version has no folds.
+        begun: Json = next((recipe for recipe in recipes if recipe is not None), {})
+        return max(begun.get("data", {}).get("folds") or 0, len(tested), max(tested) + 1, 2)
 
     def values(self, metric: str) -> dict[Any, float]:
         """Return the metric of every finished cell by its seed and fold, as in `result.json`."""
