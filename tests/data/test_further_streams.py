@@ -52,7 +52,8 @@ def test_a_first_stream_with_another_batch_sets_the_steps_and_the_speed(tmp_path
     assert total_steps(epochs, len(splits.train), splits.first) == 875
     run = tlx.run(alone, tmp_path / "run", quiet=True)
     assert ActiveRun(alone, run.folder, prepare(alone, splits), splits, None).eval_every == 438
-    assert run.result["examples_per_second"] * run.result["seconds"]["train"] < 6 * 8 + 1
+    # The seconds are rounded to thousandths.
+    assert run.result["examples_per_second"] * (run.result["seconds"]["train"] - 0.0005) < 6 * 8 + 1
 
 
 def test_a_small_stream_is_noted_by_its_batch():

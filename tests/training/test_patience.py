@@ -168,13 +168,20 @@ def test_the_rate_falls_before_the_run_ends(plateau):
 @pytest.mark.slow
 def test_a_lengthened_run_goes_on_waiting(plateau, tmp_path):
     end = plateau.result["steps"]
-    for steps in (end - 2, end):
-        short = run(replace(PLATEAU, train=replace(PLATEAU.train, steps=steps)), tmp_path / str(steps), quiet=True)
-        assert (short.result["steps"], short.result["stopped"]) == (steps, None)
-        longer = lengthen(short.folder, steps=40, how=How(quiet=True))
-        assert records(longer.folder) == records(plateau.folder)
-        same = ("metrics", "steps", "asked_steps", "selected_step", "stopped", "flops")
-        assert {name: longer.result[name] for name in same} == {name: plateau.result[name] for name in same}
+    short, whole = (
+        run(replace(PLATEAU, train=replace(PLATEAU.train, steps=steps)), tmp_path / str(steps), quiet=True)
+        for steps in (end - 2, end)
+    )
+    assert (short.result["steps"], short.result["stopped"]) == (end - 2, None)
+    longer = lengthen(short.folder, steps=40, how=How(quiet=True))
+    assert records(longer.folder) == records(plateau.folder)
+    same = ("metrics", "steps", "asked_steps", "selected_step", "stopped", "flops")
+    assert {name: longer.result[name] for name in same} == {name: plateau.result[name] for name in same}
+    # One that lost patience at its last step would take no further step.
+    assert (whole.result["steps"], whole.result["stopped"]) == (end, "patience")
+    with pytest.raises(ValueError, match="patience"):
+        lengthen(whole.folder, steps=40, how=How(quiet=True))
+    assert (whole.folder / "result.json").is_file()
 
 
 @pytest.mark.slow
