@@ -34,11 +34,13 @@ KINDS = ("csv", "jsonl", "parquet", "frame", "pictures")
 BATCHES = 300
 
 SHARED = """
-import json, resource, sys, time
+import json, sys, time
 start = time.time()
 kind, path, model, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 def report(first, rows, seconds):
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would begin at the memory of the parent, which made the data.
+    status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    memory = int(status["VmHWM"].split()[0]) / 1024
     print(json.dumps({"start": first - start, "rows": rows / seconds, "memory": memory}))
 def measure(batches):
     iterator = iter(batches)
