@@ -4,7 +4,7 @@
 
 The task: from `reviews.csv` (300 sentences of film reviews, columns `review` and `sentiment`) to a classifier, its
 accuracy on a held-out fifth, and the answers to ten new texts. The programs are in `benchmarks/three_lines/`, each as
-the documentation of its library recommends. Install the other libraries in environments of their own, and name the
+the documentation of its library recommends. Install the other libraries in separate environments, and name the
 interpreters with `--python`; the first that imports the library runs its program. A library that no interpreter
 imports, and a program that fails, is one line with the reason.
 

@@ -72,6 +72,14 @@ class Written:
         return studies.compare(studies.read(self.write(**fields)))
 
 
+@pytest.fixture(scope="module")
+def no_page():
+    """Turn the report off: it has separate tests, and takes longer than small runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        yield
+
+
 @pytest.fixture
 def interrupted(monkeypatch):
     """Return `interrupted(recipe, out, at, **how)`: a run that the user stops at step `at`."""

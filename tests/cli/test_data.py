@@ -126,15 +126,19 @@ KINDS = {
 }
 
 
+def written(kind, folder):
+    """Write data of a kind, and return the name of the file or the folder."""
+    if kind == "pictures":
+        pictures(folder / "data")
+        return "data"
+    KINDS[kind][0]().to_csv("rows.csv", index=False)
+    return "rows.csv"
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "pictures"])
 def test_the_config_of_every_kind_of_data_is_a_recipe(kind, here):
-    if kind == "pictures":
-        pictures(here / "pictures")
-        found = draft("pictures")
-        assert Path(found.example).is_file()
-    else:
-        KINDS[kind][0]().to_csv("rows.csv", index=False)
-        found = draft("rows.csv")
+    found = draft(written(kind, here))
+    assert kind != "pictures" or Path(found.example).is_file()
     namespace: dict = {}
     exec(compile(found.text, "config.py", "exec"), namespace)
     recipe = namespace["recipe"]()
@@ -146,13 +150,7 @@ def test_the_config_of_every_kind_of_data_is_a_recipe(kind, here):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "pictures"])
 def test_the_config_runs_as_it_is(kind, here):
-    if kind == "pictures":
-        pictures(here / "data")
-        source = "data"
-    else:
-        KINDS[kind][0]().to_csv("rows.csv", index=False)
-        source = "rows.csv"
-    assert call("start", source, "--out", "config.py").exit_code == 0
+    assert call("start", written(kind, here), "--out", "config.py").exit_code == 0
     outcome = call("run", "config.py", "--set", "train.steps=2", "--quiet", "--out", "run")
     assert outcome.exit_code == 0, outcome.output
     assert (here / "run" / "result.json").is_file()
@@ -160,14 +158,8 @@ def test_the_config_runs_as_it_is(kind, here):
 
 @pytest.mark.parametrize("kind", [*KINDS, "pictures"])
 def test_the_config_is_the_recipe_of_finetune(kind, here):
-    if kind == "pictures":
-        pictures(here / "data")
-        source = "data"
-    else:
-        KINDS[kind][0]().to_csv("rows.csv", index=False)
-        source = "rows.csv"
     namespace: dict = {}
-    exec(compile(draft(source).text, "config.py", "exec"), namespace)
+    exec(compile(draft(written(kind, here)).text, "config.py", "exec"), namespace)
     recipe = namespace["recipe"]()
     expected = recipe_for(recipe.model or "minilm-l6", recipe.data.target)
     # The config names a folder by its path alone.

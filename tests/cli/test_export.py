@@ -45,7 +45,7 @@ def error_line(*words):
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    """The config file of a user with a class of their own, and the folder of its run."""
+    """The config file of a user with a new class, and the folder of its run."""
     folder = tmp_path_factory.mktemp("mine")
     (folder / "mine.py").write_text(CONFIG)
     outcome = call("run", folder / "mine.py", "--out", folder / "run", "--quiet")

@@ -1,5 +1,5 @@
 """Folds: every example is tested once, the same for every seed, by class, by group, in time, and never where a data set
-has a test split of its own."""
+makes a test split."""
 
 from dataclasses import replace
 from itertools import pairwise

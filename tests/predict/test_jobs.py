@@ -17,6 +17,9 @@ from PIL import Image
 from tlx import tasks
 from tlx.predict import Predictor, open_model, write_answers
 from tlx.predict.asking import rows_of
+from tlx.predict.opening import ModelInputs
+from tlx.predict.rows import folder_table, table_rows
+from tlx.types import Column
 from tlx.weights import save_pretrained
 
 COUNT = 70
@@ -213,3 +216,12 @@ def test_a_killed_process_continues_with_the_same_bytes(saved, reviews, tmp_path
     assert process.wait() == -signal.SIGKILL
     subprocess.run([*stopped, "--resume"], check=True)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_another_picture_of_the_same_name_and_size_is_another_row(tmp_path):
+    def identity(shade):
+        Image.fromarray(np.full((8, 8), shade, np.uint8)).save(tmp_path / "a.bmp")
+        return table_rows(folder_table(tmp_path), ModelInputs({"image": Column("image")})).identity
+
+    first, second = identity(10), identity(20)
+    assert first != second and identity(10) == first

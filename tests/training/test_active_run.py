@@ -60,12 +60,7 @@ TURNS = dataclasses.replace(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_page():
-    """Turn the report off: it has separate tests, and takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlx.report.available", lambda: False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")

@@ -43,11 +43,7 @@ class CollectingWriter(Writer):
         RESULTS.append(result)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_page():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlx.report.available", lambda: False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")

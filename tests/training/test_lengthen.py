@@ -25,11 +25,7 @@ RECIPE = Recipe(
 LONGER = replace(RECIPE, train=replace(RECIPE.train, steps=8))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_page():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlx.report.available", lambda: False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")

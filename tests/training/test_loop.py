@@ -46,12 +46,7 @@ BATCH_NORM = dataclasses.replace(RECIPE, model=models.Cnn(size=8, widths=(2,), d
 SELECTED = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, select="best-validation"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_page():
-    """Turn the report off: it has separate tests, and takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlx.report.available", lambda: False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")

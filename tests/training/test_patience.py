@@ -29,11 +29,7 @@ PLATEAU = replace(
 LEAN = How(quiet=True, leave="learned")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_page():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tlx.report.available", lambda: False)
-        yield
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")

@@ -257,7 +257,7 @@ def test_a_threshold_is_kept_with_the_run_and_with_its_model(tmp_path):
     ids=lambda task: type(task).__name__,
 )
 def test_runs_in_one_program_have_the_numbers_of_each_run(task, tmp_path, monkeypatch):
-    """Each run has the means, weights and temperature of its own subset."""
+    """Each run has the means, weights and temperature of its subset."""
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     source = {"target": Brightness()} if isinstance(task, tasks.Regression) else {}
     base = recipe(task, fraction=0.5, **source)

@@ -44,7 +44,7 @@ def data(
 ) -> None:
     """Show what a model will see of some data.
 
-    DATA is a file, a folder, or the name of a data set; CONFIG has data of its own. The columns, labels by split, sizes
+    DATA is a file, a folder, or the name of a data set; CONFIG names its data. The columns, labels by split, sizes
     and what truncation cuts, examples before and after processing, duplicates, labels in doubt, imbalance. Further
     DATA are compared with the first: their distance from it, and duplicates.
     """

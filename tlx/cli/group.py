@@ -129,7 +129,7 @@ set_option = click.option(
     help="Change a field of the recipe, e.g. tuning.decay=0.9 or 'tuning=Probe()'.",
 )
 config_option = click.option(
-    "--config", help="The config or study file of the run; needed if the run uses classes of your own."
+    "--config", help="The config or study file of the run; needed if the run uses your classes."
 )
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Number of processes."

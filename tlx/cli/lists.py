@@ -32,7 +32,7 @@ from tlx.trees import near_miss
     shell_complete=lambda context, parameter, text: [n for n in SUBJECTS if n.startswith(text)],
 )
 @click.argument("name", required=False)
-@click.option("--config", help="The config or study file with classes of your own; they are listed too.")
+@click.option("--config", help="The config or study file with your classes; they are listed too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_subject(subject: str | None, name: str | None, config: str | None, as_json: bool) -> None:
     """List tunings, terms, tasks, models, data sets and more.

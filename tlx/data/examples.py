@@ -296,7 +296,7 @@ class Sealed(Examples):
 def open_dataset(source: str | Source, *, whole: bool = False) -> Dataset:
     """Open the data set of a source, or of a text that names one (see `tlx.data.sources.named`).
 
-    With `whole` a source makes no test split of its own. Raises what the source's `open` raises.
+    With `whole` a source does not divide off a test split. Raises what the source's `open` raises.
     """
     from tlx.data.sources.named import source_named
 

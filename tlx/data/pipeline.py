@@ -226,7 +226,7 @@ def _balanced(members: Sequence[np.ndarray], batch: int, seed: int, step: int) -
     """Return the positions of global batch `step`, and the epoch of each within its class.
 
     The draws are cut into rounds. A round has every class once, in a random order; round r takes example r of the class
-    in the orders of its epochs end to end. It is a function of its arguments alone, as `_positions`.
+    in the orders of its epochs end to end. It depends on its arguments alone, as `_positions`.
     """
     classes = len(members)
     rounds, places = np.divmod(np.arange(step * batch, (step + 1) * batch), classes)

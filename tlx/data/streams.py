@@ -159,7 +159,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
 
 
 def _opened(data: Data, source: str | Source) -> Dataset:
-    """Open a data set; where folds divide the data, without a test split of its own making."""
+    """Open a data set; where folds divide the data, it divides off no test split."""
     from tlx.data.examples import open_dataset
 
     return open_dataset(source) if data.folds is None else open_dataset(source, whole=True)

@@ -129,8 +129,12 @@ def finishing(folder: Path) -> str:
     document = _document(folder / RECIPE)
     if not document.get("lengthened"):
         return f"tlx run CONFIG --out {folder} --resume"
-    length = document["recipe"]["train"]
-    words = f"--steps {length['steps']}" if length["steps"] else f"--epochs {length['epochs']:g}"
+    try:
+        length = document["recipe"]["train"]
+        words = f"--steps {length['steps']}" if length["steps"] else f"--epochs {length['epochs']:g}"
+    except (KeyError, TypeError, ValueError):
+        # The reader of the file itself reports the fault.
+        words = "--steps STEPS"
     return f"tlx lengthen {folder} {words}"
 
 

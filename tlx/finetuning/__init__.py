@@ -103,7 +103,8 @@ def tuned(choice: "Chosen", notes: Sequence[str], out: str | Path | None, overwr
     """Run a chosen recipe in a folder, or return the finished run there, and print the line of its settings."""
     recipe = choice.recipe
     path = Path(out) if out is not None else Path("runs") / name_of(choice)
-    if not overwrite:
+    # The default name has the fingerprint of the data.
+    if out is not None and not overwrite:
         check_data(path, recipe)
     if not quiet:
         lines = [*notes, line(choice)]

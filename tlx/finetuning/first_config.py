@@ -166,13 +166,13 @@ def data_lines(source: Source, splits: Splits) -> list[Line]:
 def text_lines(recipe: Recipe, splits: Splits) -> list[Line]:
     """Return the fields of `Data` for texts: their lengths."""
     data = recipe.data
-    words = sizes({"train": splits.train}, Data(target="x"), None)[1]["at"]
-    half = f"half of the texts have more than {words[2]:.0f} words"
+    at = {row["measure"]: row["at"] for row in sizes({"train": splits.train}, Data(target="x"), None)}
     reason = (
-        f"{PERCENTILE} % of the texts have at most so many tokens ({half}); longer ones are cut."
+        f"{PERCENTILE} % of the texts have at most {data.tokens} tokens; longer ones are cut."
         if data.tokens < MOST_TOKENS
-        else f"Longer texts are cut, because time grows with length ({half})."
+        else "Longer texts are cut, because the time of a step grows with their length."
     )
+    reason += f" Half of the texts have more than {at['words'][2]:.0f} words."
     lines = [Line("data.tokens", str(data.tokens), reason)]
     reason = "A batch is padded to the smallest of these lengths that holds it." if len(data.buckets) > 1 else ""
     lines.append(Line("data.buckets", repr(data.buckets), reason))
@@ -238,7 +238,7 @@ def training_lines(recipe: Recipe, splits: Splits) -> list[Line]:
     rate = "A usual rate for this way of training. `tlx lr-find` suggests one for your data."
     lines.append(Line("optim", code(recipe.optim), rate))
     steps = math.ceil((recipe.train.epochs or 0) * math.ceil(count / recipe.train.batch))
-    length = f"About {steps:,} steps, with five validations. A second run resumes or lengthens it: tlx lengthen."
+    length = f"About {steps:,} steps, with five validations. `tlx lengthen` trains a finished run further."
     lines.append(Line("train", code(recipe.train), length))
     return lines
 

@@ -1,8 +1,8 @@
 """Answer many rows: in chunks with bounded memory, in the order of the rows, and written so that a killed job resumes.
 
-Every finished chunk is a file of the folder `OUT.parts`; a small record in the cache says which rows a finished file
-answers. The answers follow from the rows and the model alone, so the
-file at the end is the same whether the job was interrupted or not.
+Every finished chunk is a file of the folder `OUT.parts`. A small record in the cache says which rows a finished file
+answers. The answers follow from the rows and the model alone, so the file at the end is the same whether the job was
+interrupted or not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -248,7 +248,7 @@ def check_job(parts: Path, job: Json, resume: bool) -> None:
             f"{parts} holds a job that was interrupted; pass --resume to continue it, or --overwrite to start again"
         )
     earlier = read_json(parts / JOB)
-    if changed := [name for name in job if name not in earlier or earlier[name] != job[name]]:
+    if changed := differences(earlier, job, job):
         raise FileExistsError(
             f"{parts} holds a job with other settings: {', '.join(changed)} changed since; pass --overwrite to start "
             "again"
@@ -276,8 +276,13 @@ def check_finished(path: Path, job: Json) -> None:
     if not record.is_file():
         raise FileExistsError(f"{path} exists, and no record says which rows it answers; {advice}")
     earlier = read_json(record)
-    if changed := [name for name in IDENTITY if name not in earlier or earlier[name] != job[name]]:
+    if changed := differences(earlier, job, IDENTITY):
         raise FileExistsError(f"{path} has the answers of another job: {', '.join(changed)} differ; {advice}")
+
+
+def differences(earlier: Json, job: Json, names: Iterable[str]) -> list[str]:
+    """Return the names of the entries in which two descriptions of a job differ."""
+    return [name for name in names if name not in earlier or earlier[name] != job[name]]
 
 
 def job_of(predictor: Predictor, rows: InputRows) -> Json:

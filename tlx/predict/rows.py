@@ -18,8 +18,8 @@ from tlx.data.sources.division import Division
 from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import Folder, files_of
 from tlx.data.sources.labels import LabelColumn
-from tlx.data.sources.media import media_kind
-from tlx.data.sources.raw_table import CHUNK, LINE, RawTable
+from tlx.data.sources.media import digest_of_files, media_kind
+from tlx.data.sources.raw_table import CHUNK, LINE, RawTable, key_of
 from tlx.data.sources.roles import IMAGES, PAIRS, SOUNDS, TEXTS, is_text, sample
 from tlx.data.sources.table_rows import TableRows
 from tlx.data.sources.tabular import Tabular
@@ -66,9 +66,12 @@ class InputRows:
 
     @cached_property
     def identity(self) -> Json:
-        """Return JSON values that differ where the rows or their inputs differ."""
+        """Return JSON values that differ where the rows, the files that they name, or their inputs differ."""
+        columns = [name for role, names in self.roles.items() if role in HEAVY for name in names]
+        files = digest_of_files(self.table, columns, "")
+        content = self.table.digest or digest_of(self.table.arrow)
         return {
-            "data": self.table.digest or digest_of(self.table.arrow),
+            "data": key_of(content, files) if files else content,
             "columns": {role: list(names) for role, names in self.roles.items()},
         }
 

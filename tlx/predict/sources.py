@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -121,7 +120,7 @@ def joined_rows(name: str, parts: Sequence[InputRows]) -> InputRows:
         part, place = part_of(row)
         return part.place(place)
 
-    table = RawTable(name, arrow, digest(part.table.digest for part in parts))
+    table = RawTable(name, arrow, key_of([part.table.digest for part in parts]))
     return InputRows(table, read, f"{len(table):,} rows of {len(parts)} tables", parts[0].roles, named)
 
 
@@ -151,7 +150,7 @@ def chosen_rows(source: Where, rows: InputRows) -> InputRows:
     table = rows.table
     arrow = table.arrow.filter(is_kept)
     choice = [table.digest, column, "values" if source.values else "without", *wanted]
-    chosen = RawTable(str(source), arrow, digest(choice), table.folder, table.kinds)
+    chosen = RawTable(str(source), arrow, key_of(choice), table.folder, table.kinds)
     return InputRows(
         chosen,
         lambda row: rows.read(int(places[row])),
@@ -245,8 +244,3 @@ def plain_cells(cells: Sequence[Any]) -> pa.Array:
     import pyarrow as pa
 
     return pa.array([cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in cells])
-
-
-def digest(parts: Any) -> str:
-    """Return a hash of texts."""
-    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()

@@ -61,7 +61,7 @@ def own_data(model: OpenedModel, split: str | None, recipe: Recipe | None) -> Ev
     """
     path = model.source
     if not (path / RESULT).is_file():
-        raise FileNotFoundError(f"{path} is no run, so it has no data of its own; name the data: --data NAME")
+        raise FileNotFoundError(f"{path} is no run, so it records no data; name the data: --data NAME")
     recipe = recipe_of(path, recipe)
     splits = data_of(path, recipe, read(path))
     named = {name: part for name, part in splits.by_name.items() if part.labelled and not isinstance(part, Sealed)}

@@ -42,7 +42,7 @@ class Source:
         return self
 
     def whole(self) -> Source:
-        """Return the source without a test split of its own making, for data that are divided in another way."""
+        """Return the source that divides off no test split, for data that are divided in another way."""
         return self
 
 

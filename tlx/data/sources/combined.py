@@ -48,7 +48,7 @@ class Concat(Source):
         return " + ".join(map(str, self.sources))
 
     def whole(self) -> Source:
-        """Return the same data sets, each without a test split of its own making."""
+        """Return the same data sets, which divide off no test split."""
         return Concat(tuple(map(whole_of, self.sources)))
 
     def open(self) -> Dataset:
@@ -119,7 +119,7 @@ class Where(Source):
         return f"{self.source} ({self.column}: {condition})"
 
     def whole(self) -> Source:
-        """Return the same rows without a test split of its own making."""
+        """Return the same rows of a source that divides off no test split."""
         return replace(self, source=whole_of(self.source))
 
     def open(self) -> Dataset:
@@ -151,7 +151,7 @@ class Where(Source):
 
 
 def whole_of(source: str | Source) -> str | Source:
-    """Return a source, or the source that a text names, without a test split of its own making."""
+    """Return a source, or the source that a text names; it divides off no test split."""
     from tlx.data.sources.named import source_named
 
     return (source_named(source) if isinstance(source, str) else source).whole().short

@@ -132,7 +132,7 @@ class Tabular(Source):
         return Dataset(str(self), splits, columns, content, notes)
 
     def whole(self) -> Self:
-        """Return the source without a test split of its own making."""
+        """Return the source, which then divides off no test split."""
         return replace(self, test_share=0.0)
 
 
