@@ -122,9 +122,11 @@ def test_a_tracker_that_cannot_start_stops_a_new_run_and_not_a_resumed_one(tmp_p
         assert started([Memory(fails="start")], tmp_path, DOCUMENT, 3) == []
 
 
-def test_trackers_are_chosen_by_name_or_as_instances():
+def test_trackers_are_chosen_by_name_or_as_instances(monkeypatch):
+    monkeypatch.setattr(Wandb, "package", "json")  # The package itself is tried in test_trackers_installed.py.
     assert trackers_of(()) == ()
     assert trackers_of((Memory(), Wandb(project="mine"))) == (Memory(), Wandb(project="mine"))
+    assert trackers_of(("wandb",)) == (Wandb(),)
     assert {*NAMES} == {"wandb", "mlflow", "trackio"}
 
 
