@@ -32,11 +32,11 @@ from tlx.data import open_dataset
 from tlx.report.intervals import wilson
 
 PROGRAMS = Path(__file__).parent / "three_lines"
-# The module that each program needs.
+# What each program imports.
 MODULES = {
     "tlx_python": "tlx",
     "tlx_commands": "tlx",
-    "transformers_trainer": "transformers",
+    "transformers_trainer": "transformers, datasets",
     "fastai_text": "fastai.text.all",
     "autogluon_tabular": "autogluon.tabular",
     "autogluon_multimodal": "autogluon.multimodal",

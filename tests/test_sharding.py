@@ -9,7 +9,7 @@ from tlx import sharding
 
 def test_a_batch_is_on_all_devices_in_order():
     mesh = sharding.make_mesh()
-    assert mesh.axis_names == ("data",)
+    assert mesh.axis_names == ("data", "fsdp", "tensor")
     assert mesh.devices.size == len(jax.devices()) == 8
     batch = {"x": np.arange(16.0, dtype=np.float32).reshape(16, 1), "label": np.arange(16, dtype=np.int32)}
     placed = sharding.place_batch(mesh, batch)
@@ -29,7 +29,7 @@ def test_a_replicated_array_is_complete_on_every_device():
 def test_fewer_devices_may_be_named():
     mesh = sharding.make_mesh(jax.devices()[:2])
     assert mesh.devices.size == 2
-    assert sharding.make_mesh(mesh=sharding.Mesh(data=4)).devices.tolist() == jax.devices()[:4]
+    assert sharding.make_mesh(mesh=sharding.Mesh(data=4)).devices.ravel().tolist() == jax.devices()[:4]
     assert sharding.make_mesh(mesh=sharding.Mesh(data=-1)).devices.size == 8
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tlx.files.durable import DamagedWarning
-from tlx.training import checkpoint
+from tlx.training import checkpoint, stored_arrays
 from tlx.training.checkpoint import Checkpoints, DamagedCheckpoint, DiskFull, Saved
 
 STATE = {
@@ -215,14 +215,14 @@ def test_files_that_change_after_the_check_are_detected(tmp_path):
 
 def test_arrays_that_orbax_reads_differently_are_detected(tmp_path, monkeypatch):
     write_checkpoints(tmp_path, 1)
-    load = checkpoint._load
+    load = checkpoint.load
 
     def other(folder, target):
         arrays = load(folder, target)
         arrays["state"]["x"] = arrays["state"]["x"] + 1
         return arrays
 
-    monkeypatch.setattr(checkpoint, "_load", other)
+    monkeypatch.setattr(checkpoint, "load", other)
     with pytest.raises(DamagedCheckpoint, match=r"1 is damaged: the checksum of \['state'\]\['x'\] does not match"):
         Checkpoints(tmp_path).restore(BLANK, {})
 
@@ -299,7 +299,7 @@ def test_a_failed_save_is_reported_at_the_next_save_and_keeps_earlier_ones(tmp_p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, part, full_disk)
+        patch.setattr(stored_arrays if part == "check_room" else checkpoint, part, full_disk)
         checkpoints.save(3, Saved(BLANK, {}, {"best": False}))
         with pytest.raises(DiskFull, match=r"^the disk is full: "):
             checkpoints.wait()
@@ -312,9 +312,9 @@ FULL = """
 import resource, signal, sys, time
 from pathlib import Path
 import numpy as np
-from tlx.training import checkpoint
+from tlx.training import checkpoint, stored_arrays
 from tlx.files.durable import DiskFull
-checkpoint.check_room = lambda folder, size: None
+stored_arrays.check_room = lambda folder, size: None
 kept = checkpoint.Checkpoints(Path(sys.argv[1]))
 state = {f"x{n}": np.random.default_rng(n).normal(size=3000) for n in range(40)}
 small = {"x": np.zeros(3)}

@@ -41,6 +41,7 @@ def test_a_run_on_some_devices_equals_the_run_on_one(tmp_path):
         (Mesh(), "train.batch is 12, which 8 devices cannot share evenly ... 8 or 16, or a mesh of data=6"),
         (Mesh(data=5), "train.batch is 12, which 5 devices cannot share evenly ... 10 or 15, or a mesh of data=4"),
         (Mesh(data=9), "mesh data=9: there are only 8 devices; use data=8 or fewer"),
+        (Mesh(fsdp=8), "train.batch is 12, which 8 devices cannot share evenly; use 8 or 16"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_before_the_data_are_opened(tmp_path, mesh, message):
@@ -58,9 +59,15 @@ def test_a_mesh_that_does_not_fit_is_refused_before_the_data_are_opened(tmp_path
     [
         ("data=0", "mesh data is 0; expected 1 or more devices"),
         ("data=four", "'four' is not a whole number of devices; give data=4"),
-        ("dat=4", "names the axis 'dat'; close: 'data'; give data=N"),
-        ("fsdp=4", "names the axis 'fsdp'"),
+        ("dat=4", "names the axis 'dat'; close: 'data'"),
+        ("model=2", "names the axis 'model'; there are 'data', 'fsdp', 'tensor'"),
         ("4", "is not of the form data=N"),
+        ("data=2,fsdp", "is not of the form data=N"),
+        ("data=2,data=4", "names the axis 'data' twice"),
+        ("data=-1,fsdp=-1", "only one axis can be -1"),
+        ("fsdp=0", "mesh fsdp is 0; expected 1 or more devices"),
+        ("fsdp=3", "mesh data=-1,fsdp=3: 8 devices cannot be divided into equal parts of 3; ... have 2 or 4 devices"),
+        ("data=4,tensor=4", "mesh data=4,tensor=4: there are only 8 devices; use smaller numbers"),
     ],
 )
 def test_the_command_line_refuses_an_invalid_mesh(tmp_path, monkeypatch, text, message):

@@ -199,28 +199,51 @@ def together_option(default: int, *old: str) -> Callable[[Any], Any]:
 
 mesh_option = click.option(
     "--mesh",
-    metavar="data=N",
-    help="Number of devices that share a batch [default: data=-1, all devices].",
+    metavar="data=N[,fsdp=N][,tensor=N]",
+    help="Number of devices that share a batch (data), a batch and the parameters (fsdp), or the work on each example "
+    "(tensor) [default: data=-1, all devices].",
 )
 
 
 def mesh_of(text: str | None) -> Mesh:
-    """Return the mesh of `--mesh data=N`."""
+    """Return the mesh of `--mesh data=N,fsdp=N,tensor=N`."""
     from tlx.sharding import Mesh
     from tlx.trees import near_miss
 
-    axis, sign, size = ("data=-1" if text is None else text).partition("=")
-    if not sign:
-        raise ValueError(f"--mesh {text!r} is not of the form data=N, for example data=4 for four devices")
-    if axis != "data":
-        raise ValueError(f"--mesh {text!r} names the axis {axis!r}{near_miss(axis, ['data'])}; give data=N")
+    sizes: dict[str, int] = {}
+    names = [*Mesh().sizes]
+    for part in [] if text is None else text.split(","):
+        axis, sign, size = (word.strip() for word in part.partition("="))
+        if not sign:
+            raise ValueError(f"--mesh {text!r} is not of the form data=N,fsdp=N, for example data=4 for four devices")
+        if axis not in names:
+            raise ValueError(f"--mesh {text!r} names the axis {axis!r}{near_miss(axis, names)}")
+        if axis in sizes:
+            raise ValueError(f"--mesh {text!r} names the axis {axis!r} twice; name it once")
+        try:
+            sizes[axis] = int(size)
+        except ValueError:
+            raise ValueError(
+                f"--mesh {text!r}: {size!r} is not a whole number of devices; give {axis}=4 for four devices, or "
+                f"{axis}=-1 for all that remain"
+            ) from None
     try:
-        return Mesh(data=int(size))
+        return Mesh(**sizes)
     except ValueError as error:
-        reason = str(error) if "mesh" in str(error) else f"{size!r} is not a whole number of devices"
-        raise ValueError(
-            f"--mesh {text!r}: {reason}; give data=4 for four devices, or data=-1 for all devices"
-        ) from None
+        raise ValueError(f"--mesh {text!r}: {error}") from None
+
+
+def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options by which a process joins others, where no cluster tells it its place."""
+    for option in reversed(
+        [
+            click.option("--coordinator", metavar="HOST:PORT", help="Address of the first of several processes."),
+            click.option("--processes", type=int, metavar="N", help="Number of processes that train together."),
+            click.option("--process", type=int, metavar="I", help="Number of this process, from 0."),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 def mesh_words(text: str | None) -> list[str]:

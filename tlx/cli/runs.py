@@ -1,14 +1,18 @@
 """Commands for one run: train, show, find a learning rate, compare the weights."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tlx.cli.commands import Option
 from tlx.cli.group import (
     alias,
+    cluster_options,
     command_of,
     config_argument,
     config_option,
@@ -26,6 +30,12 @@ from tlx.cli.group import (
 )
 from tlx.cli.user_files import load_recipe, optional_recipe
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tlx.sharding import Mesh
+    from tlx.training.prepare import Prepared
+
 
 @main.command(
     section="Train",
@@ -34,6 +44,7 @@ from tlx.cli.user_files import load_recipe, optional_recipe
         "tlx run configs/minilm_movies.py --set optim.lr=1e-4 --set seed=1",
         "tlx run configs/minilm_movies.py --set 'tuning=Lora(rank=8)' --out runs/lora",
         "tlx run configs/minilm_movies.py --out runs/lora --resume",
+        "tlx run configs/minilm_movies.py --coordinator 10.0.0.2:8476 --processes 4 --process 0",
     ),
 )
 @config_argument
@@ -51,19 +62,25 @@ from tlx.cli.user_files import load_recipe, optional_recipe
 )
 @track_option
 @mesh_option
+@cluster_options
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
-    trackers: tuple[str, ...], mesh: str | None, quiet: bool,
+    trackers: tuple[str, ...], mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
-    CONFIG is a Python file with a function recipe().
+    CONFIG is a Python file with a function recipe(). On several machines start the same command on each: a cluster
+    (Slurm, Open MPI, Kubernetes, Cloud TPU) tells each process its place, or --coordinator, --processes and --process
+    do.
     """
     from tlx import config as records
+    from tlx.processes import join
     from tlx.training.loop import How
     from tlx.training.loop import run as train
 
+    join(coordinator, processes, process)
     base, recipe = load_recipe(config, changes)
     if not quiet:
         for path, before, after in records.diff(base, recipe):
@@ -127,14 +144,19 @@ def lengthen(
     examples=(
         "tlx show configs/minilm_movies_frozen.py",
         "tlx show configs/minilm_movies_frozen.py --set 'tuning=Probe()'",
+        "tlx show configs/minilm_movies.py --sharding --mesh data=2,fsdp=4",
     ),
 )
 @config_argument
 @set_option
-def show(config: str, changes: tuple[str, ...]) -> None:
+@click.option("--sharding", is_flag=True, help="List how the mesh cuts each parameter.")
+@mesh_option
+def show(config: str, changes: tuple[str, ...], sharding: bool, mesh: str | None) -> None:
     """List each parameter: shape, learning rate, trainable.
 
-    Nothing is trained. The table also has the group and the weight decay of each parameter; totals follow.
+    Nothing is trained. The table also has the group and the weight decay of each parameter; totals follow. With
+    --sharding it has the logical axes of each parameter, the axis of the mesh that cuts each dimension, and the bytes
+    on each device; the mesh may have more devices than this machine.
     """
     from rich.console import Console
     from rich.table import Table
@@ -145,6 +167,9 @@ def show(config: str, changes: tuple[str, ...]) -> None:
     _, recipe = load_recipe(config, changes)
     ready = prepare(recipe, open_data(recipe) if recipe.task.outputs is None else None)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    if sharding or mesh is not None:
+        show_sharding(console, ready, mesh_of(mesh))
+        return
     for number, phase in enumerate(ready.phases):
         table = Table(
             "path", "shape", "group", "rate", "decay", "trainable", title=f"phase {number + 1}: {phase.share:.0%}"
@@ -163,6 +188,28 @@ def show(config: str, changes: tuple[str, ...]) -> None:
     console.print(f"weights {ready.manifest}" if ready.manifest.entries else "weights from scratch")
     for note in ready.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def show_sharding(console: Console, ready: Prepared, mesh: Mesh) -> None:
+    """Print how a mesh cuts each parameter of a prepared recipe."""
+    import math
+
+    import jax
+    from rich.table import Table
+
+    from tlx.training import describe
+
+    named = math.prod(count for count in mesh.sizes.values() if count > 0)
+    sizes = mesh.fitted(max(named, len(jax.devices())))
+    rows = describe.sharded_rows(ready, sizes)
+    words = ", ".join(f"{axis} {count}" for axis, count in sizes.items())
+    table = Table("path", "shape", "axes", "cut by", "bytes per device", title=f"mesh: {words}")
+    for row in rows:
+        axes, cuts = (", ".join(name or "-" for name in names) for names in (row.axes, row.cuts))
+        table.add_row(row.path, "x".join(map(str, row.shape)), axes, cuts if any(row.cuts) else "", f"{row.bytes:,}")
+    console.print(table)
+    whole = sum(4 * math.prod(row.shape) for row in rows)
+    console.print(f"parameters: {sum(row.bytes for row in rows):,} of {whole:,} bytes on each device")
 
 
 @main.command(

@@ -44,6 +44,7 @@ def train_batches(
     first: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    rows: np.ndarray | None = None,
     targets: Targets | None = None,
     gather: Gather | None = None,
     draws: int = 0,
@@ -67,6 +68,8 @@ def train_batches(
             at every step.
         first: The step at which the iterator begins, as if it had returned all batches before.
         process_index, process_count: The number of this process, and how many there are.
+        rows: The rows of each batch that this process reads; by default one of as many adjacent parts as there are
+            processes.
         targets: Makes the label arrays.
         gather: Exchanges lengths between several processes.
         draws: How many examples will be drawn, as far as that is known: where most are needed, all are prepared at
@@ -80,7 +83,7 @@ def train_batches(
     import grain
 
     _check_trainable(examples, processor, augment)
-    mine = _share(batch, process_index, process_count)
+    mine = _share(batch, process_index, process_count) if rows is None else rows
     ready = reader(examples, processor, targets)
     if process_count > 1:
         ready.measure(gather, process_index, process_count)
@@ -162,6 +165,7 @@ def evaluation_batches(
     buckets: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
+    rows: np.ndarray | None = None,
     targets: Targets | None = None,
     gather: Gather | None = None,
 ) -> Iterator[Batch]:
@@ -172,7 +176,7 @@ def evaluation_batches(
     """
     import grain
 
-    mine = _share(batch, process_index, process_count)
+    mine = _share(batch, process_index, process_count) if rows is None else rows
     ready = reader(examples, processor, targets)
     if process_count > 1:
         ready.measure(gather, process_index, process_count)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 # Returns the arrays of all processes, [P, ...], on each process.
 Gather = Callable[[np.ndarray], Any]
+# The rows of a batch that a process reads.
+Share = slice | np.ndarray
 
 CACHE_BYTES = 256 * 2**20
 
@@ -153,7 +155,7 @@ class Processed:
         return cache_dir() / kind / (f"{name}.npy" if kind == "lengths" else name)
 
     def batch(
-        self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
+        self, positions: np.ndarray, mine: Share, buckets: Sequence[int], views: np.ndarray | None = None
     ) -> Batch:
         """Return this process's slice of the batch of these positions, with label and index. `views` is not used here;
         `train_batches` augments."""
@@ -180,7 +182,7 @@ class Tabled:
         """Do nothing: the table knows all lengths."""
 
     def batch(
-        self, positions: np.ndarray, mine: slice, buckets: Sequence[int], views: np.ndarray | None = None
+        self, positions: np.ndarray, mine: Share, buckets: Sequence[int], views: np.ndarray | None = None
     ) -> Batch:
         length = 0
         if self.table.ragged:

@@ -1,6 +1,7 @@
 """One run while it trains, alone or in a group that shares a program: its records, checkpoints and measurements."""
 
 import itertools
+import json
 import math
 import shlex
 import sys
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import config
+from tlx import config, processes
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of, oddities
 from tlx.files.durable import guarded
 from tlx.functional import selection
@@ -119,7 +120,7 @@ class ActiveRun:
 
     def open_records(self, trackers: Sequence[Tracker] = (), callback: Callback | None = None) -> None:
         """Open the records from the step `begin` on, and start the trackers. Raises as `trackers.started`."""
-        if self.finished:
+        if self.finished or not processes.leads():
             return
         with ExitStack() as opened:
             writers = [TensorBoard().start(TrackedRun(self.path, {}, self.begin))] if self.events else []
@@ -290,27 +291,35 @@ def opened(
     Nothing is written into the folder of a `finished` run. Errors of the recipe are raised before the folder is
     touched.
     """
-    splits = open_data(recipe, test)
-    if like is not None:
-        oddities.take_over(splits, like.splits)
-    ready = prepare(recipe, splits, None if like is None else like.ready)
-    ready = ready if overwrite else as_begun(ready, path)
-    phase_spans(ready, total_steps(recipe, len(splits.train), splits.first))
+
+    def prepared() -> tuple[Prepared, Splits, Tree]:
+        splits = open_data(recipe, test)
+        if like is not None:
+            oddities.take_over(splits, like.splits)
+        ready = prepare(recipe, splits, None if like is None else like.ready)
+        ready = ready if overwrite else as_begun(ready, path)
+        phase_spans(ready, total_steps(recipe, len(splits.train), splits.first))
+        return ready, splits, memories(recipe.objective, setting(ready, splits))
+
+    ready, splits, memory = processes.together(prepared)
+    processes.check_equal({"the data": json.dumps(splits.fingerprint, sort_keys=True)})
+    run = ActiveRun(recipe, path, ready, splits, memory, records, finished)
     command = shlex.join([program(), *sys.argv[1:]]) if base is not None else ""
-    memory = memories(recipe.objective, setting(ready, splits))
-    if finished:
-        return ActiveRun(recipe, path, ready, splits, memory, records, finished)
-    with guarded(path), ExitStack() as lock:
-        lock.enter_context(run_directory.writing(path))
-        if run_directory.finished(path, recipe, resume=True, overwrite=overwrite):
-            raise FileExistsError(
-                f"{path}: another process has finished the run of this recipe; pass --resume to read it"
+
+    def claim() -> None:
+        with guarded(path), ExitStack() as lock:
+            lock.enter_context(run_directory.writing(path))
+            if run_directory.finished(path, recipe, resume=True, overwrite=overwrite):
+                raise FileExistsError(
+                    f"{path}: another process has finished the run of this recipe; pass --resume to read it"
+                )
+            run_directory.claim(
+                path, recipe, overwrite=overwrite, base=base, command=command, file=file, with_commit=with_commit
             )
-        run_directory.claim(
-            path, recipe, overwrite=overwrite, base=base, command=command, file=file, with_commit=with_commit
-        )
-        run = ActiveRun(recipe, path, ready, splits, memory, records)
-        run.lock = lock.pop_all()
+            run.lock = lock.pop_all()
+
+    if not finished:
+        processes.decided(claim)
     return run
 
 

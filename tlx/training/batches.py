@@ -76,7 +76,9 @@ class HostBatches(ShapeCounter):
         super().__init__()
         self.engine = engine
         sharers, self.share = sharing(runs, readers)
-        self.begin = lambda step: [training_batches(run.ready, run.splits, how, step) for run, how in sharers]
+        self.begin = lambda step: [
+            training_batches(run.ready, run.splits, how, step, engine.mesh) for run, how in sharers
+        ]
         self.batches = self.begin(first)
 
     def rewound(self, step: int) -> "HostBatches":

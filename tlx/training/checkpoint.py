@@ -8,10 +8,7 @@ The newest two are kept: a damaged one falls back to the other.
 
 import hashlib
 import json
-import logging
 import os
-import re
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,13 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tlx import processes, sharding
 from tlx.files.durable import (
     DIGESTS,
     DamagedWarning,
     DiskFull,
     StorageError,
     check_digests,
-    check_room,
     delete,
     guarded,
     stamp_of,
@@ -36,14 +33,13 @@ from tlx.files.durable import (
     write_digests,
     write_whole,
 )
+from tlx.training.stored_arrays import DamagedCheckpoint, load, store
 
 __all__ = ["Checkpoints", "DamagedCheckpoint", "DiskFull", "Saved", "StorageError", "guarded"]
 
 ARRAYS, NOTES = "arrays", "notes.json"
 # The name of `NOTES` before this format, when nothing had a checksum.
 OLD_NOTES = "rest/metadata"
-# Upper bounds of what orbax writes beside the numbers: per array, and per checkpoint.
-PER_ARRAY, PER_CHECKPOINT = 1024, 2**16
 
 
 class Saved(NamedTuple):
@@ -54,12 +50,8 @@ class Saved(NamedTuple):
     notes: dict[str, Any]
 
 
-class DamagedCheckpoint(ValueError):
-    """A checkpoint's bytes are not those that were written, or there is no intact one."""
-
-
 class Stored(NamedTuple):
-    """The type, shape and sha256 of an array."""
+    """The type, shape and sha256 of an array; no sha256 where it was written by several processes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -156,13 +148,16 @@ class Checkpoints:
           DiskFull, StorageError: an earlier save failed.
         """
         self.wait()
-        # Every process has the whole state; one writes it.
-        if jax.process_index():
+        tree = {"state": saved.state, "best": saved.best}
+        if any(map(sharding.is_elsewhere, jax.tree.leaves(tree))):
+            self._write_together(step, saved.notes, tree)
+            return
+        # Every process has the whole state; the leader writes it.
+        if not processes.leads():
             return
         # Here, since an import in a thread may meet another one half-way.
         import orbax.checkpoint  # noqa: F401
 
-        tree = {"state": saved.state, "best": saved.best}
         for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
@@ -173,20 +168,36 @@ class Checkpoints:
         )
         self.thread.start()
 
+    def _write_together(self, step: int, notes: Mapping[str, Any], tree: Any) -> None:
+        """Write a checkpoint of arrays that lie on several processes: each writes what its devices hold, on a disk that
+        all of them share. Training waits."""
+        partial = self.folder / f".{step}.partial"
+        arrays = jax.tree.map(lambda leaf: leaf if sharding.is_elsewhere(leaf) else np.asarray(leaf), tree)
+        processes.decided(lambda: self._begin(partial))
+        processes.together(lambda: store(partial / ARRAYS, arrays))
+        processes.decided(lambda: self._finish(partial, step, notes, arrays))
+
+    def _begin(self, partial: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        delete(partial)
+        partial.mkdir()
+
+    def _finish(self, partial: Path, step: int, notes: Mapping[str, Any], arrays: Any) -> None:
+        """Add the notes and the digests to a checkpoint whose arrays are written, and give it its name."""
+        table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _flatten(arrays).items()}
+        text = json.dumps({"step": step, "notes": notes, "arrays": table}).encode()
+        write_whole(partial / NOTES, [text])
+        write_digests(partial)
+        sync_tree(partial)
+        self._name(partial, step)
+        self._prune(step)
+
     def _write(self, step: int, notes: Mapping[str, Any], arrays: Any) -> None:
         partial = self.folder / f".{step}.partial"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            delete(partial)
-            partial.mkdir()
-            table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _flatten(arrays).items()}
-            _store(partial / ARRAYS, arrays)
-            text = json.dumps({"step": step, "notes": notes, "arrays": table}).encode()
-            write_whole(partial / NOTES, [text])
-            write_digests(partial)
-            sync_tree(partial)
-            self._name(partial, step)
-            self._prune(step)
+            self._begin(partial)
+            store(partial / ARRAYS, arrays)
+            self._finish(partial, step, notes, arrays)
         except BaseException as error:
             self.failure = error
             # After an error of orbax, threads of tensorstore may write on for a moment.
@@ -243,10 +254,10 @@ class Checkpoints:
         forms = {name: Stored(dtype, tuple(shape), digest) for name, (dtype, shape, digest) in record["arrays"].items()}
         if not _is_old(path):
             _compare(path, {name: form[:2] for name, form in forms.items()}, expected)
-        arrays = _load(path / ARRAYS, target)
+        arrays = load(path / ARRAYS, target)
         _compare(path, {name: (array.dtype.name, array.shape) for name, array in _flatten(arrays).items()}, expected)
         for name, array in _flatten(arrays).items():
-            if name in forms and _sha256(array) != forms[name].sha256:
+            if name in forms and forms[name].sha256 and _sha256(array) != forms[name].sha256:
                 raise DamagedCheckpoint(f"{path} is damaged: the checksum of {name} does not match")
         placed = jax.tree.map(_place, arrays, target)
         return Saved(placed["state"], placed["best"], record["notes"])
@@ -275,7 +286,10 @@ def _flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def _sha256(array: np.ndarray) -> str:
+def _sha256(array: Any) -> str:
+    """Return the sha256 of an array; empty for one that lies on several processes, none of which has all of it."""
+    if sharding.is_elsewhere(array):
+        return ""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
@@ -319,81 +333,3 @@ def _notes(path: Path) -> Any:
     if _is_old(path):
         return {"arrays": {}, **json.loads((path / OLD_NOTES).read_text(encoding="utf-8"))}
     return json.loads((path / NOTES).read_text(encoding="utf-8"))
-
-
-def _store(folder: Path, arrays: Any) -> None:
-    """Write a tree of NumPy arrays by orbax.
-
-    Raises:
-      OSError: the storage refuses.
-    """
-    import orbax.checkpoint as ocp
-
-    leaves = jax.tree.leaves(arrays)
-    # Orbax stops half-way on a full disk, and leaves several threads behind: better not to begin.
-    check_room(folder.parent, sum(leaf.nbytes for leaf in leaves) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
-    _quieten()
-    folder.mkdir()
-    handler = ocp.PyTreeCheckpointHandler()
-    try:
-        handler.save(folder, args=ocp.args.PyTreeSave(jax.tree.map(_storable, arrays)))
-        handler.finalize(folder)
-    except ValueError as error:
-        # Tensorstore reports an error of the operating system in this form.
-        if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from None
-
-
-def _load(folder: Path, target: Any) -> Any:
-    """Return the stored NumPy arrays in the structure of the tree `target`.
-
-    Raises:
-      DamagedCheckpoint: orbax cannot read the files.
-    """
-    import orbax.checkpoint as ocp
-
-    _quieten()
-    example = jax.tree.map(lambda leaf: _storable(np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)), target)
-    form = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-    try:
-        stored = ocp.PyTreeCheckpointHandler().restore(
-            folder, args=ocp.args.PyTreeRestore(item=example, restore_args=form)
-        )
-    except Exception as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedCheckpoint(f"{folder} cannot be read by orbax: {words}") from error
-    return jax.tree.map(lambda array, like: array if like.size else np.zeros(like.shape, like.dtype), stored, target)
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """Return the array, or one element where it has none, which orbax refuses."""
-    return array if array.size else np.zeros(1, array.dtype)
-
-
-def _quieten() -> None:
-    """Keep orbax from printing what it also raises: on a full disk, a traceback for every array and thread.
-
-    They come from orbax's logger, from event loops that it closes with open tasks, and from tensorstore's threads that
-    find these loops closed, some after the error was raised. Everything else is still printed.
-    """
-    for name in ("absl", "asyncio"):
-        logger = logging.getLogger(name)
-        if _is_news not in logger.filters:
-            logger.addFilter(_is_news)
-    before = sys.unraisablehook
-    if getattr(before, "of_tlx", False):
-        return
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    hook.of_tlx = True  # type: ignore[attr-defined]
-    sys.unraisablehook = hook
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a log record is something else than an error that orbax also raises."""
-    error = record.exc_info[1] if record.exc_info else None
-    return error is None or not any(words in str(error) for words in ("tensorstore_spec", "os_error_code", "RESOURCE_"))

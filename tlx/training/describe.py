@@ -1,10 +1,14 @@
 """Describe the trainable parameters before training: path, shape, group, rate, decay, trainable; totals and bytes."""
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+from jax.sharding import AbstractMesh
 
 from tlx import optim as optimisers
+from tlx import sharding
 from tlx.training.prepare import Prepared
 from tlx.trees import Json, flatten, nest, size
 
@@ -33,6 +37,31 @@ def rows(prepared: Prepared, phase: int = 0) -> list[Row]:
         rate, decay = (optim.lr * factors["lr"], factors["weight_decay"]) if factors else (0.0, 0.0)
         table.append(Row(path, tuple(leaf.shape), group, rate, decay, factors is not None))
     return sorted(table, key=lambda row: (order.get(row.group, len(order)), row.path))
+
+
+class ShardedRow(NamedTuple):
+    """How a mesh cuts one parameter: its logical `axes`, the axis of the mesh that cuts each dimension (`cuts`, None
+    where it stays whole), and the bytes that each device holds."""
+
+    path: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    cuts: tuple[str | None, ...]
+    bytes: int
+
+
+def sharded_rows(prepared: Prepared, sizes: Mapping[str, int]) -> list[ShardedRow]:
+    """Return a row for each parameter, in the order of the model's stages, on a mesh of these `sizes`."""
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    declared, params = flatten(prepared.model.params), flatten(prepared.variables.params)
+    specs = sharding.specs_of(mesh, prepared.model.params, prepared.variables.params)
+    table = []
+    for row in rows(prepared):
+        leaf, spec = params[row.path], specs[row.path]
+        axes = declared[row.path].axes if row.path in declared else (None,) * len(row.shape)
+        parts = math.prod(sizes[axis] for axis in spec if axis is not None)
+        table.append(ShardedRow(row.path, row.shape, axes, tuple(spec), leaf.nbytes // parts))
+    return table
 
 
 def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:

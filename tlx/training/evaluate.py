@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx import models
+from tlx import models, sharding
 from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
@@ -18,6 +18,7 @@ from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
+from tlx.training.shares import shared
 from tlx.training.state import TrainState
 from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
@@ -104,17 +105,18 @@ def measured(
     recipe = ready.recipe
     reading = [
         evaluation_batches(
-            examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets
+            examples, reader, batch=recipe.train.eval_batch, buckets=recipe.data.lengths, targets=ready.targets,
+            **shared(engine.mesh, recipe.train.eval_batch),
         )
         for reader in readers
-    ]
+    ]  # fmt: skip
     batches = reading[0] if len(reading) == 1 else (beside(several, read) for several in zip(*reading, strict=True))
 
     def compute(inputs: ArrayMap) -> Any:
         # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
-    return passes(batches, compute, read, advance)
+    return passes(batches, compute, read, advance, partial(sharding.gather_rows, engine.mesh))
 
 
 def beside(batches: Sequence[ArrayMap], read: Read) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def passes(
     compute: Callable[[ArrayMap], ArrayMap],
     read: Read = inputs_of,
     advance: Advance = uncounted,
+    whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda rows: rows,
 ) -> dict[str, np.ndarray]:
     """Return the outputs of `compute` for all batches, joined in the order of the examples.
 
@@ -142,15 +145,17 @@ def passes(
         compute: A function of the inputs of a batch; it returns arrays [B, ...] by name.
         read: Takes the inputs of `compute` from a batch.
         advance: See `Advance`.
+        whole: Returns the rows of the whole batch where this process reads a part of them.
 
     Returns:
         ArrayMap [N, ...] by name, with `index` [N] and, unless `read` passes them to `compute`, the labels.
     """
     parts: list[dict[str, np.ndarray]] = []
     for batch in batches:
-        is_real = batch["weight"] > 0
         inputs = read(batch)
-        labels = {name: batch[name] for name in (*TRUTH, "position") if name in batch and name not in inputs}
+        names = (*TRUTH, "position", "weight")
+        labels = whole({name: batch[name] for name in names if name in batch and name not in inputs})
+        is_real = labels.pop("weight") > 0
         parts.append({name: stored(array)[is_real] for name, array in (labels | dict(compute(inputs))).items()})
         advance(int(is_real.sum()))
     order = np.argsort(np.concatenate([part.pop("position") for part in parts]))

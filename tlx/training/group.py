@@ -9,7 +9,9 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tlx import partition
+import jax
+
+from tlx import processes
 from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Outputs
 from tlx.records import run_directory
@@ -22,13 +24,13 @@ from tlx.training.batches import DispatchedSteps, one_of
 from tlx.training.compilations import Compilations
 from tlx.training.energy import Metered, Used
 from tlx.training.evaluate import evaluate, look
-from tlx.training.group_checkpoints import GroupCheckpoints
+from tlx.training.group_checkpoints import GroupCheckpoints, best_state
 from tlx.training.interrupt import Interruption, noted
 from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
+from tlx.training.placement import gathered_state
 from tlx.training.results import end_message, line, start_message, write_all, write_page
-from tlx.training.step import Parts, TrainState
-from tlx.trees import flatten, nest
+from tlx.training.votes import Votes, Wish
 
 if TYPE_CHECKING:
     from tlx.training.loop import How
@@ -61,10 +63,10 @@ class RunGroup:
         self.before: Before | None = None
         self.state: Any = None
         # The last dispatched steps, whose metrics are not read yet, and the step before them.
-        self.pending: tuple[int, DispatchedSteps] | None = None
+        self.pending: tuple[int, DispatchedSteps, Votes] | None = None
         # Whether the devices computed the pending steps while another program was compiled.
         self.overlapped = False
-        self.interrupted, self.saved = False, time.monotonic()
+        self.agreed, self.saved = Wish.NOTHING, time.monotonic()
         self.opened, self.compilations = False, Compilations(clock, progress, how.quiet)
 
     @property
@@ -93,10 +95,14 @@ class RunGroup:
         self.progress.begin_phase()
         if not self.opened:
             self.opened = True
-            for run in self.runs:
-                run.open_records(self.how.chosen_trackers, self.how.callback)
+            processes.decided(self.open_records)
             # The checkpoint may be one of runs that have ended.
             self.stop_where_all_ended()
+
+    def open_records(self) -> None:
+        """Open the records of every run."""
+        for run in self.runs:
+            run.open_records(self.how.chosen_trackers, self.how.callback)
 
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
@@ -110,16 +116,16 @@ class RunGroup:
             self.state = dispatched.state
             self.overlapped = self.pending is not None and not dispatched.compiled
             self.settle()
-            self.pending, self.step = (self.step, dispatched), self.step + dispatched.steps
-            self.interrupted = self.stop.requested
-            if self.evaluation_due or self.interrupted or self.failure is not None:
+            votes = Votes(self.phase.mesh, self.own_wish)
+            self.pending, self.step = (self.step, dispatched, votes), self.step + dispatched.steps
+            if self.evaluation_due or self.wish:
                 self.settle()
 
     def settle(self) -> None:
         """Read and record the metrics of the pending steps; waits for the device."""
         if self.pending is None:
             return
-        (step, dispatched), self.pending = self.pending, None
+        (step, dispatched, votes), self.pending = self.pending, None
         metrics = dispatched.metrics_on_host()
         # Steps that overlap with a compilation took no time of the training.
         self.clock.steps += 0 if self.overlapped else dispatched.steps
@@ -130,6 +136,7 @@ class RunGroup:
                 with self.ended_alone(run):
                     of_run = {name: values[:, n] for name, values in metrics.items()}
                     run.settle(step, self.phase.learning, of_run, partial(dispatched.examples, n))
+        self.agreed = max(self.agreed, votes.wish)
         for k in range(dispatched.steps):
             self.progress.step(step + k + 1, float(metrics["loss"][k].mean()), float(metrics["rate"][k, 0]))
 
@@ -142,6 +149,18 @@ class RunGroup:
             if len(self.runs) == 1:
                 raise
             run.failed = error
+
+    @property
+    def own_wish(self) -> Wish:
+        """Return what this process wishes: to stop because of a signal or an error of the callback."""
+        if self.failure is not None:
+            return Wish.FAIL
+        return Wish.STOP if self.stop.requested else Wish.NOTHING
+
+    @property
+    def wish(self) -> Wish:
+        """Return the wish on which this process acts: no process of several acts before all know it."""
+        return self.own_wish if jax.process_count() == 1 else self.agreed
 
     @property
     def failure(self) -> CallbackError | None:
@@ -205,10 +224,11 @@ class RunGroup:
         metrics = run.measured(self.step, outcome, outputs, float(self.rates[n]))
         if run is next(other for other in self.runs if other.active):
             self.progress.measured(line(self.step, self.steps, metrics, run.criteria))
-        if self.how.judge is None or self.step == self.steps:
+        judge = self.how.judge
+        if judge is None or self.step == self.steps:
             return True
         # A judge may read any metric, and changes no record.
-        return self.how.judge(self.step, outcome.metrics(run.ready.task))
+        return processes.decided(lambda: bool(judge(self.step, outcome.metrics(run.ready.task))))
 
     def keep_best(self, states: Any) -> None:
         """Keep the trainable parameters of every run whose measurement is the best so far by the recipe's rule."""
@@ -223,9 +243,10 @@ class RunGroup:
         the callback, or after an evaluation if the last checkpoint is old enough."""
         if self.stopped or self.step == self.steps:
             return False
-        if self.interrupted or self.failure is not None:
+        if self.wish:
             return True
-        return self.evaluation_due and time.monotonic() - self.saved >= self.how.checkpoint_seconds
+        seconds = self.how.checkpoint_seconds
+        return self.evaluation_due and processes.decided(lambda: time.monotonic() - self.saved >= seconds)
 
     def save_checkpoint(self) -> None:
         """Start to write a checkpoint of all runs. Raise the error of the callback, if there is one, and
@@ -233,10 +254,16 @@ class RunGroup:
         self.saved = time.monotonic()
         self.count_flops()
         self.checkpoints.save(self.phase.engine, self.state)
+        self.raise_failure()
+        if self.wish:
+            raise KeyboardInterrupt
+
+    def raise_failure(self) -> None:
+        """Raise the error of the callback, in every process."""
         if self.failure is not None:
             raise self.failure
-        if self.interrupted:
-            raise KeyboardInterrupt
+        if self.wish == Wish.FAIL:
+            raise processes.OtherProcessFailed("the callback failed in process 0")
 
     def count_flops(self) -> None:
         """Add the operations of the steps since the last call to those of each run; None once they are unknown."""
@@ -265,8 +292,7 @@ class RunGroup:
         # A phase without a step would be restored into the phase before.
         if keeps and self.step > max(self.begin, self.spans[self.phase.phase][0]):
             self.checkpoints.save(self.phase.engine, self.state)
-        if self.failure is not None:
-            raise self.failure
+        self.raise_failure()
 
     def choose_checkpoints(self) -> None:
         """Choose the state of each run by the recipe's rule, and measure the validation split again where a
@@ -307,16 +333,22 @@ class RunGroup:
         self.checkpoints.wait()
         used = self.meter.stop().shared(len(self.runs))
         with self.progress.doing("writing the results"):
-            return [self.write_result(n, used) for n in range(len(self.runs))]
+            return [self.result(n, used) for n in range(len(self.runs))]
 
-    def write_result(self, n: int, used: Used) -> dict[str, Any] | Exception:
-        """Return the result of run n, and write it unless the run was finished before or failed."""
+    def result(self, n: int, used: Used) -> dict[str, Any] | Exception:
+        """Return the result of run n, or the error that ended it; the leader writes it."""
+        run, (state, step) = self.runs[n], self.chosen[n]
+        if run.failed is not None and not run.finished:
+            return run.failed
+        self.chosen[n] = gathered_state(state), step
+        return processes.decided(lambda: self.write_result(n, used))
+
+    def write_result(self, n: int, used: Used) -> dict[str, Any]:
+        """Return the result of run n, and write it unless the run was finished before."""
         run, (state, selected) = self.runs[n], self.chosen[n]
         steps = self.step if run.ended is None else run.ended
         if run.finished:
             return run_directory.read(run.path)
-        if run.failed is not None:
-            return run.failed
         run.calibrate()
         metrics = {split: outcome.metrics(run.ready.task) for split, outcome in run.outcomes.items()}
         for split in self.splits.measured:
@@ -363,13 +395,3 @@ def open_group(
         group = RunGroup(runs, how, clock, stop, checkpoints, meter, progress)
         group.setup = setup
         yield group
-
-
-def best_state(run: ActiveRun, state: TrainState, parts: Parts, step: int) -> tuple[TrainState, int]:
-    """Return the state whose numbers are reported, and its step; `state` is the one after `step`."""
-    best = run.best
-    if best.variables is None or best.step == step:
-        return state, step
-    params = nest(flatten(state.variables.params) | flatten(best.variables.params))
-    trainable, frozen = partition.split(params, parts.partition)
-    return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step

@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from tlx import config
+from tlx import config, partition, processes
 from tlx.files import run_files
 from tlx.training.active_run import CHECKPOINTS, ActiveRun, moved_part
 from tlx.training.checkpoint import Checkpoints, Saved
-from tlx.training.step import TrainState
+from tlx.training.step import Parts, TrainState
 from tlx.training.vectorize import Engine
+from tlx.trees import flatten, nest
 
 
 class GroupCheckpoints:
@@ -33,7 +34,7 @@ class GroupCheckpoints:
             self.checkpoints = first.checkpoints
         else:
             self.checkpoints = Checkpoints(first.path / CHECKPOINTS / name_of(self.cells))
-        self.begin = self.checkpoints.latest() or 0
+        self.begin = processes.decided(lambda: self.checkpoints.latest() or 0)
         for run in self.runs:
             run.begin = self.begin
 
@@ -110,3 +111,13 @@ def name_of(cells: Sequence[str]) -> str:
 def by_place(values: Sequence[Any]) -> dict[str, Any]:
     """Return the values by the place of their run in the group."""
     return {f"{n:03d}": value for n, value in enumerate(values)}
+
+
+def best_state(run: ActiveRun, state: TrainState, parts: Parts, step: int) -> tuple[TrainState, int]:
+    """Return the state whose numbers are reported, and its step; `state` is the one after `step`."""
+    best = run.best
+    if best.variables is None or best.step == step:
+        return state, step
+    params = nest(flatten(state.variables.params) | flatten(best.variables.params))
+    trainable, frozen = partition.split(params, parts.partition)
+    return state._replace(trainable=trainable, frozen=frozen, stats=best.variables.stats), best.step

@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 
-from tlx import config, report, sharding
+from tlx import config, processes, report, sharding
 from tlx.assets import cache_dir
 from tlx.files.durable import guarded
 from tlx.notebooks import html_of
@@ -137,7 +139,7 @@ class How:
     the test split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each
     validation except the last and ends the run by returning False; the result then has fewer `steps` than
     `asked_steps`. A checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old.
-    `mesh` sets how many devices share a batch.
+    `mesh` sets how many devices share a batch, the parameters and the work on each example.
 
     `trackers` are names ("wandb", "mlflow", "trackio") or instances (see `tlx.records.trackers`) that receive the
     records of every run; TensorBoard events are written in any case where `leave` is "all". `callback(record)` is
@@ -204,8 +206,12 @@ def run(
     how = how or How(quiet=quiet)
     clock = Clock()
     path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
-    with run_directory.writing(path):
+    if not processes.leads():
+        how = replace(how, quiet=True)
+    with ExitStack() as lock:
         with clock("setup"):
+            check_processes(recipe)
+            processes.decided(lambda: hold(lock, path))
             if complete := finished(recipe, path, resume=resume, overwrite=overwrite, mesh=how.mesh):
                 return with_page(whole(complete, how), how)
             active = opened(
@@ -224,10 +230,23 @@ def finished(
     """Return the recipe's run where it is finished and kept, else None, after the checks that need no data."""
     config.check(recipe)
     check_devices(recipe, mesh)
-    if run_directory.finished(path, recipe, resume=resume, overwrite=overwrite):
-        return Run(path, recipe, run_directory.read(path))
+    if processes.decided(lambda: run_directory.finished(path, recipe, resume=resume, overwrite=overwrite)):
+        return Run(path, recipe, processes.decided(lambda: run_directory.read(path)))
     remember_compilations()
     return None
+
+
+def hold(lock: ExitStack, path: Path) -> None:
+    """Hold the lock of a folder until `lock` is closed."""
+    lock.enter_context(run_directory.writing(path))
+
+
+def check_processes(recipe: Recipe) -> None:
+    """Raise ValueError where the processes that train together have other recipes or versions."""
+    if jax.process_count() > 1:
+        names = ("tlx", "jax", "jaxlib")
+        versions = {f"the version of {name}": version(name) for name in names}
+        processes.check_equal({"the recipe (by its fingerprint)": config.fingerprint(recipe), **versions})
 
 
 def whole(run: Run, how: How) -> Run:
@@ -245,7 +264,7 @@ def whole(run: Run, how: How) -> Run:
 
 def with_page(run: Run, how: How) -> Run:
     """Draw the page of a finished run where it is missing: the disk may have become full just before it."""
-    if how.leave == "all" and how.test and not (run.folder / PAGE).is_file():
+    if how.leave == "all" and how.test and processes.leads() and not (run.folder / PAGE).is_file():
         with guarded(run.folder):
             page = write_page(run.folder)
         if page is not None and not how.quiet:
@@ -298,9 +317,11 @@ def check_devices(recipe: Recipe, mesh_settings: sharding.Mesh = sharding.Mesh()
     """Raise ValueError where there are fewer devices than requested, or where they cannot share a batch or its
     micro-batches evenly."""
     mesh = sharding.make_mesh(mesh=mesh_settings)
+    if recipe.train.compile == "pmap" and not sharding.is_plain(mesh):
+        raise ValueError(f"mesh {mesh_settings}: pmap has the axis data alone; use train.compile='jit'")
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")
     sharding.check_batch(recipe.train.eval_batch, mesh, "train.eval_batch")
-    count, pieces = mesh.devices.size, recipe.train.accumulate
+    count, pieces = sharding.rows_of(mesh), recipe.train.accumulate
     for stream in recipe.data.streams:
         if stream.batch is not None and stream.batch % (count * pieces):
             raise ValueError(

@@ -103,7 +103,7 @@ def find(
         end: The last rate.
         per_group: Run a separate test for every stage that learns in some phase.
         quiet: Print nothing.
-        mesh: How many devices share a batch.
+        mesh: The number of devices along each axis.
 
     Returns:
         A curve for each test.

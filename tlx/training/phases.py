@@ -14,6 +14,7 @@ from tlx import sharding
 from tlx.training import feature_cache, vectorize
 from tlx.training.active_run import ActiveRun
 from tlx.training.batches import DeviceBatches, HostBatches, batches_for, batches_of, one_of
+from tlx.training.placement import Placement
 from tlx.training.programs import Programs
 from tlx.training.step import Parts, TrainState, compile_step, initial_state, next_state
 from tlx.training.vectorize import Engine
@@ -83,8 +84,8 @@ class PhaseSetup:
         step: Any = self.engine.train
         if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
             step = compile_step(parts.uncut, self.mesh).train
-        whole, rows = sharding.replicated(self.mesh), sharding.by_example(self.mesh)
-        return step.lower(sharding.shapes(form, whole), sharding.shapes(batch, rows))
+        placed = jax.tree.map(sharding.shapes, form, Placement(parts, self.mesh).of_state(form))
+        return step.lower(placed, sharding.shapes(batch, sharding.by_example(self.mesh)))
 
 
 def set_up_phase(
@@ -105,7 +106,7 @@ def set_up_phase(
         say: Prints a message.
         before: The parts and states at the end of the phase before; None to begin at the initial states.
         restore: Returns the states of a checkpoint in the structure of the initial states.
-        mesh: How many devices share a batch.
+        mesh: The number of devices along each axis.
     """
     first, devices = runs[0], sharding.make_mesh(mesh=mesh)
     start, last = first.spans[phase]

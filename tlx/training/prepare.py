@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tlx import config, models, objectives, optim, partition, updates, weights
 from tlx.data import Splits, load, train_batches
@@ -20,6 +21,7 @@ from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe, check_select
 from tlx.tasks import Task
 from tlx.training.pretrained import fitted, notes_on, pretrained_model, redrawn, same_weights
+from tlx.training.shares import shared
 from tlx.training.step import Parts
 from tlx.trees import Tree, flatten, map_named, near_miss
 from tlx.tuning import Tuning, merging
@@ -321,7 +323,11 @@ def changed(whole: Optim, phase: Phase) -> Optim:
 
 
 def training_batches(
-    ready: Prepared, splits: Splits, readers: Mapping[str, Any] | None = None, first: int = 0
+    ready: Prepared,
+    splits: Splits,
+    readers: Mapping[str, Any] | None = None,
+    first: int = 0,
+    mesh: Mesh | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Return the endless iterator of the recipe's training batches, this process's share of each (see `tlx.data`).
 
@@ -330,6 +336,7 @@ def training_batches(
         splits: Its data.
         readers: The readers of the streams; by default the recipe's processor.
         first: The step of the first batch.
+        mesh: The devices that share each batch, those of several processes; by default this process reads all rows.
 
     Returns:
         By step a dict of batches by stream.
@@ -346,22 +353,13 @@ def training_batches(
             augment=recipe.data.augment,
             views=recipe.data.views,
             first=first,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **shared(mesh, recipe.batch_of(name)),
             targets=ready.targets,
-            gather=gathered,
             draws=len(examples) if recipe.train.steps is None else recipe.train.steps * recipe.batch_of(name),
             sampling=recipe.data.sampling,
         )
     fields = {**ready.processor.fields, **(ready.targets.fields() if ready.targets is not None else {})}
     return (levelled({name: next(batches) for name, batches in by_stream.items()}, fields) for _ in itertools.count())
-
-
-def gathered(array: np.ndarray) -> Any:
-    """Return the arrays of all processes, [P, ...]."""
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(array)
 
 
 def levelled(batches: dict[str, dict[str, Any]], fields: Mapping[str, Field]) -> dict[str, dict[str, Any]]:

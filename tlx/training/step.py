@@ -21,6 +21,7 @@ from tlx.optim.hyperparameters import with_hyperparameters
 from tlx.tasks import with_labels
 from tlx.training import pmap
 from tlx.training.gradients import Batch, slope_of
+from tlx.training.placement import Placement
 from tlx.training.state import Parts, TrainState, answering, initial_state, memories, next_state
 from tlx.trees import Tree, flatten, nest
 from tlx.types import Array, ArrayMap, Tick
@@ -149,18 +150,17 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
         train = mapped.train(partial(train_step, parts, axis=pmap.AXIS))
         evaluate = mapped.evaluate(partial(eval_step, parts))
         return Compiled(train, evaluate, mapped.place, mapped.fetch, mapped.put, answerer(parts, mapped.compile))
-    whole, rows = sharding.replicated(mesh), sharding.by_example(mesh)
-    train = jax.jit(
-        partial(train_step, parts), in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
-    )
-    evaluate = jax.jit(partial(eval_step, parts), in_shardings=(whole, rows), out_shardings=whole)
+    placement, rows = Placement(parts, mesh), sharding.by_example(mesh)
+    step = placement.keeping(partial(train_step, parts))
+    train = jax.jit(step, in_shardings=(None, rows), donate_argnums=0)
+    evaluate = jax.jit(partial(eval_step, parts), in_shardings=(None, rows), out_shardings=placement.whole)
     return Compiled(
         train,
         evaluate,
-        place=lambda state: jax.device_put(jax.tree.map(partial(jnp.array, copy=True), state), whole),
+        place=placement.put,
         fetch=lambda state: state,
         put=partial(sharding.place_batch, mesh),
-        answer=answerer(parts, partial(jax.jit, out_shardings=whole)),
+        answer=answerer(parts, jax.jit),
     )
 
 

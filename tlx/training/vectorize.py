@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from tlx import optim as optimisers
 from tlx import partition, sharding
 from tlx.partition import Partition
+from tlx.training.placement import Placement
 from tlx.training.state import Parts, TrainState
 from tlx.training.step import answerer, compile_step, eval_step, train_step
 from tlx.trees import flatten, size
@@ -35,7 +36,7 @@ Step = Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
 
 
 class Engine(NamedTuple):
-    """A step of one run or several, whose passes begin at the stage `start` (None: the inputs).
+    """A step of one run or several on a `mesh`, whose passes begin at the stage `start` (None: the inputs).
 
     `place` puts fresh states on the devices, `fetch(state, n)` returns the state of run n; `put` places a training
     batch, stacked [O, B, ...] where there are several, `put_whole` one for all runs, `put_rows` rows of a table.
@@ -46,6 +47,7 @@ class Engine(NamedTuple):
     """
 
     runs: int
+    mesh: Mesh
     start: str | None
     train: Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
     sweep: Callable[[TrainState, ArrayMap, Any, Any], tuple[TrainState, ArrayMap]] | None
@@ -61,17 +63,14 @@ class Engine(NamedTuple):
 def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
     """Return the engine of one run."""
     compiled = compile_step(parts, mesh, how)
-    whole, rows = sharding.replicated(mesh), NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
+    whole, rows = sharding.replicated(mesh), sharding.by_example(mesh, 1)
     sweep = None
     if how == "jit":
-        sweep = jax.jit(
-            partial(swept, partial(train_step, parts)),
-            in_shardings=(whole, whole, rows, None),
-            out_shardings=(whole, whole),
-            donate_argnums=0,
-        )
+        step = Placement(parts, mesh).keeping(partial(swept, partial(train_step, parts)))
+        sweep = jax.jit(step, in_shardings=(None, whole, rows, None), donate_argnums=0)
     return Engine(
         runs=1,
+        mesh=mesh,
         start=parts.start,
         train=compiled.train,
         sweep=sweep,
@@ -80,7 +79,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
         fetch=lambda state, n: compiled.fetch(state),
         put=compiled.put,
         put_whole=compiled.put,
-        put_rows=lambda positions: jax.device_put(positions, rows),
+        put_rows=partial(jax.device_put, device=rows),
         answer=compiled.answer,
     )
 
@@ -109,32 +108,31 @@ def vectorised(
     count, leaf_axes = len(states), axes_of(states)
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states]
     axes: TrainState = jax.tree.unflatten(jax.tree.structure(states[0]), leaf_axes)
-    whole = sharding.replicated(mesh)
-    rows = sharding.by_example(mesh) if batches == 1 else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
-    many = NamedSharding(mesh, PartitionSpec(None, *rows.spec))
+    placement = Placement(parts, mesh, leaf_axes)
+    # The axis along which the rows of a batch lie.
+    inner, read_inner = int(batches > 1), int(not shared_inputs)
+    rows, many = sharding.by_example(mesh, inner), sharding.by_example(mesh, inner + 1)
+    inputs = sharding.by_example(mesh, read_inner)
     step = stepped(parts, axes, leaf_axes, batches, count // batches)
-    read = None if shared_inputs else 0
-    inputs_sharding = (
-        sharding.by_example(mesh) if shared_inputs else NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
-    )
-    evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, read), axis_size=count)
-    train = jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
+    evaluate = jax.vmap(partial(eval_step, parts), in_axes=(axes, None if shared_inputs else 0), axis_size=count)
+    train = jax.jit(placement.keeping(step), in_shardings=(None, rows), donate_argnums=0)
     sweep = jax.jit(
-        partial(swept, step), in_shardings=(whole, whole, many, None), out_shardings=(whole, whole), donate_argnums=0
+        placement.keeping(partial(swept, step)), in_shardings=(None, placement.whole, many, None), donate_argnums=0
     )
     averaged = (axes.trainable, axes.optimiser, axes.average)
-    answer = answerer(parts, lambda function: jax.jit(jax.vmap(function, in_axes=averaged), out_shardings=whole))
+    answer = answerer(parts, lambda function: jax.jit(jax.vmap(function, in_axes=averaged)))
     return Engine(
         runs=count,
+        mesh=mesh,
         start=parts.start,
         train=train,
         sweep=sweep,
-        evaluate=jax.jit(evaluate, in_shardings=(whole, inputs_sharding), out_shardings=whole),
-        place=lambda fresh: jax.device_put(stacked(fresh, leaf_axes), whole),
+        evaluate=jax.jit(evaluate, in_shardings=(None, inputs), out_shardings=placement.whole),
+        place=lambda fresh: placement.put(stacked(fresh, leaf_axes), copy=False),
         fetch=lambda state, n: parted(unstacked(state, leaf_axes, shapes[n], n), forms[n] if forms else None),
-        put=lambda batch: jax.device_put(batch, rows),
-        put_whole=lambda inputs: jax.device_put(inputs, inputs_sharding),
-        put_rows=lambda positions: jax.device_put(positions, many),
+        put=partial(sharding.place_batch, mesh, axis=inner),
+        put_whole=partial(sharding.place_batch, mesh, axis=read_inner),
+        put_rows=partial(jax.device_put, device=many),
         answer=answer,
     )
 
@@ -234,7 +232,11 @@ def stack(xp: Any, leaves: Sequence[Any]) -> Any:
 
 def on_host(state: TrainState) -> TrainState:
     """Return the state with its small leaves on the host, where `Engine.fetch` takes no time."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf) if is_small([leaf]) else leaf, state)
+
+    def fetched(leaf: Any) -> Any:
+        return np.asarray(leaf) if is_small([leaf]) and not sharding.is_elsewhere(leaf) else leaf
+
+    return jax.tree.map(fetched, state)
 
 
 def is_small(leaves: Sequence[Any]) -> bool:

@@ -1,0 +1,222 @@
+"""Several processes that train one run: the same bits as one process, and an end together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tlx import processes
+
+CONFIG = """
+from tlx import Data, Optim, Recipe, Train, models, tasks
+def recipe():
+    return Recipe(
+        data=Data(target="digits", shots=7),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(128, 128), dropout=0.3),
+        optim=Optim(lr=0.01),
+        train=Train({train}),
+    )
+"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(folder, count, *words, command=("run", "config.py", "--out", "run"), devices=2):
+    """Start the processes of one run, which share some devices."""
+    port = free_port()
+    flags = f"--xla_force_host_platform_device_count={devices // count}"
+    settings = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    place = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count), "--process"]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tlx.cli", *command, *words, *([*place, str(n)] if count > 1 else [])],
+            cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def ended(workers, seconds=240):
+    """Return the exit codes of the processes and what they printed."""
+    outputs = [worker.communicate(timeout=seconds)[0] for worker in workers]
+    return [worker.returncode for worker in workers], outputs
+
+
+def folder_with(tmp_path, train="steps=9, batch=12, eval_every=3, eval_batch=20"):
+    tmp_path.mkdir(exist_ok=True)
+    (tmp_path / "config.py").write_text(CONFIG.format(train=train))
+    return tmp_path
+
+
+def numbers(folder):
+    """Return the numbers of a run: its scores, its metrics at every step, and its weights."""
+    from safetensors.numpy import load_file
+
+    run = folder / "run"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = {(line["step"], line["name"]): line["value"] for line in metrics}
+    scores = {
+        f"{split}/{name}": array
+        for split in ("validation", "test")
+        for name, array in np.load(run / "predictions" / f"{split}.npz").items()
+    }
+    return kept, scores | load_file(run / "model" / "model.safetensors")
+
+
+def assert_same(folder, other):
+    (metrics, arrays), (expected_metrics, expected) = numbers(folder), numbers(other)
+    assert metrics == expected_metrics
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Return the folder of the run by one process."""
+    folder = folder_with(tmp_path_factory.mktemp("alone"))
+    codes, outputs = ended(start(folder, 1))
+    assert codes == [0], outputs
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_bits_of_one(tmp_path, alone):
+    """The last batch of an evaluation is not full. A sum of two numbers has no order."""
+    folder = folder_with(tmp_path)
+    codes, outputs = ended(start(folder, 2))
+    assert codes == [0, 0], outputs
+    assert_same(folder, alone)
+    # Only the leader prints, apart from the library that connects the processes.
+    assert "report.html" in outputs[0]
+    assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data=4", "data=2,fsdp=2", "fsdp=4"])
+def test_four_processes_agree_with_one_on_every_mesh(tmp_path, mesh):
+    """The sum of four numbers has another order in one process, so the results are equal to rounding. A checkpoint of
+    four processes is read by two, and by one."""
+    folders = [folder_with(tmp_path / str(count), WIDE) for count in (1, 4)]
+    for folder, count in zip(folders, (1, 4), strict=True):
+        codes, outputs = ended(start(folder, count, "--mesh", mesh, devices=4))
+        assert codes == [0] * count, outputs
+    (metrics, arrays), (expected_metrics, expected) = map(numbers, folders)
+    assert metrics == pytest.approx(expected_metrics, rel=1e-5, abs=1e-6)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("10.0.0.2:8476", 2, None), "--coordinator is given without --process"),
+        ((None, 2, 1), "--processes is given without --coordinator"),
+        (("10.0.0.2", 2, 0), "expected HOST:PORT"),
+        (("host:port", 2, 0), "expected HOST:PORT"),
+        (("host:0", 2, 0), "expected HOST:PORT"),
+        (("host:8476", 0, 0), "--processes is 0; expected 1 or more"),
+        (("host:8476", 2, 2), "--process is 2; expected 0 to 1"),
+        (("host:8476", 2, -1), "--process is -1; expected 0 to 1"),
+    ],
+)
+def test_an_impossible_place_is_refused(place, message):
+    with pytest.raises(ValueError, match=message):
+        processes.join(*place)
+
+
+def test_one_process_decides_alone():
+    assert processes.leads()
+    assert processes.decided(lambda: [1]) == [1]
+    assert processes.together(lambda: "done") == "done"
+    assert processes.gathered({"a": 1}) == [{"a": 1}]
+    with pytest.raises(KeyError):
+        processes.together(lambda: {}["missing"])
+    processes.check_equal({"the recipe": "a"})
+    processes.join()
+    assert not processes.in_cluster({}) and processes.in_cluster({"OMPI_COMM_WORLD_SIZE": "2"})
+    assert not processes.in_cluster({"TPU_WORKER_HOSTNAMES": "localhost"})
+
+
+WIDE = "steps=6, batch=12, eval_every=3, eval_batch=20"
+LONG = "steps=1500, batch=12, eval_every=500, eval_batch=20"
+
+
+def lines_of(folder):
+    path = folder / "run" / "metrics.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def wait_for_steps(folder, workers, count=60):
+    """Wait until the run has recorded some steps."""
+    last = time.monotonic() + 120
+    while lines_of(folder) < count:
+        assert time.monotonic() < last and all(worker.poll() is None for worker in workers)
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def long_alone(tmp_path_factory):
+    """Return the folder of a longer run by two processes that nothing stopped."""
+    folder = folder_with(tmp_path_factory.mktemp("long"), LONG)
+    codes, outputs = ended(start(folder, 2))
+    assert codes == [0, 0], outputs
+    return folder
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path, long_alone):
+    folder = folder_with(tmp_path, LONG)
+    workers = start(folder, 2)
+    wait_for_steps(folder, workers)
+    workers[1].send_signal(signal.SIGTERM)
+    codes, outputs = ended(workers)
+    assert codes == [130, 130], outputs
+    assert len(list((folder / "run" / "checkpoints").glob("[0-9]*"))) == 1
+    codes, outputs = ended(start(folder, 2, "--resume"))
+    assert codes == [0, 0], outputs
+    assert_same(folder, long_alone)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_same_bits(tmp_path, long_alone):
+    folder = folder_with(tmp_path, LONG)
+    workers = start(folder, 2)
+    wait_for_steps(folder, workers, 600)
+    workers[1].kill()
+    begin = time.monotonic()
+    codes, outputs = ended(workers)
+    assert time.monotonic() - begin < 60
+    assert codes[0] not in (0, None) and outputs[0].strip(), (codes, outputs)
+    codes, outputs = ended(start(folder, 2, "--resume"))
+    assert codes == [0, 0], outputs
+    assert_same(folder, long_alone)
+
+
+@pytest.mark.slow
+def test_processes_with_other_recipes_are_refused(tmp_path):
+    folder, other = folder_with(tmp_path / "a"), folder_with(tmp_path / "b", "steps=8, batch=12")
+    port = free_port()
+    place = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tlx.cli", "run", "config.py", "--out", "run", *place, str(n)],
+            cwd=place_of, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for n, place_of in enumerate((folder, other))
+    ]  # fmt: skip
+    codes, outputs = ended(workers)
+    assert codes == [2, 2], outputs
+    assert all("the recipe (by its fingerprint) differs between the processes" in output for output in outputs)
+    assert not (folder / "run").exists()

@@ -1,0 +1,174 @@
+"""Several processes that train one run together: how they meet, what the first one decides, and how all of them end.
+
+Every process runs the same program on its own devices (JAX's multi-controller model). The first process, the leader,
+writes files and prints; the others take the same steps. A cluster that JAX knows (Slurm, Open MPI, Kubernetes, Cloud
+TPU) tells each process its place; elsewhere the user gives it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+# Seconds until a process that does not answer counts as lost, and until all processes have met.
+LOST, MEETING = 20, 300
+# What tells a process of a cluster how many there are. Kubernetes names the leader instead.
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+NAMED = ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES")
+
+
+class OtherProcessFailed(RuntimeError):
+    """Another process of the run has failed; the message says which one, and why."""
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Join the processes that train together, if there are several. Call it before anything else of JAX.
+
+    Without arguments the place of this process is that which the cluster gives it, and a single process elsewhere.
+
+    Args:
+        coordinator: The address `HOST:PORT` of the leader.
+        processes: The number of processes.
+        process: The number of this one, from 0.
+
+    Raises:
+        ValueError: The arguments do not fit together.
+        ConnectionError: The leader does not answer, or not all processes came.
+    """
+    check_place(coordinator, processes, process)
+    if jax.distributed.is_initialized() or (coordinator is None and not in_cluster(os.environ)):
+        return
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, initialization_timeout=MEETING, heartbeat_timeout_seconds=LOST,
+            shutdown_timeout_seconds=LOST,
+        )  # fmt: skip
+    except RuntimeError as error:
+        where = coordinator or "of the cluster"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConnectionError(
+            f"the {processes or ''} processes of the coordinator {where} did not meet within {MEETING} seconds; start "
+            f"all of them, with the same address: {reason}"
+        ) from None
+
+
+def check_place(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Raise ValueError where the place of a process is not given completely, or is impossible."""
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    if missing := [name for name, value in given.items() if value is None]:
+        if len(missing) < len(given):
+            present = next(name for name in given if name not in missing)
+            raise ValueError(
+                f"{present} is given without {' and '.join(missing)}; give all three, or none where a cluster tells "
+                "each process its place"
+            )
+        return
+    address, count, number = str(coordinator), int(processes or 0), int(process or 0)
+    host, sign, port = address.rpartition(":")
+    if not (sign and host and port.isdigit() and 0 < int(port) < 2**16):
+        raise ValueError(f"--coordinator is {address!r}; expected HOST:PORT, for example 10.0.0.2:8476")
+    if count < 1:
+        raise ValueError(f"--processes is {count}; expected 1 or more")
+    if not 0 <= number < count:
+        raise ValueError(f"--process is {number}; expected 0 to {count - 1}, because there are {count}")
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Return whether a cluster has started this process as one of several.
+
+    >>> in_cluster({"SLURM_STEP_NUM_TASKS": "4"}), in_cluster({"SLURM_STEP_NUM_TASKS": "1"})
+    (True, False)
+    """
+    several = any(environment.get(name, "1").isdigit() and int(environment.get(name, "1")) > 1 for name in COUNTS)
+    named = any("," in environment.get(name, "") for name in NAMED[1:]) or NAMED[0] in environment
+    return several or named
+
+
+def leads() -> bool:
+    """Return whether this process is the leader, which writes and prints."""
+    return jax.process_index() == 0
+
+
+def decided(decision: Callable[[], T]) -> T:
+    """Return the leader's decision, a JSON value, in every process.
+
+    Raises:
+        Exception: What the decision raised, in the leader; `OtherProcessFailed` elsewhere.
+    """
+    if jax.process_count() == 1:
+        return decision()
+    failure: Exception | None = None
+    answer: dict[str, Any] = {}
+    if leads():
+        try:
+            answer = {"value": decision()}
+        except Exception as error:
+            failure, answer = error, {"error": said(error)}
+    answer = broadcast(answer)
+    if failure is not None:
+        raise failure
+    if "error" in answer:
+        raise OtherProcessFailed(f"process 0 failed: {answer['error']}")
+    return answer["value"]
+
+
+def together(work: Callable[[], T]) -> T:
+    """Return what `work` returns in this process, once it has succeeded in all.
+
+    Raises:
+        Exception: What it raised in this process; `OtherProcessFailed` where it failed in another.
+    """
+    if jax.process_count() == 1:
+        return work()
+    failure: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    answers = gathered("" if failure is None else said(failure))
+    if failure is not None:
+        raise failure
+    for process, words in enumerate(answers):
+        if words:
+            raise OtherProcessFailed(f"process {process} failed: {words}")
+    return result
+
+
+def check_equal(values: Mapping[str, str]) -> None:
+    """Raise ValueError, in every process, where a value differs between the processes; its name begins the message."""
+    everywhere = gathered(dict(values))
+    for name, value in everywhere[0].items():
+        for process, others in enumerate(everywhere):
+            if (other := others.get(name, "nothing")) != value:
+                raise ValueError(
+                    f"{name} differs between the processes: {value} in process 0, {other} in process {process}; start "
+                    "all of them with the same files and the same versions"
+                )
+
+
+def said(error: Exception) -> str:
+    """Return the kind and the message of an error on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def broadcast(value: Any) -> Any:
+    """Return the leader's JSON value in every process."""
+    return gathered(value if leads() else None)[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the JSON values of all processes, in their order."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    if jax.process_count() == 1:
+        return [value]
+    text = json.dumps(value).encode()
+    longest = int(np.max(process_allgather(np.int32(len(text)))))
+    row = np.zeros(longest, np.uint8)
+    row[: len(text)] = np.frombuffer(text, np.uint8)
+    # JSON never contains the byte 0, which fills up the shorter texts.
+    return [json.loads(bytes(line).rstrip(b"\0")) for line in np.asarray(process_allgather(row))]

@@ -1,0 +1,114 @@
+"""The places of a state's arrays on a mesh: which of them are cut, along which dimension, and how they get there."""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tlx import sharding
+from tlx.training.state import Parts, TrainState
+
+# The fields of a state in which an array with the path of a parameter lies where that parameter lies: its moments, its
+# averages, and the copies that terms keep of it.
+LIKE_PARAMETERS = ("trainable", "frozen", "optimiser", "average", "memory")
+
+
+class Placement:
+    """The shardings of the arrays of one step's states on a mesh.
+
+    `leaf_axes` are, for the stacked states of several runs, 0 for each leaf that has a leading axis of runs and None
+    for each that they share (see `vectorize.axes_of`).
+    """
+
+    def __init__(self, parts: Parts, mesh: Mesh, leaf_axes: Sequence[int | None] | None = None):
+        self.mesh, self.declared, self.leaf_axes = mesh, parts.model.params, leaf_axes
+        self.whole = sharding.replicated(mesh)
+
+    def of_state(self, state: TrainState) -> Any:
+        """Return the sharding of each array of a state, or of its shapes: a state of `NamedSharding`."""
+        if sharding.is_plain(self.mesh):
+            return jax.tree.map(lambda _: self.whole, state)
+        leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+        leaf_axes = self.leaf_axes or [None] * len(leaves)
+        shapes = [np.shape(leaf)[1 if axis == 0 else 0 :] for (_, leaf), axis in zip(leaves, leaf_axes, strict=True)]
+        names = [name_of(path) for path, _ in leaves]
+        params = {
+            path: jax.ShapeDtypeStruct(shape, np.float32)
+            for (field, path), shape in zip(names, shapes, strict=True)
+            if field in ("trainable", "frozen")
+        }
+        specs = sharding.specs_of(self.mesh, self.declared, params)
+        placed = []
+        for (field, path), shape, axis in zip(names, shapes, leaf_axes, strict=True):
+            spec = PartitionSpec()
+            if field in LIKE_PARAMETERS and (parameter := ending(path, specs)) and params[parameter].shape == shape:
+                spec = specs[parameter]
+            # Runs that are trained together lie on all devices.
+            placed.append(NamedSharding(self.mesh, PartitionSpec(None, *spec) if axis == 0 else spec))
+        return jax.tree.unflatten(tree, placed)
+
+    def keeping(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a training step whose program leaves every array of the state where it belongs, and its metrics
+        whole."""
+
+        def kept(state: TrainState, *inputs: Any) -> Any:
+            after, metrics = step(state, *inputs)
+            return jax.lax.with_sharding_constraint((after, metrics), (self.of_state(after), self.whole))
+
+        return kept
+
+    def put(self, state: TrainState, copy: bool = True) -> TrainState:
+        """Return a state on the devices: a copy, which a step can donate. Without `copy` the state itself is used up.
+
+        Each process copies only what its devices hold.
+        """
+        if jax.process_count() == 1 and sharding.is_plain(self.mesh):
+            whole = jax.tree.map(partial(jnp.array, copy=True), state) if copy else state
+            return jax.device_put(whole, self.whole)
+        return jax.tree.map(placed, state, self.of_state(state))
+
+
+def gathered_state(state: TrainState) -> TrainState:
+    """Return a state with the arrays that lie on several processes as NumPy arrays, in every process."""
+
+    def whole(leaf: Any) -> Any:
+        if not sharding.is_elsewhere(leaf):
+            return leaf
+        from jax.experimental.multihost_utils import process_allgather
+
+        return process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole, state)
+
+
+def name_of(path: Sequence[Any]) -> tuple[str, str]:
+    """Return the field of a state in which a leaf lies, and the keys below it, joined with `/`."""
+    field, *keys = path
+    return field.name, "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in keys)
+
+
+def ending(path: str, parameters: Collection[str]) -> str | None:
+    """Return the longest ending of a path that is the path of a parameter.
+
+    >>> ending("main/0/mu/head/kernel", {"head/kernel", "kernel"})
+    'head/kernel'
+    """
+    keys = path.split("/")
+    endings = ("/".join(keys[n:]) for n in range(len(keys)))
+    return next((ending for ending in endings if ending in parameters), None)
+
+
+def placed(leaf: Any, where: NamedSharding) -> jax.Array:
+    """Return a copy of an array on the devices of a mesh."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        # Only the numbers of a key can be sent to the devices of other processes.
+        data = placed(jax.random.key_data(leaf), where)
+        return jax.jit(jax.random.wrap_key_data, out_shardings=where)(data)
+    if sharding.is_elsewhere(leaf):
+        return jax.jit(jnp.copy, out_shardings=where)(leaf)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, where, lambda index: np.array(host[index], copy=True))
