@@ -88,6 +88,17 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
     return several or named
 
 
+def in_order(results: T) -> T:
+    """Return the results of a program after the wait that CPU devices need.
+
+    They run programs that do not wait for each other at the same time, in another order in each process, and gloo would
+    take the message of one for that of the other. GPUs and TPUs run one program after the other.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(results)
+    return results
+
+
 def leads() -> bool:
     """Return whether this process is the leader, which writes and prints."""
     return jax.process_index() == 0

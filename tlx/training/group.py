@@ -113,7 +113,7 @@ class RunGroup:
         with self.clock("train"):
             with self.clock("setup") if first else nullcontext():
                 dispatched = self.phase.batches.take(self.state, self.step, end)
-            self.state = dispatched.state
+            self.state = processes.in_order(dispatched.state)
             self.overlapped = self.pending is not None and not dispatched.compiled
             self.settle()
             votes = Votes(self.phase.mesh, self.own_wish)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tlx import sharding
 from tlx.files.durable import check_room
 
 # Upper bounds of what orbax writes beside the numbers: per array, and per checkpoint.
@@ -32,10 +33,17 @@ def store(folder: Path, arrays: Any) -> None:
     # Orbax stops half-way on a full disk, and leaves several threads behind: better not to begin.
     check_room(folder.parent, sum(leaf.nbytes for leaf in leaves) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
     _quieten()
+    arguments = ocp.args.PyTreeSave(jax.tree.map(_storable, arrays))
+    handler = ocp.PyTreeCheckpointHandler()
     try:
-        # With several processes it makes the folder in one of them, and waits for all.
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
-            writer.save(folder, args=ocp.args.PyTreeSave(jax.tree.map(_storable, arrays)))
+        if any(map(sharding.is_elsewhere, leaves)):
+            # It makes the folder in one of the processes, and waits for all.
+            with ocp.Checkpointer(handler) as writer:
+                writer.save(folder, args=arguments)
+        else:
+            folder.mkdir()
+            handler.save(folder, args=arguments)
+            handler.finalize(folder)
     except ValueError as error:
         # Tensorstore reports an error of the operating system in this form.
         if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tlx import processes
+
 
 class Wish(IntEnum):
     """What a process wishes at a step; of the wishes of all processes the largest counts."""
@@ -30,7 +32,7 @@ class Votes:
             places = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             row = np.int32([wish])
             given = jax.make_array_from_callback((mesh.size,), places, lambda _: row)
-            self.answer = largest(mesh)(given)
+            self.answer = processes.in_order(largest(mesh)(given))
 
     @property
     def wish(self) -> Wish:
