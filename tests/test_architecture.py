@@ -26,7 +26,7 @@ LEVELS = (
     ("predict",),
     ("training",),
     ("study",),
-    ("tune", "analysis", "export", "plan"),
+    ("tune", "analysis", "export"),
     ("finetuning",),
     ("sklearn",),
     ("cli",),

@@ -8,6 +8,7 @@ axes cuts which logical axis of a parameter.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -223,7 +224,7 @@ def place_batch(mesh: DeviceMesh, batch: Tree, axis: int = 0) -> Tree:
         count = local.shape[axis] * rows_of(mesh) // parts
         places = {int(row): place for place, row in enumerate(share(mesh, count))}
 
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
+        def piece(index: Any) -> np.ndarray:
             begin, end, _ = index[axis].indices(count)
             return np.take(local, [places[row] for row in range(begin, end)], axis)
 
@@ -236,7 +237,13 @@ def gather_rows(mesh: DeviceMesh, rows: Tree) -> Tree:
     """Return in every process the arrays of a whole batch; each process passes the rows of its `share`."""
     if jax.process_count() == 1:
         return rows
-    return jax.device_get(jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(place_batch(mesh, rows)))
+    return jax.device_get(everywhere(mesh)(place_batch(mesh, rows)))
+
+
+@cache
+def everywhere(mesh: DeviceMesh) -> Any:
+    """Return the program that copies the arrays of a batch to every device."""
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
 
 
 def is_elsewhere(leaf: Any) -> bool:

@@ -13,12 +13,15 @@ from tlx import Optim, models, partition, sharding, tasks, tuning
 from tlx.models import initialise
 from tlx.objectives import Supervised
 from tlx.sharding import Mesh
+from tlx.training.collectives import collective_bytes
+from tlx.training.placement import Placement
 from tlx.training.step import Parts, compile_step, initial_state
-from tlx.trees import flatten
+from tlx.trees import flatten, size
 from tlx.types import Variables
 
 CLASSES, ROWS, STEPS = 3, 16, 2
 BERT = models.Bert(vocabulary=22, width=8, depth=2, heads=2, mlp=12, positions=8, dropout=0.1, attention_dropout=0.1)
+MINILM = {"vocabulary": 30522, "width": 384, "depth": 6, "heads": 12, "mlp": 1536, "positions": 512}
 MESHES = [Mesh(data=2, fsdp=2, tensor=2), Mesh(data=1, fsdp=8), Mesh(data=4, tensor=2), Mesh(data=2, fsdp=4)]
 
 
@@ -62,26 +65,29 @@ def walk(parts, variables, mesh):
     )
 
 
+CASES = {
+    "all, with an average": (tuning.Full(decay=0.5), {"ema": 0.9}),
+    "lora in pieces": (tuning.Lora(rank=2, on=r".*/(query|value|up)", dropout=0.5), {"accumulate": 2}),
+}
+
+
 @pytest.mark.parametrize(
-    ("how", "more"),
+    ("case", "mesh"),
     [
-        pytest.param(tuning.Full(decay=0.5), {"ema": 0.9}, id="all, with an average"),
-        pytest.param(
-            tuning.Lora(rank=2, on=r".*/(query|value|up)", dropout=0.5), {"accumulate": 2}, id="lora in pieces"
-        ),
+        pytest.param(case, mesh, marks=[] if (case, mesh) == (next(iter(CASES)), MESHES[0]) else [pytest.mark.slow])
+        for case in CASES
+        for mesh in MESHES
     ],
+    ids=str,
 )
-def test_a_step_on_every_mesh_equals_the_step_on_one_device(how, more):
+def test_a_step_on_a_mesh_equals_the_step_on_one_device(case, mesh):
+    how, more = CASES[case]
     parts, variables = parts_of(how, **more)
     expected = walk(parts, variables, sharding.make_mesh(jax.devices()[:1]))
-    for mesh in MESHES:
-        actual = walk(parts, variables, sharding.make_mesh(mesh=mesh))
-        pairs = zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True)
-        for (path, leaf), other in pairs:
-            if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-                np.testing.assert_allclose(
-                    leaf, other, rtol=1e-5, atol=1e-5, err_msg=f"{mesh} {jax.tree_util.keystr(path)}"
-                )
+    actual = walk(parts, variables, sharding.make_mesh(mesh=mesh))
+    for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 def test_every_array_of_the_state_is_cut_like_its_parameter_and_stays_so():
@@ -98,6 +104,38 @@ def test_every_array_of_the_state_is_cut_like_its_parameter_and_stays_so():
         # The parameter, its two moments and its average.
         assert len(found) == 4 and {*found.values()} == {PartitionSpec("fsdp", "tensor")}
         assert flatten(after.trainable)[kernel].addressable_shards[0].data.shape == (4, 4)
+
+
+def sent(parts, variables, mesh):
+    """Return the bytes of the collectives of a step."""
+    placed = sharding.make_mesh(mesh=mesh)
+    form = jax.eval_shape(lambda: initial_state(parts, variables, STEPS, jax.random.key(2)))
+    state = jax.tree.map(sharding.shapes, form, Placement(parts, placed).of_state(form))
+    batch = {"labelled": sharding.shapes(batch_of(0), sharding.by_example(placed))}
+    return collective_bytes(compile_step(parts, placed).train.lower(state, batch).compile().as_text())
+
+
+def test_only_gradients_of_trainable_parameters_are_communicated():
+    for how in (tuning.Full(), tuning.Lora(rank=2)):
+        parts, variables = parts_of(how)
+        trained = 4 * sum(size(leaf) for path, leaf in flatten(variables.params).items() if path in parts.learning)
+        moved = sent(parts, variables, Mesh())
+        # Metrics, and parts of sums, come on top.
+        assert set(moved) == {"all-reduce"} and moved["all-reduce"] <= 1.1 * trained + 200
+        # A frozen base that is cut is gathered, and nothing else of it is sent.
+        cut = sent(parts, variables, Mesh(data=1, fsdp=8))
+        assert cut["all-gather"] > 0
+        if isinstance(how, tuning.Lora):
+            assert sum(bytes_ for kind, bytes_ in cut.items() if kind != "all-gather") < 4 * trained
+
+
+@pytest.mark.slow
+def test_lora_on_minilm_sends_less_than_a_fiftieth_of_full_fine_tuning(monkeypatch):
+    monkeypatch.setitem(globals(), "BERT", models.Bert(**MINILM))
+    totals = []
+    for how in (tuning.Full(), tuning.Lora(rank=8)):
+        totals.append(sum(sent(*parts_of(how), Mesh()).values()))
+    assert totals[1] < 0.02 * totals[0], totals
 
 
 def test_logical_axes_decide_how_a_parameter_is_cut(monkeypatch):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from tlx.trees import Tree
@@ -31,19 +32,38 @@ def large(primitive: Any, *shapes: Any, **how: Any) -> bool:
     return THIN * terms >= math.prod(kernel) // terms
 
 
-KEPT: dict[str, Callable[..., bool] | None] = {"stage": None, "dots": large}
+GATHERED = "gathered"
+KEPT: dict[str, Callable[..., bool] | None] = {
+    "stage": None,
+    "dots": large,
+    "all but gathered": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
+}
+
+
+def gathering(apply: Apply, gather: Callable[[Tree], Tree]) -> Apply:
+    """Return the stage on the whole parameters, which `gather` returns. Under `again` they are not kept."""
+
+    def applied(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        whole = jax.tree.map(lambda leaf: checkpoint_name(leaf, GATHERED), gather(params))
+        return apply(whole, stats, carry, context)
+
+    return applied
 
 
 def again(apply: Apply, how: str) -> Apply:
     """Return the stage with a backward pass that recomputes the values that `how` does not keep.
 
-    "stage" keeps the inputs of the stage, "dots" its large products too.
+    "stage" keeps the inputs of the stage, "dots" its large products too; "all but gathered" keeps everything except
+    parameters that were gathered from the devices of a mesh.
     """
 
     def applied(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         def pure(params: Tree, stats: Tree, carry: Carry, key: Key | None, offset: Any) -> tuple[Carry, Tree]:
             return apply(params, stats, carry, context._replace(key=key, offset=offset))
 
+        # To gather again is cheap to order: the barrier of JAX is enough, and the other one costs memory.
+        if how == "all but gathered":
+            return jax.checkpoint(pure, policy=KEPT[how])(params, stats, carry, context.key, context.offset)
         rematerialised = jax.checkpoint(pure, policy=KEPT[how], prevent_cse=False)
         return waiting(rematerialised)(params, stats, carry, context.key, context.offset)
 

@@ -1,7 +1,8 @@
 """The chain of stages of a model: initial values, and the forward pass over any part of the chain."""
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from tlx.layers import bottleneck, dense
-from tlx.models.again import again
+from tlx.models.again import again, gathering
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
 
+# Returns the whole parameters of a stage, given its name and what is there of them.
+Gather = Callable[[str, Tree], Tree]
 # The outputs that every stage may write without declaring them.
 CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
 
@@ -56,6 +59,7 @@ def forward(
     dtype: Any = "float32",
     offset: Any = 0,
     axis: str | None = None,
+    gather: Gather | None = None,
 ) -> tuple[Carry, Tree]:
     """Run the chain of stages.
 
@@ -75,6 +79,7 @@ def forward(
             "dots" for all except the large products.
         dtype: The dtype of activations.
         offset, axis: See `types.Context`, for `jax.pmap`.
+        gather: Returns the whole parameters of a stage, which a mesh has cut; the backward pass gathers them again.
 
     Returns:
         `taps` and `stats`. `taps` holds every named output of every stage: the main output under the name of the stage,
@@ -97,22 +102,31 @@ def forward(
         training = train and stage.name not in still
         noise = stage_key(key, stage.name) if training and key is not None else None
         context = Context(noise, training, dtype, offset, axis, *learned_tokens)
-        carry, stage_stats = run_stage(model, variables, stage, carry, context, remat.get(stage.name))
+        carry, stage_stats = run_stage(model, variables, stage, carry, context, remat.get(stage.name), gather)
         taps |= stage_taps(stage, carry)
         new_stats |= stage_stats
     return taps | last_outputs(model, carry) | {"carry": carry}, updated(variables.stats, new_stats)
 
 
 def run_stage(
-    model: Model, variables: Variables, stage: Stage, carry: Carry, context: Context, recompute: str | None
+    model: Model,
+    variables: Variables,
+    stage: Stage,
+    carry: Carry,
+    context: Context,
+    recompute: str | None,
+    gather: Gather | None = None,
 ) -> tuple[Carry, dict[str, Tree]]:
     """Return the carry after a stage, with the side network and the neck that a tuning inserted, and the new statistics
-    of the stage under its name; none where it has none. `recompute` is its entry in the `remat` of `forward`."""
+    of the stage under its name; none where it has none. `recompute` is its entry in the `remat` of `forward`, and
+    `gather` is as there."""
     head, old_stats, rows = model.stages[-1], subtree(variables.stats, stage.name), carry.get("side", {})
     side, neck = (subtree(variables.params, f"{head.name}/{name}") for name in ("side", "neck"))
     if neck and stage is head:
         carry = narrowed(neck, carry)
-    apply = stage.apply if recompute is None else again(stage.apply, recompute)
+    apply = stage.apply if gather is None else gathering(stage.apply, partial(gather, stage.name))
+    if recompute is not None or gather is not None:
+        apply = again(apply, recompute or "all but gathered")
     carry, stage_stats = apply(subtree(variables.params, stage.name), old_stats, carry, context)
     if side:
         carry = beside(side, stage, carry, rows)

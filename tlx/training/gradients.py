@@ -166,6 +166,7 @@ class Losses:
                 dtype=self.parts.dtype,
                 offset=joint_places([(places[stream], rows_of(batch[stream])) for stream in streams]),
                 axis=self.axis,
+                gather=self.parts.gather,
             )
             taps |= taken_apart(joint, {stream: rows_of(batch[stream]) for stream in streams})
             stats = moved if any(read.moves for read in group) else stats

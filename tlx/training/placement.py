@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx import sharding
 from tlx.training.state import Parts, TrainState
+from tlx.trees import Tree, flatten, map_named
 
 # The fields of a state in which an array with the path of a parameter lies where that parameter lies: its moments, its
 # averages, and the copies that terms keep of it.
@@ -20,13 +21,15 @@ LIKE_PARAMETERS = ("trainable", "frozen", "optimiser", "average", "memory")
 class Placement:
     """The shardings of the arrays of one step's states on a mesh.
 
-    `leaf_axes` are, for the stacked states of several runs, 0 for each leaf that has a leading axis of runs and None
-    for each that they share (see `vectorize.axes_of`).
+    `parts` is the static half of the step on this mesh. `leaf_axes` are, for the stacked states of several runs, 0 for
+    each leaf that has a leading axis of runs and None for each that they share (see `vectorize.axes_of`).
     """
 
     def __init__(self, parts: Parts, mesh: Mesh, leaf_axes: Sequence[int | None] | None = None):
         self.mesh, self.declared, self.leaf_axes = mesh, parts.model.params, leaf_axes
+        self.axes = {path: param.axes for path, param in flatten(parts.model.params).items()}
         self.whole = sharding.replicated(mesh)
+        self.parts = parts._replace(gather=self.gather) if mesh.shape[sharding.FSDP] > 1 else parts
 
     def of_state(self, state: TrainState) -> Any:
         """Return the sharding of each array of a state, or of its shapes: a state of `NamedSharding`."""
@@ -61,6 +64,23 @@ class Placement:
 
         return kept
 
+    def gather(self, stage: str, params: Tree) -> Tree:
+        """Within a program: return the parameters of a stage, those that `fsdp` cuts whole. Their gradients are cut
+        again.
+
+        XLA would gather them, too, but where a parameter is small beside the activations it may send these instead.
+        """
+
+        def whole(path: str, leaf: Any) -> Any:
+            declared = self.axes.get(f"{stage}/{path}", ())
+            spec = sharding.spec_of(self.mesh, leaf.shape, declared)
+            if sharding.FSDP not in spec:
+                return leaf
+            kept = PartitionSpec(*(None if axis == sharding.FSDP else axis for axis in spec))
+            return gathered(NamedSharding(self.mesh, kept), NamedSharding(self.mesh, spec), leaf)
+
+        return map_named(whole, params)
+
     def put(self, state: TrainState, copy: bool = True) -> TrainState:
         """Return a state on the devices: a copy, which a step can donate. Without `copy` the state itself is used up.
 
@@ -70,6 +90,18 @@ class Placement:
             whole = jax.tree.map(partial(jnp.array, copy=True), state) if copy else state
             return jax.device_put(whole, self.whole)
         return jax.tree.map(placed, state, self.of_state(state))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def gathered(whole: NamedSharding, cut: NamedSharding, leaf: Any) -> Any:
+    """Return a parameter with the sharding `whole`; its gradient has the sharding `cut`."""
+    return jax.lax.with_sharding_constraint(leaf, whole)
+
+
+gathered.defvjp(
+    lambda whole, cut, leaf: (jax.lax.with_sharding_constraint(leaf, whole), None),
+    lambda whole, cut, _, slope: (jax.lax.with_sharding_constraint(slope, cut),),
+)
 
 
 def gathered_state(state: TrainState) -> TrainState:

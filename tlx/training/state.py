@@ -10,6 +10,7 @@ import numpy as np
 
 from tlx import optim as optimisers
 from tlx import partition
+from tlx.models.chain import Gather
 from tlx.objectives import Term
 from tlx.optim import Layout, Optim
 from tlx.optim.hyperparameters import hyperparameters
@@ -51,7 +52,7 @@ class Parts(NamedTuple):
     of the data. `start` names the stage at which the step begins where the features below it were computed before (see
     `tlx.training.feature_cache`): its batches then hold a carry in the place of inputs. With `features` an evaluation
     also returns the features that the head reads. `padded` is as in `Tuning`. `streams` are the streams of the data in
-    a batch, `references` the structures of the models that the terms load.
+    a batch, `references` the structures of the models that the terms load. `gather` is as in `models.forward`.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Parts(NamedTuple):
     padded: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
     references: Mapping[str, Model] = MappingProxyType({})
+    gather: Gather | None = None
 
     @property
     def in_pieces(self) -> bool:

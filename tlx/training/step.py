@@ -108,7 +108,7 @@ def eval_step(parts: Parts, state: TrainState, batch: ArrayMap) -> dict[str, Arr
     """
     labels = {name: batch[name] for name in parts.task.fields() if name in batch}
     inputs = {name: array for name, array in batch.items() if name not in labels}
-    taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype)
+    taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype, gather=parts.gather)
     if with_labels(parts.task, labels):
         scores = with_hyperparameters(parts.task, state.numbers["task"]).score(taps, labels)
         return scores | ({FINITE: finite_rows(taps["logits"])} if "logits" in taps else {})
@@ -151,6 +151,7 @@ def compile_step(parts: Parts, mesh: Mesh, how: str = "jit") -> Compiled:
         evaluate = mapped.evaluate(partial(eval_step, parts))
         return Compiled(train, evaluate, mapped.place, mapped.fetch, mapped.put, answerer(parts, mapped.compile))
     placement, rows = Placement(parts, mesh), sharding.by_example(mesh)
+    parts = placement.parts
     step = placement.keeping(partial(train_step, parts))
     train = jax.jit(step, in_shardings=(None, rows), donate_argnums=0)
     evaluate = jax.jit(partial(eval_step, parts), in_shardings=(None, rows), out_shardings=placement.whole)

@@ -66,7 +66,8 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
     whole, rows = sharding.replicated(mesh), sharding.by_example(mesh, 1)
     sweep = None
     if how == "jit":
-        step = Placement(parts, mesh).keeping(partial(swept, partial(train_step, parts)))
+        placement = Placement(parts, mesh)
+        step = placement.keeping(partial(swept, partial(train_step, placement.parts)))
         sweep = jax.jit(step, in_shardings=(None, whole, rows, None), donate_argnums=0)
     return Engine(
         runs=1,
@@ -109,6 +110,7 @@ def vectorised(
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(state)] for state in states]
     axes: TrainState = jax.tree.unflatten(jax.tree.structure(states[0]), leaf_axes)
     placement = Placement(parts, mesh, leaf_axes)
+    parts = placement.parts
     # The axis along which the rows of a batch lie.
     inner, read_inner = int(batches > 1), int(not shared_inputs)
     rows, many = sharding.by_example(mesh, inner), sharding.by_example(mesh, inner + 1)

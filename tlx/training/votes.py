@@ -30,7 +30,7 @@ class Votes:
         self.answer: Any = wish
         if jax.process_count() > 1:
             places = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-            row = np.int32([wish])
+            row = np.array([wish], np.int32)
             given = jax.make_array_from_callback((mesh.size,), places, lambda _: row)
             self.answer = processes.in_order(largest(mesh)(given))
 
