@@ -400,6 +400,7 @@ def test_every_field_of_schema_1_still_exists_and_counts():
         assert set(remaining) <= set(names), name
 
 
+@pytest.mark.slow
 def test_the_name_of_a_class_in_recipes_is_unique():
     files = Path(config.__file__).parents[1].rglob("*.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]

@@ -65,6 +65,7 @@ def test_a_resumed_run_has_the_bits_of_an_unstopped_run(goes_on, recipe):
     goes_on(recipe, (8,))
 
 
+@pytest.mark.slow
 def test_the_reversal_is_a_function_of_progress(tmp_path):
     outcome = run(RECIPE, tmp_path / "run", quiet=True)
     expected = {step + 1: 2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(12)}

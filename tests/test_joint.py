@@ -146,6 +146,7 @@ def test_noise_belongs_to_the_example_on_every_device(accumulate):
     assert abs(recorded["supervised.0/risk"] - recorded["supervised.1/risk"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_stream_that_a_term_adds_has_a_separate_pass():
     batch = streams()
     plain, more = (

@@ -97,6 +97,7 @@ def place(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_worker_cannot_import_from_the_working_directory(tmp_path):
     place(tmp_path)
     assert worker_of("study", "x.py")[1:] == ["-Pm", "tlx.cli", "study", "x.py"]

@@ -60,6 +60,7 @@ def test_a_pickle_needs_no_file_and_no_memory_of_this_process(library, fitted, t
     np.testing.assert_array_equal(again.predict_proba(X), expected)
 
 
+@pytest.mark.slow
 def test_a_second_fit_has_the_programs_of_the_first(fitted, monkeypatch):
     """Folds differ in their number of rows; tables of similar sizes have one shape, and so one program."""
     shapes = []
@@ -137,6 +138,7 @@ def test_texts_are_a_list_a_series_or_one_column():
         small().fit(X[:2], np.array(["a", None], object))
 
 
+@pytest.mark.slow
 def test_pipelines_searches_and_cross_validation_work():
     pipeline = make_pipeline(StandardScaler(), SelectKBest(k=2), small())
     assert cross_val_score(pipeline, X, Y, cv=3).mean() > 0.8

@@ -120,6 +120,7 @@ def test_cached_features_serve_only_terms_that_read_above_the_cut(target, tmp_pa
         assert metric_by_step(stored, name) == pytest.approx(metric_by_step(plain, name), rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["AdaBN", pytest.param("NormTuning", marks=pytest.mark.slow)])
 def test_norms_adapt_in_a_run(tmp_path, how):
     """The changes in the saved model: statistics, and with Tent the norms too."""

@@ -65,6 +65,7 @@ def test_a_uniform_soup_is_written_measured_and_loads(runs, tmp_path):
     assert actual["notes"] == []
 
 
+@pytest.mark.slow
 def test_the_temperature_of_a_soup_is_that_of_its_own_answers(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     base = dataclasses.replace(
@@ -92,6 +93,7 @@ def test_runs_with_other_units_of_their_outputs_are_refused(runs):
     assert all(part in str(error.value) for part in ("1.5", "2.5", "tasks.Regression"))
 
 
+@pytest.mark.slow
 def test_a_soup_of_lora_runs_is_the_mean_of_their_adapters(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     train = dataclasses.replace(RECIPE.train, steps=10, eval_every=10)

@@ -80,6 +80,7 @@ def test_a_reader_that_ends_is_no_error():
     assert process.wait() == READER_ENDED
 
 
+@pytest.mark.slow
 def test_eval_prints_and_writes_the_numbers(reviewed, reviews, tmp_path, monkeypatch):
     table = reviews.write(tmp_path / "other.csv", reviews.rows(60, seed=9))
     arguments = ("eval", reviewed.folder, "--data", table, "--by", "language", "--by", "votes", "--mistakes", "3")

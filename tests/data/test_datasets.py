@@ -98,6 +98,7 @@ def _open(name: str) -> tuple[str, int]:
     return dataset.fingerprint, len(dataset.splits["train"])
 
 
+@pytest.mark.slow
 def test_two_processes_that_prepare_one_data_set_agree(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))

@@ -34,6 +34,7 @@ def test_each_step_has_a_batch_of_the_stream():
     assert set(batch["memory"]) == {"image", "label", "index"}
 
 
+@pytest.mark.slow
 def test_the_stream_trains_and_changes_the_fingerprint_of_the_data(tmp_path):
     run = tlx.run(recipe(MEMORY), tmp_path / "run", quiet=True)
     assert run.result["examples"]["memory"] == 3500 and run.metrics["test/accuracy"] > 0

@@ -88,6 +88,7 @@ def test_the_loader_is_short_and_imports_jax_and_numpy_only():
     assert function.end_lineno - function.lineno < 16
 
 
+@pytest.mark.slow
 def test_the_code_in_the_card_of_a_text_model_runs_without_tlx(alone, tmp_path):
     task = tasks.Classification(classes=2, names=("bad | 'worse'", "good"))
     pretrained = pretrained_of(models.Bert(**TEXT), task, tokenizer())

@@ -174,6 +174,7 @@ def test_a_rebuilt_cell_lists_its_model(runs, tmp_path):
     assert (tmp_path / "cell" / "model" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_overwriting_deletes_the_files_of_the_run_and_keeps_those_of_the_user(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     run = tmp_path / "run"

@@ -387,6 +387,7 @@ def call(*words):
     return CliRunner().invoke(main, list(words))
 
 
+@pytest.mark.slow
 def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     monkeypatch.chdir(code)
     edit(code / "small.py", '"seed", 0, 1)', '"seed", 0)')
@@ -423,6 +424,7 @@ def test_a_study_after_an_edit_is_stale_and_runs_again(code, monkeypatch):
     assert {cell.fingerprint for cell in studies.read(code / out).cells} == listed
 
 
+@pytest.mark.slow
 def test_a_run_after_an_edit_names_the_changed_file(code, monkeypatch):
     monkeypatch.chdir(code)
     assert call("run", "small.py", "--out", "run", "--quiet").exit_code == 0
@@ -456,6 +458,7 @@ def test_a_run_after_an_edit_names_the_changed_file(code, monkeypatch):
     assert run_directory.stale(code / "moved" / "run") == []
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_reopened_without_its_sources(code, monkeypatch):
     monkeypatch.chdir(code)
     assert call("run", "small.py", "--out", "run", "--quiet").exit_code == 0

@@ -149,6 +149,7 @@ def test_a_second_call_returns_the_finished_run(review_run, tiny_text, reviews, 
         tlx.finetune(tiny_text, train=reviews, **settings, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_trained_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["dark", "light"] * 30
@@ -173,6 +174,7 @@ def test_a_changed_file_is_trained_again(tmp_path, monkeypatch):
     assert second.folder != first.folder and second.result["data"] != first.result["data"]
 
 
+@pytest.mark.slow
 def test_one_line_states_the_settings_and_the_output_is_short(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
@@ -197,6 +199,7 @@ def test_one_line_states_the_settings_and_the_output_is_short(tmp_path, monkeypa
     assert run.predictions.columns.tolist() == ["label", "prediction", "probability", "correct", "loss"]
 
 
+@pytest.mark.slow
 def test_numbers_are_predicted_and_drawn(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
     mlp = models.Mlp(inputs=(4, 4, 1), widths=(8,))
@@ -226,6 +229,7 @@ def test_a_missing_library_names_its_extra(review_run, monkeypatch):
         _ = review_run.history
 
 
+@pytest.mark.slow
 def test_a_run_can_continue_from_a_run(review_run, reviews, tmp_path):
     again = tlx.finetune(
         review_run,
@@ -256,6 +260,7 @@ def test_a_run_can_continue_from_a_new_model(tmp_path):
     np.testing.assert_array_equal(*stems)
 
 
+@pytest.mark.slow
 def test_a_sealed_run_shows_its_validation_split(tiny_text, reviews, tmp_path):
     from tlx.finetuning import Choices, recipe_for
 

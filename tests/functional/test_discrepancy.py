@@ -51,6 +51,7 @@ def test_the_kernel_widths_have_no_gradient():
     np.testing.assert_allclose(actual, jax.grad(fixed)(x), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mmd_of_equal_distributions_is_0_on_average_and_grows_with_the_shift():
     def mean(shift):
         results = []

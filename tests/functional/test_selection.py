@@ -228,6 +228,7 @@ def test_a_run_takes_the_step_that_its_rule_selects(rule, tmp_path):
     assert item["step"] == min(values, key=values.get)
 
 
+@pytest.mark.slow
 def test_recorded_criteria_use_the_held_out_source_and_the_unlabelled_target(tmp_path):
     """Compute them again from the model of the run."""
     outcome = run(RECIPE, tmp_path / "run", quiet=True)
@@ -287,6 +288,7 @@ def test_a_vectorised_run_equals_the_run_alone(tmp_path, monkeypatch):
     assert len({tuple(criteria_of(actual).values()) for actual in packed}) == 4
 
 
+@pytest.mark.slow
 def test_runs_that_read_other_examples_are_in_different_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 1e9)
     recipes = [assigned(RECIPE, {"data.shots": 20, "data.subset_seed": seed, "train.steps": 2}) for seed in (0, 1)]

@@ -24,6 +24,7 @@ def made(config: Vit) -> tuple[Any, Variables, dict[str, np.ndarray]]:
     return model, initialise(model, jax.random.key(0)), {"image": draw(8, 9, 13, 2)}
 
 
+@pytest.mark.slow
 def test_stochastic_depth_drops_a_whole_branch_of_an_example():
     config = Vit(**IMAGE, stochastic_depth=0.5, deviation=0.3)
     model, variables, inputs = made(config)

@@ -47,6 +47,7 @@ def projection_of(actual):
     return np.float64(actual.params["distill"]["blocks"]["00"]["blocks"]["00"]["kernel"])
 
 
+@pytest.mark.slow
 def test_attention_is_compared_head_by_head(mlp, tmp_path):
     teacher = mlp.save(tmp_path / "t", VIT, 3, seed=8)
     batch = mlp.labelled(VIT)

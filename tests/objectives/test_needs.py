@@ -120,6 +120,7 @@ def no_page(monkeypatch):
     monkeypatch.setattr(report, "available", lambda: False)
 
 
+@pytest.mark.slow
 def test_a_term_with_only_a_loss_trains(tmp_path):
     recipe = dataclasses.replace(
         RECIPE, objective=(OnlyLoss(),), train=dataclasses.replace(RECIPE.train, accumulate=2)

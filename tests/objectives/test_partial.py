@@ -9,6 +9,7 @@ from tlx.objectives.discriminator import effective_share, relative_to_mean
 C = 3
 
 
+@pytest.mark.slow
 def test_iwan_weights_the_source_by_a_second_discriminator(mlp, seen):
     streams, answers, _ = seen
     actual = mlp.across(streams, terms.Iwan(width=3, reversal=1.0, weight=2.0))

@@ -174,6 +174,7 @@ WEIGHING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "objective", "ways"),
     [

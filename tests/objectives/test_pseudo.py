@@ -38,6 +38,7 @@ def test_a_pseudo_label_is_a_confident_prediction(mlp, threshold):
     np.testing.assert_allclose(actual.gradient["head/kernel"], hidden.T @ slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_fixmatch_trains_the_strong_view_on_the_prediction_of_the_weak_view(mlp, threshold):
     batch = unlabelled(mlp, IMAGES)
@@ -97,6 +98,7 @@ def test_images_are_moved_about_their_centre():
         np.testing.assert_allclose(actual[..., channel], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_kind_of_change_occurs_within_its_limit():
     """Many draws of one flat image: only brightness and the square can show."""
     keys = jax.random.split(jax.random.key(0), 2000)

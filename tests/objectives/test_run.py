@@ -25,6 +25,7 @@ def first(tmp_path_factory):
         yield run(RECIPE, tmp_path_factory.mktemp("runs") / "first", quiet=True).folder
 
 
+@pytest.mark.slow
 def test_a_run_on_an_earlier_run_with_many_terms(first, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "available", lambda: False)
     objective = (

@@ -150,6 +150,7 @@ def test_rows_are_sorted(place):
     assert dates == sorted(dates, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_list_needs_no_jax(place):
     program = (
         "import sys\nfrom click.testing import CliRunner\nfrom tlx.cli import main\n"

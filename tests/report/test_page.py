@@ -123,6 +123,7 @@ def test_a_regression_shows_predicted_against_true(brightness):
     assert "Largest errors" in Reader(draw(brightness.folder)).text
 
 
+@pytest.mark.slow
 def test_every_measured_rule_is_shown_with_its_step_and_its_gap(digits, brightness):
     rules, text = digits.result["rules"], Reader(draw(digits.folder)).text
     assert list(rules) == ["last", "oracle", "snd", "entropy"]
@@ -157,11 +158,13 @@ def test_the_page_states_the_origin_of_the_run(digits):
     assert pictures == [item["image"] for item in json.loads((digits.folder / "mistakes.json").read_text())]
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_page(digits):
     assert draw(digits.folder) == draw(digits.folder)
     assert not list(digits.folder.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_markup_in_the_records_stays_text(attacked, digits):
     clean, html = draw(digits.folder), draw(attacked.folder)
     assert attacked.markup not in html
@@ -176,6 +179,7 @@ def test_markup_in_the_records_stays_text(attacked, digits):
     assert attacked.markup in {row["true"] for row in page.specification(html)["confusion"]["datasets"]["table"]}
 
 
+@pytest.mark.slow
 def test_a_long_curve_is_thinned_and_keeps_its_spikes(digits, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(digits.folder, folder, ignore=shutil.ignore_patterns("checkpoints", "model", "files.json"))

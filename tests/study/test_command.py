@@ -73,6 +73,7 @@ def test_a_study_from_its_first_status_to_its_results(file, tmp_path):
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_set_changes_the_base_of_every_cell(file, tmp_path):
     out = str(tmp_path / "out")
     call(file, "--out", out, "--quiet")

@@ -144,6 +144,7 @@ def test_a_group_is_claimed_completely_or_not_at_all(four, begun):
     assert claim_group(directory, cells, [*names, "gone"], 0.0) == []
 
 
+@pytest.mark.slow
 def test_cells_that_are_better_alone_are_free_for_other_workers(four, begun, monkeypatch):
     """The worker that decides keeps its share of the decided groups."""
     from tlx.study import work
@@ -184,6 +185,7 @@ def test_a_cell_of_a_finished_group_trains_again_with_it_to_the_same_bits(four, 
     assert len(lines) == 5
 
 
+@pytest.mark.slow
 def test_a_member_that_cannot_be_opened_fails_the_rest_of_its_group_with_a_message(four, tmp_path, monkeypatch):
     monkeypatch.setattr(run_many, "GAIN", 1e9)
     out, names = tmp_path / "study", list(four.by_fingerprint)

@@ -82,6 +82,7 @@ def test_a_finished_cell_is_never_repeated(small, tmp_path, capsys):
     assert [line["state"] for line in executions(out)] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_a_new_cell_and_the_old_one_stays_unlisted(small, base, tmp_path):
     run_study(small, tmp_path / "study", quiet=True)
     before = finished(tmp_path / "study")
@@ -95,6 +96,7 @@ def test_a_changed_recipe_is_a_new_cell_and_the_old_one_stays_unlisted(small, ba
     assert len(finished(tmp_path / "study")) == 5
 
 
+@pytest.mark.slow
 def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(base, tmp_path, capsys):
     model = tmp_path / "model"
     bring = choice("start", {"brought": {"weights": Weights(str(model))}, "fresh": {}})
@@ -120,6 +122,7 @@ def test_a_failed_cell_keeps_its_traceback_and_is_tried_again_by_the_next_call(b
     assert not list(out.glob("cells/*/failed.json"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_fail_a_cell(small, tmp_path, monkeypatch):
     from tlx.training.checkpoint import DiskFull
 
@@ -134,6 +137,7 @@ def test_a_full_disk_does_not_fail_a_cell(small, tmp_path, monkeypatch):
     assert run_study(small, tmp_path / "study", quiet=True).counts["done"] == 2
 
 
+@pytest.mark.slow
 def test_files_of_an_attempt_that_died_early_do_not_disturb(small, tmp_path):
     folder = tmp_path / "study" / "cells" / next(iter(small.by_fingerprint))
     run_study(replace(small, cells=param("seed", 1)), tmp_path / "study", quiet=True)

@@ -88,6 +88,7 @@ def test_a_resumed_run_equals_an_unstopped_run_bit_for_bit(recipe, stops, goes_o
     goes_on(recipe, stops)
 
 
+@pytest.mark.slow
 def test_the_saved_and_evaluated_weights_are_the_moving_average(plain, tmp_path):
     """With decay 0 the average equals the plain run; with a slow average it does not."""
     results = {}
@@ -110,6 +111,7 @@ def test_the_saved_and_evaluated_weights_are_the_moving_average(plain, tmp_path)
     assert not np.allclose(results[0.9]["head/kernel"], last["head/kernel"], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_phase_is_traced_once_to_run_and_to_count_flops(tmp_path):
     traces = []
 
@@ -123,6 +125,7 @@ def test_a_phase_is_traced_once_to_run_and_to_count_flops(tmp_path):
     assert len(traces) == 2
 
 
+@pytest.mark.slow
 def test_the_schedule_of_a_restarted_phase_is_recorded(tmp_path):
     recipe = dataclasses.replace(RECIPE, tuning=tuning.FineTune(share=0.5), optim=Optim(lr=0.02))
     outcome = run(recipe, tmp_path / "run", quiet=True)
@@ -160,6 +163,7 @@ class Spoilt(tuning.Tuning):
         return full, full._replace(optim=(("lr", 300.0),))
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_of_a_moving_average_has_the_average(tmp_path):
     train = dataclasses.replace(SELECTED.train, eval_every=1, ema=0.5)
     recipe = dataclasses.replace(SELECTED, tuning=Spoilt(), optim=Optim(lr=0.03), train=train)
@@ -276,6 +280,7 @@ def test_the_table_of_a_phase_has_its_learning_rates_and_its_state():
     assert second["optimiser_bytes"] == 2 * second["bytes"] + 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", [RECIPE, pytest.param(SELECTED, marks=pytest.mark.slow), WAVES], ids=["plain", "selected", "waves"]
 )

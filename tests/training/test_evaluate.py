@@ -28,6 +28,7 @@ def test_logits_are_in_the_order_of_the_split_without_padding_examples(monkeypat
     monkeypatch.setattr(evaluate, "evaluation_batches", lambda *_, **__: iter(batches))
     calls = []
     engine = SimpleNamespace(
+        mesh=None,
         runs=2,
         put_whole=lambda given: calls.append(sorted(given)) or given,
         evaluate=lambda _, given: {

@@ -95,6 +95,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_records_the_flops_of_its_steps(name, tmp_path):
     how = How(quiet=True, feature_cache=False)

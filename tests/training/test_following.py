@@ -62,6 +62,7 @@ def same_end(actual, expected):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_callback_and_a_tracker_get_all_records_and_change_nothing(plain, tmp_path):
     seen = []
     how = How(quiet=True, callback=seen.append, trackers=(Collecting(),))

@@ -98,6 +98,7 @@ def test_runs_that_share_a_program_stop_and_resume_together(pressed, tmp_path):
         same_end(actual, expected)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_its_last_step_is_complete(pressed, tmp_path):
     pressed(lambda: tlx.run(recipe_of(), tmp_path / "run", how=HOW), 23)
     assert tlx.run(recipe_of(), tmp_path / "run", how=HOW, resume=True).result["steps"] == 23

@@ -56,6 +56,7 @@ def same_end(actual, expected):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_with_a_constant_rate_it_equals_the_longer_run_bit_for_bit(finished, longer, copy):
     outcome = lengthen(copy, steps=8, how=QUIET)
     same_end(outcome, longer)
@@ -75,6 +76,7 @@ def test_with_a_constant_rate_it_equals_the_longer_run_bit_for_bit(finished, lon
         run(RECIPE, copy, resume=True, quiet=True)
 
 
+@pytest.mark.slow
 def test_patience_that_runs_out_at_the_last_step_is_refused(tmp_path):
     train = replace(RECIPE.train, steps=8, patience=3, ema=None)
     still = replace(RECIPE, optim=Optim("sgd", lr=1e-9, schedule="constant"), train=train)
@@ -85,12 +87,14 @@ def test_patience_that_runs_out_at_the_last_step_is_refused(tmp_path):
     assert (folder / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_validation_that_a_longer_run_does_not_have_is_noted(tmp_path):
     folder = run(replace(RECIPE, train=replace(RECIPE.train, steps=3)), tmp_path / "run", quiet=True).folder
     notes = lengthen(folder, steps=6, how=QUIET).result["notes"]
     assert any("after step 3" in note and "train.eval_every is 2" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_after_an_interruption_the_same_command_continues(longer, copy, monkeypatch):
     from tlx.records.progress import Progress
 

@@ -124,6 +124,7 @@ def test_the_origin_of_every_tensor_is_recorded(plain, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(plain, tmp_path):
     run(RECIPE, tmp_path / "again", quiet=True)
     assert bits(tmp_path / "again") == bits(plain.folder)
@@ -299,6 +300,7 @@ class Unreadable(tuple):
         raise AssertionError(f"record {row} of the test split was read")
 
 
+@pytest.mark.slow
 def test_a_run_without_test_evaluation_never_reads_a_test_example(plain, tmp_path, monkeypatch):
     dataset = examples.open_dataset("digits")
     stored = dataset.splits["test"]

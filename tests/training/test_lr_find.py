@@ -72,6 +72,7 @@ def range_test(tmp_path_factory):
     return out, find(RECIPE, out, steps=30, start=1e-5, end=1e3, quiet=True)
 
 
+@pytest.mark.slow
 def test_the_test_starts_like_the_run_and_does_not_change_it(range_test, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     run(RECIPE, tmp_path / "run", quiet=True)
@@ -95,6 +96,7 @@ def test_the_learning_rate_grows_by_equal_ratios_until_the_loss_diverges(range_t
     assert {line["suggestion"]: line["rate"] for line in lines if "suggestion" in line} == curve.suggestions
 
 
+@pytest.mark.slow
 def test_a_term_that_reads_the_moving_average_has_one(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     objective = (terms.Supervised(), terms.MeanTeacher(on="labelled", weight=1.0))

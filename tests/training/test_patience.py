@@ -64,6 +64,7 @@ def expected_end(values, patience):
     return None
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_the_third_validation_without_a_better_one(stopped, tmp_path):
     full = run(replace(RECIPE, train=replace(RECIPE.train, patience=None)), tmp_path / "full", how=LEAN)
     end = expected_end(measured(full.folder), 3)
@@ -83,6 +84,7 @@ def test_a_finished_run_that_lost_patience_is_complete(stopped):
     assert run(RECIPE, stopped.folder, resume=True, quiet=True).result == stopped.result
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_at_the_same_step_with_the_same_bits(stopped, interrupted, tmp_path):
     end = stopped.result["steps"]
     for count, at in enumerate((5, end)):
@@ -102,6 +104,7 @@ def test_a_resumed_run_ends_at_the_same_step_with_the_same_bits(stopped, interru
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_in_a_group_each_run_ends_as_it_would_alone(stopped, tmp_path, monkeypatch):
     monkeypatch.setattr(run_many, "GAIN", 1e9)
     recipes = [RECIPE, replace(RECIPE, optim=replace(RECIPE.optim, lr=0.5)), replace(RECIPE, seed=1)]

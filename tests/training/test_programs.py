@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, run, tasks
 from tlx.records import progress
@@ -36,6 +37,7 @@ def test_each_shape_is_announced_once_and_attributes_pass():
     assert not hasattr(add, "nothing")
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_compiles_and_evaluates(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))

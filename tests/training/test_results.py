@@ -80,6 +80,7 @@ def logits(pretrained, folder):
 
 
 # A merged tuning on a stream of blocks, and one that is not merged; the slow tests have the others.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in ("Lora", "SideHead") else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
 )
@@ -117,6 +118,7 @@ def test_a_run_starts_from_a_run_with_an_adapter(name, tmp_path):
     assert (second.folder / "adapter").is_dir() == (name != "Dora")
 
 
+@pytest.mark.slow
 def test_parameters_inserted_by_a_term_are_not_part_of_the_model(tmp_path):
     result, _ = finished("SideHead", tmp_path / "run", objective=(Extra(),))
     for folder in ("adapter", "model/adapter"):

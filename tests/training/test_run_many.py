@@ -33,6 +33,7 @@ def packs(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_group_that_cannot_be_compiled_runs_one_by_one(tmp_path, packs, monkeypatch):
     def broken(runs, phase, how):
         raise RuntimeError("out of memory")
@@ -47,6 +48,7 @@ def test_a_group_that_cannot_be_compiled_runs_one_by_one(tmp_path, packs, monkey
     assert message[0]["why"] == "a step could not be compiled (RuntimeError: out of memory)"
 
 
+@pytest.mark.slow
 def test_a_slower_group_is_not_chosen_and_the_choice_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.training.run_many.GAIN", 0.0)
     message = []
@@ -112,6 +114,7 @@ def test_runs_that_exceed_the_memory_are_split_into_several_groups(tmp_path, pac
     assert packs == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_sequential_runs_reuse_what_the_previous_run_has_prepared(tmp_path, monkeypatch):
     before = []
 

@@ -163,6 +163,7 @@ def test_logical_axes_decide_how_a_parameter_is_cut(monkeypatch):
 CUTS = [(None, "tensor"), ("fsdp", "tensor"), ("tensor", "fsdp")]
 
 
+@pytest.mark.slow
 def test_the_partitioner_computes_the_right_gradients_with_the_rows_cut_as_here():
     """With the rows cut by `data` first, jaxlib 0.10.2 computes wrong gradients in 13 of these 27 cases (see
     docs/decisions/meshes.md); so the order of `sharding.ROWS` is not a matter of taste."""

@@ -161,6 +161,7 @@ def test_evaluation_agrees_and_uses_no_random_numbers():
         np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_depends_on_the_seed_and_the_step():
     one, two, other = walk(parts_of())[0], walk(parts_of())[0], walk(parts_of(), seed=1)[0]
     identical(one.variables.params, two.variables.params)
@@ -306,6 +307,7 @@ def test_the_gradient_is_that_of_the_mean_loss_by_hand():
     np.testing.assert_allclose(state.trainable["head"]["kernel"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_applies_to_activations_only():
     parts = parts_of(CNN, tuning.Full(), dtype="bfloat16")
     state, metrics = walk(parts)

@@ -194,6 +194,7 @@ def test_a_number_of_outputs_that_the_data_do_not_have_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_ordered_classes_from_a_run_to_its_predictions(tmp_path):
     """Digits are numbers, so their order is known. The cell of a study keeps its learned parameters alone."""
     base = recipe(tasks.Ordinal())
@@ -212,6 +213,7 @@ def test_ordered_classes_from_a_run_to_its_predictions(tmp_path):
     assert {entry.action for entry in other.manifest.entries if entry.path.startswith("head/")} == {"reset"}
 
 
+@pytest.mark.slow
 def test_classes_in_another_order_than_the_data_keep_their_names(tmp_path):
     base = recipe(tasks.Ordinal(names=tuple("2013456789")))
     run = tlx.run(base, tmp_path / "run", quiet=True)
@@ -237,6 +239,7 @@ def mean_loss(scores):
     return float(scores["loss"].mean())
 
 
+@pytest.mark.slow
 def test_a_threshold_is_kept_with_the_run_and_with_its_model(tmp_path):
     """Also beside a metric of the user, the function of which no file names."""
     task = tasks.MultiLabel(threshold=0.1, extra_metrics=(tasks.ExtraMetric(mean_loss),))

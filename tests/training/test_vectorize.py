@@ -144,6 +144,7 @@ CASES = {
 NEAR = {"numbers and seeds"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in NEAR else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
@@ -221,6 +222,7 @@ def test_a_run_that_diverges_stops_no_other_run(tmp_path, packs):
     assert np.isfinite(also.metrics["test/loss"])
 
 
+@pytest.mark.slow
 def test_an_invalid_recipe_stops_no_other_run(tmp_path, packs):
     wrong = varied(RECIPE, tuning=tuning.Freeze(through="nothing"))
     outcomes = run_many.run_many(
@@ -270,6 +272,7 @@ def test_a_stopped_group_resumes_at_its_step(fields, tmp_path, packs, monkeypatc
             np.testing.assert_array_equal(custom[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     ["a stored prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ranks and alphas", "batch norm"))],
@@ -293,6 +296,7 @@ def test_the_model_of_a_cell_is_rebuilt_from_its_trained_parameters(case, tmp_pa
         rebuild(cell.folder)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated(tmp_path, packs):
     recipes = [varied(RECIPE, seed=seed) for seed in (0, 1)]
     folders = [tmp_path / str(n) for n in range(2)]
@@ -324,6 +328,7 @@ def test_recipes_that_differ_in_other_fields_are_in_another_group(other):
     assert groups([RECIPE, other, varied(RECIPE, seed=3)]) == [[0, 2], [1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [

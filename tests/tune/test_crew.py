@@ -68,6 +68,7 @@ def test_trials_come_in_groups_of_the_share_of_a_worker(tmp_path, trials_by_call
     assert trials_by_call == [[0], [1], [2]]
 
 
+@pytest.mark.slow
 def test_trials_with_a_pruner_are_taken_one_by_one(tmp_path, trials_by_call):
     recipe = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, eval_every=1))
     search(recipe, SPACE, tmp_path / "out", trials=3, sampler="random", pruner="hyperband", quiet=True)
@@ -93,6 +94,7 @@ def test_the_command_tells_its_workers_their_number(tmp_path, monkeypatch):
     assert (value["jobs"], value["share"]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_random_trials_train_as_one_program_if_it_is_faster(tmp_path, monkeypatch):
     # A group is chosen however little it saves.
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
@@ -165,6 +167,7 @@ def test_claims_exist_before_anything_else_of_a_search(tmp_path, monkeypatch):
     assert built.index("claims") < built.index("cells")
 
 
+@pytest.mark.slow
 def test_importance_is_reported_by_ped_anova(tmp_path, monkeypatch):
     import optuna
 

@@ -117,6 +117,7 @@ def test_a_recipe_that_occurs_twice_is_run_once(tmp_path):
     assert all(one.value == points[config.source(tuple(one.point.values()))] for one in actual.trials)
 
 
+@pytest.mark.slow
 def test_the_result_is_a_recipe_and_its_command(tmp_path):
     actual = search(
         RECIPE, SPACE | CHOICES, tmp_path / "out", trials=3, sampler="random", command="tlx run x.py", quiet=True
@@ -138,6 +139,7 @@ def test_the_result_is_a_recipe_and_its_command(tmp_path):
     assert [one["value"] for one in document["trials"]] == [one.value for one in actual.trials]
 
 
+@pytest.mark.slow
 def test_no_trial_reads_a_test_example(tmp_path, monkeypatch):
     class Unreadable(tuple):
         def __getitem__(self, row):
@@ -172,6 +174,7 @@ def test_hyperband_stops_bad_trials_and_counts_their_last_value(tmp_path):
         assert one.value == one.curve[result["steps"]]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, capsys):
     space = {"optim.lr": one_of(0.01, float("inf"))}
     recipe = dataclasses.replace(RECIPE, optim=Optim("sgd", lr=0.01))
@@ -186,6 +189,7 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, capsys)
     assert tried(search(recipe, space, tmp_path / "out", trials=2, sampler="grid", quiet=True)) == tried(actual)
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_fail_a_trial(tmp_path, monkeypatch):
     from tlx.training.checkpoint import DiskFull
 
@@ -201,6 +205,7 @@ def test_a_full_disk_does_not_fail_a_trial(tmp_path, monkeypatch):
     assert [one.state for one in actual.trials] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_smaller_loss_is_better_by_default(tmp_path):
     assert check_settings(RECIPE, SPACE, 1, "tpe", "none", None, None, 0).direction == "maximize"
     assert check_settings(RECIPE, SPACE, 1, "tpe", "none", "validation/loss", None, 0).direction == "minimize"

@@ -54,6 +54,7 @@ def test_dora_by_hand():
     np.testing.assert_allclose(dense(value, X), X @ kernel + value["bias"], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_column_of_zeros_has_a_direction_too():
     plain = params(tuning.Full())
     kernel = plain["blocks"]["00"]["attention"]["query"]["kernel"].at[:, 2].set(0.0)
@@ -260,6 +261,7 @@ def test_invalid_settings_are_refused(make, message):
         assert part in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_text_too_long_for_its_positions_is_refused_with_inserted_tokens():
     how, ids = tuning.Prompt(tokens=3), np.ones((1, 7), np.int32)
     variables = models.initialise(BERT, KEY)

@@ -84,6 +84,7 @@ def test_gradual_takes_groups_and_the_remaining_stages_in_the_last_phase():
     assert all(phase.restart for phase in tuning.Gradual(restart=True).phases(MODELS["mlp"]))
 
 
+@pytest.mark.slow
 def test_all_of_ulmfit_is_one_value(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     recipe = Recipe(

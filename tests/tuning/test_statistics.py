@@ -92,6 +92,7 @@ def problem(count, seed, shift=0.0, scale=1.0):
     return {"image": images, "label": labels, "index": np.arange(count, dtype=np.int32)}
 
 
+@pytest.mark.slow
 def test_a_shifted_target_is_recovered_by_its_statistics_only():
     config = models.Cnn(size=8, widths=(4, 6), dense=8, dropout=0.1)
     parts, state = begun(config, tuning.Full(), (terms.Supervised(),), lr=0.1, steps=60)

@@ -118,6 +118,7 @@ class ByHand:
             yield list(self.features), together
 
 
+@pytest.mark.slow
 def test_a_whole_step_of_mcd_by_hand():
     streams = streams_of(LINEAR, {"source": 7, "unlabelled": 5})
     parts, start = build_step(LINEAR, OBJECTIVES["mcd"], Optim("sgd", lr=0.5, momentum=None, schedule="constant"))
@@ -142,6 +143,7 @@ def test_a_whole_step_of_mcd_by_hand():
     assert int(state.step) == 1
 
 
+@pytest.mark.slow
 def test_each_group_of_parameters_has_the_moments_of_a_separate_optimiser():
     """Against the Adam of optax, one for the features and one for the heads, as in the code of the paper."""
     streams = streams_of(LINEAR)
@@ -184,6 +186,7 @@ class Seen(Alternating):
         return after, gradient, (stats, metrics | {"points": points, "gradients": gradients})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_parameters_that_do_not_move_in_a_turn_are_bit_identical_and_so_is_their_optimiser_state(name):
     objective = OBJECTIVES[name]
@@ -252,6 +255,7 @@ def test_pmap_and_jit_agree(name):
         np.testing.assert_allclose(actual[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_micro_batches_take_the_same_step(name):
     """The sign of p1 - p2 and the noise belong to an example, so every turn is a mean over examples."""
@@ -266,6 +270,7 @@ def test_micro_batches_take_the_same_step(name):
     assert float(metrics["loss"]) == pytest.approx(float(recorded["loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_weight_of_0_leaves_the_terms_without_turns():
     """With a frozen head, only the supervised loss moves the encoder."""
     streams = streams_of(LINEAR)

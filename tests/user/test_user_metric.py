@@ -92,6 +92,7 @@ def test_a_page_shows_it_with_an_interval_and_without_the_file_as_recorded(folde
     assert "no interval" in row and "value=cost" in redrawn
 
 
+@pytest.mark.slow
 def test_a_study_compares_by_it(file, tmp_path):
     _, recipe = load_recipe(str(file), ())
     study = Study(base=recipe, cells=param("seed", 0, 1), metric="test/cost", question="Does it vary?")

@@ -177,6 +177,7 @@ def kept_head(data, name, term):
     return {"data": both, "objective": (terms.Adda(width=4),), "update": updates.Alternating()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["Shot", "Adda"])
 def test_a_kept_head_predicts_by_name(run, first, data, term):
     actual = go_on(run, first, "turned", **kept_head(data, "turned", term))
@@ -208,6 +209,7 @@ def test_parameters_trained_with_the_head_predict_by_name(run, first, how):
     assert actual.metrics["test/accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_a_soup_of_two_orders_is_the_soup_of_one(run, first, tmp_path):
     other = go_on(run, first, "turned")
     actual = soups.soup([first.folder, other.folder], tmp_path / "soup")
@@ -219,6 +221,7 @@ def test_a_soup_of_two_orders_is_the_soup_of_one(run, first, tmp_path):
     assert soups.wise(other.folder, 0.5, tmp_path / "wise")["metrics"]["test/accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_data_with_names_that_changed_later_are_refused(run, data, tmp_path, interrupted):
     root = tmp_path / "tfds"
     Sides(data_dir=str(root), file_format="array_record").download_and_prepare()

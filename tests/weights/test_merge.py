@@ -60,6 +60,7 @@ def test_plain_kernels_compute_the_same_as_with_inserted_parameters(how):
     assert after["head/kernel"] is before["head/kernel"]
 
 
+@pytest.mark.slow
 def test_merging_holds_without_biases_and_in_attention():
     inputs = random(models.Vit(**{**VIT.__dict__, "qkv_bias": False}), tuning.Ia3())
     plain = merge.merge(inputs.variables)

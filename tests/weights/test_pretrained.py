@@ -167,6 +167,7 @@ def test_a_seed_beyond_32_bits_is_refused(saved, seed):
         load_pretrained(saved, TASK, seed=seed)
 
 
+@pytest.mark.slow
 def test_a_vit_resizes_its_grid_on_request(tmp_path):
     save_pretrained(random(CONFIGS["vit"]), tmp_path)
     read = load_pretrained(tmp_path, resize=12)
@@ -210,6 +211,7 @@ def test_a_task_without_classes_cannot_make_a_head(saved):
         load_pretrained(saved, tasks.Classification())
 
 
+@pytest.mark.slow
 def test_the_mean_over_tokens_leaves_padding_out():
     pretrained = random(CONFIGS["mean"])
     ids = np.array([[5, 6, 7, 0, 0]])

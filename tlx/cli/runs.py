@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         "tlx run configs/minilm_movies.py --set optim.lr=1e-4 --set seed=1",
         "tlx run configs/minilm_movies.py --set 'tuning=Lora(rank=8)' --out runs/lora",
         "tlx run configs/minilm_movies.py --out runs/lora --resume",
-        "tlx run configs/minilm_movies.py --coordinator 10.0.0.2:8476 --processes 4 --process 0",
+        "tlx run configs/cnn_mnist.py --coordinator host:8476 --processes 2 --process 0",
     ),
 )
 @config_argument

@@ -167,6 +167,7 @@ def test_the_report_is_printed_on_a_terminal(measured):
     assert any("evaluated every 2 steps" in note for note in words.notes(document))
 
 
+@pytest.mark.slow
 def test_one_seed_and_one_number_of_labels_give_a_shorter_report(recipe, tmp_path):
     # No number of shots is smaller than that of the recipe.
     small = dataclasses.replace(recipe, data=Data(target="digits", shots=2))

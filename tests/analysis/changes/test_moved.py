@@ -85,6 +85,7 @@ def test_the_test_split_is_never_opened(tuned, monkeypatch):
     changes.moved(tuned.folder, examples=16)
 
 
+@pytest.mark.slow
 def test_fewer_examples_are_a_stratified_part(tuned):
     parts = []
     document = changes.moved(tuned, examples=40, say=lambda part, outcome, total: parts.append((part, outcome, total)))
@@ -125,6 +126,7 @@ class Net(linen.Module):
         return linen.Dense(10)(x)
 
 
+@pytest.mark.slow
 def test_a_bridged_module_is_one_stage(scratch, tmp_path):
     recipe = dataclasses.replace(
         scratch.recipe,

@@ -140,6 +140,7 @@ def test_boosting_is_the_algorithm_of_the_paper():
     assert actual.details["source_share"] == pytest.approx(sum(w[:count]) / sum(w), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_every_method_beats_chance_and_some_beat_the_source_alone():
     inputs, truth = setting(200, 150)
     accuracy = {name: (method.answer(methods.standard(inputs)).classes == truth).mean()

@@ -147,6 +147,7 @@ def test_a_note_says_that_training_examples_are_counted(reviewed):
     assert any(file in note and "training examples" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_other_tasks_are_measured_too(reviews, tmp_path):
     texts = ["good film", "bad film", "very good", "the bad"] * 3
     classes = ("film", "taste")

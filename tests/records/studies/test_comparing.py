@@ -54,6 +54,7 @@ def test_a_real_study_gives_the_results_of_scipy_on_its_files(small_study):
     assert [one.holm for one in table.comparisons] == significance.holm(ps)
 
 
+@pytest.mark.slow
 def test_any_metric_of_the_runs_can_be_compared(small_study):
     study = studies.read(small_study)
     for metric in study.metrics:

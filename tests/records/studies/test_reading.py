@@ -131,6 +131,7 @@ def test_directories_without_a_study_are_refused(study, tmp_path):
             studies.read(study)
 
 
+@pytest.mark.slow
 def test_reading_needs_neither_jax_nor_pandas(study):
     program = (
         "import sys; from tlx.records import studies; "

@@ -24,6 +24,7 @@ def study(written, count):
     return text, page.specification(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "along", "curves"), [(7, 0, 2), (13, 1, 14)])
 def test_omitted_settings_are_counted(written, count, along, curves):
     text, drawings = study(written, count)

@@ -185,6 +185,7 @@ def test_another_metric_may_be_chosen(small_study, tmp_path):
         report.write(out, "test/los")
 
 
+@pytest.mark.slow
 def test_a_manipulated_result_is_named(small_study, tmp_path):
     out = tmp_path / "study"
     shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("files.json"))

@@ -44,6 +44,7 @@ def test_the_cut_is_below_the_first_trainable_stage_and_caches_what_is_read(text
     assert actual.why == f"everything below {stage!r} is frozen"
 
 
+@pytest.mark.slow
 def test_each_phase_of_gradual_unfreezing_has_a_cut(text, changed):
     recipe = changed(text, tuning=tuning.Gradual(factor=1.0))
     phases = prepare(recipe, open_data(recipe)).phases

@@ -63,6 +63,7 @@ HIGH = tuning.Lora(rank=2, on=r"blocks/02/attention/(query|value)")
 RICH = (terms.Supervised(), terms.RDrop(), terms.L2SP())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [
@@ -86,6 +87,7 @@ def test_gradients_are_equal_with_and_without_the_cache(text, changed, store, va
     np.testing.assert_allclose(recorded["gradient_norm"], expected["gradient_norm"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_at_equal_shapes_the_bits_are_equal(text, changed, store):
     """The step has a barrier at the cut, so the compiler treats the two halves like the whole if the shapes are equal.
 
@@ -142,6 +144,7 @@ def test_a_run_has_equal_metrics_with_and_without_the_cache(text, changed, store
         assert message[at] == pytest.approx(value, rel=1e-4, abs=1e-5), at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one store", "others"])
 def test_features_are_computed_once_for_all_runs_that_share_them(text, changed, store, tmp_path, more):
     def computed(name, **changes):
@@ -356,6 +359,7 @@ def test_a_run_recomputes_a_damaged_store_and_says_so(image, store, tmp_path):
     assert run(image, tmp_path / "c", how=STORED).result["prefix"][0]["computed"] == 0
 
 
+@pytest.mark.slow
 def test_a_read_only_cache_does_not_stop_a_run(image, store, tmp_path, monkeypatch):
     def refused(*given):
         raise OSError(30, "Read-only file system")
