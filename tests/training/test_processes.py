@@ -184,9 +184,30 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path, long_alo
     codes, outputs = ended(workers)
     assert codes == [130, 130], outputs
     assert len(list((folder / "run" / "checkpoints").glob("[0-9]*"))) == 1
-    codes, outputs = ended(start(folder, 2, "--resume"))
-    assert codes == [0, 0], outputs
+    # One process continues what two began.
+    codes, outputs = ended(start(folder, 1, "--resume"))
+    assert codes == [0], outputs
     assert_same(folder, long_alone)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_processes_that_share_the_parameters_is_read_by_one(tmp_path, long_alone):
+    folder = folder_with(tmp_path, LONG)
+    workers = start(folder, 2, "--mesh", "data=1,fsdp=2")
+    wait_for_steps(folder, workers)
+    workers[0].send_signal(signal.SIGTERM)
+    codes, outputs = ended(workers)
+    assert codes == [130, 130], outputs
+    [path] = (folder / "run" / "checkpoints").glob("[0-9]*")
+    arrays = json.loads((path / "notes.json").read_text())["arrays"]
+    # Nobody had all of the array, so nobody could make its digest.
+    assert [name for name, (_, shape, digest) in arrays.items() if not digest and shape == [128, 128]]
+    codes, outputs = ended(start(folder, 1, "--resume", "--mesh", "data=2"))
+    assert codes == [0], outputs
+    (metrics, _), (expected, _) = numbers(folder), numbers(long_alone)
+    before = {key: value for key, value in expected.items() if key[0] <= int(path.name)}
+    assert before and {key: metrics[key] for key in before} == pytest.approx(before, rel=1e-3, abs=1e-4)
+    assert metrics.keys() == expected.keys()
 
 
 @pytest.mark.slow
