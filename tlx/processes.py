@@ -8,6 +8,7 @@ TPU) tells each process its place; elsewhere the user gives it.
 import json
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import jax
@@ -16,9 +17,11 @@ import numpy as np
 T = TypeVar("T")
 # Seconds until a process that does not answer counts as lost, and until all processes have met.
 LOST, MEETING = 20, 300
-# What tells a process of a cluster how many there are. Kubernetes names the leader instead.
+# What tells a process of a cluster how many there are, and the lists of hosts of a slice of TPUs.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-NAMED = ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES")
+HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+# The devices of a virtual machine with TPUs.
+TPUS = ("/dev/accel0", "/dev/vfio/0")
 
 
 class OtherProcessFailed(RuntimeError):
@@ -47,7 +50,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             coordinator, processes, process, initialization_timeout=MEETING, heartbeat_timeout_seconds=LOST,
             shutdown_timeout_seconds=LOST,
         )  # fmt: skip
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         where = coordinator or "of the cluster"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConnectionError(
@@ -78,14 +81,20 @@ def check_place(coordinator: str | None, processes: int | None, process: int | N
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Return whether a cluster has started this process as one of several.
+    """Return whether a cluster that JAX knows has started this process as one of several, or may have.
 
     >>> in_cluster({"SLURM_STEP_NUM_TASKS": "4"}), in_cluster({"SLURM_STEP_NUM_TASKS": "1"})
     (True, False)
     """
-    several = any(environment.get(name, "1").isdigit() and int(environment.get(name, "1")) > 1 for name in COUNTS)
-    named = any("," in environment.get(name, "") for name in NAMED[1:]) or NAMED[0] in environment
-    return several or named
+    counts = [environment.get(name, "") for name in COUNTS]
+    if any(count.isdigit() and int(count) > 1 for count in counts):
+        return True
+    if any("," in environment.get(name, "") for name in HOSTS):
+        return True
+    in_job = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+    # A virtual machine with TPUs asks its cloud whether it is one of several.
+    on_tpu = find_spec("libtpu") is not None and any(map(os.path.exists, TPUS))
+    return (in_job and find_spec("kubernetes") is not None) or (on_tpu and "TPU_SKIP_MDS_QUERY" not in environment)
 
 
 def in_order(results: T) -> T:

@@ -1,5 +1,6 @@
 """Several processes that train one run: the same bits as one process, and an end together."""
 
+import contextlib
 import json
 import os
 import signal
@@ -32,19 +33,19 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(folder, count, *words, command=("run", "config.py", "--out", "run"), devices=2):
-    """Start the processes of one run, which share some devices."""
-    port = free_port()
+def start(folder, count, *words, command=("run", "config.py", "--out", "run"), devices=2, places=None):
+    """Start the processes of one run, which share some devices. `places` are what a cluster tells each of them."""
+    address = f"127.0.0.1:{free_port()}"
     flags = f"--xla_force_host_platform_device_count={devices // count}"
     settings = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    place = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(count), "--process"]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tlx.cli", *command, *words, *([*place, str(n)] if count > 1 else [])],
-            cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for n in range(count)
-    ]  # fmt: skip
+    workers = []
+    for n in range(count):
+        place = {name: str(value) for name, value in places[n].items()} if places else {}
+        told = ["--coordinator", address, "--processes", str(count), "--process", str(n)]
+        line = [sys.executable, "-m", "tlx.cli", *command, *words, *(told if count > 1 and not places else [])]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        workers.append(subprocess.Popen(line, cwd=folder, env=settings | place, text=True, **streams))
+    return workers
 
 
 def ended(workers, seconds=240):
@@ -103,6 +104,40 @@ def test_two_processes_compute_the_bits_of_one(tmp_path, alone):
     assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
 
 
+def free_job():
+    """Return the number of a job whose port is free: JAX takes 61440 and the number modulo 4096."""
+    for job in np.random.default_rng().permutation(4096).tolist():
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", 61440 + job))
+            return job
+    raise RuntimeError("no port is free")
+
+
+def slurm(number, job):
+    return {
+        "SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": 2, "SLURM_STEP_NUM_TASKS": 2,
+        "SLURM_PROCID": number, "SLURM_LOCALID": number,
+    }  # fmt: skip
+
+
+def open_mpi(number, job):
+    return {
+        "OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": 2,
+        "OMPI_COMM_WORLD_RANK": number, "OMPI_COMM_WORLD_LOCAL_RANK": number,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [slurm, open_mpi])
+def test_a_cluster_tells_each_process_its_place(tmp_path, alone, cluster):
+    folder = folder_with(tmp_path)
+    job = free_job()
+    workers = start(folder, 2, places=[cluster(n, job) for n in range(2)])
+    codes, outputs = ended(workers)
+    assert codes == [0, 0], outputs
+    assert_same(folder, alone)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=4", "data=2,fsdp=2", "fsdp=4"])
 def test_four_processes_agree_with_one_on_every_mesh(tmp_path, mesh):
@@ -146,7 +181,7 @@ def test_one_process_decides_alone():
     processes.check_equal({"the recipe": "a"})
     processes.join()
     assert not processes.in_cluster({}) and processes.in_cluster({"OMPI_COMM_WORLD_SIZE": "2"})
-    assert not processes.in_cluster({"TPU_WORKER_HOSTNAMES": "localhost"})
+    assert not processes.in_cluster({"TPU_WORKER_HOSTNAMES": "localhost", "OMPI_COMM_WORLD_SIZE": ""})
 
 
 WIDE = "steps=6, batch=12, eval_every=3, eval_batch=20"
