@@ -36,6 +36,7 @@ from tlx.data.sources.numbers import Numbers
 from tlx.files import schema_1
 from tlx.files.class_names import Classes
 from tlx.objectives import CoTuning, Delta, Distill, Ramp, Supervised
+from tlx.processors import TextProcessor
 from tlx.processors.numbers import NumberProcessor
 from tlx.recipe import OWN, PACKAGES, classes
 from tlx.tuning import Freeze, Full, InTurn, Probe, Rules
@@ -482,3 +483,15 @@ def test_a_value_that_is_not_a_number_is_refused_with_its_path():
 
     with pytest.raises(ValueError, match="lr is nan; expected a number"):
         config.check(Optim(lr=float("nan")))
+
+
+def test_a_processor_that_holds_a_tokenizer_is_refused():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    processor = TextProcessor(Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")), 6)
+    recipe = Recipe(data=Data(target="digits", processor=processor), task=tasks.Classification(), model=models.Mlp())
+    with pytest.raises(
+        TypeError, match=r"data\.processor is a TextProcessor, which a recipe cannot record, .*Tokenizer"
+    ):
+        config.check(recipe)

@@ -25,7 +25,18 @@ def check(value: object, path: str = "") -> None:
 def faults(value: object, path: str = "") -> Iterator[tuple[str, Exception]]:
     """Yield the dotted path of each field with a wrong value, and the error that `check` raises for it."""
     if is_record(value):
-        hints = typing.get_type_hints(type(value))
+        try:
+            hints = typing.get_type_hints(type(value))
+        except NameError as error:
+            # A processor that holds a tokenizer, for example: it comes with weights.
+            yield (
+                path,
+                TypeError(
+                    f"{path} is a {type(value).__name__}, which a recipe cannot record, because one of its fields is a "
+                    f"{error.name}; leave it out: what comes with weights is used without being named"
+                ),
+            )
+            return
         for name, field in fields(value).items():
             where = f"{path}.{name}" if path else name
             if name in RESERVED:
