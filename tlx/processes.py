@@ -7,6 +7,10 @@ TPU) tells each process its place; elsewhere the user gives it.
 
 import json
 import os
+import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -40,23 +44,55 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
     Raises:
         ValueError: The arguments do not fit together.
-        ConnectionError: The leader does not answer, or not all processes came.
+        ConnectionError: The leader does not answer. Where another process does not come, the program ends with a line
+            that says so.
     """
     check_place(coordinator, processes, process)
     if jax.distributed.is_initialized() or (coordinator is None and not in_cluster(os.environ)):
         return
+    if coordinator is not None and process:
+        wait_for(coordinator)
+    # JAX ends the program with a trace of C++ where a process does not come: this line comes before.
+    last = threading.Timer(MEETING, give_up)
+    last.daemon = True
+    last.start()
     try:
         jax.distributed.initialize(
-            coordinator, processes, process, initialization_timeout=MEETING, heartbeat_timeout_seconds=LOST,
+            coordinator, processes, process, initialization_timeout=2 * MEETING, heartbeat_timeout_seconds=LOST,
             shutdown_timeout_seconds=LOST,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
-        where = coordinator or "of the cluster"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConnectionError(
-            f"the {processes or ''} processes of the coordinator {where} did not meet within {MEETING} seconds; start "
-            f"all of them, with the same address: {reason}"
-        ) from None
+        raise ConnectionError(f"the processes did not meet at {coordinator or 'their cluster'}: {reason}") from None
+    finally:
+        last.cancel()
+
+
+def wait_for(coordinator: str) -> None:
+    """Wait until the leader listens at its address. Raise ConnectionError where it does not in time."""
+    host, _, port = coordinator.rpartition(":")
+    begin = time.monotonic()
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=LOST):
+                return
+        except OSError as error:
+            if time.monotonic() - begin > MEETING:
+                raise ConnectionError(
+                    f"process 0 does not answer at {coordinator} ({error}); start it there, and give all processes the "
+                    "same --coordinator"
+                ) from None
+            time.sleep(0.5)
+
+
+def give_up() -> None:
+    """End the program, because not all processes came."""
+    print(
+        f"tlx: not all processes came within {MEETING} seconds; start as many as --processes says",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def check_place(coordinator: str | None, processes: int | None, process: int | None) -> None:

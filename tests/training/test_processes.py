@@ -153,6 +153,17 @@ def test_four_processes_agree_with_one_on_every_mesh(tmp_path, mesh):
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("process", "words"), [(0, "tlx: not all processes came within 3 seconds"), (1, "process 0 does not answer at")]
+)
+def test_a_process_that_is_missing_is_one_line(process, words):
+    code = f"from tlx import processes; processes.MEETING = 3; processes.join('127.0.0.1:{free_port()}', 2, {process})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
