@@ -61,7 +61,7 @@ class Mesh:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def fitted(self, devices: int) -> dict[str, int]:
-        """Return the number of devices along each axis where there are so many `devices`.
+        """Return the number of devices along each axis, of a number of `devices`.
 
         Raises:
             ValueError: There are fewer devices than the mesh names, or the remaining ones cannot be divided.
