@@ -19,7 +19,7 @@ FORM = Record(
 def blend_of(source: str | Path) -> Json | None:
     """Return the content of `blend.json` of a model; None if it is no blend. Raises ValueError if it is damaged."""
     file = Path(source).expanduser() / NAME
-    return read_json(file, FORM, remedy="blend the runs again") if file.is_file() else None
+    return read_json(file, FORM, remedy="blend the runs again") if file.exists() else None
 
 
 def sections(document: Json) -> list[str]:

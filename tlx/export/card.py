@@ -97,7 +97,7 @@ def records_of(source: str | Path, task: Task | None = None) -> CardRecords | No
         result,
         reading.read_task(document["recipe"]["task"], result) if task is None else task,
         {split: scores for split, scores in predictions.items() if scores is not None},
-        run_directory.read(folder, environment.name) if environment.is_file() else {},
+        run_directory.read(folder, environment.name) if environment.exists() else {},
     )
 
 
