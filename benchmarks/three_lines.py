@@ -4,8 +4,8 @@
 
 The task: from `reviews.csv` (300 sentences of film reviews, columns `review` and `sentiment`) to a classifier, its
 accuracy on a held-out fifth, and the answers to ten new texts. The programs are in `benchmarks/three_lines/`, each as
-the documentation of its library recommends. Install the other libraries in separate environments, and name the
-interpreters with `--python`; the first that imports the library runs its program. A library that no interpreter
+the documentation of its library recommends. Install the other libraries in separate environments, and give
+their interpreters with `--python`; the first that imports the library runs its program. A library that no interpreter
 imports, and a program that fails, is one line with the reason.
 
 Every measurement is a new process, from its start to the last answer. Each round draws other reviews and runs all

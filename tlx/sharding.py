@@ -49,7 +49,7 @@ class Mesh:
             if count != ALL and count < 1:
                 raise ValueError(f"mesh {axis} is {count}; expected 1 or more devices, or -1 for all")
         if sum(count == ALL for count in self.sizes.values()) > 1:
-            raise ValueError(f"mesh {self}: only one axis can be -1, which stands for all devices that remain")
+            raise ValueError(f"mesh {self}: only one axis can be -1 (all devices that remain)")
 
     def __str__(self) -> str:
         """Return the form of the command line, such as `data=-1,fsdp=8`."""

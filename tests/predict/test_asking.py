@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import polars
@@ -119,15 +120,20 @@ def test_an_answer_does_not_depend_on_its_batch(reviews):
     close(asked(model, texts[::-1])[::-1], together)
 
 
+def nearly_equal(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
 def test_logits_are_in_the_order_of_the_rows(reviews):
-    """Whatever the number of rows. Some versions of XLA round a row differently in another place of its batch."""
+    """With one size of batches the output for a row has the same bits whatever the number of rows. From jax 0.12 on a
+    row is rounded differently in another place of its batch."""
+    same = np.testing.assert_array_equal if jax.__version_info__ < (0, 12) else nearly_equal
     predictor = Predictor(reviews.opened(tasks.Classification(classes=3, names=reviews.CLASSES)), batch=4, sizes=())
     examples = [{"text": row["body"]} for row in reviews.rows(70, seed=1)]
     logits = predictor.logits(examples)
     assert logits.shape == (70, 3) and predictor.chunk < 70
-    np.testing.assert_allclose(predictor.logits(examples[:8]), logits[:8], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(predictor.logits(examples[::-1])[::-1], logits, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(predictor.logits(examples[5:6]), logits[5:6], rtol=0, atol=1e-5)
+    same(predictor.logits(examples[::-1])[::-1], logits)
+    same(predictor.logits(examples[5:6]), logits[5:6])
     assert predictor.logits([]).shape == (0, 3)
 
 

@@ -41,8 +41,8 @@ def start(folder, count, *words, command=("run", "config.py", "--out", "run"), d
     workers = []
     for n in range(count):
         place = {name: str(value) for name, value in places[n].items()} if places else {}
-        told = ["--coordinator", address, "--processes", str(count), "--process", str(n)]
-        line = [sys.executable, "-m", "tlx.cli", *command, *words, *(told if count > 1 and not places else [])]
+        place_words = ["--coordinator", address, "--processes", str(count), "--process", str(n)]
+        line = [sys.executable, "-m", "tlx.cli", *command, *words, *(place_words if count > 1 and not places else [])]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         workers.append(subprocess.Popen(line, cwd=folder, env=settings | place, text=True, **streams))
     return workers

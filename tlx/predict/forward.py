@@ -35,8 +35,9 @@ class Predictor:
         model: The opened model.
         batch: The largest number of rows of a batch.
         sizes: Further sizes of a batch. A batch has the smallest size that holds its rows; () gives every batch `batch`
-            rows, so that the number of rows changes no bit of the output for a row. Texts are padded to the length of
-            their batch, so its longest text may change the last bits of the others.
+            rows, so that the number of rows changes no bit of the output for a row (with jax before 0.12; later
+            versions round a row by its place in the batch). Texts are padded to the length of their batch, so its
+            longest text may change the last bits of the others.
 
     Raises:
         ValueError: `batch` is not a whole number of 1 or more.
