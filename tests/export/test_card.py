@@ -190,3 +190,16 @@ def test_a_blend_has_its_rule_and_its_runs(run, tmp_path):
     (blended / "blend.json").write_text(json.dumps(document | {"metrics": {"validation/accuracy": "good"}}))
     with pytest.raises(ValueError, match=r"blend\.json"):
         export_run(blended, tmp_path / "other")
+
+
+RECORDS = ("recipe.json", "result.json", "environment.json", "files.json", "predictions/test.npz")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_directory_in_the_place_of_a_record_is_refused(name, run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=rf"{name} is a directory; expected a file"):
+        export_run(folder, tmp_path / "model")

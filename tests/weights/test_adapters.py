@@ -1,6 +1,7 @@
 """Adapters as files: saving and loading is the identity, onto the right base only."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -112,6 +113,11 @@ def test_loading_what_was_saved_is_the_identity(name, how, tmp_path):
     assert inserted(after).keys() <= lines
     # The whole model: base and adapter.
     equal(tlx.load_pretrained(tlx.save_pretrained(after, tmp_path / "whole")).variables.params, after.variables.params)
+    # Without its settings an adapter cannot be read, and the base alone would give other numbers.
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
+    (tmp_path / "damaged" / "adapter" / "adapter_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no adapter_config\.json"):
+        tlx.load_pretrained(tmp_path / "damaged")
     # A model saved over it leaves no adapter behind.
     equal(
         tlx.load_pretrained(tlx.save_pretrained(before, tmp_path / "whole")).variables.params, before.variables.params

@@ -15,6 +15,7 @@ from tlx.export import temperature
 from tlx.export.blends import sections
 from tlx.export.markdown import block, code, items, plain, table
 from tlx.export.usage import pipeline_of
+from tlx.files.documents import holds_file
 from tlx.functional.selection import BY_VALIDATION
 from tlx.recipe import classes as classes_of_recipes
 from tlx.records import run_directory
@@ -84,7 +85,7 @@ def records_of(source: str | Path, task: Task | None = None) -> CardRecords | No
     """
     path = Path(source).expanduser()
     folders = (path, path.parent) if path.name == MODEL_IN_RUN else (path,)
-    folder = next((place for place in folders if (place / run_directory.RESULT).is_file()), None)
+    folder = next((place for place in folders if holds_file(place / run_directory.RESULT)), None)
     if folder is None:
         return None
     document, result = reading.read_recipe(folder), run_directory.read(folder)

@@ -12,6 +12,7 @@ from tlx.data.collate import collate
 from tlx.data.sources.roles import INPUTS
 from tlx.data.sources.tabular import KINDS
 from tlx.files import run_files
+from tlx.files.documents import holds_file
 from tlx.processors.base import FILE, Processor, users_class
 from tlx.processors.columns import LABEL
 from tlx.records.run_directory import RECIPE, RESULT, read
@@ -111,7 +112,7 @@ def check_finished(path: Path) -> None:
         return
     if is_study(path):
         raise FileNotFoundError(f"{path} contains a study; name the folder of one of its runs: {path}/cells/...")
-    if (path / RECIPE).is_file() and not (path / RESULT).is_file():
+    if holds_file(path / RECIPE) and not holds_file(path / RESULT):
         raise FileNotFoundError(
             f"{path} contains an unfinished run: there is no {RESULT}; finish it: {run_files.finishing(path)}"
         )
@@ -122,7 +123,7 @@ def recorded_task(path: Path) -> Task | None:
     where the files cannot name its class."""
     from tlx.recipe import classes
 
-    if not (path / RESULT).is_file() or not (path / RECIPE).is_file():
+    if not holds_file(path / RESULT) or not holds_file(path / RECIPE):
         return None
     document, known = read(path, RECIPE)["recipe"]["task"], classes()
     if "class" in document or document["kind"] not in known:
@@ -160,7 +161,7 @@ def reads_words(processor: Processor) -> bool:
 def recorded_inputs(path: Path) -> ModelInputs | None:
     """Return the inputs of a run from its result; those of earlier versions from the source in its recipe, where it
     names its columns. None where neither states them."""
-    if not (path / RESULT).is_file() or not (path / RECIPE).is_file():
+    if not holds_file(path / RESULT) or not holds_file(path / RECIPE):
         return None
     result = read(path)
     if "columns" in result:
@@ -197,7 +198,7 @@ def lengths_of(path: Path, processor: Processor) -> tuple[int, ...]:
     if not processor.ragged or not processor.longest:
         return ()
     buckets = LENGTHS
-    if (path / RECIPE).is_file() and (path / RESULT).is_file():
+    if holds_file(path / RECIPE) and holds_file(path / RESULT):
         buckets = tuple(read(path, RECIPE)["recipe"]["data"]["buckets"])
     return (*sorted({length for length in buckets if length < processor.longest}), processor.longest)
 
@@ -226,7 +227,7 @@ def opened(
 def resolved(source: Path, task: Task) -> Task | None:
     """Return the task with the classes of the run in `source`; where that is not a run, the task unchanged if it knows
     its outputs."""
-    if not (source / RESULT).is_file():
+    if not holds_file(source / RESULT):
         return None if task.outputs is None else task
     result = read(source)
     classes = tuple(result["classes"])
@@ -236,7 +237,7 @@ def resolved(source: Path, task: Task) -> Task | None:
 
 def check_code(source: Path, model: models.Architecture | None) -> None:
     """Raise ValueError where the code of a user's model differs from the code that the run in `source` trained."""
-    if model is None or not (source / RECIPE).is_file():
+    if model is None or not holds_file(source / RECIPE):
         return
     recorded = read(source, RECIPE).get("sources") or {}
     digests = {*recorded.values()}
@@ -266,7 +267,7 @@ def processor_of(pretrained: Pretrained, source: Path) -> Processor:
     if pretrained.processor is not None:
         return pretrained.processor
     check_class(source)
-    raise ValueError("the model has no processor, so tlx cannot convert raw examples to its inputs")
+    raise ValueError(f"the model of {source} has no processor, so tlx cannot convert raw examples to its inputs")
 
 
 def check_class(source: Path) -> None:

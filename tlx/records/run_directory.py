@@ -27,7 +27,7 @@ import numpy as np
 from tlx import config
 from tlx.files import class_names, run_files
 from tlx.files import user_code as code
-from tlx.files.documents import read_arrays, read_json, records
+from tlx.files.documents import holds_file, read_arrays, read_json, records
 from tlx.files.documents.records import OWNED, RERUN
 from tlx.files.durable import write_whole
 from tlx.files.locks import InUse, vacant, writing
@@ -75,7 +75,7 @@ def finished(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> 
     fingerprint = config.fingerprint(recipe)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another folder with --out")
-    if (folder / RECIPE).is_file():
+    if holds_file(folder / RECIPE):
         document = read_json(folder / RECIPE, OWNED, remedy=RERUN)
         if not overwrite:
             document = migrations.migrated(document, folder / RECIPE)
@@ -84,12 +84,12 @@ def finished(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> 
         if not overwrite:
             run_files.check_same_run(folder)
         if not overwrite and not resume:
-            state = "finished" if (folder / RESULT).is_file() else "unfinished"
+            state = "finished" if holds_file(folder / RESULT) else "unfinished"
             raise FileExistsError(
                 f"{folder} contains the run of this recipe, {state}; pass --resume to continue it, or --overwrite to "
                 "start again"
             )
-        return not overwrite and (folder / RESULT).is_file()
+        return not overwrite and holds_file(folder / RESULT)
     if not vacant(folder):
         raise FileExistsError(f"{folder} is not empty and contains no run; choose another folder with --out")
     return False
@@ -102,7 +102,7 @@ def _other(folder: Path, document: Json, recipe: Recipe, fingerprint: str) -> st
     schema = migrations.rule_of(document)
     bare = config.fingerprint(recipe, with_sources=False, schema=schema)
     if fingerprint in [entry["fingerprint"] for entry in document.get("lengthened", [])]:
-        if not (folder / RESULT).is_file():
+        if not holds_file(folder / RESULT):
             return (
                 "contains the run of this recipe, but it is being lengthened; finish it with: "
                 f"{run_files.finishing(folder)}; or {end}"
@@ -170,7 +170,7 @@ def claim(
     """
     # It may lie in the folder.
     copied = None if file is None else file.read_bytes()
-    if (folder / RECIPE).is_file():
+    if holds_file(folder / RECIPE):
         if not overwrite:
             keep_config(folder, copied)
             return
@@ -233,11 +233,11 @@ def read(folder: Path, name: str = RESULT) -> Any:
     path = Path(folder) / name
     if not Path(folder).exists():
         raise missing_directory(folder)
-    if not path.is_file():
-        if (Path(folder) / RECIPE).is_file() and not (Path(folder) / RESULT).is_file():
+    if not holds_file(path):
+        if holds_file(Path(folder) / RECIPE) and not holds_file(Path(folder) / RESULT):
             advice = f"; finish it: {run_files.finishing(Path(folder))}"
             raise FileNotFoundError(f"{folder} contains an unfinished run: there is no {name}{advice}")
-        contents = "a run" if (Path(folder) / RESULT).is_file() else "no run"
+        contents = "a run" if holds_file(Path(folder) / RESULT) else "no run"
         raise FileNotFoundError(f"{folder} contains {contents}: there is no {name}")
     run_files.check_file(Path(folder), name)
     document = read_json(path, records.FORMS.get(name), remedy=RERUN, finite=False)
@@ -307,7 +307,7 @@ def predictions_file(split: str) -> str:
 def read_predictions(folder: Path, split: str) -> Predictions | None:
     """Return the scores of every example of a split; None if the run kept none."""
     path = Path(folder) / predictions_file(split)
-    if not path.is_file():
+    if not holds_file(path, RERUN):
         return None
     run_files.check_file(Path(folder), predictions_file(split))
     arrays = read_arrays(path, {"indices": 1}, others=True, remedy=RERUN)

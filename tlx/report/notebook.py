@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from tlx import config
+from tlx.files.documents import holds_file
 from tlx.files.run_files import PAGE, RESULT
 from tlx.records import studies
 from tlx.report import available, page, words
@@ -49,7 +50,7 @@ def run_html(folder: Path, task: "Task") -> str | None:
     Returns:
         The HTML; None where the extra that draws it is not installed.
     """
-    if not available() or not (folder / RESULT).is_file():
+    if not available() or not holds_file(folder / RESULT):
         return None
     # A cell of a notebook is run many times, and intervals take a second.
     key = folder.resolve(), (folder / RESULT).stat().st_mtime_ns

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tlx import config
 from tlx.files import run_files
+from tlx.files.documents import holds_file
 from tlx.files.run_files import CONFIG, METRICS, RECIPE, RESULT, TRACKERS
 from tlx.recipe import Recipe
 from tlx.records import run_directory
@@ -56,7 +57,7 @@ def lengthen(
         document = run_directory.read(path, RECIPE)
         recipe = recipe_of(path, given)
         longer = with_length(recipe, steps, epochs, given, path)
-        if not (path / RESULT).is_file():
+        if not holds_file(path / RESULT):
             if document.get("lengthened") and longer == recipe:
                 return run(recipe, path, resume=True, how=how)
             raise ValueError(f"{path} contains an unfinished run; finish it first, with {run_files.finishing(path)}")

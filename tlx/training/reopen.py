@@ -10,7 +10,7 @@ from tlx import config, models
 from tlx.data import Examples, Splits, evaluation_batches
 from tlx.files import run_files, user_code
 from tlx.files.class_names import Classes
-from tlx.files.documents import digests
+from tlx.files.documents import digests, holds_file
 from tlx.recipe import OWN, Recipe, classes
 from tlx.records import migrations, run_directory
 from tlx.records.run_directory import Predictions
@@ -113,7 +113,7 @@ def learned(path: Path, given: Recipe | None = None) -> tuple[Prepared, Splits, 
     """Return the prepared recipe of a study's cell, its data, and its final variables, with those that a tuning or a
     term added. Raises as `rebuild`."""
     result = run_directory.read(path)
-    if not (path / run_directory.LEARNED).is_file():
+    if not holds_file(path / run_directory.LEARNED):
         raise FileNotFoundError(
             f"{path} contains neither its model nor its trained parameters, because they were too large for a cell of "
             "a study; run it again: tlx.run(recipe, out)"

@@ -232,7 +232,7 @@ def stored_adapter(checkpoint: Checkpoint, head: Head | None) -> Found:
     `head` is the head of the model if the checkpoint states none that its architecture supports.
     """
     directory, settings, stated = checkpoint.directory / ADAPTER, checkpoint.settings, checkpoint.stated.head
-    if not (directory / ADAPTER_CONFIG).exists():
+    if not any((directory / name).exists() for name in (ADAPTER_CONFIG, ADAPTER_TENSORS)):
         return {}
     # A head of the user's own is stated by no config.json.
     supported = stated is None or isinstance(stated, settings.supported_heads)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tlx import assets
 from tlx.files import run_files
+from tlx.files.documents import holds_file
 from tlx.files.nearby import near_directories
 from tlx.weights import hub
 
@@ -57,20 +58,20 @@ def explicit(name: str) -> Path:
 
 def without_model(path: Path) -> str:
     """Return why a directory has no model, and what to do."""
-    if (path / run_files.LEARNED).is_file():
+    if holds_file(path / run_files.LEARNED):
         return (
             f"{path} is a cell of a study, which stores only its trained parameters; write its model with `tlx rebuild`"
         )
-    if (path / PROGRAM).is_file():
+    if holds_file(path / PROGRAM):
         return (
             f"{path} is an exported program, which only its load.py opens; give the run that it was exported from, or "
             "export that run with --to huggingface"
         )
-    if (path / run_files.RESULT).is_file():
+    if holds_file(path / run_files.RESULT):
         return (
             f"{path} is a run without its model: model/config.json is missing. A cell of a study keeps no model whose "
             "trained parameters are large; train it again with tlx run CONFIG"
         )
-    if (path / run_files.RECIPE).is_file():
+    if holds_file(path / run_files.RECIPE):
         return f"{path} is an unfinished run; continue it: {run_files.finishing(path)}"
     return f"{path} contains neither config.json (a model) nor model/config.json (a finished run)"

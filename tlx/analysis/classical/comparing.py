@@ -13,6 +13,7 @@ import numpy as np
 from tlx import config
 from tlx.analysis.classical.methods import BASE, METHODS, Answer, Inputs, optimal_transport, standard
 from tlx.data import Examples, Splits, has_test, load
+from tlx.files.documents import holds_file
 from tlx.functional import significance
 from tlx.recipe import Recipe
 from tlx.records import run_directory
@@ -62,7 +63,7 @@ def compare(
 
 def _compare(recipe: Recipe, path: Path, chosen: list[str], seeds: int, report_progress: Say) -> Json:
     """Run `compare` in a folder that is locked."""
-    if (path / run_directory.RECIPE).is_file():
+    if holds_file(path / run_directory.RECIPE):
         raise FileExistsError(f"{path} contains a run, and tlx does not overwrite it; choose another folder with --out")
     read = Reader()
     answers: dict[str, list[Answer]] = {name: [] for name in chosen}

@@ -20,7 +20,7 @@ from tlx.analysis.evaluation.slices import Slice, slices
 from tlx.analysis.evaluation.sources import EvaluatedData, other_data, own_data
 from tlx.data import evaluation_batches
 from tlx.data.examples import Examples
-from tlx.files.documents import read_json
+from tlx.files.documents import holds_file, read_json
 from tlx.files.durable import guarded, write_whole
 from tlx.files.locks import writing
 from tlx.predict.forward import Predictor
@@ -193,7 +193,7 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
 
 def run_settings(model: OpenedModel) -> Json:
     """Return the precision and the size of the evaluation batches of a run; those of other models are the defaults."""
-    if not (model.source / RESULT).is_file():
+    if not holds_file(model.source / RESULT):
         return {"dtype": "float32", "batch": BATCH}
     train = read(model.source, RECIPE)["recipe"]["train"]
     return {"dtype": train["dtype"], "batch": train["eval_batch"]}
@@ -212,7 +212,7 @@ def counted(batches: Iterable[Any], total: int, say: Say) -> Iterable[Any]:
 def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, parts: Sequence[Slice]) -> Json:
     """Return the document of an evaluation, without its mistakes."""
     task, run = model.task, {"folder": str(model.source), "fingerprint": "", "metrics": {}}
-    if (model.source / RESULT).is_file():
+    if holds_file(model.source / RESULT):
         result = read(model.source)
         run |= {name: result[name] for name in ("fingerprint", "metrics", "selection", "selected_step")}
     overall = metric_rows(predictions, task)

@@ -16,6 +16,7 @@ from tlx.data.sources.base import Dataset, Source
 from tlx.data.sources.named import source_named
 from tlx.data.sources.roles import INPUTS, roles_of
 from tlx.data.sources.tabular import Tabular
+from tlx.files.documents import holds_file
 from tlx.predict.opening import OpenedModel, target_settings
 from tlx.predict.rows import check_names, chosen_columns
 from tlx.processors.columns import LABEL
@@ -60,7 +61,7 @@ def own_data(model: OpenedModel, split: str | None, recipe: Recipe | None) -> Ev
         ValueError: The data differ from those that the run used, or have no such split.
     """
     path = model.source
-    if not (path / RESULT).is_file():
+    if not holds_file(path / RESULT):
         raise FileNotFoundError(f"{path} is no run, so it records no data; name the data: --data NAME")
     recipe = recipe_of(path, recipe)
     splits = data_of(path, recipe, read(path))
@@ -97,7 +98,7 @@ def other_data(
     source = source_of(data)
     task = model.task
     kind, classes = label_kind(task), task.label_names
-    if (model.source / RESULT).is_file():
+    if holds_file(model.source / RESULT):
         result = read(model.source)
         kind, classes = str(result.get("label", kind)), tuple(result["classes"]) or classes
     lookup = ClassLookup(classes, task.label_names)
@@ -179,7 +180,7 @@ def settled(
 
 def target_settings_of(model: OpenedModel) -> dict[str, Any]:
     """Return the settings of the table in the recipe of a run; {} where there is none."""
-    return target_settings(model.source) if (model.source / RESULT).is_file() else {}
+    return target_settings(model.source) if holds_file(model.source / RESULT) else {}
 
 
 def check_like(dataset: Dataset, model: OpenedModel, kind: str) -> None:
@@ -216,7 +217,7 @@ def trained_on(model: OpenedModel, source: Source) -> list[str]:
     """Return a note where the data are the file or the data set that the run was trained on."""
     place = getattr(source, "path", None) or getattr(source, "name", None)
     recorded = target_settings_of(model)
-    if place is None or not (model.source / RESULT).is_file():
+    if place is None or not holds_file(model.source / RESULT):
         return []
     target = recorded.get("path") or read(model.source, "recipe.json")["recipe"]["data"]["target"]
     if not isinstance(target, str) or (target != place and not same_file(target, str(place))):

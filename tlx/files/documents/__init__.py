@@ -6,12 +6,21 @@ and preprocessors, `records` those of the files of runs, studies and searches.
 """
 
 from tlx.files.documents.checks import DocumentError, check
-from tlx.files.documents.reading import format_value, parse_json, read_arrays, read_json, read_lines, read_text
+from tlx.files.documents.reading import (
+    format_value,
+    holds_file,
+    parse_json,
+    read_arrays,
+    read_json,
+    read_lines,
+    read_text,
+)
 
 __all__ = [
     "DocumentError",
     "check",
     "format_value",
+    "holds_file",
     "parse_json",
     "read_arrays",
     "read_json",

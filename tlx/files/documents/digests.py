@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tlx.files.documents.checks import Mapped, OneOf, Record, Text
-from tlx.files.documents.reading import read_json
+from tlx.files.documents.reading import holds_file, read_json
 
 FILES, RESULT = "files.json", "result.json"
 FORM = Record(
@@ -77,7 +77,7 @@ def digest(path: Path) -> str:
 def read(folder: Path) -> dict[str, str]:
     """Return the digests in `files.json`; nothing where there is no file, or the run is not finished."""
     path = folder / FILES
-    if not (folder / RESULT).is_file() or not path.exists():
+    if not holds_file(folder / RESULT) or not path.exists():
         return {}
     return _read(path, path.stat().st_mtime_ns)
 
@@ -92,7 +92,7 @@ def verify(folder: Path, name: str) -> None:
     if (expected := read(folder).get(name)) is None:
         return
     path = folder / name
-    if not path.is_file():
+    if not holds_file(path, REMEDY):
         raise Changed(f"{path} is missing; {folder / FILES} lists it: {REMEDY}")
     if (received := digest(path)) != expected:
         raise Changed(

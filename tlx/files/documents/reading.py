@@ -18,6 +18,15 @@ DEEPEST = 64
 FETCH = "copy the file from its source again"
 
 
+def holds_file(path: Path, remedy: str = FETCH) -> bool:
+    """Return whether there is a file at `path`. Raises IsADirectoryError where a directory is in its place: a record of
+    this name is damaged, not absent.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected a file; {remedy}")
+    return path.is_file()
+
+
 def read_json(
     path: Path,
     form: Form | None = None,
@@ -114,9 +123,7 @@ def read_text(path: Path, *, remedy: str = FETCH, most_bytes: int = MOST_BYTES) 
 
 def read_bytes(path: Path, most_bytes: int, remedy: str) -> bytes:
     """Read a file. Raises DocumentError where it is larger than `most_bytes`."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory; expected a file; {remedy}")
-    if not path.is_file():
+    if not holds_file(path, remedy):
         raise FileNotFoundError(f"file {path} does not exist; {remedy}")
     if (size := path.stat().st_size) > most_bytes:
         raise DocumentError(f"{path} has {size:,} bytes; expected at most {most_bytes:,}; {remedy}")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tlx.files.documents import digests, read_json, read_lines, records
+from tlx.files.documents import digests, holds_file, read_json, read_lines, records
 from tlx.files.documents.checks import Form
 from tlx.functional.metrics import Metric, find_metric
 from tlx.notebooks import html_of
@@ -199,7 +199,7 @@ class StudyRecords(NamedTuple):
 
 def is_study(directory: str | Path) -> bool:
     """Return whether a directory contains a study."""
-    return (Path(directory) / STUDY).is_file()
+    return holds_file(Path(directory) / STUDY)
 
 
 def read(directory: str | Path) -> StudyRecords:
