@@ -16,6 +16,10 @@ from tlx.study.table import spent
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
 
 
+# A look of d seconds is followed by at least LOOKS * d seconds without one.
+LOOKS = 50
+
+
 class Board(Bar):
     """Watch a study's directory from the time `since` on, whichever processes work there."""
 
@@ -24,7 +28,7 @@ class Board(Bar):
         self.began, self.settled_count = time.perf_counter(), 0
         self.remaining = [name for name in study.by_fingerprint if not (directory / CELLS / name / RESULT).is_file()]
         self.total = len(study.by_fingerprint)
-        self.waits = False
+        self.waits, self.next_look = False, 0.0
         super().__init__("cell", self.total, self.total - len(self.remaining), quiet)
 
     def begin(self) -> None:
@@ -34,9 +38,16 @@ class Board(Bar):
         again = "; failed cells run again" if study.counts["failed"] else ""
         self.say(f"{study.name}: {study.question}\n{self.total} cells in {self.directory}: {counts}{again}")
 
-    def look(self) -> None:
-        """Print every cell that was settled since the last call."""
+    def look(self, *, at_once: bool = False) -> None:
+        """Print every cell that was settled since the last look. A call soon after a look does nothing, unless
+        `at_once`: looking at every cell after every cell would take the square of their number.
+        """
+        start = time.perf_counter()
+        if start < self.next_look and not at_once:
+            return
         new = [name for name in self.remaining if settled(self.directory / CELLS / name, self.since)]
+        end = time.perf_counter()
+        self.next_look = end + LOOKS * (end - start)
         if not new:
             return
         before = self.total - len(self.remaining)

@@ -9,6 +9,7 @@ and replaces the group by the decided groups. A decided group never changes. Its
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from tlx.records.studies import CELLS, GROUPS
 from tlx.study.base import alone
 from tlx.study.sweeps import Cell
 from tlx.training import grouping
+
+ALONE = "no other cell may share its program"
 
 
 class Together(NamedTuple):
@@ -42,8 +45,18 @@ def read(directory: Path) -> Recorded | None:
         ValueError: The file was not written by `tlx study`.
     """
     path = directory / GROUPS
-    if not path.is_file():
+    try:
+        state = path.stat()
+    except FileNotFoundError:
         return None
+    return _read(path, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, stamp: tuple[int, ...]) -> Recorded:
+    """Read the file, of which each version has another `stamp`. Every claim asks for the groups, and those of 10,000
+    cells take tens of milliseconds to parse.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         groups = tuple(
@@ -111,7 +124,8 @@ def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
                 f"{recorded.most}, and the results depend on the groups; choose another --out for other groups"
             )
         parts = grouping.chunks([cells[name].recipe for name in new], most)
-        groups += [Together(tuple(new[n] for n in part)) for part in parts]
+        # There is nothing to decide about a cell that trains alone. Deciding rewrites the whole file.
+        groups += [Together(tuple(new[n] for n in part), len(part) == 1, ALONE * (len(part) == 1)) for part in parts]
         if tuple(groups) != recorded.groups or not (directory / GROUPS).is_file():
             write(directory, Recorded(most if not recorded.groups else recorded.most, tuple(groups)))
     return notes

@@ -109,7 +109,7 @@ def directed(
             work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh)
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)
-        board.look()
+        board.look(at_once=True)
     write_results(directory)
     records = studies.read(directory)
     if records.counts["done"] and report.available():
@@ -173,11 +173,13 @@ def claimed(
     unsettled, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
     groups.record(directory, cells, most)
     while unsettled := {name: cell for name, cell in unsettled.items() if not settled(directory / CELLS / name, since)}:
-        if employed and os.getppid() != employer:
-            return
-        if not any(
-            run_group(cells, directory, group, since, share, look, mesh) for group in listed(directory, unsettled)
-        ):
+        claimed_any = False
+        # To look for unsettled cells after every group would take the square of their number.
+        for group in listed(directory, unsettled):
+            if employed and os.getppid() != employer:
+                return
+            claimed_any |= run_group(cells, directory, group, since, share, look, mesh)
+        if not claimed_any:
             # A cell that could not be opened is in no group, and a worker may have died before it recorded a new one.
             groups.record(directory, cells, most)
             wait()
@@ -206,7 +208,7 @@ def run_group(
         return False
     try:
         # Another worker may have decided between the check and the locks.
-        if group not in listed(directory, cells):
+        if (recorded := groups.read(directory)) is None or group not in recorded.groups:
             return False
         fulfil(directory, group, claims, share, look, mesh)
     finally:
@@ -303,7 +305,7 @@ def employ(command: Sequence[str], count: int, board: Board) -> None:
             worker.terminate()
         for worker in workers:
             worker.wait()
-    board.look()
+    board.look(at_once=True)
     if board.remaining and any(worker.returncode == NO_STORAGE for worker in workers):
         place = board.directory
         raise StorageError(f"the workers could not write {place}", "free some space or make it writable", AGAIN)
