@@ -59,18 +59,35 @@ class StepShapes(NamedTuple):
         return state, nest({path: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for path, shape, kind in self.batch})
 
 
-def step_shapes(recipe: Recipe, splits: Splits | None = None) -> StepShapes:
-    """Return the shapes of the recipe's largest step.
+class Opened(NamedTuple):
+    """The open data of a recipe, and its prepared form with shapes in the place of its variables and of the `memory` of
+    its terms."""
+
+    recipe: Recipe
+    splits: Splits
+    ready: Prepared
+    memory: Tree
+
+
+def opened(recipe: Recipe, splits: Splits | None = None) -> Opened:
+    """Open and prepare a recipe. The test split is not read.
 
     Args:
         recipe: The recipe.
-        splits: Its data, if they are open; the test split is not read.
+        splits: Its data, if they are open.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: The parts of the recipe do not fit together.
     """
     splits = open_data(recipe, test=False) if splits is None else splits
-    ready, memory = prepared_shapes(recipe, splits)
+    return Opened(recipe, splits, *prepared_shapes(recipe, splits))
+
+
+def step_shapes(source: Opened, recipe: Recipe) -> StepShapes:
+    """Return the shapes of the largest step of a recipe, which may differ from the opened one in its batches and in
+    other fields of `train` that change the step alone."""
+    splits, memory = source.splits, source.memory
+    ready = source.ready._replace(recipe=recipe)
     steps = total_steps(recipe, len(splits.train), splits.first)
     phase = max(range(len(ready.phases)), key=lambda number: trained(ready, number))
     parts = ready.parts(phase)
