@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,50 +125,39 @@ def draw(path: Path, document: Json) -> None:
 
 def print_plans(document: Json, targets: list[Target]) -> None:
     """Print a row for each plan, the best of a sweep, and the notes."""
+    from tlx.report.plan_words import settings_text
     from tlx.report.words import duration, size
 
     rows = []
     for entry in document["plans"]:
-        settings = " ".join(f"{name}={value}" for name, value in entry["settings"].items())
+        settings = settings_text(entry)
         if "error" in entry:
-            rows.append([entry["target"], settings, "-", "-", entry["error"], *["-"] * 5])
+            rows.append([entry["target"], settings, "-", "-", entry["error"], *["-"] * 6])
             continue
         rows.append([
             entry["target"], settings or entry["mesh"], str(entry["batch"]), "yes" if entry["fits"] else "NO",
             f"{size(entry['needed'])} of {size(entry['usable'])}", *numbers(entry), duration(entry["compile_seconds"]),
         ])  # fmt: skip
     heads = ["target", "settings" if any(entry["settings"] for entry in document["plans"]) else "mesh", "batch", "fits"]
-    heads += ["memory per device", "step at least", "limit", "run", "cost", "compiled in"]
+    heads += ["memory per device", "step at least", "limit", "run", "energy", "cost", "compiled in"]
     print_table(f"plan of {document['name']}", heads, rows, [])
-    for line in [*memory_lines(document), *best_lines(document), *notes(document)]:
+    for line in [*memory_lines(document), *best_lines(document), *notes(document, document["plans"])]:
         click.echo(line)
 
 
 def numbers(entry: Json) -> list[str]:
-    """Return the bound, the limit, and the ranges of the time and the cost as texts."""
-    from tlx.report.words import duration
+    """Return the bound, the limit, and the ranges of the time, the energy and the cost as texts."""
+    from tlx.report.plan_words import dollars_text, energy_text, hours_text, step_text
 
     if entry["bound"] is None:
-        return ["-"] * 4
-    hours, dollars = entry["hours"], entry["dollars"]
-    return [
-        step_text(entry["bound"]["seconds"]),
-        entry["bound"]["limit"],
-        f"{duration(3600 * hours[0])} to {duration(3600 * hours[1])}",
-        "-" if dollars is None else f"${dollars[0]:.3g} to ${dollars[1]:.3g}",
-    ]
-
-
-def step_text(seconds: float) -> str:
-    """Return the time of a step in a unit that suits it."""
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+        return ["-"] * 5
+    ranges = hours_text(entry["hours"]), energy_text(entry["kilowatt_hours"]), dollars_text(entry["dollars"])
+    return [step_text(entry["bound"]["seconds"]), entry["bound"]["limit"], *ranges]
 
 
 def memory_lines(document: Json) -> list[str]:
     """Return for each plan its bytes by part, operations, bytes moved and collectives."""
+    from tlx.report.plan_words import settings_text
     from tlx.report.words import size
 
     lines = []
@@ -175,8 +165,8 @@ def memory_lines(document: Json) -> list[str]:
         if "error" in entry:
             continue
         words = ", ".join(f"{name} {size(count)}" for name, count in entry["memory"].items() if count)
-        settings = "".join(f" {name}={value}" for name, value in entry["settings"].items())
-        lines.append(f"{entry['target']}{settings} per device: {words}")
+        label = f"{entry['target']} {settings_text(entry)}".strip()
+        lines.append(f"{label} per device: {words}")
         if entry["bound"] is not None:
             sent = ", ".join(f"{kind} {size(count)}" for kind, count in entry["collectives"].items()) or "none"
             lines.append(
@@ -187,6 +177,8 @@ def memory_lines(document: Json) -> list[str]:
 
 def best_lines(document: Json) -> list[str]:
     """Return the best settings of a sweep on each target; none without a sweep."""
+    from tlx.report.plan_words import settings_text
+
     plans = document["plans"]
     if not any(entry["settings"] for entry in plans):
         return []
@@ -196,46 +188,39 @@ def best_lines(document: Json) -> list[str]:
             lines.append(f"{row['target']}: nothing fits")
             continue
         largest, fastest = plans[row["largest"]], plans[row["fastest"]]
-        settings = " ".join(f"{name}={value}" for name, value in fastest["settings"].items())
         lines.append(
             f"{row['target']}: the largest batch that fits is {largest['batch']}; the run has the lowest bound with "
-            f"{settings} (mesh {fastest['mesh']})"
+            f"{settings_text(fastest)} (mesh {fastest['mesh']})"
         )
     return lines
 
 
-def notes(document: Json) -> list[str]:
-    """Return the changes of batches, the notes of all plans, each once, and what the ranges mean."""
+def notes(document: Json, plans: Sequence[Json]) -> list[str]:
+    """Return the changes of batches, the notes of all plans, and what the ranges mean."""
+    from tlx.report.plan_words import notes_of
+
     low, high = document["utilisation"]
-    lines: dict[str, None] = {}
-    for entry in document.get("plans", []):
-        for path, before, after in entry.get("changes", []):
-            lines[f"{entry['target']}: {path} is {after} in the place of {before}, which its chips cannot share"] = None
-        lines |= dict.fromkeys(entry.get("notes", []))
-    lines[
+    meaning = (
         f"times: the roofline bound over a utilisation of {high:.0%} to {low:.0%}, without evaluation, compilation and "
         "input; nothing was run on these chips"
-    ] = None
-    return [f"- {line}" for line in lines]
+    )
+    return [f"- {line}" for line in (*notes_of(plans), meaning)]
 
 
 def print_study(document: Json) -> None:
     """Print the totals of a study on each target."""
-    from tlx.report.words import duration
+    from tlx.report.plan_words import dollars_text, energy_text, hours_text
 
     click.echo(document["question"])
     rows = []
     for target in document["targets"]:
         total: Any = target["total"]
-        hours, dollars, energy = total["hours"], total["dollars"], total["kilowatt_hours"]
         rows.append([
             target["target"], str(document["runs"]), str(document["groups"]), str(document["programs"]),
             str(target["chips"]), "yes" if total["fits"] else "NO",
-            "-" if hours is None else f"{duration(3600 * hours[0])} to {duration(3600 * hours[1])}",
-            "-" if energy is None else f"{energy[0]:.3g} to {energy[1]:.3g} kWh",
-            "-" if dollars is None else f"${dollars[0]:.3g} to ${dollars[1]:.3g}",
+            hours_text(total["hours"]), energy_text(total["kilowatt_hours"]), dollars_text(total["dollars"]),
         ])  # fmt: skip
     heads = ["target", "runs", "groups", "programs", "chips", "fits", "time of all runs", "energy", "cost"]
     print_table(f"plan of {document['name']}", heads, rows, [])
-    for line in notes({**document, "plans": [row for target in document["targets"] for row in target["programs"]]}):
+    for line in notes(document, [row for target in document["targets"] for row in target["programs"]]):
         click.echo(line)

@@ -5,11 +5,11 @@ import re
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,7 @@ class CompiledProgram(NamedTuple):
     code: int = 0
     moved: int = 0
     flops: float | None = None
-    sent: Counter[Collective] = Counter()
+    sent: Mapping[Collective, int] = MappingProxyType({})
 
 
 def check_compilers(targets: list[Target]) -> None:

@@ -8,13 +8,56 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # Operations with one floating-point operation for each number of their result.
 BY_NUMBER = frozenset(
-    "add sub mul div max min neg exp exp2 log log1p expm1 tanh logistic erf erf_inv erfc rsqrt sqrt cbrt pow integer_pow "
-    "sin cos abs sign floor ceil round add_any square".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "max",
+        "min",
+        "neg",
+        "exp",
+        "exp2",
+        "log",
+        "log1p",
+        "expm1",
+        "tanh",
+        "logistic",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "rsqrt",
+        "sqrt",
+        "cbrt",
+        "pow",
+        "integer_pow",
+        "sin",
+        "cos",
+        "abs",
+        "sign",
+        "floor",
+        "ceil",
+        "round",
+        "add_any",
+        "square",
+    ]
 )
 # Operations with one for each number that they read.
 REDUCING = frozenset(
-    "reduce_sum reduce_max reduce_min reduce_prod argmax argmin cumsum cumprod cummax cumlogsumexp "
-    "scatter-add scatter_add".split()
+    [
+        "reduce_sum",
+        "reduce_max",
+        "reduce_min",
+        "reduce_prod",
+        "argmax",
+        "argmin",
+        "cumsum",
+        "cumprod",
+        "cummax",
+        "cumlogsumexp",
+        "scatter-add",
+        "scatter_add",
+    ]
 )
 
 

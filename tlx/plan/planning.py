@@ -44,7 +44,11 @@ class Planner:
         self.opened: dict[str, Opened] = {}
 
     def plan(
-        self, recipe: Recipe, target: Target, mesh: sharding.Mesh | None = None, settings: Mapping[str, str] | None = None
+        self,
+        recipe: Recipe,
+        target: Target,
+        mesh: sharding.Mesh | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> Json:
         """Return the plan of a recipe on some chips, as JSON values.
 
@@ -153,8 +157,8 @@ def document(
     low, high = UTILISATION
     if bound.seconds < SHORT:
         plan["notes"].append(
-            f"a step of {target.name} takes {bound.seconds * 1e6:.3g} microseconds at least: its dispatch and its "
-            "batch, which are not counted, take longer than that"
+            "a step with a bound below a millisecond waits for its dispatch and its batch, which are not counted: the "
+            "run takes longer than its range"
         )
     return plan | {
         "flops": device_flops(program, devices),

@@ -39,7 +39,9 @@ def plan_study(
     programs = groups(recipes)
     runs = []
     for target in targets:
-        plans = [planner.plan(recipes[members[0]], target, mesh, texts(cells[members[0]].names)) for members in programs]
+        plans = [
+            planner.plan(recipes[members[0]], target, mesh, texts(cells[members[0]].names)) for members in programs
+        ]
         rows = [{"runs": len(members), **plan} for members, plan in zip(programs, plans, strict=True)]
         runs.append({"target": target.name, "chips": target.chips, "programs": rows, "total": total(rows)})
     return {

@@ -34,13 +34,15 @@ def parse_sweep(texts: Sequence[str], recipe: Recipe) -> dict[str, list[str]]:
         values: list[str] | None = None
         for word in text.split(","):
             name, sign, value = (part.strip() for part in word.partition("="))
-            if sign and name not in sharding.Mesh().sizes:
+            begins = sign and name not in sharding.Mesh().sizes
+            if begins:
                 if name != MESH:
                     config.at(recipe, name)
-                values, word = settings.setdefault(name, []), value
-            if values is None or not word.strip():
+                values = settings.setdefault(name, [])
+            value = value if begins else word.strip()
+            if values is None or not value:
                 raise ValueError(f"--sweep {text!r} is not of the form PATH=VALUE,VALUE, for example {BATCH}=256,512")
-            values.append(word.strip())
+            values.append(value)
     return settings
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import altair as alt
 
-from tlx.report import charts, page, words
+from tlx.report import charts, page, plan_words, words
 from tlx.report.charts import Figure, Rows
-from tlx.report.scales import categories, legend_height
+from tlx.report.scales import ROW
 from tlx.trees import Json
 
 # The terms of a bound, in the words of the page.
@@ -24,7 +24,7 @@ def draw(document: Json) -> str:
     study = "targets" in document
     plans = [row for target in document["targets"] for row in target["programs"]] if study else document["plans"]
     compiled = [plan for plan in plans if "error" not in plan]
-    labels = labels_of(compiled)
+    labels = plan_words.labels_of(compiled)
     return page.render(
         "plan.html",
         title=document["name"],
@@ -34,94 +34,56 @@ def draw(document: Json) -> str:
         errors=[plan for plan in plans if "error" in plan],
         best=[] if study or not any(plan["settings"] for plan in plans) else document["best"],
         drawings=[memory(compiled, labels), *bounds(compiled, labels)] if compiled else [],
-        notes=notes(compiled),
+        notes=plan_words.notes_of(compiled),
         terms=TERMS,
-        settings=settings_text,
-        span=span,
-        hours=lambda ends: span(ends and [3600 * end for end in ends], words.duration),
-        dollars=lambda ends: span(ends, lambda value: f"${value:.3g}"),
-        energy=lambda ends: span(ends, lambda value: f"{value:.3g} kWh"),
-        seconds=step_text,
+        settings=plan_words.settings_text,
+        hours=plan_words.hours_text,
+        dollars=plan_words.dollars_text,
+        energy=plan_words.energy_text,
+        seconds=plan_words.step_text,
     )
 
 
-def labels_of(plans: Sequence[Json]) -> list[str]:
-    """Return a short name for each plan: its target, and its settings or its mesh."""
-    labels = []
-    for plan in plans:
-        label = f"{plan['target']} · {settings_text(plan) or plan['mesh']}"
-        labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
-    return labels
+def coloured(field: str, order: Sequence[str]) -> alt.Color:
+    """Return colours with a legend of two columns, which a telephone has room for."""
+    legend = alt.Legend(orient="top", columns=2, symbolType="circle", symbolStrokeWidth=0, symbolOpacity=1)
+    return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=list(order)), legend=legend)
 
 
-def settings_text(plan: Json) -> str:
-    """Return the settings of a plan of a sweep, or the names of a study's cell.
-
-    >>> settings_text({"settings": {"train.batch": "64", "mesh": "data=-1"}})
-    'train.batch=64 mesh=data=-1'
-    """
-    return " ".join(f"{name}={value}" for name, value in plan["settings"].items())
-
-
-def span(ends: Sequence[float] | None, text: object = None) -> str:
-    """Return a range as text; a dash where it is unknown."""
-    if ends is None or not callable(text):
-        return "–"
-    return f"{text(ends[0])} – {text(ends[1])}"
-
-
-def step_text(seconds: float) -> str:
-    r"""Return the time of a step in a unit that suits it.
-
-    >>> step_text(2.5e-4), step_text(0.02)
-    ('250\xa0µs', '20\xa0ms')
-    """
-    factor, unit = words.scaled(seconds, "s")
-    return f"{seconds * factor:.3g}\N{NO-BREAK SPACE}{unit}"
-
-
-def notes(plans: Sequence[Json]) -> list[str]:
-    """Return the changes and the notes of all plans, each once."""
-    lines: dict[str, None] = {}
-    for plan in plans:
-        for path, before, after in plan["changes"]:
-            lines[f"{plan['target']}: {path} is {after} in the place of {before}, which its chips cannot share"] = None
-        lines |= dict.fromkeys(plan["notes"])
-    return list(lines)
+def height_of(plans: Sequence[Json], order: Sequence[str]) -> int:
+    """Return the height of a drawing with a row for each plan and a legend of two columns."""
+    return 60 + 30 * len(plans) + ROW * (-(-len(order) // 2))
 
 
 def memory(plans: Sequence[Json], labels: Sequence[str]) -> Figure:
-    """Draw the parts of the memory of one device, as shares of what a program may use."""
+    """Draw the bytes of one device by their parts, and the usable memory where the drawing reaches so far."""
     order = [part for part in plans[0]["memory"] if any(plan["memory"][part] for plan in plans)]
     rows: Rows = [
-        {
-            "plan": label,
-            "part": part,
-            "order": number,
-            "share": plan["memory"][part] / plan["usable"],
-            "bytes": words.size(plan["memory"][part]),
-        }
+        {"plan": label, "part": part, "order": number, "bytes": plan["memory"][part],
+         "size": words.size(plan["memory"][part]), "share": plan["memory"][part] / plan["usable"]}
         for label, plan in zip(labels, plans, strict=True)
         for number, part in enumerate(order)
         if plan["memory"][part]
+    ]  # fmt: skip
+    largest = max(plan["needed"] for plan in plans)
+    limits: Rows = [
+        {"plan": label, "bytes": plan["usable"], "size": words.size(plan["usable"])}
+        for label, plan in zip(labels, plans, strict=True)
+        if plan["usable"] <= 4 * largest
     ]
-    limit = alt.Chart(charts.data("limit")).mark_rule(strokeDash=[4, 3], strokeWidth=2).encode(x="share:Q")
-    tooltip = ["plan:N", "part:N", "bytes:N", alt.Tooltip("share:Q", format=".2%", title="of the usable memory")]
-    bars = (
-        alt.Chart(charts.data())
-        .mark_bar()
-        .encode(
-            y=alt.Y("plan:N", sort=list(labels), title=None, axis=alt.Axis(labelLimit=150)),
-            x=alt.X("share:Q", title="share of the usable memory of a device", axis=alt.Axis(format=".0%", tickCount=5)),
-            order=alt.Order("order:Q"),
-            tooltip=tooltip,
-            **categories("part", order, "point"),
-        )
-    )
-    caption = "The dashed line is all memory that a program may use; a bar beyond it does not fit."
+    tooltip = ["plan:N", "part:N", "size:N", alt.Tooltip("share:Q", format=".2%", title="of the usable memory")]
+    y = alt.Y("plan:N", sort=list(labels), title=None, axis=alt.Axis(labelLimit=110))
+    x = alt.X("bytes:Q", title="bytes", axis=alt.Axis(format="~s", tickCount=4))
+    bars = alt.Chart(charts.data()).mark_bar().encode(y=y, x=x, order=alt.Order("order:Q"), tooltip=tooltip,
+                                                      color=coloured("part", order))  # fmt: skip
+    ticks = alt.Chart(charts.data("limits")).mark_tick(thickness=3, size=26).encode(y=y, x=x, tooltip=["size:N"])
+    caption = "A tick is the memory that a program may use; a bar beyond it does not fit."
+    if not limits:
+        share = max(plan["needed"] / plan["usable"] for plan in plans)
+        caption = f"Every program needs {words.percent(share)} of the usable memory, or less."
     return charts.figure(
-        "memory", "Memory of one device", caption, alt.layer(bars, limit), rows,
-        height=60 + 30 * len(plans) + legend_height(order), limit=[{"share": 1.0}],
+        "memory", "Memory of one device", caption, alt.layer(bars, ticks), rows, height=height_of(plans, order),
+        limits=limits,
     )  # fmt: skip
 
 
@@ -129,7 +91,7 @@ def bounds(plans: Sequence[Json], labels: Sequence[str]) -> list[Figure]:
     """Draw the time that the operations, the memory and the collectives of a step take at least; nothing where no
     program was found."""
     rows: Rows = [
-        {"plan": label, "term": word, "seconds": plan["bound"][term], "time": step_text(plan["bound"][term])}
+        {"plan": label, "term": word, "seconds": plan["bound"][term], "time": plan_words.step_text(plan["bound"][term])}
         for label, plan in zip(labels, plans, strict=True)
         if plan["bound"] is not None
         for term, word in TERMS.items()
@@ -142,7 +104,7 @@ def bounds(plans: Sequence[Json], labels: Sequence[str]) -> list[Figure]:
         alt.Chart(charts.data())
         .mark_circle(size=90, opacity=1)
         .encode(
-            y=alt.Y("plan:N", sort=list(labels), title=None, axis=alt.Axis(labelLimit=150)),
+            y=alt.Y("plan:N", sort=list(labels), title=None, axis=alt.Axis(labelLimit=110)),
             x=alt.X(
                 "seconds:Q",
                 title="seconds of a step, at least",
@@ -150,13 +112,17 @@ def bounds(plans: Sequence[Json], labels: Sequence[str]) -> list[Figure]:
                 axis=alt.Axis(format="~s", tickCount=4),
             ),
             tooltip=["plan:N", "term:N", "time:N"],
-            **categories("term", order, "point"),
+            color=coloured("term", order),
         )
     )
     caption = "A step takes at least the time of its rightmost point. The others may happen at the same time."
     return [
         charts.figure(
-            "bounds", "Bounds on the time of a step", caption, points, rows,
-            height=60 + 30 * len(plans) + legend_height(order),
-        )  # fmt: skip
+            "bounds",
+            "Bounds on the time of a step",
+            caption,
+            points,
+            rows,
+            height=height_of(plans, order),
+        )
     ]
