@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh as DeviceMesh
 
-from tlx import sharding
+from tlx import config, sharding
 from tlx.data import Splits
 from tlx.recipe import Recipe
 from tlx.training.active_run import setting, total_steps
@@ -21,8 +22,9 @@ from tlx.training.state import Parts, TrainState, memories
 from tlx.trees import Tree, flatten, nest, size
 from tlx.types import ArrayMap
 
-# The number of examples of which the lengths are read where texts have several.
-SAMPLE = 2048
+# The number of examples of which the lengths are read where texts have several; the largest batch that is made to read
+# its shapes; and the rows of the batch that is made in the place of a larger one, whose rows are only counted.
+SAMPLE, MADE, ROWS = 2048, 1024, 16
 # The parts of a state, in the words of a plan; the other fields are small.
 WORDS = {
     "trainable": "parameters",
@@ -136,16 +138,25 @@ def batch_shapes(ready: Prepared, splits: Splits) -> tuple[Shapes, float]:
     Where texts have several lengths, the lengths of `SAMPLE` examples are read, and the longest batch has the longest
     length that the recipe allows.
     """
+    recipe = ready.recipe
+    sizes = {name: recipe.batch_of(name) for name in splits.streams}
+    if max(sizes.values()) > MADE:
+        small = config.assign_all(recipe, {"train.batch": ROWS, "train.accumulate": 1})
+        streams = tuple(replace(stream, batch=stream.batch and ROWS) for stream in recipe.data.streams)
+        small = config.assign(small, "data.streams", streams)
+        shapes, share = batch_shapes(ready._replace(recipe=small), splits)
+        return tuple(
+            (path, (shape[0] * sizes[path.partition("/")[0]] // ROWS, *shape[1:]), kind) for path, shape, kind in shapes
+        ), share
     stream = training_batches(ready, splits)
     first = shapes_of(next(stream))
     if not ready.processor.ragged:
         return first, 1.0
-    batch = max(ready.recipe.batch_of(name) for name in splits.streams)
     seen = Counter({first: 1})
-    for other in islice(stream, max(3, SAMPLE // batch)):
+    for other in islice(stream, max(3, SAMPLE // max(sizes.values()))):
         seen[shapes_of(other)] += 1
     longest = max(seen, key=numbers)
-    stretched = longer(longest, seen, max(ready.recipe.data.lengths))
+    stretched = longer(longest, seen, max(recipe.data.lengths))
     mean = sum(count * numbers(shapes) for shapes, count in seen.items()) / sum(seen.values())
     return stretched, mean / numbers(stretched)
 
