@@ -186,10 +186,10 @@ PROGRAM = """HloModule step
 
 ENTRY %main (a: f32[100,4]) -> f32[100,4] {
   %a = f32[100,4]{1,0} parameter(0)
-  %fast = f32[100,4]{1,0:T(8,128)S(1)} copy(%a)
+  %fast = f32[100,4]{1,0:S(1)} copy(%a)
   %doubled = f32[100,4]{1,0} add(%fast, %fast)
   %start = (s32[], f32[100,4]{1,0}) tuple(%zero, %doubled)
-  %loop = (s32[], f32[100,4]{1,0}) while(%start), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"10"}}
+  %loop = (s32[], f32[100,4]{1,0}) while(%start), body=%body, backend_config={"known_trip_count":{"n":"10"}}
   ROOT %out = f32[100,4]{1,0} get-tuple-element(%loop), index=1
 }
 """
@@ -317,7 +317,7 @@ def test_a_wrong_sweep_is_rejected(text, parts):
 
 def test_a_mesh_of_a_sweep_joins_its_axes_by_colons():
     assert mesh_of("data=-1:fsdp=4") == sharding.Mesh(fsdp=4)
-    with pytest.raises(ValueError, match="fdsp.*fsdp"):
+    with pytest.raises(ValueError, match=r"fdsp.*fsdp"):
         mesh_of("fdsp=4")
     with pytest.raises(ValueError, match="four"):
         mesh_of("data=four")

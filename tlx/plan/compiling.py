@@ -29,7 +29,10 @@ PACKAGES = {"tpu": ("libtpu",), "cuda": ("jax_cuda13_plugin", "jax_cuda12_plugin
 EXTRAS = {"tpu": "plan-tpu", "cuda": "plan-gpu"}
 # XLA chooses the kernels of Triton by running them, which needs the GPU; cuBLAS is the other choice of each of them.
 OPTIONS: dict[str, dict[str, Any] | None] = {"tpu": None, "cuda": {"xla_gpu_enable_triton_gemm": False}}
-NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+# libtpu shall ask no metadata server which TPU this machine is, and take no lock of TPUs that it does not use.
+LIBTPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# The two forms in which the compiler says how much it needs: "Used 20.5G of 15.75G" and "(20.5G) exceeds".
+NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of |\(([\d.]+)([KMGT]?)\) exceeds")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -82,7 +85,8 @@ def compiler_text(chip: Chip) -> tuple[str, str]:
 @cache
 def described(compiler: str, form: str, chips: int, group: int, key: str, text: str) -> list[Any]:
     """Return the devices of a form of chips; the arguments are the parts of a target that they depend on."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    for name, value in LIBTPU.items():
+        os.environ.setdefault(name, value)
     with quiet():
         if compiler == "cuda":
             hosts = max(1, chips // group)
@@ -144,9 +148,14 @@ def bytes_in(message: str) -> int:
 
     >>> bytes_in("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.")
     22011707392
+    >>> bytes_in("the total memory required for HLO temporaries (1.5G) exceeds available HBM (1G).")
+    1610612736
     """
     match = NEEDED.search(message)
-    return int(float(match[1]) * UNITS[match[2]]) if match else 0
+    if match is None:
+        return 0
+    size, unit = match.group(1, 2) if match[1] else match.group(3, 4)
+    return int(float(size) * UNITS[unit])
 
 
 @contextmanager

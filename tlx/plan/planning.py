@@ -137,6 +137,9 @@ def document(
 ) -> Json:
     """Return what follows from a compiled step; `held` are the bytes of `state_bytes`."""
     chip = target.chip
+    if not program.needed:
+        # The compiler said that the program does not fit, and not what it needs: more than the state and its gradients.
+        program = program._replace(needed=sum(held.values()) + held["parameters"])
     memory = memory_parts(program, held)
     plan: Json = {
         "fits": program.fits,
