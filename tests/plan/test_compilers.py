@@ -113,7 +113,7 @@ def test_a_sweep_finds_the_mesh_and_the_batch_that_fit(folder):
     assert impossible["settings"]["train.batch"] == "2" and "error" in impossible
     assert skipped[0]["fits"] is False and skipped[0]["needed"] > skipped[0]["usable"]
     assert "smaller train.batch" in skipped[1]["error"]
-    assert cut["fits"] and cut["memory"]["parameters"] == pytest.approx(32768**2, rel=0.01)
+    assert cut["fits"] and cut["memory"]["parameters"] == pytest.approx((784 + 32768) * 32768, rel=0.001)
     assert full["fits"] is False
     assert document["best"] == [{"target": "v5e:2x2", "largest": 4, "fastest": 4}]
 
@@ -132,11 +132,10 @@ def test_a_study_counts_its_runs_and_compiles_each_program_once(folder):
     )
 
 
-def test_a_mesh_that_cannot_share_the_batch_is_one_line(folder):
+def test_a_mesh_that_does_not_divide_the_devices_is_one_line(folder):
     file = folder / "small.py"
     file.write_text(RECIPE.format(width=64))
-    for mesh, parts in (("data=3,fsdp=2", ["data=3", "4"]), ("data=-1,fsdp=3", ["4 devices", "3"])):
-        process = plan(folder / "none", str(file), "--on", "v5e:2x2", "--mesh", mesh)
-        assert process.returncode == 2
-        (line,) = process.stderr.strip().splitlines()
-        assert all(part in line for part in parts), line
+    process = plan(folder / "none", str(file), "--on", "v5e:2x2", "--mesh", "data=-1,fsdp=3")
+    assert process.returncode == 2
+    (line,) = process.stderr.strip().splitlines()
+    assert "4 devices" in line and "parts of 3" in line and "2 or 4" in line
