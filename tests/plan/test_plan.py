@@ -19,7 +19,7 @@ from tlx.plan.chips import TABLE
 from tlx.plan.collectives import Collective, collective_bytes, collectives, sent_bytes
 from tlx.plan.compiling import CompiledProgram
 from tlx.plan.estimate import UTILISATION, bound_of, run_estimate
-from tlx.plan.operations import Operations, operations_of
+from tlx.plan.operations import OperationCounts, operations_of
 from tlx.plan.planning import best, memory_parts, raised
 from tlx.plan.program_text import moved_bytes
 from tlx.plan.shapes import opened, step_shapes
@@ -137,7 +137,7 @@ def test_operations_count_every_round_of_a_loop():
 
     x = jnp.ones((4, 8))
     counts = [operations_of(jax.jit(function).trace(x).jaxpr) for function in (step, unrolled)]
-    assert counts[0] == counts[1] == Operations(products=5 * 2 * 4 * 8 * 8, others=0)
+    assert counts[0] == counts[1] == OperationCounts(products=5 * 2 * 4 * 8 * 8, others=0)
 
 
 def test_operations_of_a_convolution_are_those_of_the_compiler():
@@ -222,14 +222,20 @@ def test_a_ring_sends_each_half_of_an_all_reduce():
 
 
 def program(**more):
-    fields = {"seconds": 1.0, "operations": Operations(8e9, 0.0), "needed": 100, "arguments": 60, "temporaries": 40}
+    fields = {
+        "seconds": 1.0,
+        "operations": OperationCounts(8e9, 0.0),
+        "needed": 100,
+        "arguments": 60,
+        "temporaries": 40,
+    }
     return CompiledProgram(True, **{**fields, **more})
 
 
 def test_the_bound_is_the_largest_of_its_terms_worked_by_hand():
     target = parse_target("h100:8", CHIPS)
     many = program(
-        operations=Operations(8 * 494e12, 0), moved=int(3.35e11), sent={Collective("all-reduce", 8): 45 * 10**9}
+        operations=OperationCounts(8 * 494e12, 0), moved=int(3.35e11), sent={Collective("all-reduce", 8): 45 * 10**9}
     )
     bound = bound_of(many, target, "float32", 8)
     assert bound.compute == pytest.approx(1.0)

@@ -36,8 +36,8 @@ DOCUMENT, PAGE = "plan.json", "plan.html"
     examples=(
         "tlx plan configs/minilm_movies.py --on v5e:4x4 --on h100:8",
         "tlx plan configs/vit_digits.py --on v5e:16x16 --set train.batch=4096",
-        "tlx plan configs/minilm_movies.py --on v5e:4x4 --sweep train.batch=256,1024",
-        "tlx plan configs/minilm_movies.py --on h100:8 --sweep mesh=data=-1,data=1:fsdp=-1",
+        "tlx plan my.py --on v5e:4x4 --sweep train.batch=256,512,train.remat=none,dots",
+        "tlx plan my.py --on v5p:2x2x4 --sweep mesh=data=-1,data=-1:fsdp=4",
         "tlx plan experiments/labels.py --on v5e:2x2",
     ),
 )

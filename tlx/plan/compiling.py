@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from tlx import sharding
 from tlx.plan.chips import Chip
 from tlx.plan.collectives import Collective, collectives
-from tlx.plan.operations import Operations, operations_of
+from tlx.plan.operations import OperationCounts, operations_of
 from tlx.plan.program_text import moved_bytes
 from tlx.plan.shapes import StepShapes
 from tlx.plan.targets import Target, target_config
@@ -48,7 +48,7 @@ class CompiledProgram(NamedTuple):
 
     fits: bool
     seconds: float
-    operations: Operations
+    operations: OperationCounts
     needed: int
     arguments: int = 0
     outputs: int = 0

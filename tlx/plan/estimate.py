@@ -31,24 +31,24 @@ class Bound(NamedTuple):
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
-class Range(NamedTuple):
+class Span(NamedTuple):
     """A lower and an upper estimate."""
 
     low: float
     high: float
 
-    def times(self, factor: float) -> "Range":
+    def times(self, factor: float) -> "Span":
         """Return the range of a multiple."""
-        return Range(self.low * factor, self.high * factor)
+        return Span(self.low * factor, self.high * factor)
 
 
 class RunEstimate(NamedTuple):
     """Estimates of a whole run without its evaluations: `hours`, and `kilowatt_hours` and `dollars` of all chips, None
     where the table of chips has no power or price."""
 
-    hours: Range
-    kilowatt_hours: Range | None
-    dollars: Range | None
+    hours: Span
+    kilowatt_hours: Span | None
+    dollars: Span | None
 
 
 def device_flops(program: CompiledProgram, devices: int) -> float:
@@ -87,7 +87,7 @@ def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimat
     """
     low, high = UTILISATION
     least = bound.seconds * shapes.steps * shapes.share / 3600
-    hours = Range(least / high, least / low)
+    hours = Span(least / high, least / low)
     chip, chips = target.chip, target.chips
     energy = None if chip.watts is None else hours.times(chips * chip.watts / 1000)
     dollars = None if chip.dollars_per_hour is None else hours.times(chips * chip.dollars_per_hour)

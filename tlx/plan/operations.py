@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# Operations with one floating-point operation for each number of their result.
+# OperationCounts with one floating-point operation for each number of their result.
 BY_NUMBER = frozenset(
     [
         "add",
@@ -42,7 +42,7 @@ BY_NUMBER = frozenset(
         "square",
     ]
 )
-# Operations with one for each number that they read.
+# OperationCounts with one for each number that they read.
 REDUCING = frozenset(
     [
         "reduce_sum",
@@ -61,7 +61,7 @@ REDUCING = frozenset(
 )
 
 
-class Operations(NamedTuple):
+class OperationCounts(NamedTuple):
     """Floating-point operations: the `products` of matrices and convolutions, and `others`, number by number."""
 
     products: float = 0.0
@@ -72,12 +72,12 @@ class Operations(NamedTuple):
         """Return all operations."""
         return self.products + self.others
 
-    def plus(self, other: "Operations", times: float = 1.0) -> "Operations":
+    def plus(self, other: "OperationCounts", times: float = 1.0) -> "OperationCounts":
         """Return the sum of these operations and `times` the others."""
-        return Operations(self.products + times * other.products, self.others + times * other.others)
+        return OperationCounts(self.products + times * other.products, self.others + times * other.others)
 
 
-def operations_of(jaxpr: Any) -> Operations:
+def operations_of(jaxpr: Any) -> OperationCounts:
     """Return the operations of a traced function.
 
     A product of matrices has two operations for each multiplication; a convolution, too. A loop with a fixed number of
@@ -87,12 +87,12 @@ def operations_of(jaxpr: Any) -> Operations:
     Args:
         jaxpr: `jax.jit(function).trace(...).jaxpr`.
     """
-    total = Operations()
+    total = OperationCounts()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name = equation.primitive.name
         inner = [operations_of(body) for body in bodies(equation.params)]
         if name == "cond":
-            total = total.plus(max(inner, key=lambda branch: branch.total, default=Operations()))
+            total = total.plus(max(inner, key=lambda branch: branch.total, default=OperationCounts()))
         elif inner:
             rounds = equation.params.get("length", 1) if name == "scan" else 1
             for body in inner:
@@ -110,20 +110,20 @@ def bodies(params: dict[str, Any]) -> Iterator[Any]:
                 yield item
 
 
-def of_equation(equation: Any) -> Operations:
+def of_equation(equation: Any) -> OperationCounts:
     """Return the operations of an equation without traced functions."""
     name, results = equation.primitive.name, equation.outvars
     size = sum(math.prod(getattr(result.aval, "shape", ())) for result in results)
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return Operations(products=2.0 * size * math.prod(left[axis] for axis in contracted))
+        return OperationCounts(products=2.0 * size * math.prod(left[axis] for axis in contracted))
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return Operations(products=2.0 * size * math.prod(kernel) / outputs)
+        return OperationCounts(products=2.0 * size * math.prod(kernel) / outputs)
     if name in BY_NUMBER:
-        return Operations(others=float(size))
+        return OperationCounts(others=float(size))
     if name in REDUCING:
-        return Operations(others=float(math.prod(equation.invars[0].aval.shape)))
-    return Operations()
+        return OperationCounts(others=float(math.prod(equation.invars[0].aval.shape)))
+    return OperationCounts()

@@ -10,7 +10,7 @@ from tlx import config, sharding
 from tlx.data import Splits
 from tlx.plan.compiling import CompiledProgram, check_compilers, compile_for, devices_of
 from tlx.plan.estimate import UTILISATION, bound_of, bytes_by_kind, device_flops, run_estimate
-from tlx.plan.shapes import Opened, StepShapes, opened, state_bytes, step_shapes
+from tlx.plan.shapes import OpenedRecipe, StepShapes, opened, state_bytes, step_shapes
 from tlx.plan.targets import Target
 from tlx.recipe import Recipe
 from tlx.training.loop import check_shares
@@ -41,7 +41,7 @@ class Planner:
 
     def __init__(self, say: Say = lambda message: None):
         self.say = say
-        self.opened: dict[str, Opened] = {}
+        self.opened: dict[str, OpenedRecipe] = {}
 
     def plan(
         self,
@@ -88,7 +88,7 @@ class Planner:
             **document(program, shapes, target, devices.size, state_bytes(shapes, devices)),
         }
 
-    def opened_for(self, recipe: Recipe) -> Opened:
+    def opened_for(self, recipe: Recipe) -> OpenedRecipe:
         """Return the open data and the prepared form of a recipe, shared by recipes that differ only in `FREE`."""
         written = config.dump(recipe)
         written["train"] = {name: value for name, value in written["train"].items() if name not in FREE}

@@ -61,7 +61,7 @@ class StepShapes(NamedTuple):
         return state, nest({path: jax.ShapeDtypeStruct(shape, kind, sharding=rows) for path, shape, kind in self.batch})
 
 
-class Opened(NamedTuple):
+class OpenedRecipe(NamedTuple):
     """The open data of a recipe, and its prepared form with shapes in the place of its variables and of the `memory` of
     its terms."""
 
@@ -71,7 +71,7 @@ class Opened(NamedTuple):
     memory: Tree
 
 
-def opened(recipe: Recipe, splits: Splits | None = None) -> Opened:
+def opened(recipe: Recipe, splits: Splits | None = None) -> OpenedRecipe:
     """Open and prepare a recipe. The test split is not read.
 
     Args:
@@ -82,10 +82,10 @@ def opened(recipe: Recipe, splits: Splits | None = None) -> Opened:
         ValueError, TypeError, FileNotFoundError: The parts of the recipe do not fit together.
     """
     splits = open_data(recipe, test=False) if splits is None else splits
-    return Opened(recipe, splits, *prepared_shapes(recipe, splits))
+    return OpenedRecipe(recipe, splits, *prepared_shapes(recipe, splits))
 
 
-def step_shapes(source: Opened, recipe: Recipe) -> StepShapes:
+def step_shapes(source: OpenedRecipe, recipe: Recipe) -> StepShapes:
     """Return the shapes of the largest step of a recipe, which may differ from the opened one in its batches and in
     other fields of `train` that change the step alone."""
     splits, memory = source.splits, source.memory
