@@ -23,7 +23,7 @@ test: $(VENV)/.tested
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
 	$(BIN)/python -m pytest -n 2 -m "parity and not slow"
 
-test-slow: $(VENV)/.tested
+test-slow: $(VENV)/.tested $(VENV)/.compilers
 	$(BIN)/python -m pytest -n 2 -m slow
 
 # Needs a Chromium on the PATH, for example the Debian package `chromium`.
@@ -58,6 +58,12 @@ $(VENV)/.fast: requirements/fast.txt $(VENV)/.installed
 $(VENV)/.tested: requirements/test.txt requirements/trackio.txt $(VENV)/.fast
 	$(BIN)/python -m pip install --quiet -r requirements/test.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/trackio.txt
+	@touch $@
+
+# The compilers of absent chips lie in a folder of their own, which only the tests of `tlx plan` put on the path: a plain
+# `import jax` would look for their chips.
+$(VENV)/.compilers: requirements/compilers-$(LOCK).txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/compilers -r requirements/compilers-$(LOCK).txt
 	@touch $@
 
 # Write the newest package versions for this interpreter to requirements/. Run it with Python 3.11, and with 3.12 or later.

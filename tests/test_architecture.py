@@ -26,7 +26,7 @@ LEVELS = (
     ("predict",),
     ("training",),
     ("study",),
-    ("tune", "analysis", "export"),
+    ("tune", "analysis", "export", "plan"),
     ("finetuning",),
     ("sklearn",),
     ("cli",),

@@ -258,7 +258,7 @@ def share(mesh: DeviceMesh, batch: int, devices: Sequence[Any] | None = None) ->
     return np.unique(np.concatenate([np.arange(batch)[pieces[device]] for device in local if device in pieces]))
 
 
-def check_batch(batch: int, mesh: DeviceMesh, name: str) -> None:
+def check_batch(batch: int, mesh: AnyMesh, name: str) -> None:
     """Raise ValueError where a batch does not divide evenly over the devices, naming the nearest batches that do, and
     the largest smaller mesh."""
     count = rows_of(mesh)

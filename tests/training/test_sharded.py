@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tlx import Optim, models, partition, sharding, tasks, tuning
 from tlx.models import initialise
 from tlx.objectives import Supervised
+from tlx.plan.collectives import collective_bytes
 from tlx.sharding import Mesh
-from tlx.training.collectives import collective_bytes
 from tlx.training.placement import Placement
 from tlx.training.step import Parts, compile_step, initial_state
 from tlx.trees import flatten, size

@@ -8,6 +8,7 @@ from tlx.cli import (
     lists,
     negative,
     pages,
+    plan,
     predict,
     runs,
     start,

@@ -314,9 +314,12 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
 
 
 def check_devices(recipe: Recipe, mesh_settings: sharding.Mesh = sharding.Mesh()) -> None:
-    """Raise ValueError where there are fewer devices than requested, or where they cannot share a batch or its
-    micro-batches evenly."""
-    mesh = sharding.make_mesh(mesh=mesh_settings)
+    """Raise ValueError where there are fewer devices than requested, or as `check_shares`."""
+    check_shares(recipe, sharding.make_mesh(mesh=mesh_settings), mesh_settings)
+
+
+def check_shares(recipe: Recipe, mesh: sharding.AnyMesh, mesh_settings: sharding.Mesh) -> None:
+    """Raise ValueError where the devices of a mesh cannot share a batch or its micro-batches evenly."""
     if recipe.train.compile == "pmap" and not sharding.is_plain(mesh):
         raise ValueError(f"mesh {mesh_settings}: pmap has the axis data alone; use train.compile='jit'")
     sharding.check_batch(recipe.train.batch, mesh, "train.batch")

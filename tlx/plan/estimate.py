@@ -1,0 +1,102 @@
+"""Estimate the time, the energy and the cost of a run from its compiled step: bounds of a roofline, and ranges."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from tlx.plan.collectives import sent_bytes
+from tlx.plan.compiling import CompiledProgram
+from tlx.plan.shapes import StepShapes
+from tlx.plan.targets import Target
+
+# The share of the bound that a step reaches. Large training runs report 21 % to 46 % of the peak rate (Chowdhery et
+# al., 2022, "PaLM", table 3), and a run whose bound is memory or interconnect reaches more of it than of the peak.
+UTILISATION = (0.2, 0.7)
+
+
+class Bound(NamedTuple):
+    """The seconds that a step takes at least: those of its operations, its memory and its collectives, each alone."""
+
+    compute: float
+    memory: float
+    interconnect: float
+
+    @property
+    def seconds(self) -> float:
+        """Return the largest: the others may happen at the same time (Williams et al., 2009, "Roofline")."""
+        return max(self)
+
+    @property
+    def limit(self) -> str:
+        """Return which of them is the largest."""
+        return max(self._fields, key=lambda name: getattr(self, name))
+
+
+class Span(NamedTuple):
+    """A lower and an upper estimate."""
+
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Span":
+        """Return the range of a multiple."""
+        return Span(self.low * factor, self.high * factor)
+
+
+class RunEstimate(NamedTuple):
+    """Estimates of a whole run without its evaluations: `hours`, and `kilowatt_hours` and `dollars` of all chips, None
+    where the table of chips has no power or price."""
+
+    hours: Span
+    kilowatt_hours: Span | None
+    dollars: Span | None
+
+
+def device_flops(program: CompiledProgram, devices: int) -> float:
+    """Return the operations of one device in a step.
+
+    The trace counts every round of a loop, and shares all operations evenly. The compiler counts one round of a loop,
+    and what several devices compute alike. The larger count is nearer to the truth.
+    """
+    return max(program.operations.total / devices, program.flops or 0.0)
+
+
+def bound_of(program: CompiledProgram, target: Target, dtype: str, devices: int) -> Bound:
+    """Return the roofline bound of a step.
+
+    Args:
+        program: The compiled step.
+        target: The chips.
+        dtype: The type of the activations.
+        devices: The number of devices of the mesh.
+    """
+    chip = target.chip
+    seconds = 0.0
+    for collective, size in program.sent.items():
+        far = (collective.group or devices) > chip.group and chip.network is not None
+        rate = chip.network if far else chip.interconnect
+        assert rate is not None
+        seconds += sent_bytes(collective, size, devices) / rate
+    flops = device_flops(program, devices)
+    return Bound(flops / chip.flops[dtype], program.moved / chip.memory_bandwidth, seconds)
+
+
+def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimate:
+    """Return the estimates of a run: its steps, each between the bound over the largest and the smallest utilisation.
+
+    A step of shorter texts counts by their share of the longest.
+    """
+    low, high = UTILISATION
+    least = bound.seconds * shapes.steps * shapes.share / 3600
+    hours = Span(least / high, least / low)
+    chip, chips = target.chip, target.chips
+    energy = None if chip.watts is None else hours.times(chips * chip.watts / 1000)
+    dollars = None if chip.dollars_per_hour is None else hours.times(chips * chip.dollars_per_hour)
+    return RunEstimate(hours, energy, dollars)
+
+
+def bytes_by_kind(program: CompiledProgram) -> dict[str, int]:
+    """Return the bytes that each kind of collective produces on a device."""
+    kinds: Counter[str] = Counter()
+    for collective, size in program.sent.items():
+        kinds[collective.kind] += size
+    return dict(kinds)
