@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where runs take place: the texts of `--on` and `--resources`, the value of `--jobs` if the user names one, and
-    for a worker of a cluster the `part` that it runs."""
+    """Where runs take place: the texts of `--on` and `--resources`, and the value of `--jobs` if the user names one.
+
+    `part` is what a worker of a cluster runs: fingerprints of a study's cells, or the word `next` for the next trials
+    of a search.
+    """
 
     on: str = "local"
     resources: str = ""
@@ -56,11 +59,10 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options `--on` and `--resources`; the command gets them as `place`."""
 
     @wraps(command)
-    def placed(*arguments: Any, on: str, resources: str, cells: str, **settings: Any) -> Any:
+    def placed(*arguments: Any, on: str, resources: str, part: str, **settings: Any) -> Any:
         source = click.get_current_context().get_parameter_source("jobs")
         named = source is click.core.ParameterSource.COMMANDLINE
-        part = tuple(filter(None, cells.split(",")))
-        place = Place(on, resources, settings["jobs"] if named else None, part)
+        place = Place(on, resources, settings["jobs"] if named else None, tuple(filter(None, part.split(","))))
         return command(*arguments, place=place, **settings)
 
     for option in reversed(
@@ -74,7 +76,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Resources of a run on a cluster: cpu, gpu, tpu, memory (GB), time (minutes), or a name of the "
                 "cluster [default: cpu=1].",
             ),
-            click.option("--cells", hidden=True, default=""),
+            click.option("--part", hidden=True, default=""),
         ]
     ):  # fmt: skip
         placed = option(placed)

@@ -7,6 +7,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def run_study(
             "tlx.study.work.work; the command `tlx study` passes it"
         )
     check_tested(study)
-    with guarded(directory, AGAIN):
+    with guarded(directory, AGAIN), on or nullcontext():
         return directed(study, directory, jobs, most, quiet, command, file, worker, mesh, on)
 
 
@@ -110,7 +111,7 @@ def directed(
         board.begin()
         for note in groups.record(directory, study.by_fingerprint, most):
             board.say(f"note: {note}")
-        if on is not None:
+        if on:
             from tlx.study.clusters.cells import run_cells
 
             run_cells(on, worker, board, most)

@@ -60,7 +60,9 @@ def measure(
     """
     for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
         checked(value, name)
-    study_records = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh, on=on)
+    study_records = run_study(
+        study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh, on=on
+    )
     directory = Path(out)
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
     base = study.base

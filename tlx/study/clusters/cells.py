@@ -86,11 +86,12 @@ class StudyWork(Work):
 
     def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, Order]]:
         """Yield the groups that no task of `running` and no other process executes."""
-        unsettled = dict.fromkeys(self.board.remaining)
+        cells = self.board.study.by_fingerprint
+        unsettled = {name: cells[name] for name in self.board.remaining}
         waiting = [group for group in listed(self.path, unsettled) if group.cells not in running]
         if not running and not waiting:
             # A cell that could not be opened is in no group.
-            groups.record(self.path, self.board.study.by_fingerprint, self.most)
+            groups.record(self.path, cells, self.most)
         for group in waiting:
             if not any(self.is_running(name) for name in group.cells):
                 yield group.cells, self.order(group.cells)
@@ -101,7 +102,7 @@ class StudyWork(Work):
 
     def order(self, names: Sequence[str]) -> Order:
         """Return the order that runs a group."""
-        words = "--worker", str(self.board.since), "--cells", ",".join(names)
+        words = "--worker", str(self.board.since), "--part", ",".join(names)
         return Order((*self.worker, *words), os.getcwd(), self.directory, self.identity, self.version)
 
     def progress(self, key: Hashable) -> list[int]:

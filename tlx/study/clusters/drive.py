@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from tlx.files.durable import StorageError
 from tlx.study.clusters.base import INTERRUPTED, Cluster, Ending, Order
 from tlx.study.work import NO_STORAGE
-from tlx.trees import Json
 
 # How often a task may lose its worker without any progress.
 TRIES = 3
@@ -36,8 +35,8 @@ class Work(Protocol):
     def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, Order]]:
         """Yield the parts that no task of `running` and no other process executes."""
 
-    def progress(self, key: Hashable) -> Json:
-        """Return a value that changes when a part makes progress."""
+    def progress(self, key: Hashable) -> list[int]:
+        """Return numbers that change when a part makes progress."""
 
     def effective(self, key: Hashable) -> bool:
         """Return whether the task of a part that has ended had an effect."""
@@ -56,7 +55,7 @@ class Losses:
         self.work = work
         self.counts: Counter[Hashable] = Counter()
         self.fruitless: Counter[Hashable] = Counter()
-        self.marks: dict[Hashable, Json] = {}
+        self.marks: dict[Hashable, list[int]] = {}
         self.after: dict[Hashable, float] = {}
         self.lines: dict[Hashable, str] = {}
 
@@ -108,39 +107,38 @@ class Losses:
 
 
 def drive(cluster: Cluster, work: Work) -> None:
-    """Execute the work on the cluster; return when none remains. However this ends, its tasks end too.
+    """Execute the work on a connected cluster; return when none remains. However this ends, its tasks end too.
 
     Raises:
         ValueError: The cluster cannot run a task, or refuses it.
         ChildProcessError: Parts of the work lost their workers too often.
     """
     losses, tasks = Losses(work), dict[Hashable, Any]()
-    with cluster:
-        if lack := cluster.lack():
-            raise ValueError(lack)
-        for note in cluster.notes():
-            work.say(f"note: {note}")
-        machines = Machines(cluster)
-        try:
-            while work.remaining():
-                offers = (item for item in work.orders(tasks) if losses.ready(item[0]))
-                free = None if cluster.limit is None else cluster.limit - len(tasks)
-                new = dict(islice(offers, free))
-                if new:
-                    tasks |= zip(new, cluster.submit(list(new.values()), work.directory), strict=True)
-                elif not tasks and losses.exhausted(key for key, _ in work.orders(tasks)):
-                    break
-                time.sleep(PAUSE)
-                endings = cluster.ended(list(tasks.values()))
-                for key in [key for key, task in tasks.items() if task in endings]:
-                    losses.add(key, endings[tasks.pop(key)])
-                work.look(tasks)
-                machines.check()
-            rest = list(tasks.values())
-            wait(cluster, rest, LEAVING)
-            tasks = {key: task for key, task in tasks.items() if task in rest}
-        finally:
-            stop(cluster, list(tasks.values()))
+    if lack := cluster.lack():
+        raise ValueError(lack)
+    for note in cluster.notes():
+        work.say(f"note: {note}")
+    machines = Machines(cluster)
+    try:
+        while work.remaining():
+            offers = (item for item in work.orders(tasks) if losses.ready(item[0]))
+            new = dict(islice(offers, None if cluster.limit is None else cluster.limit - len(tasks)))
+            if new:
+                tasks |= zip(new, cluster.submit(list(new.values()), work.directory), strict=True)
+            elif not tasks and losses.exhausted(key for key, _ in work.orders(tasks)):
+                break
+            time.sleep(PAUSE)
+            endings = cluster.ended(list(tasks.values()))
+            for key in [key for key, task in tasks.items() if task in endings]:
+                losses.add(key, endings[tasks.pop(key)])
+            work.look(tasks)
+            machines.check()
+        wait(cluster, tasks, LEAVING)
+    finally:
+        for task in tasks.values():
+            with suppress(Exception):
+                cluster.cancel(task)
+        wait(cluster, tasks, SAVING)
     if count := work.remaining():
         line = next(iter(losses.lines.values()), "")
         raise ChildProcessError(
@@ -168,20 +166,11 @@ class Machines:
             raise ChildProcessError(f"{lack}; then run the same command again")
 
 
-def stop(cluster: Cluster, tasks: list[Any]) -> None:
-    """Cancel the tasks that run yet, and wait until they have saved their state."""
-    for task in tasks:
-        with suppress(Exception):
-            cluster.cancel(task)
-    wait(cluster, tasks, SAVING)
-
-
-def wait(cluster: Cluster, tasks: list[Any], seconds: float) -> None:
-    """Wait until the tasks have ended, or the time is over; remove those that have ended from the list."""
+def wait(cluster: Cluster, tasks: dict[Hashable, Any], seconds: float) -> None:
+    """Wait until the tasks have ended, or the time is over; remove those that have ended."""
     end = time.monotonic() + seconds
-    while tasks:
-        endings = cluster.ended(tasks)
-        tasks[:] = [task for task in tasks if task not in endings]
-        if time.monotonic() > end:
-            return
+    while tasks and time.monotonic() < end:
+        endings = cluster.ended(list(tasks.values()))
+        for key in [key for key, task in tasks.items() if task in endings]:
+            del tasks[key]
         time.sleep(PAUSE if tasks else 0)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tlx.files.documents import read_json, records
 from tlx.records.studies import STUDY
@@ -82,7 +83,11 @@ def stoppable() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    handlers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler, signal.SIGUSR2: end}
+    handlers: dict[int, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGUSR2: end,
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

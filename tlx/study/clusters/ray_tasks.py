@@ -117,7 +117,8 @@ class RayCluster(Cluster):
         )
         return (
             f"no machine of the Ray cluster can run a cell, which needs {wanted}: the machines have "
-            f"{present or 'ended'}{', ...' if len(machines) > 4 else ''}; ask for less with --resources, or add such a machine first"
+            f"{present or 'ended'}{', ...' if len(machines) > 4 else ''}; ask for less with --resources, or add such a "
+            "machine first"
         )
 
     def notes(self) -> list[str]:
