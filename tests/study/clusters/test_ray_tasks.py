@@ -28,13 +28,13 @@ def study():
     )
     return Study(base=base, cells=param("seed", range({cells})), question="Does it?")
 '''
-SPACE = """from tlx.tune import log_uniform
+SPACE = """from small import study
+from tlx.tune import log_uniform
 
 def space():
     return {"optim.lr": log_uniform(1e-4, 0.1)}
 
 def recipe():
-    from small import study
     return study().base
 """
 STORE = 80 * 2**20
@@ -48,8 +48,7 @@ runpy.run_module("tlx.cli", run_name="__main__", alter_sys=True)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two machines with one processor each; the second one has a resource that the first one lacks."""
-    pytest.importorskip("ray", reason="the newest interpreter has no Ray")
+    """Two machines with one processor each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         from ray.cluster_utils import Cluster
@@ -69,20 +68,31 @@ def write_file(folder, cells, steps):
     return path
 
 
-def start(command, path, *words):
-    line = [sys.executable, "-c", HEARING, command, str(path), *words]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path.parent)
+@pytest.fixture
+def start():
+    """Return a function that starts a command; a command that a failed test leaves is killed."""
+    calls = []
+
+    def begin(command, path, *words):
+        line = [sys.executable, "-c", HEARING, command, str(path), *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        calls.append(subprocess.Popen(line, text=True, cwd=path.parent, **pipes))
+        return calls[-1]
+
+    yield begin
+    for call in calls:
+        call.kill()
 
 
 def ended(call, code=0):
     """Wait for a command; return what it printed on standard error."""
-    output, errors = call.communicate(timeout=240)
+    output, errors = call.communicate(timeout=400)
     assert call.returncode == code, errors
     assert "raylet" not in output + errors
     return errors
 
 
-def until(call, happened, seconds=120.0):
+def until(call, happened, seconds=300.0):
     """Wait for a condition in another process; return its value."""
     begun = time.monotonic()
     while not (value := happened()):
@@ -116,8 +126,8 @@ def table(out):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(cluster, tmp_path):
-    path, out = write_file(tmp_path, cells=6, steps=3000), tmp_path / "ray"
+def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(cluster, start, tmp_path):
+    path, out = write_file(tmp_path, cells=5, steps=3000), tmp_path / "ray"
     call = start("study", path, "--out", str(out), "--together", "1", "--on", f"ray={cluster.address}")
     fingerprint, worker = until(call, lambda: next(iter(workers_of(out, call).items()), None))
     os.kill(worker, signal.SIGKILL)
@@ -128,8 +138,49 @@ def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(clust
     assert errors.count("note: a task was lost (its ") >= 2
     assert " running, " in errors and " waiting; about " in errors
     counts = Counter(line["cell"] for line in lines_of(out / EXECUTIONS))
-    assert set(counts.values()) == {1} and len(counts) == 6
-    assert studies.read(out).counts == {"done": 6, "running": 0, "failed": 0, "waiting": 0}
+    assert set(counts.values()) == {1} and len(counts) == 5
+    assert studies.read(out).counts == {"done": 5, "running": 0, "failed": 0, "waiting": 0}
     ended(start("study", path, "--out", str(tmp_path / "local"), "--together", "1"))
     assert table(out).equals(table(tmp_path / "local"))
     cluster.second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_saves_its_step_and_prints_how_to_resume(cluster, start, tmp_path):
+    path, out = write_file(tmp_path, cells=3, steps=5_000_000), tmp_path / "ray"
+    words = ("--out", str(out), "--together", "1", "--jobs", "2", "--on", f"ray={cluster.address}")
+    call = start("study", path, *words)
+    until(call, lambda: len(workers_of(out, call)) == 2)
+    call.send_signal(signal.SIGINT)
+    errors = ended(call, 130)
+    joined = " ".join((*words[:4], *words[4:]))
+    assert errors.endswith(f"stopped; continue with: tlx study {path} {joined}\n")
+    assert studies.read(out).counts == {"done": 0, "running": 0, "failed": 0, "waiting": 3}
+    begun = list(out.glob("cells/*/checkpoints"))
+    assert len(begun) == 2 and all(Checkpoints(folder).latest() >= 100 for folder in begun)
+
+
+@pytest.mark.slow
+def test_a_search_on_ray_finds_what_a_local_one_finds(cluster, start, tmp_path):
+    write_file(tmp_path, cells=1, steps=200)
+    space = tmp_path / "space.py"
+    space.write_text(SPACE)
+    words = ("--space", str(space), "--trials", "3", "--sampler", "random", "--together", "1")
+    errors = ended(start("tune", space, *words, "--out", "ray", "--on", f"ray={cluster.address}"))
+    assert "3/3  optim.lr=" in errors and " running, " in errors
+    ended(start("tune", space, *words, "--out", "local"))
+    ray, local = (json.loads((tmp_path / name / "tune.json").read_text()) for name in ("ray", "local"))
+    values = [[(trial["state"], trial["point"], trial["value"]) for trial in found["trials"]] for found in (ray, local)]
+    assert values[0] == values[1] and len(values[0]) == 3
+    assert ray["best"] == local["best"]
+
+
+@pytest.mark.slow
+def test_resources_that_no_machine_has_are_one_line(cluster, start, tmp_path):
+    path = write_file(tmp_path, cells=1, steps=3)
+    on = ("--on", f"ray={cluster.address}")
+    errors = ended(start("study", path, "--out", str(tmp_path / "ray"), *on, "--resources", "cpu=1,gpu=2"), 2)
+    line = errors.splitlines()[-1]
+    assert line.startswith("tlx: no machine of the Ray cluster can run a cell, which needs 1 CPU and 2 GPU")
+    assert "the machines have 1 CPU and 0 GPU" in line and "--resources" in line
+    assert not list(tmp_path.glob("ray/cells/*"))

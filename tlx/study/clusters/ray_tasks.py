@@ -110,7 +110,7 @@ class RayCluster(Cluster):
         machines = self.machines()
         if any(all(machine.get(name, 0.0) >= size for name, size in self.request.items()) for machine in machines):
             return ""
-        wanted = ", ".join(amount(name, size) for name, size in self.request.items() if size)
+        wanted = " and ".join(amount(name, size) for name, size in self.request.items() if size)
         names = [name for name, size in self.request.items() if size]
         present = "; ".join(
             " and ".join(amount(name, machine.get(name, 0.0)) for name in names) for machine in machines[:4]
