@@ -19,7 +19,7 @@ from tlx.cli.group import (
     set_option,
     set_words,
 )
-from tlx.cli.places import Place, place_options
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import load_recipe
 from tlx.training.energy import POUNDS_2018, PUE_2018
 
@@ -72,7 +72,7 @@ class Counts(click.ParamType):
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
     pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None, worker: float | None,
-    place: Place,
+    place: RunPlace,
 ) -> None:  # fmt: skip
     """Compare pretrained weights with training from scratch.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlx.cli.commands import Commands, Option
-from tlx.cli.places import Place
+from tlx.cli.places import RunPlace
 
 if TYPE_CHECKING:
     from tlx.records.trackers import Tracker
@@ -77,7 +77,7 @@ def run_and_measure(
     quiet: bool,
     file: str,
     mesh: str | None = None,
-    place: Place = Place(),
+    place: RunPlace = RunPlace(),
 ) -> Any:
     """Return the result of `measure` for a study that the command `name` runs with the words `again`.
 

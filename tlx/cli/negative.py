@@ -18,7 +18,7 @@ from tlx.cli.group import (
     set_option,
     set_words,
 )
-from tlx.cli.places import Place, place_options
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import load_recipe
 
 
@@ -72,7 +72,7 @@ def negative_transfer(
     config: str, changes: tuple[str, ...], sources: tuple[str, ...] | None, target: str | None, seeds: int,
     labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
     mesh: str | None, worker: float | None,
-    place: Place,
+    place: RunPlace,
 ) -> None:  # fmt: skip
     """Measure whether each source helps or hurts on the target.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tlx.study.clusters.base import Cluster
 
 
-class Place(NamedTuple):
+class RunPlace(NamedTuple):
     """Where runs take place: the texts of `--on` and `--resources`, and the value of `--jobs` if the user names one.
 
     `part` is what a worker of a cluster runs: fingerprints of a study's cells, or the word `next` for the next trials
@@ -62,7 +62,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def placed(*arguments: Any, on: str, resources: str, part: str, **settings: Any) -> Any:
         source = click.get_current_context().get_parameter_source("jobs")
         named = source is click.core.ParameterSource.COMMANDLINE
-        place = Place(on, resources, settings["jobs"] if named else None, tuple(filter(None, part.split(","))))
+        place = RunPlace(on, resources, settings["jobs"] if named else None, tuple(filter(None, part.split(","))))
         return command(*arguments, place=place, **settings)
 
     for option in reversed(

@@ -25,7 +25,7 @@ from tlx.cli.group import (
     together_option,
     worker_of,
 )
-from tlx.cli.places import Place, place_options
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import changed, function_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @click.option("--worker", type=float, hidden=True)
 def study(
     file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int, mesh: str | None,
-    status: bool, results: bool, quiet: bool, worker: float | None, place: Place,
+    status: bool, results: bool, quiet: bool, worker: float | None, place: RunPlace,
 ) -> None:  # fmt: skip
     """Run the unfinished cells of a study.
 

@@ -23,7 +23,7 @@ from tlx.cli.group import (
     together_option,
     worker_of,
 )
-from tlx.cli.places import Place, place_options
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import function_of, load_recipe
 
 SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
@@ -66,7 +66,7 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 def tune(
     config: str, changes: tuple[str, ...], space: str, trials: int, sampler: str, pruner: str, metric: str | None,
     direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
-    quiet: bool, place: Place,
+    quiet: bool, place: RunPlace,
 ) -> None:  # fmt: skip
     """Search for hyperparameters on the validation split.
 

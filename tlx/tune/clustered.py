@@ -10,7 +10,7 @@ from typing import Any
 from tlx import config
 from tlx.records.log import METRICS
 from tlx.records.studies import CELLS
-from tlx.study.clusters.base import Cluster, Order
+from tlx.study.clusters.base import Cluster, TaskOrder
 from tlx.study.clusters.drive import Work
 from tlx.tune import journal
 from tlx.tune.crew import Crew
@@ -52,7 +52,7 @@ class SearchWork(Work):
         trials = self.trials()
         return sum(map(is_open, trials)) + max(self.crew.trials - len(trials), 0)
 
-    def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, Order]]:
+    def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, TaskOrder]]:
         """Yield as many tasks as there are open trials, or groups of them."""
         trials = self.trials()
         parts = {tuple(journal.group_of(trials, trial.number)) for trial in trials if is_open(trial)}
@@ -60,7 +60,7 @@ class SearchWork(Work):
         for key in range(min(self.share, len(parts) + new)):
             if key not in running and len(running) < len(parts) + new:
                 self.marks[key] = len(trials) - sum(map(is_open, trials))
-                yield key, Order(self.worker, os.getcwd(), self.directory, "", version("tlx"))
+                yield key, TaskOrder(self.worker, os.getcwd(), self.directory, "", version("tlx"))
 
     def progress(self, key: Hashable) -> list[int]:
         """Return the number of ended trials, and the size of all logs: a task may continue any trial."""

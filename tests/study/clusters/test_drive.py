@@ -4,7 +4,7 @@ import pytest
 
 from tlx.files.durable import StorageError
 from tlx.study.clusters import drive as module
-from tlx.study.clusters.base import Cluster, Ending, Order
+from tlx.study.clusters.base import Cluster, Ending, TaskOrder
 from tlx.study.clusters.drive import TRIES, Work, drive
 
 
@@ -22,7 +22,7 @@ class Numbers(Work):
     def orders(self, running):
         for key, count in self.parts.items():
             if count and key not in running:
-                yield key, Order(("python", "-Pm", "tlx.cli", key), ".", "out", "", "")
+                yield key, TaskOrder(("python", "-Pm", "tlx.cli", key), ".", "out", "", "")
 
     def progress(self, key):
         return [self.steps]

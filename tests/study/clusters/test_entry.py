@@ -8,7 +8,7 @@ import pytest
 
 from tlx import Study, param
 from tlx.study.base import document, settle
-from tlx.study.clusters.base import Ending, Order
+from tlx.study.clusters.base import Ending, TaskOrder
 from tlx.study.clusters.entry import enter, identity, stoppable
 
 
@@ -18,7 +18,7 @@ def order(small, tmp_path, monkeypatch):
     directory = tmp_path / "out"
     settle(directory, document(small, "small"))
     command = ("python", "-Pm", "tlx.cli", "study", "none.py")
-    return Order(command, str(tmp_path), str(directory), identity(directory), version("tlx"))
+    return TaskOrder(command, str(tmp_path), str(directory), identity(directory), version("tlx"))
 
 
 def test_the_outcome_is_the_exit_code_and_the_line_of_the_command(order):

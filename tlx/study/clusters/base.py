@@ -15,7 +15,7 @@ SIZES = ("cpu", "gpu", "tpu", "memory", "time")
 PREFIXES = ("TLX_", "JAX_", "XLA_")
 
 
-class Order(NamedTuple):
+class TaskOrder(NamedTuple):
     """A command that a worker executes in its process.
 
     Attributes:
@@ -71,7 +71,7 @@ class Cluster(ABC):
         return
 
     @abstractmethod
-    def submit(self, orders: Sequence[Order], directory: str) -> list[Any]:
+    def submit(self, orders: Sequence[TaskOrder], directory: str) -> list[Any]:
         """Submit orders that use a directory; return a hashable task for each."""
 
     @abstractmethod

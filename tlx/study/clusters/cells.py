@@ -16,7 +16,7 @@ from tlx.study import groups
 from tlx.study.base import Study
 from tlx.study.board import Board
 from tlx.study.claims import settled
-from tlx.study.clusters.base import Cluster, Order
+from tlx.study.clusters.base import Cluster, TaskOrder
 from tlx.study.clusters.drive import Work, drive
 from tlx.study.clusters.entry import identity
 from tlx.study.work import AGAIN, NO_STORAGE, listed, run_group
@@ -84,7 +84,7 @@ class StudyWork(Work):
         """Return the number of cells that are not settled."""
         return len(self.board.remaining)
 
-    def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, Order]]:
+    def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, TaskOrder]]:
         """Yield the groups that no task of `running` and no other process executes."""
         cells = self.board.study.by_fingerprint
         unsettled = {name: cells[name] for name in self.board.remaining}
@@ -100,10 +100,10 @@ class StudyWork(Work):
         """Return whether a process runs a cell."""
         return is_locked(self.path / CLAIMS / f"{name}.lock")
 
-    def order(self, names: Sequence[str]) -> Order:
+    def order(self, names: Sequence[str]) -> TaskOrder:
         """Return the order that runs a group."""
         words = "--worker", str(self.board.since), "--part", ",".join(names)
-        return Order((*self.worker, *words), os.getcwd(), self.directory, self.identity, self.version)
+        return TaskOrder((*self.worker, *words), os.getcwd(), self.directory, self.identity, self.version)
 
     def progress(self, key: Hashable) -> list[int]:
         """Return the number of the group's settled cells, and the sizes of the logs of the others."""

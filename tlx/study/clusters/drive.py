@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from tlx.files.durable import StorageError
-from tlx.study.clusters.base import INTERRUPTED, Cluster, Ending, Order
+from tlx.study.clusters.base import INTERRUPTED, Cluster, Ending, TaskOrder
 from tlx.study.work import NO_STORAGE
 
 # How often a task may lose its worker without any progress.
@@ -32,7 +32,7 @@ class Work(Protocol):
     def remaining(self) -> int:
         """Return the number of cells or trials that are not done."""
 
-    def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, Order]]:
+    def orders(self, running: Mapping[Hashable, Any]) -> Iterator[tuple[Hashable, TaskOrder]]:
         """Yield the parts that no task of `running` and no other process executes."""
 
     def progress(self, key: Hashable) -> list[int]:
@@ -48,7 +48,7 @@ class Work(Protocol):
         """Print a line."""
 
 
-class Losses:
+class LostTasks:
     """How often the parts of the work lost their worker, and when they may run again."""
 
     def __init__(self, work: Work):
@@ -113,7 +113,7 @@ def drive(cluster: Cluster, work: Work) -> None:
         ValueError: The cluster cannot run a task, or refuses it.
         ChildProcessError: Parts of the work lost their workers too often.
     """
-    losses, tasks = Losses(work), dict[Hashable, Any]()
+    losses, tasks = LostTasks(work), dict[Hashable, Any]()
     if lack := cluster.lack():
         raise ValueError(lack)
     for note in cluster.notes():

@@ -16,10 +16,10 @@ from typing import Any
 
 from tlx.files.documents import read_json, records
 from tlx.records.studies import STUDY
-from tlx.study.clusters.base import INTERRUPTED, Ending, Order, last_line
+from tlx.study.clusters.base import INTERRUPTED, Ending, TaskOrder, last_line
 
 
-def enter(order: Order) -> Ending:
+def enter(order: TaskOrder) -> Ending:
     """Execute the command of an order in this process, as the local runner's workers do in theirs."""
     if line := refused(order):
         return Ending(2, line)
@@ -38,7 +38,7 @@ def enter(order: Order) -> Ending:
     return Ending(code, last_line(errors.getvalue()).removeprefix("tlx: "))
 
 
-def refused(order: Order) -> str:
+def refused(order: TaskOrder) -> str:
     """Return why this machine cannot execute an order; an empty text if it can. Change to its working directory."""
     host = socket.gethostname()
     if (installed := version("tlx")) != order.version:

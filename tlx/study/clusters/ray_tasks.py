@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from tlx.study.clusters.base import Cluster, Ending, Order, forwarded, last_line
+from tlx.study.clusters.base import Cluster, Ending, TaskOrder, forwarded, last_line
 from tlx.study.clusters.entry import enter
 
 # Seconds until an address that does not answer counts as unreachable: of a connection, and of Ray.
@@ -72,7 +72,7 @@ class RayCluster(Cluster):
 
         ray.shutdown()
 
-    def submit(self, orders: Sequence[Order], directory: str) -> list[Any]:
+    def submit(self, orders: Sequence[TaskOrder], directory: str) -> list[Any]:
         """Submit a task for each order."""
         return [self.remote.remote(order) for order in orders]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tlx.study.clusters.base import Cluster, Ending, Order, last_line
+from tlx.study.clusters.base import Cluster, Ending, TaskOrder, last_line
 from tlx.study.clusters.entry import enter
 
 # The folder of the scripts and logs of the jobs, in the directory of the study.
@@ -51,7 +51,7 @@ class SlurmCluster(Cluster):
             settings["slurm_additional_parameters"] = others
         return settings
 
-    def submit(self, orders: Sequence[Order], directory: str) -> list[Any]:
+    def submit(self, orders: Sequence[TaskOrder], directory: str) -> list[Any]:
         """Submit the orders as arrays of jobs."""
         import submitit
 
