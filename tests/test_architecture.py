@@ -72,6 +72,8 @@ BORDERS = {
     "PIL": ("data/", "processors/", "training/evaluate.py"),
     "codecarbon": ("training/energy.py",),
     "optuna": ("tune/journal.py",),
+    "ray": ("study/clusters/ray_tasks.py",),
+    "submitit": ("study/clusters/slurm_jobs.py",),
     "soundfile": ("processors/sounds.py",),
     "torch": (),
     "tensorflow": (),

@@ -19,6 +19,7 @@ from tlx.cli.group import (
     set_option,
     set_words,
 )
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import load_recipe
 from tlx.training.energy import POUNDS_2018, PUE_2018
 
@@ -64,12 +65,14 @@ class Counts(click.ParamType):
 )  # fmt: skip
 @out_option("runs/benefit- and the name of the config")
 @jobs_option
+@place_options
 @quiet_option
 @mesh_option
 @click.option("--worker", type=float, hidden=True)
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
     pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None, worker: float | None,
+    place: RunPlace,
 ) -> None:  # fmt: skip
     """Compare pretrained weights with training from scratch.
 
@@ -87,7 +90,7 @@ def benefit(
     again += ["--pounds-per-kwh", str(pounds_per_kwh)] if pounds_per_kwh != POUNDS_2018 else []
     measured = partial(measure, pue=pue, pounds_per_kwh=pounds_per_kwh)
     card = run_and_measure(
-        "benefit", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh
+        "benefit", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh, place=place
     )
     print_table(card["question"], words.HEADS, words.rows(card), words.notes(card))
     print_files(Path(out), "benefit.json", "benefit.html")

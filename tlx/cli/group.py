@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlx.cli.commands import Commands, Option
+from tlx.cli.places import RunPlace
 
 if TYPE_CHECKING:
     from tlx.records.trackers import Tracker
@@ -76,6 +77,7 @@ def run_and_measure(
     quiet: bool,
     file: str,
     mesh: str | None = None,
+    place: RunPlace = RunPlace(),
 ) -> Any:
     """Return the result of `measure` for a study that the command `name` runs with the words `again`.
 
@@ -83,17 +85,18 @@ def run_and_measure(
     and exits with 130.
     """
     again = [*again, *mesh_words(mesh)]
-    command = command_of(name, *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
+    command = command_of(name, *again, *(["--jobs", str(jobs)] if jobs > 1 else []), *place.words)
     shared = mesh_of(mesh)
     try:
         if worker is not None:
-            from tlx.study.work import work
-
-            work(study, Path(out), worker, share=jobs, employed=True, mesh=shared)
+            place.work(study, out, worker, jobs=jobs, mesh=shared)
             sys.exit(0)
         # A worker knows the number of workers, so that the first one does not claim the cells of the others.
         started = worker_of(name, *again, "--jobs", str(jobs))
-        return measure(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started, mesh=shared)
+        return measure(
+            study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started, mesh=shared,
+            on=place.cluster(),
+        )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:
             click.echo(f"\nstopped; continue with: {command}{' --quiet' if quiet else ''}", err=True)
@@ -132,7 +135,12 @@ config_option = click.option(
     "--config", help="The config or study file of the run; needed if the run uses your classes."
 )
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", default=1, show_default=True, help="Number of processes."
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default="1; on a cluster all that it has room for",
+    help="Number of processes.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print results and errors only.")
 

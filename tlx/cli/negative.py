@@ -18,6 +18,7 @@ from tlx.cli.group import (
     set_option,
     set_words,
 )
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import load_recipe
 
 
@@ -63,6 +64,7 @@ class Listed(click.ParamType):
 @click.option("--smallest", default=0.0, show_default=True, help="Smallest gap worth reporting.")
 @out_option("runs/negative- and the name of the config")
 @jobs_option
+@place_options
 @quiet_option
 @mesh_option
 @click.option("--worker", type=float, hidden=True)
@@ -70,6 +72,7 @@ def negative_transfer(
     config: str, changes: tuple[str, ...], sources: tuple[str, ...] | None, target: str | None, seeds: int,
     labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
     mesh: str | None, worker: float | None,
+    place: RunPlace,
 ) -> None:  # fmt: skip
     """Measure whether each source helps or hurts on the target.
 
@@ -97,7 +100,17 @@ def negative_transfer(
     again += ["--seeds", str(seeds), "--labels", ",".join(labels), "--eps", ",".join(map(repr, eps))]
     again += [*(["--smallest", str(smallest)] if smallest else []), "--out", out]
     document = run_and_measure(
-        "negative-transfer", study, again, worker, measure, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh
+        "negative-transfer",
+        study,
+        again,
+        worker,
+        measure,
+        out=out,
+        jobs=jobs,
+        quiet=quiet,
+        file=config,
+        mesh=mesh,
+        place=place,
     )
     notes = (*words.advice(document), *words.notes(document))
     print_table(document["question"], words.HEADS, words.rows(document), notes)

@@ -25,6 +25,7 @@ from tlx.cli.group import (
     together_option,
     worker_of,
 )
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import changed, function_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @set_option
 @out_option("runs/ and the name of the file")
 @jobs_option
+@place_options
 @together_option(64, "--most")
 @mesh_option
 @click.option("--status", is_flag=True, help="Print the state of every cell; run nothing.")
@@ -65,7 +67,7 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @click.option("--worker", type=float, hidden=True)
 def study(
     file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int, mesh: str | None,
-    status: bool, results: bool, quiet: bool, worker: float | None,
+    status: bool, results: bool, quiet: bool, worker: float | None, place: RunPlace,
 ) -> None:  # fmt: skip
     """Run the unfinished cells of a study.
 
@@ -90,16 +92,14 @@ def study(
     shared = mesh_of(mesh)
     try:
         if worker is not None:
-            from tlx.study.work import work
-
-            work(plan, Path(out), worker, share=jobs, most=together, employed=True, mesh=shared)
+            place.work(plan, out, worker, jobs=jobs, most=together, mesh=shared)
             return
         from tlx.study import run_study
 
-        command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
+        command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []), *place.words)
         records = run_study(
             plan, out, jobs=jobs, most=together, quiet=quiet, command=command, file=file,
-            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared,
+            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared, on=place.cluster(),
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:

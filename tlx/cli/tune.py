@@ -23,6 +23,7 @@ from tlx.cli.group import (
     together_option,
     worker_of,
 )
+from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import function_of, load_recipe
 
 SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
@@ -57,6 +58,7 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @click.option("--seed", default=0, show_default=True, help="Seed of the search; the runs use the recipe's seed.")
 @out_option("runs/tune- and the name of the config")
 @jobs_option
+@place_options
 @together_option(16)
 @mesh_option
 @click.option("--share", type=int, hidden=True)
@@ -64,7 +66,7 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 def tune(
     config: str, changes: tuple[str, ...], space: str, trials: int, sampler: str, pruner: str, metric: str | None,
     direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
-    quiet: bool,
+    quiet: bool, place: RunPlace,
 ) -> None:  # fmt: skip
     """Search for hyperparameters on the validation split.
 
@@ -84,16 +86,18 @@ def tune(
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
     again = [*base[2:], "--space", space, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
-    ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
+    ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *place.words, *(["--quiet"] if quiet else [])]
     try:
         results = search(
             recipe, ranges, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
-            quiet=quiet, mesh=mesh_of(mesh), **options,
+            quiet=quiet, mesh=mesh_of(mesh), on=place.cluster(), once=bool(place.part), **options,
         )  # fmt: skip
     except KeyboardInterrupt:
         if share is None:
             click.echo(f"\nstopped; continue with: {command_of('tune', *again, *ending)}", err=True)
         sys.exit(130)
+    if place.part:
+        return
     if results.best is None:
         reason = next((trial.error for trial in results.trials if trial.error), "no trial has run to its end")
         raise ArithmeticError(f"no trial of {out} is done: {reason}")

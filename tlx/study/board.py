@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from tlx.records import run_directory, studies
-from tlx.records.progress import Bar
+from tlx.records.progress import LOG, Bar
 from tlx.records.run_directory import RESULT
 from tlx.records.studies import CELLS, State
 from tlx.report.words import duration
@@ -29,6 +29,9 @@ class Board(Bar):
         self.remaining = [name for name in study.by_fingerprint if not (directory / CELLS / name / RESULT).is_file()]
         self.total = len(study.by_fingerprint)
         self.waits, self.next_look = False, 0.0
+        # How many cells run on a cluster, and the time when this was last printed.
+        self.running: int | None = None
+        self.counted = 0.0
         super().__init__("cell", self.total, self.total - len(self.remaining), quiet)
 
     def begin(self) -> None:
@@ -55,12 +58,30 @@ class Board(Bar):
         self.settled_count += len(new)
         # The pace is measured since the start, over all processes.
         seconds = (time.perf_counter() - self.began) / self.settled_count * len(self.remaining)
-        remains = f"about {plain_duration(round(seconds))} remain" if self.remaining else ""
+        remains = f"{self.queue()}about {plain_duration(round(seconds))} remain" if self.remaining else ""
         for number, name in enumerate(new, 1):
             names = names_text(self.study.by_fingerprint[name].names)
             after = f"; {remains}" if remains and number == len(new) else ""
             self.say(f"{before + number}/{self.total}  {names}: {self.outcome(name)}{after}")
         self.move(self.total - len(self.remaining), remains)
+
+    def count(self, running: int) -> None:
+        """Show how many cells run on a cluster; in a log, one line per minute at most."""
+        changed, self.running = running != self.running, running
+        if not (changed and self.remaining):
+            return
+        done = self.total - len(self.remaining)
+        self.move(done, self.queue().removesuffix("; "))
+        if time.perf_counter() - self.counted >= LOG:
+            self.counted = time.perf_counter()
+            self.say(f"{done} cells done, {self.queue().removesuffix('; ')}")
+
+    def queue(self) -> str:
+        """Return how many cells of a cluster run and wait, before further words."""
+        if self.running is None:
+            return ""
+        running = min(self.running, len(self.remaining))
+        return f"{running} running, {len(self.remaining) - running} waiting; "
 
     def outcome(self, fingerprint: str) -> str:
         """Return the result of a cell in a few words."""

@@ -7,6 +7,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tlx.study import groups
 from tlx.study.base import Study, check_tested, document, settle
 from tlx.study.board import Board
 from tlx.study.claims import Claim, claim_group, settled
+from tlx.study.clusters.base import Cluster
 from tlx.study.groups import Together
 from tlx.study.sweeps import Cell
 from tlx.study.table import write_results
@@ -50,6 +52,7 @@ def run_study(
     file: str = "",
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
+    on: Cluster | None = None,
 ) -> StudyRecords:
     """Run every cell of the study that is not done, in the directory `out`, and read the records back.
 
@@ -69,6 +72,7 @@ def run_study(
         file: the study's file, for the record.
         worker: a command that calls `work`.
         mesh: how many devices share a batch of a cell.
+        on: the cluster that executes the command `worker` for each group of cells, in place of this machine.
 
     Raises:
         FileExistsError: The directory contains other files.
@@ -78,13 +82,14 @@ def run_study(
     for name, value in {"jobs": jobs, "most": most}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; expected 1 or more")
-    if jobs > 1 and not worker:
+    if (jobs > 1 or on) and not worker:
         raise ValueError(
-            "jobs above 1 need worker=, a command that calls tlx.study.work.work; the command `tlx study` passes it"
+            f"{'jobs above 1 need' if jobs > 1 else 'a cluster needs'} worker=, a command that calls "
+            "tlx.study.work.work; the command `tlx study` passes it"
         )
     check_tested(study)
-    with guarded(directory, AGAIN):
-        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh)
+    with guarded(directory, AGAIN), on or nullcontext():
+        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh, on)
 
 
 def directed(
@@ -97,6 +102,7 @@ def directed(
     file: str,
     worker: Sequence[str],
     mesh: Mesh,
+    on: Cluster | None = None,
 ) -> StudyRecords:
     """Run the study as in `run_study`, in a directory that the caller guards."""
     settle(directory, document(study, Path(file).stem or directory.name, command, file))
@@ -105,7 +111,11 @@ def directed(
         board.begin()
         for note in groups.record(directory, study.by_fingerprint, most):
             board.say(f"note: {note}")
-        if jobs == 1 or len(board.remaining) < 2:
+        if on:
+            from tlx.study.clusters.cells import run_cells
+
+            run_cells(on, worker, board, most)
+        elif jobs == 1 or len(board.remaining) < 2:
             work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh)
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)

@@ -49,14 +49,17 @@ class Crew:
                 journal.enqueue(self.study, settings.space, new, largest)
                 self.trials = len(points)
 
-    def work(self) -> None:
-        """Execute trials until the requested number has been executed or is being executed by other workers."""
+    def work(self, once: bool = False) -> None:
+        """Execute trials until the requested number has been executed or is being executed by other workers; `once`
+        executes only the next trials that train together."""
         while True:
             with contextlib.ExitStack() as claims:
                 trials = self.next(claims)
                 if not trials:
                     return
                 self.attempt(trials)
+            if once:
+                return
 
     def attempt(self, pairs: Sequence[tuple[Trial, Any]]) -> None:
         handles = {trial.number: handle for trial, handle in pairs}

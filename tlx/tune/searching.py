@@ -9,12 +9,16 @@ DIR/tune.json, report.html the results
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.sharding import Mesh
+from tlx.study.clusters.base import Cluster
+from tlx.study.clusters.drive import drive
+from tlx.tune.clustered import SearchWork, workers_of
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
 from tlx.tune.reading import Found, read
@@ -42,6 +46,8 @@ def search(
     command: str = "",
     quiet: bool = False,
     mesh: Mesh = Mesh(),
+    on: Cluster | None = None,
+    once: bool = False,
 ) -> Found:
     """Try `trials` points of the `space` in the folder `out`, and return the results.
 
@@ -67,6 +73,8 @@ def search(
         command: the start of the command that runs the recipe, `tlx run CONFIG`, for the record.
         quiet: print nothing.
         mesh: how many devices share a batch of a trial.
+        on: the cluster that executes the command `worker` for each trial, in place of this machine.
+        once: execute only the next trials that train together, as a worker of a cluster.
 
     Raises:
         TypeError, ValueError: The space does not fit the recipe, or a number is too small; raised before any run.
@@ -77,12 +85,19 @@ def search(
     share = sharing_workers(jobs, share, together, worker)
     chosen = pruner_of(settings)
     folder = Path(out)
-    with guarded(folder, "run the same command again"):
+    with guarded(folder, "run the same command again"), on or nullcontext():
+        share = workers_of(on, trials) if on else share
         settle(folder, settings)
         crew = Crew(folder, settings, chosen, trials, together, share, quiet, mesh)
-        work_with_helpers(crew, worker, jobs - 1)
+        if on:
+            drive(on, SearchWork(worker, crew, share))
+        elif once:
+            crew.work(once)
+        else:
+            work_with_helpers(crew, worker, jobs - 1)
         results = read(folder, settings, crew.study)
-        conclude(results, command)
+        if not once:
+            conclude(results, command)
     return results
 
 

@@ -18,6 +18,7 @@ from tlx.records.run_directory import environment
 from tlx.records.studies import StudyRecords
 from tlx.sharding import Mesh
 from tlx.study import Study, run_study
+from tlx.study.clusters.base import Cluster
 from tlx.study.work import EXECUTIONS
 from tlx.training.energy import POUNDS_2018, PUE_2018, checked
 from tlx.training.flops import Operations, operations
@@ -36,6 +37,7 @@ def measure(
     file: str = "",
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
+    on: Cluster | None = None,
     pue: float = PUE_2018,
     pounds_per_kwh: float = POUNDS_2018,
 ) -> Json:
@@ -58,7 +60,9 @@ def measure(
     """
     for name, value in {"pue": pue, "pounds_per_kwh": pounds_per_kwh}.items():
         checked(value, name)
-    study_records = run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
+    study_records = run_study(
+        study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh, on=on
+    )
     directory = Path(out)
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
     base = study.base

@@ -20,6 +20,7 @@ from tlx.records.log import write_json
 from tlx.records.run_directory import environment
 from tlx.sharding import Mesh
 from tlx.study import Study, run_study
+from tlx.study.clusters.base import Cluster
 from tlx.trees import Json
 
 DOMAINS, CARD, PAGE = "domains.json", "negative.json", "negative.html"
@@ -35,6 +36,7 @@ def measure(
     file: str = "",
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
+    on: Cluster | None = None,
 ) -> Json:
     """Run the unfinished cells of a `negative_study` in the directory `out`, and write the report there.
 
@@ -46,7 +48,7 @@ def measure(
     Raises:
         ValueError: No run with a source has finished.
     """
-    run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh)
+    run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh, on=on)
     return written(study, Path(out), command)
 
 

@@ -1,0 +1,52 @@
+"""Studies as jobs of Slurm, which submitit runs as processes of this machine."""
+
+import json
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+from tlx.cli import main
+from tlx.study import results
+from tlx.study.clusters.slurm_jobs import SlurmCluster
+from tlx.study.work import EXECUTIONS
+
+FILE = '''"""Two shapes.   tlx study small.py"""
+from tlx import Data, Recipe, Study, Train, models, param, prod, tasks
+
+def study():
+    base = Recipe(
+        data=Data(target="digits", shots=4),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps=3, batch=8, eval_batch=64),
+    )
+    return Study(base=base, cells=prod(param("train.steps", 3, 4), param("seed", 0, 1)), question="Does it?")
+'''
+
+
+@pytest.mark.slow
+def test_the_table_is_that_of_the_local_runner(tmp_path):
+    path, out = tmp_path / "small.py", tmp_path / "slurm"
+    path.write_text(FILE)
+    words = ["study", str(path), "--out", str(out), "--together", "2", "--on", "slurm=local"]
+    outcome = CliRunner().invoke(main, words)
+    assert outcome.exit_code == 0, outcome.output
+    assert "4/4  train.steps=" in outcome.output and "running, " in outcome.output
+    lines = [json.loads(line) for line in (out / EXECUTIONS).read_text().splitlines()]
+    assert len(lines) == 4 and set(Counter(line["cell"] for line in lines).values()) == {1}
+    # Every group is a job, in a process of its own.
+    assert len({line["process"] for line in lines}) == 2
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0 and "4 of 4 cells done" in again.output
+    assert CliRunner().invoke(main, [*words[:3], str(tmp_path / "local"), "--together", "2"]).exit_code == 0
+    tables = [results(folder).drop(columns="seconds") for folder in (out, tmp_path / "local")]
+    assert tables[0].equals(tables[1])
+
+
+def test_resources_are_settings_of_submitit_and_further_names_are_options_of_sbatch():
+    needs = {"cpu": "4", "gpu": "2", "memory": "16", "time": "90", "partition": "long", "account": "lab"}
+    assert SlurmCluster(True, needs).settings() == {
+        "name": "tlx", "nodes": 1, "tasks_per_node": 1, "cpus_per_task": 4, "gpus_per_node": 2, "mem_gb": 16.0,
+        "timeout_min": 90, "slurm_partition": "long", "slurm_additional_parameters": {"account": "lab"},
+    }  # fmt: skip
