@@ -108,7 +108,7 @@ class HostBatches(ShapeCounter):
     def shapes(self) -> tuple[Tree, Tree]:
         """Return the shapes of a batch of one run, and of the batch of an engine's step; this uses up a batch."""
         batches, _, placed = self.batch()
-        return sharding.shapes(batches[0]), sharding.shapes(placed)
+        return sharding.shapes(of_one_run(batches, batches[0], placed)), sharding.shapes(placed)
 
     def batch(self) -> tuple[Sequence[ArrayMap], ArrayMap, ArrayMap]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
@@ -120,12 +120,8 @@ class HostBatches(ShapeCounter):
         """Dispatch one step from `state`."""
         batches, batch, placed = self.batch()
         state, metrics = self.engine.train(state, placed)
-        if jax.process_count() > 1:
-            # Each process holds only its part of the batch.
-            batch = placed
-        elif len(batches) > 1:
-            batch = jax.tree.map(lambda leaf: leaf[0], batch)
-        compiled = self.count(batch, 1)
+        first = batch if len(batches) == 1 else jax.tree.map(lambda leaf: leaf[0], batch)
+        compiled = self.count(of_one_run(batches, first, placed), 1)
         return DispatchedSteps(
             state,
             1,
@@ -135,6 +131,17 @@ class HostBatches(ShapeCounter):
             False,
             self.engine.runs,
         )
+
+
+def of_one_run(batches: Sequence[ArrayMap], first: ArrayMap, placed: ArrayMap) -> ArrayMap:
+    """Return the batch of one run, or its shapes: `first`, or, where each process has a part of it, those of the placed
+    batch, in which the orders of the examples lie along the first axis if there are several."""
+    if jax.process_count() == 1:
+        return first
+    shapes = sharding.shapes(placed)
+    if len(batches) == 1:
+        return shapes
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
 
 
 class DeviceBatches(ShapeCounter):
