@@ -8,6 +8,7 @@ TPU) tells each process its place; elsewhere the user gives it.
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -73,6 +74,32 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         raise ConnectionError(f"the processes did not meet at {coordinator or 'their cluster'}: {reason}") from None
     finally:
         last.cancel()
+    if jax.process_count() > 1 and os.name == "posix":
+        end_with_line()
+
+
+def end_with_line() -> None:
+    """Let a line be the last words of a process that JAX ends because the leader is lost.
+
+    JAX ends it from a thread of C++, by SIGABRT, where no exception and no handler of Python comes in time.
+    """
+    import ctypes
+
+    line = (
+        b"tlx: JAX has ended this process, because process 0 or another one has ended or cannot be reached; start the "
+        b"same command again on all machines\n"
+    )
+
+    def leave(number: int) -> None:
+        os.write(2, line)
+        os._exit(1)
+
+    # The library of C calls the handler as long as the program lives.
+    HANDLERS.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(leave))
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), HANDLERS[-1])
+
+
+HANDLERS: list[Any] = []
 
 
 def wait_for(coordinator: str) -> None:
@@ -242,10 +269,16 @@ MEETINGS = itertools.count()
 
 
 def is_lost(error: Exception) -> bool:
-    """Return whether an error says that a process no longer answers."""
-    words = str(error)
-    broken = any(part in words for part in ("Gloo", "gloo", "Connection closed", "Connection reset", "Socket closed"))
-    return isinstance(error, ProcessLost) or (isinstance(error, jax.errors.JaxRuntimeError) and broken)
+    """Return whether an error says that a process no longer answers.
+
+    >>> is_lost(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")), is_lost(ValueError("no file"))
+    (True, False)
+    """
+    return isinstance(error, ProcessLost) or any(part in str(error) for part in BROKEN)
+
+
+# Words of the libraries that connect the processes, in the errors by which they report a broken connection.
+BROKEN = ("Gloo", "/gloo/", "coordination service", "CoordinationService")
 
 
 def lost(error: Exception) -> str:
