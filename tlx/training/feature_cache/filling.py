@@ -124,12 +124,12 @@ def computed(
     measured = reader(examples, ready.processor)
     for batch in batches:
         look()
-        is_real = batch["weight"] > 0
+        is_real, inputs = batch["weight"] > 0, inputs_of(batch)
         if view is not None:
             rows = zip(batch["image"], batch["index"].tolist(), strict=True)
             images = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
-            batch = {**batch, "image": np.stack(images)}
-        arrays = [np.asarray(array)[is_real] for array in run(variables, inputs_of(batch))]
+            inputs["image"] = np.stack(images)
+        arrays = [np.asarray(array)[is_real] for array in run(variables, inputs)]
         check_numbers(arrays, batch["index"][is_real], examples, cut.stage)
         indices.append(batch["index"][is_real].astype(np.int64) * table.views + (view or 0))
         sizes = measured.lengths(batch["position"][is_real]) if ready.processor.ragged else None
