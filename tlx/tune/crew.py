@@ -46,7 +46,9 @@ class Crew:
                 points = journal.points(settings.sampler, settings.space, settings.seed, trials)
                 new = points[len(self.study.get_trials(deepcopy=False)) :]
                 largest = max(1, min(self.together, math.ceil(len(new) / share)))
-                journal.enqueue(self.study, settings.space, new, largest)
+                # The others of several processes may see an older state of the journal.
+                if processes.leads():
+                    journal.enqueue(self.study, settings.space, new, largest)
                 self.trials = len(points)
 
     def work(self) -> None:
