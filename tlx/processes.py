@@ -5,15 +5,17 @@ writes files and prints; the others take the same steps. A cluster that JAX know
 TPU) tells each process its place; elsewhere the user gives it.
 """
 
+import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +32,12 @@ TPUS = ("/dev/accel0", "/dev/vfio/0")
 
 class OtherProcessFailed(RuntimeError):
     """Another process of the run has failed; the message says which one, and why."""
+
+
+class ProcessLost(ConnectionError):
+    """Another process no longer answers. Nothing that needs all processes can follow, not even an orderly exit."""
+
+    ends_program = True
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -66,6 +74,32 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         raise ConnectionError(f"the processes did not meet at {coordinator or 'their cluster'}: {reason}") from None
     finally:
         last.cancel()
+    if jax.process_count() > 1 and os.name == "posix":
+        end_with_line()
+
+
+def end_with_line() -> None:
+    """Let a line be the last words of a process that JAX ends because the leader is lost.
+
+    JAX ends it from a thread of C++, by SIGABRT, where no exception and no handler of Python comes in time.
+    """
+    import ctypes
+
+    line = (
+        b"tlx: JAX has ended this process, because process 0 or another one has ended or cannot be reached; start the "
+        b"same command again on all machines\n"
+    )
+
+    def leave(number: int) -> None:
+        os.write(2, line)
+        os._exit(1)
+
+    # The library of C calls the handler as long as the program lives.
+    HANDLERS.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(leave))
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), HANDLERS[-1])
+
+
+HANDLERS: list[Any] = []
 
 
 def wait_for(coordinator: str) -> None:
@@ -87,12 +121,7 @@ def wait_for(coordinator: str) -> None:
 
 def give_up() -> None:
     """End the program, because not all processes came."""
-    print(
-        f"tlx: not all processes came within {MEETING} seconds; start as many as --processes says",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
+    end(f"not all processes came within {MEETING} seconds; start as many as --processes says")
 
 
 def check_place(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -194,6 +223,92 @@ def together(work: Callable[[], T]) -> T:
     return result
 
 
+def attempt(work: Callable[[], T]) -> T | Exception:
+    """Return what `work`, which needs all processes, returns; or in every process the error by which it failed in one.
+
+    A process that fails alone may leave the others within a step, where they wait for it. So the processes meet through
+    the leader, not through their devices, and a meeting to which one does not come ends the program.
+    """
+    result: T | Exception
+    try:
+        result = work()
+    except Exception as error:
+        result = error
+    if jax.process_count() == 1:
+        return result
+    failed = isinstance(result, Exception)
+    if isinstance(result, Exception) and is_lost(result):
+        end(lost(result))
+    for process, words in enumerate(met(said(result) if isinstance(result, Exception) else "")):
+        if words and not failed:
+            return OtherProcessFailed(f"process {process} failed: {words}")
+    return result
+
+
+def met(words: str) -> list[str]:
+    """Return the words of all processes, in their order. End the program where one does not come."""
+    from jax._src.distributed import global_state  # JAX has no public door to its key-value store.
+
+    client: Any = global_state.client
+    number = next(MEETINGS)
+    place = f"tlx/meeting/{number}"
+    try:
+        client.key_value_set(f"{place}/{jax.process_index()}", words)
+        client.wait_at_barrier(place, 1000 * MEETING)
+        answers = [client.blocking_key_value_get(f"{place}/{n}", 1000 * LOST) for n in range(jax.process_count())]
+        if number > 1:
+            # All processes came to the meeting before this one, so all have read the one before that.
+            client.key_value_delete(f"tlx/meeting/{number - 2}/{jax.process_index()}")
+    except Exception as error:
+        end(f"process {jax.process_index()} failed: {words}; the other processes wait for it" if words else lost(error))
+    return answers
+
+
+# The numbers of the meetings, equal in all processes.
+MEETINGS = itertools.count()
+
+
+def is_lost(error: Exception) -> bool:
+    """Return whether an error says that a process no longer answers.
+
+    >>> is_lost(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")), is_lost(ValueError("no file"))
+    (True, False)
+    """
+    return isinstance(error, ProcessLost) or any(part in str(error) for part in BROKEN)
+
+
+# Words of the libraries that connect the processes, in the errors by which they report a broken connection.
+BROKEN = ("Gloo", "/gloo/", "coordination service", "CoordinationService")
+
+
+def lost(error: Exception) -> str:
+    """Return the line that says that another process no longer answers."""
+    if isinstance(error, ProcessLost):
+        return str(error)
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return (
+        f"another process has ended or cannot be reached, so process {jax.process_index()} ends too; start the same "
+        f"command again on all machines ({reason})"
+    )
+
+
+def end(line: str) -> NoReturn:
+    """Print a line and end the program at once: at an orderly exit JAX would wait for the processes that are lost."""
+    print(f"tlx: {line}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def in_turn(work: Callable[[], T]) -> T:
+    """Return what `work` returns in this process; the others begin when the leader has done it.
+
+    Raises:
+        Exception: As in `together`.
+    """
+    results = together(lambda: [work()] if leads() else [])
+    return together(lambda: results or [work()])[0]
+
+
 def check_equal(values: Mapping[str, str]) -> None:
     """Raise ValueError, in every process, where a value differs between the processes; its name begins the message."""
     everywhere = gathered(dict(values))
@@ -223,8 +338,14 @@ def gathered(value: Any) -> list[Any]:
     if jax.process_count() == 1:
         return [value]
     text = json.dumps(value).encode()
-    longest = int(np.max(process_allgather(np.int32(len(text)))))
-    row = np.zeros(longest, np.uint8)
-    row[: len(text)] = np.frombuffer(text, np.uint8)
+    try:
+        longest = int(np.max(process_allgather(np.int32(len(text)))))
+        row = np.zeros(longest, np.uint8)
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+        rows = np.asarray(process_allgather(row))
+    except Exception as error:
+        if is_lost(error):
+            raise ProcessLost(lost(error)) from None
+        raise
     # JSON never contains the byte 0, which fills up the shorter texts.
-    return [json.loads(bytes(line).rstrip(b"\0")) for line in np.asarray(process_allgather(row))]
+    return [json.loads(bytes(line).rstrip(b"\0")) for line in rows]

@@ -154,6 +154,26 @@ def test_evaluation_reads_every_example_once_in_order(image):
     )
 
 
+@pytest.mark.parametrize("count", [2, 9])
+def test_processes_that_share_whole_batches_read_those_of_one(image, count):
+    """Nine processes share eight batches: the last one has none."""
+    splits, processor = image
+    examples = splits.validation.view(np.arange(60))
+    whole = list(evaluation_batches(examples, processor, batch=8))
+    shares = [
+        list(
+            evaluation_batches(
+                examples, processor, batch=8, process_index=n, process_count=count, whole_batches=True,
+                gather=lambda array: array[None],
+            )
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    for n, share in enumerate(shares):
+        assert_same(share, whole[n::count])
+    assert sum(map(len, shares)) == len(whole) == 8
+
+
 def test_no_examples_give_no_evaluation_batches(image):
     splits, processor = image
     assert list(evaluation_batches(splits.test.view([]), processor, batch=4)) == []

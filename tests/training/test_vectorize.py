@@ -197,7 +197,7 @@ def test_masked_parameters_of_a_run_stay_bit_for_bit(tmp_path):
         == vectorize.joined(parts).learning
         == ["blocks/00/bias", "blocks/00/kernel", "head/bias", "head/kernel"]
     )
-    state, inputs = engine.place(states), HostBatches(engine, runs, readers, 0)
+    state, inputs = engine.place(states), HostBatches(engine, runs, readers, 0, 1)
     for step in range(3):
         state = inputs.take(state, step, 8).state
     for n, active in enumerate(runs):

@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 
 from tlx.cli.group import (
+    cluster_options,
     config_argument,
     file_word,
     jobs_option,
+    join_processes,
     main,
     mesh_option,
     out_option,
@@ -68,11 +70,12 @@ class Counts(click.ParamType):
 @place_options
 @quiet_option
 @mesh_option
+@cluster_options
 @click.option("--worker", type=float, hidden=True)
 def benefit(
     config: str, changes: tuple[str, ...], scratch: tuple[str, ...], seeds: int, shots: tuple[int, ...] | None,
-    pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None, worker: float | None,
-    place: RunPlace,
+    pue: float, pounds_per_kwh: float, out: str | None, jobs: int, quiet: bool, mesh: str | None,
+    coordinator: str | None, processes: int | None, process: int | None, worker: float | None, place: RunPlace,
 ) -> None:  # fmt: skip
     """Compare pretrained weights with training from scratch.
 
@@ -81,6 +84,7 @@ def benefit(
     """
     from tlx.analysis.benefit import benefit_study, measure, words
 
+    join_processes(worker, coordinator, processes, process)
     _, recipe = load_recipe(config, changes)
     out = out or f"runs/benefit-{Path(config).stem}"
     study = benefit_study(recipe, seeds=seeds, shots=shots, scratch=scratch)

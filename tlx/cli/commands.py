@@ -100,6 +100,8 @@ class Commands(click.Group):
             if os.environ.get("TLX_TRACEBACK"):
                 raise
             click.echo(f"tlx: {line_of(error)}", err=True)
+            if getattr(error, "ends_program", False):
+                os._exit(1)
             sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
 
 

@@ -93,10 +93,13 @@ def run_and_measure(
             sys.exit(0)
         # A worker knows the number of workers, so that the first one does not claim the cells of the others.
         started = worker_of(name, *again, "--jobs", str(jobs))
-        return measure(
+        document = measure(
             study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=started, mesh=shared,
             on=place.cluster(),
         )  # fmt: skip
+        if not leads():
+            sys.exit(0)
+        return document
     except KeyboardInterrupt:
         if worker is None:
             click.echo(f"\nstopped; continue with: {command}{' --quiet' if quiet else ''}", err=True)
@@ -252,6 +255,22 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def join_processes(worker: object, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the processes that train together, if there are several, before JAX does anything. A `worker` that another
+    process has started (not None) joins none."""
+    if worker is None:
+        from tlx.processes import join
+
+        join(coordinator, processes, process)
+
+
+def leads() -> bool:
+    """Return whether this process is the first of those that train together, which prints."""
+    from tlx import processes
+
+    return processes.leads()
 
 
 def mesh_words(text: str | None) -> list[str]:

@@ -5,9 +5,11 @@ from pathlib import Path
 import click
 
 from tlx.cli.group import (
+    cluster_options,
     config_argument,
     file_word,
     jobs_option,
+    join_processes,
     main,
     mesh_option,
     out_option,
@@ -67,11 +69,12 @@ class Listed(click.ParamType):
 @place_options
 @quiet_option
 @mesh_option
+@cluster_options
 @click.option("--worker", type=float, hidden=True)
 def negative_transfer(
     config: str, changes: tuple[str, ...], sources: tuple[str, ...] | None, target: str | None, seeds: int,
     labels: tuple[str, ...], eps: tuple[float, ...], smallest: float, out: str | None, jobs: int, quiet: bool,
-    mesh: str | None, worker: float | None,
+    mesh: str | None, coordinator: str | None, processes: int | None, process: int | None, worker: float | None,
     place: RunPlace,
 ) -> None:  # fmt: skip
     """Measure whether each source helps or hurts on the target.
@@ -85,6 +88,7 @@ def negative_transfer(
     from tlx.analysis.negative import measure, negative_study, words
     from tlx.analysis.negative.arms import parse_labels
 
+    join_processes(worker, coordinator, processes, process)
     if target:
         changes = (*changes, f"data.target={target}")
     fields = [change.partition("=")[0].strip() for change in changes]

@@ -37,8 +37,15 @@ class RunPlace(NamedTuple):
         """Return the cluster; None for this machine."""
         if self.on == "local" and not self.resources:
             return None
+        import jax
+
         from tlx.study.clusters.base import cluster_named
 
+        if (count := jax.process_count()) > 1:
+            raise ValueError(
+                f"--on {self.on} starts a task for each run, but {count} processes train each run together; leave out "
+                "--on, or --coordinator"
+            )
         return cluster_named(self.on, self.resources, self.limit)
 
     def work(self, study: Study, out: str, since: float, *, jobs: int, most: int | None = None, mesh: Mesh) -> None:

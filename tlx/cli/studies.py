@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tlx.cli.group import (
+    cluster_options,
     command_of,
     file_word,
     jobs_option,
+    join_processes,
+    leads,
     main,
     mesh_of,
     mesh_option,
@@ -61,20 +64,23 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @place_options
 @together_option(64, "--most")
 @mesh_option
+@cluster_options
 @click.option("--status", is_flag=True, help="Print the state of every cell; run nothing.")
 @click.option("--results", is_flag=True, help="Print the finished cells as a Markdown table; run nothing.")
 @quiet_option
 @click.option("--worker", type=float, hidden=True)
 def study(
     file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int, mesh: str | None,
-    status: bool, results: bool, quiet: bool, worker: float | None, place: RunPlace,
+    coordinator: str | None, processes: int | None, process: int | None, status: bool, results: bool, quiet: bool,
+    worker: float | None, place: RunPlace,
 ) -> None:  # fmt: skip
     """Run the unfinished cells of a study.
 
     FILE is a Python file with a function study(); --set changes its base recipe.
 
     Run the same command again to continue a stopped study and to retry failed cells. Several processes may run it at
-    the same time, also on several machines that share the directory: no cell runs twice.
+    the same time, also on several machines that share the directory: no cell runs twice. Processes that a cluster has
+    started together, or that --coordinator, --processes and --process join, train every cell together.
     """
     out = out or f"runs/{Path(file).stem}"
     if results:
@@ -82,10 +88,11 @@ def study(
 
         click.echo(markdown(out))
         return
-    plan = load_study(file, changes)
     if status:
-        print_status(plan, out)
+        print_status(load_study(file, changes), out)
         return
+    join_processes(worker, coordinator, processes, process)
+    plan = load_study(file, changes)
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--together", str(together)] if together != 64 else []
     again += mesh_words(mesh)
@@ -105,11 +112,13 @@ def study(
         if worker is None:
             click.echo(f"\nstopped; continue with: {command}{' --quiet' if quiet else ''}", err=True)
         sys.exit(130)
-    print_end(records, command, quiet)
+    if leads():
+        print_end(records, command, quiet)
+    sys.exit(int(any(cell.state == "failed" for cell in records.cells)))
 
 
 def print_end(records: Any, command: str, quiet: bool) -> None:
-    """Print how the study ended; exit with code 1 if a cell has failed."""
+    """Print how the study ended."""
     from tlx.study.table import RESULTS, lacking
 
     if not quiet:
@@ -129,7 +138,6 @@ def print_end(records: Any, command: str, quiet: bool) -> None:
             f"{command}",
             err=True,
         )
-        sys.exit(1)
 
 
 def print_status(study: Study, out: str) -> None:

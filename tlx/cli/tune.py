@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from tlx.cli.group import (
+    cluster_options,
     command_of,
     config_argument,
     file_word,
     jobs_option,
+    join_processes,
+    leads,
     main,
     mesh_of,
     mesh_option,
@@ -61,12 +64,14 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @place_options
 @together_option(16)
 @mesh_option
+@cluster_options
 @click.option("--share", type=int, hidden=True)
 @quiet_option
 def tune(
     config: str, changes: tuple[str, ...], space: str, trials: int, sampler: str, pruner: str, metric: str | None,
-    direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
-    quiet: bool, place: RunPlace,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None,
+    coordinator: str | None, processes: int | None, process: int | None, share: int | None, quiet: bool,
+    place: RunPlace,
 ) -> None:  # fmt: skip
     """Search for hyperparameters on the validation split.
 
@@ -75,6 +80,7 @@ def tune(
     """
     from tlx.tune import search
 
+    join_processes(share, coordinator, processes, process)
     _, recipe = load_recipe(config, changes)
     ranges = function_of(space, "space", "space")()
     out = out or f"runs/tune-{Path(config).stem}"
@@ -101,6 +107,8 @@ def tune(
     if results.best is None:
         reason = next((trial.error for trial in results.trials if trial.error), "no trial has run to its end")
         raise ArithmeticError(f"no trial of {out} is done: {reason}")
+    if not leads():
+        return
     summary = (
         f"{results.settings.document['metric']} {results.best.value:.4f} "
         f"(selection: best of {len(results.trials)} trials)"

@@ -15,7 +15,7 @@ import numpy as np
 
 from tlx.data.augment import Augmentation, augmented_images
 from tlx.data.examples import Examples
-from tlx.data.readers import Batch, Gather, Targets, reader
+from tlx.data.readers import Batch, Gather, Share, Targets, reader
 from tlx.data.table import Table
 from tlx.processors.base import Processor
 from tlx.processors.columns import LABEL, spelled
@@ -168,15 +168,20 @@ def evaluation_batches(
     rows: np.ndarray | None = None,
     targets: Targets | None = None,
     gather: Gather | None = None,
+    whole_batches: bool = False,
 ) -> Iterator[Batch]:
     """Return an iterator over batches that hold every example once.
 
     Images keep their order. Texts are sorted from short to long, so that little of a batch is padding. A batch also has
     `position` int32[B], the place in `examples`, and `weight` float32[B]: 1, and 0 for copies that fill the last batch.
+    With `whole_batches` the processes share the batches, and not the rows of each: process p of P reads the batches p,
+    p + P, and so on.
     """
     import grain
 
-    mine = _share(batch, process_index, process_count) if rows is None else rows
+    mine: Share = slice(None)
+    if not whole_batches:
+        mine = _share(batch, process_index, process_count) if rows is None else rows
     ready = reader(examples, processor, targets)
     if process_count > 1:
         ready.measure(gather, process_index, process_count)
@@ -194,7 +199,10 @@ def evaluation_batches(
         return {**ready.batch(positions, mine, buckets), "position": positions[mine], "weight": weight}
 
     count = -(-len(examples) // batch)
-    return iter(grain.MapDataset.range(count).map(assemble).to_iter_dataset(_reading())) if count else iter(())
+    numbers = (process_index, count, process_count) if whole_batches else (0, count, 1)
+    if not range(*numbers):
+        return iter(())
+    return iter(grain.MapDataset.range(*numbers).map(assemble).to_iter_dataset(_reading()))
 
 
 def _positions(count: int, batch: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:

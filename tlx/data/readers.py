@@ -128,6 +128,8 @@ class Processed:
         """
         if not self.ragged or (self.sizes >= 0).all():
             return
+        from tlx import processes
+
         file = self.file("lengths")
         is_cached = file is not None and file.is_file()
         if gather is not None:
@@ -138,7 +140,8 @@ class Processed:
         else:
             share = slice(process_index, None, process_count) if gather is not None else slice(None)
             lengths = np.zeros(len(self.examples), np.int32)
-            lengths[share] = measured(self.examples, self.processor, np.arange(len(self.examples))[share])
+            positions = np.arange(len(self.examples))[share]
+            lengths[share] = processes.together(lambda: measured(self.examples, self.processor, positions))
             if gather is not None:
                 # Each length is in the table of one process and 0 in those of the others.
                 lengths = np.asarray(gather(lengths)).reshape(process_count, -1).sum(0).astype(np.int32)

@@ -173,17 +173,38 @@ class Table:
         field = Field((None, *first.shape[1:]), first.dtype)
         return stacked("/".join(self.leaves[n].path), rows, field, length + extra)
 
-    def grown(self, indices: np.ndarray, lengths: np.ndarray | None, arrays: Sequence[np.ndarray]) -> Table:
+    def opened_again(self) -> Table:
+        """Return the table with all shards that its folder has now."""
+        return Table(self.folder, self.leaves, self.views, self.processor)
+
+    @property
+    def next_number(self) -> int:
+        """Return the number of the next shard."""
+        numbers = [int(path.name.removeprefix("shard-")) for path in self.folder.glob("shard-*")]
+        return max(numbers, default=-1) + 1
+
+    def remove_damaged(self) -> None:
+        """Delete the damaged shards."""
+        for path in self.damaged:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def grown(
+        self,
+        indices: np.ndarray,
+        lengths: np.ndarray | None,
+        arrays: Sequence[np.ndarray],
+        number: int | None = None,
+    ) -> Table:
         """Return the table with one more shard. The shard is written whole or not at all, and synced before it counts.
 
-        The caller holds the lock of the folder. Damaged shards are deleted.
+        The caller holds the lock of the folder. Damaged shards are deleted. `number` is the number of the shard, by
+        default the next one.
 
         Raises:
             OSError: The disk cannot store the shard; no part of it stays.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.damaged:
-            shutil.rmtree(path, ignore_errors=True)
+        self.remove_damaged()
         partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=".partial-"))
         try:
             np.save(partial / "indices.npy", indices.astype(np.int64))
@@ -194,10 +215,9 @@ class Table:
             checksums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
             (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
             sync_tree(partial)
-            numbers = [int(path.name.removeprefix("shard-")) for path in self.folder.glob("shard-*")]
-            os.replace(partial, self.folder / f"shard-{max(numbers, default=-1) + 1:05d}")
+            os.replace(partial, self.folder / f"shard-{self.next_number if number is None else number:05d}")
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_path(self.folder)
-        return Table(self.folder, self.leaves, self.views, self.processor)
+        return self.opened_again()

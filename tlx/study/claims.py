@@ -73,6 +73,13 @@ def locked(directory: Path, fingerprint: str, cell: Cell) -> Claim | None:
     return Claim(fingerprint, cell, folder, lock, (folder / RESULT).is_file())
 
 
+def followed(directory: Path, fingerprint: str, cell: Cell, done: bool) -> Claim:
+    """Return the claim on a cell that the first of several processes holds, as the others see it."""
+    return Claim(
+        fingerprint, cell, directory / CELLS / fingerprint, FileLock(directory / CLAIMS / f"{fingerprint}.lock"), done
+    )
+
+
 def claim_group(directory: Path, cells: Mapping[str, Cell], group: Sequence[str], since: float) -> list[Claim]:
     """Return the claims on all cells of a group, in its order: all of them or none.
 

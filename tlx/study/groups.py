@@ -30,6 +30,11 @@ class Together(NamedTuple):
     decided: bool = False
     why: str = ""
 
+    @classmethod
+    def of(cls, cells: Sequence[str], decided: bool, why: str) -> "Together":
+        """Return a group that was sent to another process as JSON."""
+        return cls(tuple(cells), decided, why)
+
 
 class Recorded(NamedTuple):
     """Content of `groups.json`: the largest size of a group, as requested, and the groups."""

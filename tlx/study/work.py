@@ -7,11 +7,12 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from tlx import report
+from tlx import processes, report
 from tlx.files import run_files
 from tlx.files.durable import StorageError, guarded
 from tlx.records import studies
@@ -19,10 +20,10 @@ from tlx.records.log import write_json
 from tlx.records.run_directory import RECIPE
 from tlx.records.studies import CELLS, FAILED, PLAN, StudyRecords
 from tlx.sharding import Mesh
-from tlx.study import groups
+from tlx.study import groups, hosts
 from tlx.study.base import Study, check_tested, document, settle
 from tlx.study.board import Board
-from tlx.study.claims import Claim, claim_group, settled
+from tlx.study.claims import Claim, claim_group, followed, settled
 from tlx.study.clusters.base import Cluster
 from tlx.study.groups import Together
 from tlx.study.sweeps import Cell
@@ -88,6 +89,7 @@ def run_study(
             "tlx.study.work.work; the command `tlx study` passes it"
         )
     check_tested(study)
+    hosts.check(study, jobs, most, mesh)
     with guarded(directory, AGAIN), on or nullcontext():
         return directed(study, directory, jobs, most, quiet, command, file, worker, mesh, on)
 
@@ -105,11 +107,11 @@ def directed(
     on: Cluster | None = None,
 ) -> StudyRecords:
     """Run the study as in `run_study`, in a directory that the caller guards."""
-    settle(directory, document(study, Path(file).stem or directory.name, command, file))
-    since = now()
-    with Board(study, directory, since, quiet) as board:
+    processes.decided(lambda: settle(directory, document(study, Path(file).stem or directory.name, command, file)))
+    since = processes.decided(now)
+    with Board(study, directory, since, quiet or not processes.leads()) as board:
         board.begin()
-        for note in groups.record(directory, study.by_fingerprint, most):
+        for note in processes.decided(lambda: groups.record(directory, study.by_fingerprint, most)):
             board.say(f"note: {note}")
         if on:
             from tlx.study.clusters.cells import run_cells
@@ -120,11 +122,15 @@ def directed(
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)
         board.look(at_once=True)
+    processes.decided(lambda: conclude(directory))
+    return studies.read(directory)
+
+
+def conclude(directory: Path) -> None:
+    """Write the tables of a study, and its page if the extra is installed and a cell is done."""
     write_results(directory)
-    records = studies.read(directory)
-    if records.counts["done"] and report.available():
+    if studies.read(directory).counts["done"] and report.available():
         report.write_study(directory)
-    return records
 
 
 def now() -> float:
@@ -180,21 +186,33 @@ def claimed(
     mesh: Mesh,
 ) -> None:
     """Claim and run cells until all are settled, as in `work`."""
-    unsettled, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
-    groups.record(directory, cells, most)
-    while unsettled := {name: cell for name, cell in unsettled.items() if not settled(directory / CELLS / name, since)}:
+    cells, employer = study.by_fingerprint, os.getppid()
+    unsettled: Mapping[str, Cell] = cells
+    processes.decided(lambda: note_groups(directory, cells, most))
+    while unsettled := still_unsettled(directory, unsettled, since):
         claimed_any = False
         # To look for unsettled cells after every group would take the square of their number.
-        for group in listed(directory, unsettled):
+        for group in processes.decided(partial(listed, directory, unsettled)):
             if employed and os.getppid() != employer:
                 return
-            claimed_any |= run_group(cells, directory, group, since, share, look, mesh)
+            claimed_any |= run_group(cells, directory, Together.of(*group), since, share, look, mesh)
         if not claimed_any:
             # A cell that could not be opened is in no group, and a worker may have died before it recorded a new one.
-            groups.record(directory, cells, most)
+            processes.decided(lambda: note_groups(directory, cells, most))
             wait()
             time.sleep(PAUSE)
             look()
+
+
+def note_groups(directory: Path, cells: Mapping[str, Cell], most: int) -> None:
+    """Record groups for the cells that have none."""
+    groups.record(directory, cells, most)
+
+
+def still_unsettled(directory: Path, cells: Mapping[str, Cell], since: float) -> dict[str, Cell]:
+    """Return those of the cells that are not settled."""
+    names = processes.decided(lambda: [name for name in cells if not settled(directory / CELLS / name, since)])
+    return {name: cells[name] for name in names}
 
 
 def listed(directory: Path, cells: Mapping[str, Cell]) -> list[Together]:
@@ -212,18 +230,27 @@ def run_group(
     look: Callable[[], None],
     mesh: Mesh = Mesh(),
 ) -> bool:
-    """Claim a group and run it; return whether it could be claimed."""
-    claims = claim_group(directory, cells, group.cells, since)
-    if not claims:
-        return False
-    try:
-        # Another worker may have decided between the check and the locks.
-        if (recorded := groups.read(directory)) is None or group not in recorded.groups:
+    """Claim a group and run it; return whether it could be claimed. Of several processes that train together the first
+    one claims, and all of them run."""
+    with ExitStack() as locks:
+        claims: list[Claim] = []
+
+        def claim() -> list[bool]:
+            held = claim_group(directory, cells, group.cells, since)
+            for item in held:
+                locks.callback(item.lock.release)
+            # Another worker may have decided between the check and the locks.
+            recorded = groups.read(directory) if held else None
+            if recorded is not None and group in recorded.groups:
+                claims.extend(held)
+            return [item.done for item in claims]
+
+        done = processes.decided(claim)
+        if not done:
             return False
+        members = zip(group.cells, done, strict=True)
+        claims = claims or [followed(directory, name, cells[name], of_cell) for name, of_cell in members]
         fulfil(directory, group, claims, share, look, mesh)
-    finally:
-        for item in claims:
-            item.lock.release()
     return True
 
 
@@ -234,13 +261,13 @@ def fulfil(
     decided: list[Together] = []
 
     def note(choice: Json) -> None:
-        append(directory / PLAN, choice)
+        processes.decided(lambda: append(directory / PLAN, choice))
         decided.extend(Together(tuple(part), True, choice["why"]) for part in choice["groups"])
 
     def admit(parts: run_many.Groups) -> run_many.Groups:
         if group.decided:
             return parts
-        groups.decide(directory, group, decided)
+        processes.decided(lambda: groups.decide(directory, group, decided))
         return parts[: groups.share_of(parts, share)]
 
     def freed(parts: run_many.Groups) -> None:
@@ -248,6 +275,9 @@ def fulfil(
             claims[position].lock.release()
 
     def record_outcome(position: int, outcome: Run | Exception) -> None:
+        processes.decided(lambda: write_outcome(position, outcome))
+
+    def write_outcome(position: int, outcome: Run | Exception) -> None:
         claim = claims[position]
         if isinstance(outcome, StorageError):
             # This is not a failure of the cell: the next cell would fail too.
@@ -261,9 +291,7 @@ def fulfil(
         append(directory / EXECUTIONS, line | {"host": socket.gethostname(), "process": os.getpid()})
         look()
 
-    for claim in claims:
-        if not claim.done:
-            make_way(claim.folder)
+    processes.decided(lambda: make_way([claim.folder for claim in claims if not claim.done]))
     run_many.run_many(
         [claim.cell.recipe for claim in claims],
         [claim.folder for claim in claims],
@@ -277,12 +305,13 @@ def fulfil(
     )
 
 
-def make_way(folder: Path) -> None:
-    """Remove the record of an earlier failure, and the files of an attempt that died before it had claimed the
+def make_way(folders: Sequence[Path]) -> None:
+    """Remove the records of earlier failures, and the files of attempts that died before they had claimed their
     folder."""
-    if not (folder / RECIPE).is_file():
-        run_files.delete(folder)
-    (folder / FAILED).unlink(missing_ok=True)
+    for folder in folders:
+        if not (folder / RECIPE).is_file():
+            run_files.delete(folder)
+        (folder / FAILED).unlink(missing_ok=True)
 
 
 def keep_failure(folder: Path, error: Exception) -> None:

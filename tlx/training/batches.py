@@ -17,6 +17,7 @@ from tlx.data.readers import reader
 from tlx.processors.base import Processor
 from tlx.training.active_run import ActiveRun
 from tlx.training.prepare import stream_seed, training_batches
+from tlx.training.reading_together import ReadAhead
 from tlx.training.state import TrainState
 from tlx.training.vectorize import MOST, Engine, stack
 from tlx.trees import Tree, flatten, size
@@ -59,6 +60,11 @@ class ShapeCounter:
     def __init__(self) -> None:
         self.steps, self.batch_of = Counter[Any](), dict[Any, Any]()
 
+    @property
+    def failure(self) -> Exception | None:
+        """Return the error by which this process could not read a batch that another process also waits for."""
+        return None
+
     def count(self, batch: ArrayMap, steps: int) -> bool:
         """Count steps of this batch's shape; return whether the shape occurred before."""
         shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
@@ -70,20 +76,29 @@ class ShapeCounter:
 
 
 class HostBatches(ShapeCounter):
-    """Batches made on the host, a step at a time."""
+    """Batches made on the host, a step at a time, up to the step `last`."""
 
-    def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int):
+    def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int, last: int):
         super().__init__()
-        self.engine = engine
+        self.engine, self.last = engine, last
         sharers, self.share = sharing(runs, readers)
         self.begin = lambda step: [
             training_batches(run.ready, run.splits, how, step, engine.mesh) for run, how in sharers
         ]
-        self.batches = self.begin(first)
+        self.batches, self.ahead = self.opened(first)
+
+    def opened(self, step: int) -> tuple[list[Any], ReadAhead | None]:
+        """Return the batches from a step on, and, for several processes, the same read ahead."""
+        batches = self.begin(step)
+        return batches, ReadAhead(batches, self.last - step) if jax.process_count() > 1 else None
+
+    @property
+    def failure(self) -> Exception | None:
+        return None if self.ahead is None else self.ahead.failure
 
     def rewound(self, step: int) -> "HostBatches":
         """Return the same batches at the step `step`, whatever was dispatched."""
-        self.batches, self.steps = self.begin(step), Counter()
+        (self.batches, self.ahead), self.steps = self.opened(step), Counter()
         return self
 
     def bytes_needed(self, state: TrainState) -> int:
@@ -93,11 +108,11 @@ class HostBatches(ShapeCounter):
     def shapes(self) -> tuple[Tree, Tree]:
         """Return the shapes of a batch of one run, and of the batch of an engine's step; this uses up a batch."""
         batches, _, placed = self.batch()
-        return sharding.shapes(batches[0]), sharding.shapes(placed)
+        return sharding.shapes(of_one_run(batches, batches[0], placed)), sharding.shapes(placed)
 
     def batch(self) -> tuple[Sequence[ArrayMap], ArrayMap, ArrayMap]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
-        batches = [next(batches) for batches in self.batches]
+        batches = [next(batches) for batches in self.batches] if self.ahead is None else next(self.ahead)
         batch = batches[0] if len(batches) == 1 else together(batches)
         return batches, batch, self.engine.put(batch)
 
@@ -105,12 +120,8 @@ class HostBatches(ShapeCounter):
         """Dispatch one step from `state`."""
         batches, batch, placed = self.batch()
         state, metrics = self.engine.train(state, placed)
-        if jax.process_count() > 1:
-            # Each process holds only its part of the batch.
-            batch = placed
-        elif len(batches) > 1:
-            batch = jax.tree.map(lambda leaf: leaf[0], batch)
-        compiled = self.count(batch, 1)
+        first = batch if len(batches) == 1 else jax.tree.map(lambda leaf: leaf[0], batch)
+        compiled = self.count(of_one_run(batches, first, placed), 1)
         return DispatchedSteps(
             state,
             1,
@@ -120,6 +131,17 @@ class HostBatches(ShapeCounter):
             False,
             self.engine.runs,
         )
+
+
+def of_one_run(batches: Sequence[ArrayMap], first: ArrayMap, placed: ArrayMap) -> ArrayMap:
+    """Return the batch of one run, or its shapes: `first`, or, where each process has a part of it, those of the placed
+    batch, in which the orders of the examples lie along the first axis if there are several."""
+    if jax.process_count() == 1:
+        return first
+    shapes = sharding.shapes(placed)
+    if len(batches) == 1:
+        return shapes
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
 
 
 class DeviceBatches(ShapeCounter):
@@ -210,14 +232,16 @@ def order_of(run: ActiveRun, how: Reader) -> Order:
 
 
 def batches_for(
-    engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int
+    engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int, last: int
 ) -> HostBatches | DeviceBatches:
     """Return rows on the devices where there is one stream of few, unchanging rows of one shape; else batches from the
-    host. `readers` are each run's tables or processors, by stream."""
-    if engine.sweep is None or jax.process_count() > 1 or len(runs[0].splits.streams) > 1:
-        return HostBatches(engine, runs, readers, first)
-    fits = small(runs[0], engine) and all(fixed(run, first_of(how)) for run, how in zip(runs, readers, strict=True))
-    return (DeviceBatches if fits else HostBatches)(engine, runs, readers, first)
+    host. `readers` are each run's tables or processors, by stream; the steps are those after `first` up to `last`."""
+    one_stream = engine.sweep is not None and jax.process_count() == 1 and len(runs[0].splits.streams) == 1
+    if not (one_stream and small(runs[0], engine)):
+        return HostBatches(engine, runs, readers, first, last)
+    if not all(fixed(run, first_of(how)) for run, how in zip(runs, readers, strict=True)):
+        return HostBatches(engine, runs, readers, first, last)
+    return DeviceBatches(engine, runs, readers, first)
 
 
 def small(run: ActiveRun, engine: Engine) -> bool:

@@ -18,6 +18,7 @@ from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training.prepare import Prepared
+from tlx.training.reading_together import ReadTogether
 from tlx.training.shares import shared
 from tlx.training.state import TrainState
 from tlx.training.step import FINITE
@@ -116,7 +117,10 @@ def measured(
         # Runs lie along the second axis, because examples are joined along the first.
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), engine.evaluate(state, engine.put_whole(inputs)))
 
-    return passes(batches, compute, read, advance, partial(sharding.gather_rows, engine.mesh))
+    if jax.process_count() == 1:
+        return passes(batches, compute, read, advance)
+    together = ReadTogether(batches, partial(sharding.gather_rows, engine.mesh))
+    return passes(together, compute, read, advance, together.whole)
 
 
 def beside(batches: Sequence[ArrayMap], read: Read) -> dict[str, Any]:

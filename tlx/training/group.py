@@ -15,7 +15,6 @@ from tlx import processes
 from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Outputs
 from tlx.records import run_directory
-from tlx.records.log import CallbackError
 from tlx.records.progress import Clock, Evaluations, Progress
 from tlx.records.run_directory import Predictions
 from tlx.training import vectorize
@@ -29,6 +28,7 @@ from tlx.training.interrupt import Interruption, noted
 from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
 from tlx.training.placement import gathered_state
+from tlx.training.reading_together import raise_first
 from tlx.training.results import end_message, line, start_message, write_all, write_page
 from tlx.training.votes import Votes, Wish
 
@@ -152,7 +152,7 @@ class RunGroup:
 
     @property
     def own_wish(self) -> Wish:
-        """Return what this process wishes: to stop because of a signal or an error of the callback."""
+        """Return what this process wishes: to stop because of a signal or an error."""
         if self.failure is not None:
             return Wish.FAIL
         return Wish.STOP if self.stop.requested else Wish.NOTHING
@@ -163,9 +163,11 @@ class RunGroup:
         return self.own_wish if jax.process_count() == 1 else self.agreed
 
     @property
-    def failure(self) -> CallbackError | None:
-        """Return the error of the user's callback."""
-        return next((run.records.failure for run in self.runs if run.records.failure is not None), None)
+    def failure(self) -> Exception | None:
+        """Return the error of the user's callback, or the one by which this process could not read a batch."""
+        failures: list[Exception | None] = [run.records.failure for run in self.runs]
+        failures += [self.setup.batches.failure] if self.setup is not None else []
+        return next((failure for failure in failures if failure is not None), None)
 
     @property
     def evaluation_due(self) -> bool:
@@ -259,11 +261,9 @@ class RunGroup:
             raise KeyboardInterrupt
 
     def raise_failure(self) -> None:
-        """Raise the error of the callback, in every process."""
-        if self.failure is not None:
-            raise self.failure
+        """Raise the error of the callback or of a batch, in every process."""
         if self.wish == Wish.FAIL:
-            raise processes.OtherProcessFailed("the callback failed in process 0")
+            processes.together(partial(raise_first, [self.failure]))
 
     def count_flops(self) -> None:
         """Add the operations of the steps since the last call to those of each run; None once they are unknown."""

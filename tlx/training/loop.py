@@ -218,7 +218,7 @@ def run(
                 recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test,
                 file=None if file is None else Path(file), with_commit=True,
             )  # fmt: skip
-        result = train([active], how, clock)[0]
+        result = processes.attempt(lambda: train([active], how, clock)[0])
     if isinstance(result, Exception):
         raise result
     return result

@@ -123,7 +123,7 @@ def set_up_phase(
     engine, states, learning = engine_of(runs, parts, devices, states, streams, readers["validation"])
     programs = Programs()
     engine = programs.watched(engine)
-    batches = batches_for(engine, runs, streams, step)
+    batches = batches_for(engine, runs, streams, step, last)
     return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step, devices, programs)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tlx import config
+from tlx import config, processes
 from tlx.recipe import Recipe
 from tlx.records.progress import Clock
 from tlx.training.active_run import ActiveRun, opened
@@ -256,18 +256,16 @@ def attempted(
     runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup | None = None
 ) -> list[Run | Exception]:
     """Return the outcomes of runs that train together; an error of the group is the outcome of each run."""
-    try:
-        return train(runs, how, clock, setup)
-    except Exception as error:
-        return [error] * len(runs)
+    outcomes = processes.attempt(lambda: train(runs, how, clock, setup))
+    return [outcomes] * len(runs) if isinstance(outcomes, Exception) else outcomes
 
 
 def tried(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, PhaseSetup | None]:
     """Return `chosen(...)`; one by one where the group cannot be compiled: then each run raises its own error."""
-    try:
-        return chosen(runs, how, most)
-    except Exception as error:
-        return Choice(1, f"a step could not be compiled ({type(error).__name__}: {error})"), None
+    choice = processes.attempt(lambda: chosen(runs, how, most))
+    if isinstance(choice, Exception):
+        return Choice(1, f"a step could not be compiled ({type(choice).__name__}: {choice})"), None
+    return choice
 
 
 def chosen(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, PhaseSetup | None]:
@@ -280,9 +278,9 @@ def chosen(runs: Sequence[ActiveRun], how: How, most: int) -> tuple[Choice, Phas
     if count == 1:
         return Choice(1, "there is one run" if len(runs) == 1 else "the runs were requested one by one"), None
     recipe = runs[0].recipe
-    if recipe.train.compile == "pmap" or jax.process_count() > 1:
-        return Choice(1, "pmap" if recipe.train.compile == "pmap" else "several processes"), None
-    room, phase = room_bytes(), heaviest(runs[0])
+    if recipe.train.compile == "pmap":
+        return Choice(1, "pmap"), None
+    room, phase = processes.decided(room_bytes), heaviest(runs[0])
     count = min(count, max(1, room // max(1, own_bytes(runs[0], phase))))
     while count > 1:
         setup, needed, load = weighed(runs[:count], phase, how)
@@ -333,7 +331,7 @@ def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup
     setup = set_up_phase(runs, phase, how.feature_cache, lambda line: None, mesh=how.mesh)
     states = setup.states
     state = setup.placed()
-    needed = setup.batches.bytes_needed(state)
+    needed = processes.broadcast(setup.batches.bytes_needed(state))
     batch_of_run, batch = setup.batches.shapes()
     lowered: Any = setup.engine.train.lower(state, batch)  # type: ignore[attr-defined]
     setup.states, setup.batches = states, setup.batches.rewound(setup.step)

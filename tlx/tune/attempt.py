@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from tlx import processes
 from tlx.files import run_files
 from tlx.files.durable import StorageError
 from tlx.recipe import Recipe
@@ -57,6 +59,9 @@ def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh
     """
 
     def ended(trial: Trial, outcome: Run | Exception) -> None:
+        processes.decided(lambda: settle(trial, outcome))
+
+    def settle(trial: Trial, outcome: Run | Exception) -> None:
         if isinstance(outcome, StorageError):
             raise outcome
         if trial.ended:
@@ -71,10 +76,7 @@ def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh
         # The run has ended, so its checkpoints are no longer needed.
         run_files.delete(trial.folder, checkpoints_only=True)
 
-    for trial in trials:
-        # A worker that died before it claimed the folder may have left files in it.
-        if not (trial.folder / RECIPE).is_file():
-            run_files.delete(trial.folder)
+    processes.decided(lambda: make_way(trials))
     how = replace(CELLS, test=False, mesh=mesh)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]
@@ -83,8 +85,13 @@ def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh
         on_outcome=lambda n, outcome: ended(free[n], outcome),
     )  # fmt: skip
     for trial in judged:
-        try:
-            outcome: Run | Exception = run(trial.recipe, trial.folder, resume=True, how=replace(how, judge=trial.judge))
-        except Exception as error:  # whatever a recipe of the space may raise, the search outlives it
-            outcome = error
-        ended(trial, outcome)
+        judging = replace(how, judge=trial.judge)
+        # Whatever a recipe of the space may raise, the search outlives it.
+        ended(trial, processes.attempt(partial(run, trial.recipe, trial.folder, resume=True, how=judging)))
+
+
+def make_way(trials: Sequence[Trial]) -> None:
+    """Remove the files that a worker may have left which died before it claimed the folder."""
+    for trial in trials:
+        if not (trial.folder / RECIPE).is_file():
+            run_files.delete(trial.folder)

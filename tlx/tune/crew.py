@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from tlx import config
+from tlx import config, processes
 from tlx.records.studies import CELLS, CLAIMS
 from tlx.sharding import Mesh
 from tlx.tune import journal
@@ -46,7 +46,9 @@ class Crew:
                 points = journal.points(settings.sampler, settings.space, settings.seed, trials)
                 new = points[len(self.study.get_trials(deepcopy=False)) :]
                 largest = max(1, min(self.together, math.ceil(len(new) / share)))
-                journal.enqueue(self.study, settings.space, new, largest)
+                # The others of several processes may see an older state of the journal.
+                if processes.leads():
+                    journal.enqueue(self.study, settings.space, new, largest)
                 self.trials = len(points)
 
     def work(self, once: bool = False) -> None:
@@ -54,12 +56,35 @@ class Crew:
         executes only the next trials that train together."""
         while True:
             with contextlib.ExitStack() as claims:
-                trials = self.next(claims)
+                trials = self.drawn(claims)
                 if not trials:
                     return
                 self.attempt(trials)
             if once:
                 return
+
+    def drawn(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
+        """Return the next trials, as `next` does. The first of several processes draws and claims them; the others get
+        them without a handle."""
+        pairs: list[tuple[Trial, Any]] = []
+        space = self.settings.space
+
+        def draw() -> list[Any]:
+            pairs.extend(self.next(claims))
+            return [
+                (trial.number, journal.to_params(space, trial.point), trial.judge is not None, trial.ended)
+                for trial, _ in pairs
+            ]
+
+        drawn = processes.decided(draw)
+        return pairs or [(self.followed(number, params, *rest), None) for number, params, *rest in drawn]
+
+    def followed(self, number: int, params: dict[str, Any], judged: bool, ended: bool) -> Trial:
+        """Return a trial that another process has drawn, which also judges it."""
+        point = journal.to_point(self.settings.space, params)
+        recipe_cell = cell(self.settings.recipe, point)
+        folder = self.folder / CELLS / recipe_cell.fingerprint
+        return Trial(number, point, recipe_cell.recipe, folder, (lambda step, metrics: True) if judged else None, ended)
 
     def attempt(self, pairs: Sequence[tuple[Trial, Any]]) -> None:
         handles = {trial.number: handle for trial, handle in pairs}

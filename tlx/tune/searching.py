@@ -7,22 +7,26 @@ DIR/claims/                locks: of the choice of the next trial, and of every 
 DIR/tune.json, report.html the results
 """
 
+import hashlib
+import json
 import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from tlx import processes
 from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.sharding import Mesh
+from tlx.study import hosts
 from tlx.study.clusters.base import Cluster
 from tlx.study.clusters.drive import drive
 from tlx.tune.clustered import SearchWork, workers_of
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
 from tlx.tune.reading import Found, read
-from tlx.tune.settings import Direction, alone, check_settings, pruner_of, settle
+from tlx.tune.settings import Direction, Settings, alone, check_settings, pruner_of, settle
 from tlx.tune.space import Space
 
 TUNE, PAGE = "tune.json", "report.html"
@@ -83,22 +87,30 @@ def search(
     """
     settings = check_settings(recipe, space, trials, sampler, pruner, metric, direction, seed)
     share = sharing_workers(jobs, share, together, worker)
+    check_hosts(settings, trials, jobs, together, mesh)
     chosen = pruner_of(settings)
     folder = Path(out)
     with guarded(folder, "run the same command again"), on or nullcontext():
         share = workers_of(on, trials) if on else share
-        settle(folder, settings)
-        crew = Crew(folder, settings, chosen, trials, together, share, quiet, mesh)
+        processes.decided(lambda: settle(folder, settings))
+        # The first of several processes opens the journal before the others read it.
+        crew = processes.in_turn(lambda: Crew(folder, settings, chosen, trials, together, share, quiet, mesh))
         if on:
             drive(on, SearchWork(worker, crew, share))
         elif once:
             crew.work(once)
         else:
             work_with_helpers(crew, worker, jobs - 1)
-        results = read(folder, settings, crew.study)
         if not once:
-            conclude(results, command)
-    return results
+            processes.decided(lambda: conclude(read(folder, settings, crew.study), command))
+        return read(folder, settings, crew.study)
+
+
+def check_hosts(settings: Settings, trials: int, jobs: int, together: int, mesh: Mesh) -> None:
+    """Raise ValueError, in every process, where several processes have other searches, data, versions or options."""
+    document = json.dumps({**settings.document, "trials": trials}, sort_keys=True).encode()
+    name = "the search (by the hash of its settings)"
+    hosts.check_start({name: hashlib.sha256(document).hexdigest()[:16]}, [settings.recipe.data], jobs, together, mesh)
 
 
 def sharing_workers(jobs: int, share: int | None, together: int, worker: Sequence[str]) -> int:

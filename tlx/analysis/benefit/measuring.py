@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tlx import config
+from tlx import config, processes
 from tlx.analysis.benefit.arms import ARM, LABELS, PRETRAINED, SCRATCH, SEED
 from tlx.analysis.benefit.card import card
 from tlx.files.documents import read_json, read_lines, records
@@ -63,7 +63,13 @@ def measure(
     study_records = run_study(
         study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh, on=on
     )
-    directory = Path(out)
+    return processes.decided(lambda: written(study, study_records, Path(out), command, pue, pounds_per_kwh))
+
+
+def written(
+    study: Study, study_records: StudyRecords, directory: Path, command: str, pue: float, pounds_per_kwh: float
+) -> Json:
+    """Write the card from the records in the directory, and return its document. The arguments are as in `measure`."""
     counted = {name: counted_once(directory, study, name) for name in (PRETRAINED, SCRATCH)}
     base = study.base
     document = {

@@ -8,7 +8,7 @@ DIR/negative.json, negative.html   the report
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlx import config
+from tlx import config, processes
 from tlx.analysis.negative.arms import EPS, SOURCE, TRANSFER
 from tlx.analysis.negative.card import card, finite
 from tlx.analysis.negative.domains import divergences
@@ -49,7 +49,7 @@ def measure(
         ValueError: No run with a source has finished.
     """
     run_study(study, out, jobs=jobs, quiet=quiet, command=command, file=file, worker=worker, mesh=mesh, on=on)
-    return written(study, Path(out), command)
+    return processes.decided(lambda: written(study, Path(out), command))
 
 
 def written(study: Study, directory: Path, command: str = "") -> Json:

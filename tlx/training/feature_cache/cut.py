@@ -62,8 +62,6 @@ def find(ready: Prepared, phase: int, inputs: Shapes, memory: Tree | None = None
                 "once"
             ),
         )
-    if jax.process_count() > 1:
-        return Cut(None, f"{jax.process_count()} processes share a batch")
     now = partition.first_trainable(stages, ready.partitions[phase])
     below = [name for name in stages[: stages.index(stage)] if subtree(ready.variables.params, name)]
     if not below:

@@ -12,9 +12,9 @@ import json
 import re
 import shutil
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +22,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tlx import config
+from tlx import config, processes
 from tlx.assets import cache_dir
-from tlx.data import Examples, Leaf, Sealed, Splits, Table, evaluation_batches, inputs_of
-from tlx.data.augment import augmented
-from tlx.data.readers import reader
+from tlx.data import Examples, Leaf, Sealed, Splits, Table
 from tlx.functional.selection import SOURCE, TARGET
-from tlx.training.feature_cache.cut import Cut, prefix
-from tlx.training.interrupt import locked, look
+from tlx.training.feature_cache.cut import Cut
+from tlx.training.feature_cache.filling import SEEN, augments, fill
 from tlx.training.prepare import Prepared
 from tlx.trees import flatten, subtree
 from tlx.types import Array
@@ -133,11 +131,6 @@ def numbers(leaf: Array | np.ndarray) -> bytes:
 DIGESTS: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 
 
-def augments(ready: Prepared, name: str) -> bool:
-    """Return whether the examples are augmented: only those of training are."""
-    return name in ready.recipe.data.stream_names and bool(ready.recipe.data.augment)
-
-
 def views_of(ready: Prepared, name: str) -> int:
     """Return the number of rows of an example of the split."""
     return (ready.recipe.data.views or 1) if augments(ready, name) else 1
@@ -166,7 +159,8 @@ def sources(
     }
     missing = {folder: lacking(tables[folder], [request[2] for request in requests[folder]]) for folder in tables}
     trained = {folders[name] for folders in folders_by_run for name in pairs[0][1].streams}
-    if why := too_much(pairs, cut, reads, missing, trained):
+    why = apart(missing) or processes.decided(lambda: too_much(pairs, cut, reads, missing, trained))
+    if why:
         return [nothing(ready, why) for ready, _ in pairs]
     start = time.perf_counter()
     computed = sum(map(len, missing.values()))
@@ -192,6 +186,45 @@ def sources(
     message += f"; note: {'; '.join(damaged)}; it is not used, and its rows are computed again" if damaged else ""
     tables_by_run = [{name: tables[folder] for name, folder in folders.items()} for folders in folders_by_run]
     return [Sources(cut.stage, readers, message, computed) for readers in tables_by_run]
+
+
+def apart(missing: Mapping[Path, np.ndarray]) -> str:
+    """Return why several processes cannot fill the folders of one store, or need not; empty where they can.
+
+    `missing` are the rows that each folder lacks, as this process sees them.
+    """
+    if jax.process_count() == 1:
+        return ""
+    views = processes.gathered({folder.name: len(rows) for folder, rows in missing.items()})
+    if any(view.keys() != views[0].keys() for view in views):
+        return "the processes have different weights or data below the first trainable stage"
+    if not any(sum(view.values()) for view in views) or seen_by_all():
+        return ""
+    return f"{room()} is not on a disk that all processes see; set TLX_CACHE to a folder that is"
+
+
+def seen_by_all() -> bool:
+    """Return whether all processes see a file that the first one writes into the folder of the stores."""
+    name = processes.broadcast(f".seen-{uuid.uuid4().hex}")
+    path = room() / name
+
+    def write() -> bool:
+        try:
+            room().mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError:
+            return False
+        return True
+
+    if not processes.decided(write):
+        # `fill` says why nothing can be written.
+        return True
+    last = time.monotonic() + SEEN
+    while not (seen := path.exists()) and time.monotonic() < last:
+        time.sleep(SEEN / 20)
+    everywhere = all(processes.gathered(seen))
+    processes.decided(lambda: path.unlink(missing_ok=True))
+    return everywhere
 
 
 Requests = dict[Path, list[tuple[Prepared, str, Examples]]]
@@ -253,68 +286,3 @@ def row_bytes(leaf: Leaf, shape: Any, tokens: int) -> int:
 def rows_of(examples: Examples, views: int) -> np.ndarray:
     """Return the rows that these examples need, int64."""
     return (examples.rows[:, None] * views + np.arange(views)).reshape(-1)
-
-
-def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray, table: Table) -> Table:
-    """Return the table with its missing `rows` computed, numbers of rows of the `whole` split; other processes that
-    need the same rows wait."""
-    from filelock import FileLock
-
-    table.folder.mkdir(parents=True, exist_ok=True)
-    with locked(FileLock(table.folder / ".lock")):
-        table = Table(table.folder, table.leaves, table.views, table.processor)
-        missing = table.missing(rows)
-        for view in range(table.views):
-            places = missing[missing % table.views == view] // table.views
-            if len(places):
-                changed = view if augments(ready, name) else None
-                table = table.grown(*computed(ready, cut, whole.view(places), table, changed))
-    return table
-
-
-def computed(
-    ready: Prepared, cut: Cut, examples: Examples, table: Table, view: int | None
-) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]]:
-    """Return `(indices, lengths, arrays)` of a new shard: one pass over the examples, short texts with short ones.
-    `view` is the number of the augmentation, None where the split has none."""
-    recipe = ready.recipe
-    assert cut.stage is not None
-    run = jax.jit(partial(prefix, ready, cut.stage, cut.reads))
-    variables = jax.device_put(ready.variables)
-    indices: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
-    pieces: list[list[np.ndarray]] = [[] for _ in table.leaves]
-    batches = evaluation_batches(examples, ready.processor, batch=recipe.train.eval_batch, buckets=recipe.data.lengths)
-    measured = reader(examples, ready.processor)
-    for batch in batches:
-        look()
-        is_real = batch["weight"] > 0
-        if view is not None:
-            rows = zip(batch["image"], batch["index"].tolist(), strict=True)
-            images = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
-            batch["image"] = np.stack(images)
-        arrays = [np.asarray(array)[is_real] for array in run(variables, inputs_of(batch))]
-        check_numbers(arrays, batch["index"][is_real], examples, cut.stage)
-        indices.append(batch["index"][is_real].astype(np.int64) * table.views + (view or 0))
-        sizes = measured.lengths(batch["position"][is_real]) if ready.processor.ragged else None
-        if sizes is not None:
-            lengths.append(sizes.astype(np.int32))
-        for piece, leaf, array in zip(pieces, table.leaves, arrays, strict=True):
-            if leaf.tokens and sizes is not None:
-                # Padding tokens are not stored: no stage reads them.
-                piece.append(array[np.arange(array.shape[1]) < (sizes + leaf.extra)[:, None]])
-            else:
-                piece.append(array)
-    together = [np.concatenate(piece) for piece in pieces]
-    return np.concatenate(indices), np.concatenate(lengths) if lengths else None, together
-
-
-def check_numbers(arrays: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
-    """Raise ValueError, with the example, where the features below `stage` contain NaN."""
-    for array in arrays:
-        bad = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))
-        if len(bad):
-            raise ValueError(
-                f"the features below {stage!r} contain NaN for {examples.name} {examples.split}[{indices[bad[0]]}]; "
-                "check that example and the weights"
-            )
