@@ -20,7 +20,7 @@ from tlx.partition import Partition
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe, check_select
 from tlx.tasks import Task
-from tlx.training.pretrained import fitted, notes_on, pretrained_model, redrawn, same_weights
+from tlx.training.pretrained import drawn, fitted, notes_on, pretrained_model, redrawn, same_weights
 from tlx.training.shares import shared
 from tlx.training.step import Parts
 from tlx.trees import Tree, flatten, map_named, near_miss
@@ -134,13 +134,16 @@ def open_data(recipe: Recipe, test: bool = True) -> Splits:
     )
 
 
-def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None, mesh: Mesh | None = None
+) -> Prepared:
     """Prepare everything except the data.
 
     Args:
         recipe: The recipe.
         splits: The data, where open; they set the classes and the processor.
         like: Another prepared recipe; its weights are shared, without a copy, where this recipe loads the same.
+        mesh: The devices that train; where they cut the parameters, no host gets all of them (see `load_pretrained`).
 
     Raises:
         ValueError, TypeError: The parts of the recipe do not fit together; raised before anything is compiled.
@@ -153,12 +156,12 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         model = models.build(recipe.model, task.head())
         processor, manifest = None, Manifest("from scratch", {}, ())
         term_notes, references = check_fit(recipe, model, task, manifest, model.params)
-        variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
+        variables = drawn(model, recipe.seed, mesh)
     elif like is not None and same_weights(recipe, task, like):
         model, processor, manifest = like.model, like.stored_processor, like.manifest
         variables = redrawn(like, recipe.seed)
     else:
-        model, variables, processor, manifest, _ = pretrained_model(recipe, task)
+        model, variables, processor, manifest, _ = pretrained_model(recipe, task, mesh)
     if recipe.weights is not None:
         term_notes, references = check_fit(recipe, model, task, manifest, variables.params)
     pretrained, stored_processor = variables, processor
