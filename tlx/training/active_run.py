@@ -29,8 +29,9 @@ from tlx.records.trackers import TensorBoard, TrackedRun, Tracker, started
 from tlx.tasks.classes import format_names
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.patience import Patience
-from tlx.training.prepare import Prepared, check_shares, open_data, prepare
+from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.state import TrainState, memories
+from tlx.training.tuning_checks import check_shares
 from tlx.trees import Tree, flatten, nest
 from tlx.types import ArrayMap, Setting, Variables
 

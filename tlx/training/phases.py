@@ -137,8 +137,11 @@ def read_by(
 ) -> list[feature_cache.Sources]:
     """Return the readers of the batches of a phase, for each run; all of them read cached features, or none does."""
     first = runs[0]
-    if not cache or first.recipe.train.compile == "pmap":
+    train = first.recipe.train
+    if not cache or train.compile == "pmap" or train.parameter_dtype != "float32":
         why = "pmap cannot read cached features" if cache else "the cache is turned off"
+        if cache and train.compile != "pmap":
+            why = f"train.parameter_dtype is {train.parameter_dtype!r}, and features are computed in float32"
         sources = [feature_cache.nothing(run.ready, why) for run in runs]
     else:
         if phase not in first.cuts:

@@ -34,7 +34,7 @@ class Placement:
     def __init__(self, parts: Parts, mesh: Mesh, leaf_axes: Sequence[int | None] | None = None):
         self.mesh, self.declared, self.leaf_axes = mesh, parts.model.params, leaf_axes
         self.axes = {path: param.axes for path, param in flatten(parts.model.params).items()}
-        self.whole = sharding.replicated(mesh)
+        self.whole, self.precision = sharding.replicated(mesh), parts.precision
         self.parts = parts._replace(gather=self.gather) if mesh.shape[sharding.FSDP] > 1 else parts
 
     def of_state(self, state: TrainState) -> Any:
@@ -85,7 +85,8 @@ class Placement:
             kept = PartitionSpec(*(None if axis == sharding.FSDP else axis for axis in spec))
             return gathered(NamedSharding(self.mesh, kept), NamedSharding(self.mesh, spec), leaf)
 
-        return map_named(whole, params)
+        precision = self.precision
+        return map_named(lambda path, leaf: precision.seen(leaf, partial(whole, path)), params)
 
     def put(self, state: TrainState, copy: bool = True) -> TrainState:
         """Return a state on the devices: a copy, which a step can donate. Without `copy` the state itself is used up.
@@ -147,8 +148,11 @@ def gathered_state(state: TrainState) -> TrainState:
 
 
 def name_of(path: Sequence[Any]) -> tuple[str, str]:
-    """Return the field of a state in which a leaf lies, and the keys below it, joined with `/`."""
+    """Return the field of a state in which a leaf lies, and the keys below it, joined with `/`. The numbers of a
+    quantised parameter have its path."""
     field, *keys = path
+    if field.name == "frozen" and keys and getattr(keys[-1], "name", "") == "values":
+        del keys[-1]
     return field.name, "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in keys)
 
 

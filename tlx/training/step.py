@@ -130,8 +130,8 @@ class Compiled(NamedTuple):
 
     `train(state, batch)` donates the buffers of `state`; `evaluate(state, batch)` returns the scores. Each compiles
     once for each shape of batch. `place(state, copy=True)` copies a fresh state to the devices (see `Placement.put`)
-    and `fetch` returns it as one state; `put` places a batch. `answer(state)` is the state whose variables are evaluated, selected and saved: `state` itself where
-    nothing is averaged.
+    and `fetch` returns it as one state; `put` places a batch. `answer(state)` is the state whose variables are
+    evaluated, selected and saved: `state` itself where nothing is averaged.
     """
 
     train: Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]

@@ -307,15 +307,16 @@ def grafted(state: TrainState, run_state: TrainState) -> TrainState:
 
 def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     """Return whether runs that train different leaves may still share a program: the first trainable stage and the
-    frozen stages are the same, no term remembers anything, and the update and the optimiser treat every number
-    separately."""
+    frozen stages are the same, all parameters are float32, no term remembers anything, and the update and the optimiser
+    treat every number separately."""
     stages = [stage.name for stage in parts[0].model.stages]
     firsts = {partition.first_trainable(stages, of_run.partition) for of_run in parts}
     frozen = {partition.frozen_stages(stages, of_run.partition) for of_run in parts}
     elementwise = all(
         of_run.update.elementwise and of_run.ema is None and of_run.optim.elementwise and not of_run.layout.schedules
+        and of_run.precision.is_plain
         for of_run in parts
-    )
+    )  # fmt: skip
     leaves = {jax.tree.structure((state.trainable, state.frozen)) for state in states}
     path_sets = {frozenset(of_run.partition) for of_run in parts}
     return (
@@ -345,6 +346,7 @@ def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
             of_run.remat,
             of_run.joint,
             of_run.start,
+            of_run.precision,
             type(of_run.optim),
             of_run.optim.name,
         )
