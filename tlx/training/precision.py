@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.sharding import is_elsewhere
 from tlx.trees import Tree, flatten, map_named
 from tlx.tuning import Tuning
 from tlx.types import Array, Model
@@ -171,3 +172,30 @@ def with_base(frozen: Tree, params: Mapping[str, Any]) -> Tree:
     return map_named(
         lambda path, leaf: leaves[path] if isinstance(leaf, Quantised) or leaf.dtype == jnp.bfloat16 else leaf, frozen
     )
+
+
+def unrounded(params: Tree, initial: Tree, precision: Precision) -> Tree:
+    """Return the parameters with the `initial` values of those that were held in 8 bits, where this process has
+    them."""
+    if precision.frozen is None:
+        return params
+    leaves = flatten(initial)
+    return map_named(
+        lambda path, leaf: leaves[path] if path in precision.fixed and not is_elsewhere(leaves[path]) else leaf, params
+    )
+
+
+def in_fewer_bits(precision: Precision) -> list[str]:
+    """Return the notes of a run on parameters that are not held in float32."""
+    notes = []
+    if precision.parameters != "float32":
+        notes.append(
+            f"matrices and embeddings were rounded to {precision.parameters} in every forward pass "
+            "(train.parameter_dtype); the saved model has the float32 numbers"
+        )
+    if precision.frozen is not None:
+        notes.append(
+            f"{len(precision.fixed)} frozen matrices and embeddings were held in {precision.frozen} "
+            "(train.frozen_dtype); the saved model has their rounded values in float32"
+        )
+    return notes
