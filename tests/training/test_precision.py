@@ -15,11 +15,12 @@ from safetensors.numpy import load_file
 
 import tlx
 from tlx import Data, Optim, Recipe, Train, config, models, partition, sharding, tasks, tuning
+from tlx.layers import Quantised, dequantised, embed
 from tlx.models import initialise
 from tlx.objectives import MeanTeacher, Supervised
 from tlx.training import describe
 from tlx.training.evaluate import feature_reader
-from tlx.training.precision import Precision, Quantised, dequantised, fixed_kernels, quantised, unrounded
+from tlx.training.precision import Precision, fixed_kernels, looked_up, quantised, unrounded
 from tlx.training.prepare import prepare
 from tlx.training.reopen import reopen
 from tlx.training.step import Parts, compile_step, initial_state
@@ -165,6 +166,32 @@ def test_eight_bits_keep_what_they_mean():
             np.testing.assert_array_equal(again.values, numbers.values)
             np.testing.assert_array_equal(again.scale, numbers.scale)
         np.testing.assert_array_equal(jax.jit(dequantised)(numbers), meant)
+
+
+def test_rows_of_an_embedding_in_fewer_bits_are_those_of_the_whole_table():
+    table = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    ids = np.array([[0, 6, 3], [2, 7, 2]])
+    numbers = quantised("words/embedding", table)
+    expected = embed({"embedding": dequantised(numbers)}, ids)
+    assert np.isnan(expected[1, 1]).all() and np.isfinite(expected[0]).all()
+    np.testing.assert_array_equal(embed({"embedding": numbers}, ids), expected)
+    halves = table.astype(ml_dtypes.bfloat16)
+    rows = embed({"embedding": halves}, ids)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows[0], halves.astype(np.float32)[ids[0]])
+
+
+@pytest.mark.parametrize("settings", [{"frozen": "int8"}, {"parameters": "bfloat16"}], ids=str)
+def test_a_frozen_table_of_words_is_converted_row_by_row(settings):
+    """The stage gets the table as the state holds it; a term gets it in float32."""
+    model = models.build(models.Bert(vocabulary=30, width=8, depth=1, heads=2, mlp=8, positions=8), CLASSES)
+    params = initialise(model, jax.random.key(0)).params
+    precision = Precision(**settings, fixed=fixed_kernels(model, ()), looked_up=looked_up(model))
+    held = precision.stored(params)
+    seen, everything = precision.gather("stem", held["stem"]), precision.all_seen(held)
+    widths = {leaf.dtype.itemsize for leaf in jax.tree.leaves(seen["words"])}
+    assert min(widths) == (1 if "frozen" in settings else 2)
+    assert flatten(everything)["stem/words/embedding"].dtype == flatten(seen)["types/embedding"].dtype == np.float32
 
 
 MODES = {"masters": (tuning.Full(), {"parameters": "bfloat16"}), "base": (LORA, {"frozen": "int8"})}

@@ -85,8 +85,7 @@ class Placement:
             kept = PartitionSpec(*(None if axis == sharding.FSDP else axis for axis in spec))
             return gathered(NamedSharding(self.mesh, kept), NamedSharding(self.mesh, spec), leaf)
 
-        precision = self.precision
-        return map_named(lambda path, leaf: precision.seen(leaf, partial(whole, path)), params)
+        return self.precision.gathered(stage, params, whole)
 
     def put(self, state: TrainState, copy: bool = True) -> TrainState:
         """Return a state on the devices: a copy, which a step can donate. Without `copy` the state itself is used up.

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.files.class_names import is_own
+from tlx.layers import Quantised, dequantised
 from tlx.sharding import is_elsewhere
 from tlx.trees import Tree, flatten, map_named
 from tlx.tuning import Tuning
@@ -23,25 +25,15 @@ LARGEST = 127
 DROPPED = 7
 
 
-class Quantised(NamedTuple):
-    """A parameter as whole numbers of 8 bits and the `scale` of each channel, which broadcasts over them."""
-
-    values: Any
-    scale: Any
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Return the shape of the parameter."""
-        return self.values.shape
-
-
 class Precision(NamedTuple):
     """The types of the parameters of a step: `parameters` and `frozen` are the settings of `recipe.Train`, and `fixed`
-    are the paths of the model's parameters that no phase trains."""
+    are the paths of the model's parameters that no phase trains. Of the embeddings `looked_up` only rows are converted,
+    those that `layers.embed` reads."""
 
     parameters: str = "float32"
     frozen: str | None = None
     fixed: frozenset[str] = frozenset()
+    looked_up: frozenset[str] = frozenset()
 
     @property
     def is_plain(self) -> bool:
@@ -93,7 +85,18 @@ class Precision(NamedTuple):
 
     def gather(self, stage: str, params: Tree) -> Tree:
         """Return the parameters of a stage as its layers see them (see `models.forward`)."""
-        return self.all_seen(params)
+        return self.gathered(stage, params, lambda path, leaf: leaf)
+
+    def gathered(self, stage: str, params: Tree, whole: Callable[[str, Any], Any]) -> Tree:
+        """Return the parameters of a stage as its layers see them; `whole(path, leaf)` gathers a leaf that a mesh has
+        cut."""
+
+        def seen(path: str, leaf: Any) -> Any:
+            if f"{stage}/{path}" in self.looked_up & self.fixed:
+                return jax.tree.map(lambda array: whole(path, array), leaf)
+            return self.seen(leaf, lambda array: whole(path, array))
+
+        return map_named(seen, params)
 
 
 def is_large(leaf: Any) -> bool:
@@ -125,11 +128,6 @@ def quantised(path: str, leaf: Any) -> Quantised:
     return Quantised(xp.clip(xp.round(leaf / scale), -LARGEST, LARGEST).astype(np.int8), scale)
 
 
-def dequantised(numbers: Quantised) -> Any:
-    """Return the parameter that the numbers mean, in float32: values x scale, without rounding."""
-    return numbers.values.astype(np.float32) * numbers.scale
-
-
 def rounded(leaf: Array, whole: Callable[[Any], Any] = lambda array: array) -> Array:
     """Return a float32 array with its numbers rounded to bfloat16; the gradient passes unchanged to the float32
     numbers. `whole` gathers it in bfloat16."""
@@ -143,6 +141,12 @@ def rounded(leaf: Array, whole: Callable[[Any], Any] = lambda array: array) -> A
     # On a mesh the gradient is cut again, as that of `whole` is.
     convert.defvjp(lambda leaf: (convert(leaf), None), lambda _, slope: jax.vjp(whole, slope)[1](slope))
     return convert(leaf)
+
+
+def looked_up(model: Model) -> frozenset[str]:
+    """Return the paths of the large embeddings that the layers of tlx read row by row."""
+    paths = flatten(model.params) if is_own(type(model.config)) else ()
+    return frozenset(path for path in paths if path.endswith("/words/embedding"))
 
 
 def fixed_kernels(model: Model, trainable: Any) -> frozenset[str]:

@@ -21,7 +21,7 @@ from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe, check_select
 from tlx.tasks import Task
 from tlx.training import precision
-from tlx.training.precision import Precision, fixed_kernels, on_grid
+from tlx.training.precision import Precision, fixed_kernels, looked_up, on_grid
 from tlx.training.pretrained import drawn, fitted, notes_on, pretrained_model, redrawn, same_weights
 from tlx.training.shares import shared
 from tlx.training.step import Parts
@@ -113,7 +113,8 @@ class Prepared(NamedTuple):
     def precision(self) -> Precision:
         """Return the types of the parameters of a step."""
         train = self.recipe.train
-        return Precision(train.parameter_dtype, train.frozen_dtype, fixed_kernels(self.model, self.trainable))
+        fixed = fixed_kernels(self.model, self.trainable)
+        return Precision(train.parameter_dtype, train.frozen_dtype, fixed, looked_up(self.model))
 
     def optim(self, phase: int) -> Optim:
         """Return the recipe's optimiser with the numbers of one phase."""
