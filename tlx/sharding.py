@@ -8,11 +8,12 @@ axes cuts which logical axis of a parameter.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.sharding import Mesh as DeviceMesh
@@ -187,6 +188,34 @@ def specs_of(mesh: AnyMesh, declared: Tree, params: Tree) -> dict[str, Partition
             f"{what if lengths else 'none has an axis that it may cut: use data or fsdp'}"
         )
     return specs
+
+
+def place_parameter(mesh: DeviceMesh, leaf: Any, axes: Sequence[str | None] = ()) -> jax.Array:
+    """Return a new copy of a parameter on the devices, cut as `spec_of` says; floats of 16 bits become float32.
+
+    Of a NumPy array, which may lie in a file, each device reads only its part.
+
+    Args:
+        mesh: The mesh.
+        leaf: The parameter.
+        axes: Its logical axes.
+    """
+    return place_array(leaf, NamedSharding(mesh, spec_of(mesh, leaf.shape, axes)))
+
+
+def place_array(leaf: Any, where: NamedSharding) -> jax.Array:
+    """Return a new copy of an array in the places `where`; floats of 16 bits become float32."""
+    half = leaf.dtype.itemsize == 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    dtype = np.dtype(np.float32) if half else leaf.dtype
+    if isinstance(leaf, jax.Array):
+        if leaf.sharding.device_set == where.device_set:
+            return jax.jit(partial(jnp.array, dtype=dtype, copy=True), out_shardings=where)(leaf)
+        leaf = np.asarray(leaf)
+
+    def part(index: Any) -> np.ndarray:
+        return np.array(leaf[index], dtype, order="C", copy=True)
+
+    return jax.make_array_from_callback(leaf.shape, where, part)
 
 
 def shapes(tree: Any, placement: NamedSharding | None = None) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tlx import Data, processes, sharding
+from tlx.cli.places import RunPlace
 from tlx.data import open_dataset
 from tlx.study import hosts
 from tlx.study.groups import Together
@@ -179,6 +180,8 @@ def test_workers_and_processes_that_train_together_exclude_each_other(monkeypatc
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="jobs is 3, but 2 processes train each run together; leave --jobs out"):
         hosts.check_start({}, (), 3, 64, sharding.Mesh())
+    with pytest.raises(ValueError, match="--on slurm=local starts a task for each run, but 2 processes train"):
+        RunPlace("slurm=local").cluster()
 
 
 def test_the_data_sets_of_a_recipe_are_named_with_their_content():

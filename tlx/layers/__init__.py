@@ -28,6 +28,7 @@ from tlx.layers.declare import (
 )
 from tlx.layers.dense import bottleneck, column_norms, dense
 from tlx.layers.noise import dropout, example_keys, keep_mask, mix, stochastic_depth
+from tlx.layers.quantised import Quantised, dequantised
 from tlx.layers.transformer import (
     Angles,
     Cache,
@@ -45,10 +46,10 @@ from tlx.layers.transformer import (
 )
 
 __all__ = [
-    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "as_dtype", "attend", "attention", "attention_step",
-    "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv", "declare_attention",
-    "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics", "dense", "dropout",
-    "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "keep_mask",
-    "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones", "relative_bias", "rms_norm", "rotary_angles",
-    "rotate", "stochastic_depth", "zeros",
+    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "attend", "attention",
+    "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
+    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
+    "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
+    "group_norm", "he", "keep_mask", "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones",
+    "relative_bias", "rms_norm", "rotary_angles", "rotate", "stochastic_depth", "zeros",
 ]  # fmt: skip

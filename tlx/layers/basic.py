@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tlx.layers.quantised import Quantised, dequantised
 from tlx.trees import Tree
 from tlx.types import Array, Carry, Context
 
@@ -101,8 +102,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def embed(params: Tree, ids: Array) -> Array:
-    """Look up rows of `params["embedding"]`: [B, T] integers -> [B, T, W]; NaN for an index without a row."""
-    return jnp.asarray(params["embedding"]).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    """Look up rows of `params["embedding"]`: [B, T] integers -> [B, T, W]; NaN for an index without a row. Rows of
+    fewer bits are converted to float32."""
+    table = params["embedding"]
+    if isinstance(table, Quantised):
+        # The scales alone have the NaN: a whole number cannot be one.
+        return dequantised(Quantised(rows_of(table.values, ids, 0), rows_of(table.scale, ids, jnp.nan)))
+    rows = rows_of(table, ids, jnp.nan)
+    return rows.astype(jnp.float32) if rows.dtype == jnp.bfloat16 else rows
+
+
+def rows_of(table: Array, ids: Array, missing: float) -> Array:
+    """Return the rows of a table, with the number `missing` for an index without a row."""
+    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=missing, wrap_negative_indices=False)
 
 
 def as_dtype(x: Array, context: Context) -> Array:

@@ -24,9 +24,14 @@ def initialise(model: Model, key: Key) -> Variables:
     """Draw initial variables. A leaf depends on `key` and its path only, so adding a leaf changes no other leaf."""
 
     def fresh(path: str, param: Param) -> Array:
-        return param.init(jax.random.fold_in(key, zlib.crc32(path.encode())), param.shape)
+        return param.init(leaf_key(key, path), param.shape)
 
     return Variables(map_named(fresh, model.params), map_named(fresh, model.stats))
+
+
+def leaf_key(key: Key, path: str) -> Key:
+    """Return the key of a leaf. It depends on `key` and the path only."""
+    return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def stage_key(key: Key, name: str) -> Key:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tlx import config, processes
 from tlx.data import Examples, Splits, evaluation_batches, inputs_of, oddities
@@ -28,8 +29,9 @@ from tlx.records.trackers import TensorBoard, TrackedRun, Tracker, started
 from tlx.tasks.classes import format_names
 from tlx.training.checkpoint import Checkpoints, Saved
 from tlx.training.patience import Patience
-from tlx.training.prepare import Prepared, check_shares, open_data, prepare
+from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.state import TrainState, memories
+from tlx.training.tuning_checks import check_shares
 from tlx.trees import Tree, flatten, nest
 from tlx.types import ArrayMap, Setting, Variables
 
@@ -282,12 +284,13 @@ def opened(
     finished: bool = False,
     file: Path | None = None,
     with_commit: bool = False,
+    mesh: Mesh | None = None,
 ) -> ActiveRun:
     """Open the run of a recipe in its folder and claim the folder (see `run_directory.claim`).
 
     The run holds the folder's lock until it is closed. `like` is another run, which may be closed, that may have the
     same weights and data; `records` and `finished` are as in `ActiveRun`, `file` and `with_commit` as in
-    `run_directory.claim`; without `test` the test split is sealed.
+    `run_directory.claim`; without `test` the test split is sealed; `mesh` is as in `prepare`.
     Nothing is written into the folder of a `finished` run. Errors of the recipe are raised before the folder is
     touched.
     """
@@ -296,7 +299,7 @@ def opened(
         splits = open_data(recipe, test)
         if like is not None:
             oddities.take_over(splits, like.splits)
-        ready = prepare(recipe, splits, None if like is None else like.ready)
+        ready = prepare(recipe, splits, None if like is None else like.ready, mesh)
         ready = ready if overwrite else as_begun(ready, path)
         phase_spans(ready, total_steps(recipe, len(splits.train), splits.first))
         return ready, splits, memories(recipe.objective, setting(ready, splits))

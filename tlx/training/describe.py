@@ -55,12 +55,12 @@ def sharded_rows(prepared: Prepared, sizes: Mapping[str, int]) -> list[ShardedRo
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     declared, params = flatten(prepared.model.params), flatten(prepared.variables.params)
     specs = sharding.specs_of(mesh, prepared.model.params, prepared.variables.params)
-    table = []
+    table, held = [], prepared.precision.held_bytes
     for row in rows(prepared):
         leaf, spec = params[row.path], specs[row.path]
         axes = declared[row.path].axes if row.path in declared else (None,) * len(row.shape)
         parts = math.prod(sizes[axis] for axis in spec if axis is not None)
-        table.append(ShardedRow(row.path, row.shape, axes, tuple(spec), leaf.nbytes // parts))
+        table.append(ShardedRow(row.path, row.shape, axes, tuple(spec), held(row.path, leaf) // parts))
     return table
 
 
@@ -74,7 +74,7 @@ def totals(prepared: Prepared, phase: int = 0) -> dict[str, int]:
     return {
         "total": sum(map(size, params.values())),
         "trainable": trainable,
-        "bytes": 4 * sum(map(size, params.values())),
+        "bytes": sum(prepared.precision.held_bytes(path, leaf) for path, leaf in params.items()),
         "gradient_bytes": 4 * trainable,
         "optimiser_bytes": optimisers.state_bytes(prepared.optim(phase), shapes, prepared.parts(phase).layout),
         "average_bytes": 4 * trainable if prepared.recipe.train.ema is not None else 0,

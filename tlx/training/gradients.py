@@ -54,6 +54,7 @@ def slope_of(
     average = None
     if parts.ema is not None:
         average = merge(answering(parts, state.trainable, state.optimiser, state.average), state.frozen)
+        average = parts.precision.all_seen(average)
     losses = Losses(
         parts,
         state,
@@ -179,6 +180,7 @@ class Losses:
         `loss`."""
         plain, weighted = jnp.zeros(()), jnp.zeros(())
         logged: dict[str, Array] = {}
+        params = self.parts.precision.all_seen(params)
         for n in chosen:
             view = View(
                 self.parts.model, params, stats, self.state.memory[str(n)], batch, taps, self.task, move.tick,

@@ -28,6 +28,7 @@ from tlx.training.interrupt import Interruption, noted
 from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
 from tlx.training.placement import gathered_state
+from tlx.training.precision import with_base
 from tlx.training.reading_together import raise_first
 from tlx.training.results import end_message, line, start_message, write_all, write_page
 from tlx.training.votes import Votes, Wish
@@ -340,6 +341,8 @@ class RunGroup:
         run, (state, step) = self.runs[n], self.chosen[n]
         if run.failed is not None and not run.finished:
             return run.failed
+        # The files hold float32 numbers.
+        state = state._replace(frozen=with_base(state.frozen, run.ready.variables.params))
         self.chosen[n] = gathered_state(state), step
         return processes.decided(lambda: self.write_result(n, used))
 

@@ -216,7 +216,7 @@ def run(
                 return with_page(whole(complete, how), how)
             active = opened(
                 recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test,
-                file=None if file is None else Path(file), with_commit=True,
+                file=None if file is None else Path(file), with_commit=True, mesh=sharding.make_mesh(mesh=how.mesh),
             )  # fmt: skip
         result = processes.attempt(lambda: train([active], how, clock)[0])
     if isinstance(result, Exception):

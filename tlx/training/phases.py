@@ -30,6 +30,7 @@ class PhaseSetup:
     By run: `parts`, `states`, `forms` (the shapes of the state that the run would have alone) and, for each stream and
     split, `readers`. `learning` are the paths of all trainable parameters of the engine; `programs` announces the
     compilations of its programs; `batches` makes the batches; `flops_by_shape` keeps counted operations by shape.
+    `spread` says that the parameters of the states are new arrays on the devices.
     """
 
     phase: int
@@ -44,10 +45,11 @@ class PhaseSetup:
     mesh: Any
     programs: Programs
     flops_by_shape: dict[Any, float | None] = field(default_factory=dict)
+    spread: bool = False
 
     def placed(self) -> Any:
         """Return the states on the devices; they are not kept here too."""
-        placed = self.engine.place(self.states)
+        placed = self.engine.place(self.states, not self.spread)
         self.states = []
         return placed
 
@@ -115,7 +117,8 @@ def set_up_phase(
     sources = read_by(runs, phase, reads, cache, say)
     readers = {name: [source.readers[name] for source in sources] for name in sources[0].readers}
     parts = [run.ready.parts(phase)._replace(start=source.start) for run, source in zip(runs, sources, strict=True)]
-    states = initial_states(runs, parts, phase, before)
+    cut = len(runs) == 1 and before is None and not sharding.is_plain(devices)
+    states = initial_states(runs, parts, phase, before, devices if cut else None)
     if restore is not None and first.begin > start:
         states = restore(states)
     forms = [sharding.shapes(state) for state in states]
@@ -124,7 +127,9 @@ def set_up_phase(
     programs = Programs()
     engine = programs.watched(engine)
     batches = batches_for(engine, runs, streams, step, last)
-    return PhaseSetup(phase, parts, states, forms, readers, engine, learning, batches, step, devices, programs)
+    return PhaseSetup(
+        phase, parts, states, forms, readers, engine, learning, batches, step, devices, programs, spread=cut
+    )
 
 
 def read_by(
@@ -132,8 +137,11 @@ def read_by(
 ) -> list[feature_cache.Sources]:
     """Return the readers of the batches of a phase, for each run; all of them read cached features, or none does."""
     first = runs[0]
-    if not cache or first.recipe.train.compile == "pmap":
+    train = first.recipe.train
+    if not cache or train.compile == "pmap" or train.parameter_dtype != "float32":
         why = "pmap cannot read cached features" if cache else "the cache is turned off"
+        if cache and train.compile != "pmap":
+            why = f"train.parameter_dtype is {train.parameter_dtype!r}, and features are computed in float32"
         sources = [feature_cache.nothing(run.ready, why) for run in runs]
     else:
         if phase not in first.cuts:
@@ -177,15 +185,19 @@ def engine_of(
 
 
 def initial_states(
-    runs: Sequence[ActiveRun], parts: Sequence[Parts], phase: int, before: Before | None
+    runs: Sequence[ActiveRun], parts: Sequence[Parts], phase: int, before: Before | None, mesh: Mesh | None = None
 ) -> list[TrainState]:
-    """Return the state of each run at the start of a phase."""
+    """Return the state of each run at the start of a phase, with new arrays on the devices of a `mesh` if it is
+    given."""
     states = []
     for n, (run, of_run) in enumerate(zip(runs, parts, strict=True)):
         span = run.spans[phase] if run.ready.phases[phase].restart else None
         if before is None:
             key = jax.random.fold_in(jax.random.key(run.recipe.seed), 2)
-            state = initial_state(of_run, run.ready.variables, run.steps, key, run.memory, span)
+            variables = run.ready.variables
+            if mesh is not None:
+                variables = Placement(of_run, mesh).spread(variables)
+            state = initial_state(of_run, variables, run.steps, key, run.memory, span)
             state = state._replace(step=jnp.int32(run.spans[phase][0]))
         else:
             state = next_state(before[0][n], before[1][n], of_run, run.steps, span)

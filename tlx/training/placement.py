@@ -12,10 +12,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tlx import sharding
 from tlx.training.state import Parts, TrainState
 from tlx.trees import Tree, flatten, map_named
+from tlx.types import Variables
+from tlx.weights.mapped import release
 
 # The fields of a state in which an array with the path of a parameter lies where that parameter lies: its moments, its
 # averages, and the copies that terms keep of it.
 LIKE_PARAMETERS = ("trainable", "frozen", "optimiser", "average", "memory")
+
+
+# The fields of a state that `spread` variables make up; the others may be arrays of the run.
+SPREAD = ("trainable", "frozen", "optimiser", "average")
 
 
 class Placement:
@@ -28,7 +34,7 @@ class Placement:
     def __init__(self, parts: Parts, mesh: Mesh, leaf_axes: Sequence[int | None] | None = None):
         self.mesh, self.declared, self.leaf_axes = mesh, parts.model.params, leaf_axes
         self.axes = {path: param.axes for path, param in flatten(parts.model.params).items()}
-        self.whole = sharding.replicated(mesh)
+        self.whole, self.precision = sharding.replicated(mesh), parts.precision
         self.parts = parts._replace(gather=self.gather) if mesh.shape[sharding.FSDP] > 1 else parts
 
     def of_state(self, state: TrainState) -> Any:
@@ -79,7 +85,7 @@ class Placement:
             kept = PartitionSpec(*(None if axis == sharding.FSDP else axis for axis in spec))
             return gathered(NamedSharding(self.mesh, kept), NamedSharding(self.mesh, spec), leaf)
 
-        return map_named(whole, params)
+        return self.precision.gathered(stage, params, whole)
 
     def put(self, state: TrainState, copy: bool = True) -> TrainState:
         """Return a state on the devices: a copy, which a step can donate. Without `copy` the state itself is used up.
@@ -89,7 +95,30 @@ class Placement:
         if jax.process_count() == 1 and sharding.is_plain(self.mesh):
             whole = jax.tree.map(partial(jnp.array, copy=True), state) if copy else state
             return jax.device_put(whole, self.whole)
-        return jax.tree.map(placed, state, self.of_state(state))
+        used: set[int] = set()
+
+        def place(path: Any, leaf: Any, where: NamedSharding) -> jax.Array:
+            spread = not copy and path[0].name in SPREAD and isinstance(leaf, jax.Array) and leaf.sharding == where
+            # An average starts as the same arrays as its parameters.
+            if not spread or id(leaf) in used:
+                return placed(leaf, where)
+            used.add(id(leaf))
+            return leaf
+
+        return jax.tree_util.tree_map_with_path(place, state, self.of_state(state))
+
+    def spread(self, variables: Variables) -> Variables:
+        """Return a copy of the variables on the devices, made leaf by leaf: a host has one of them whole at a time, and
+        none that lies in a file."""
+
+        def place(path: str, leaf: Any) -> jax.Array:
+            copy = sharding.place_parameter(self.mesh, leaf, self.axes.get(path, ()))
+            release(leaf)
+            return copy
+
+        return Variables(
+            map_named(place, variables.params), jax.tree.map(partial(placed, where=self.whole), variables.stats)
+        )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -118,8 +147,11 @@ def gathered_state(state: TrainState) -> TrainState:
 
 
 def name_of(path: Sequence[Any]) -> tuple[str, str]:
-    """Return the field of a state in which a leaf lies, and the keys below it, joined with `/`."""
+    """Return the field of a state in which a leaf lies, and the keys below it, joined with `/`. The numbers of a
+    quantised parameter have its path."""
     field, *keys = path
+    if field.name == "frozen" and keys and getattr(keys[-1], "name", "") == "values":
+        del keys[-1]
     return field.name, "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in keys)
 
 
@@ -140,7 +172,4 @@ def placed(leaf: Any, where: NamedSharding) -> jax.Array:
         # Only the numbers of a key can be sent to the devices of other processes.
         data = placed(jax.random.key_data(leaf), where)
         return jax.jit(jax.random.wrap_key_data, out_shardings=where)(data)
-    if sharding.is_elsewhere(leaf):
-        return jax.jit(jnp.copy, out_shardings=where)(leaf)
-    host = np.asarray(leaf)
-    return jax.make_array_from_callback(host.shape, where, lambda index: np.array(host[index], copy=True))
+    return sharding.place_array(leaf, where)

@@ -65,8 +65,8 @@ class PmapCompiler:
         mapped = self.compile(step)
         return lambda state, batch: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), mapped(state, batch))
 
-    def place(self, state: TrainState) -> Any:
-        """Return a copy of a state on every device."""
+    def place(self, state: TrainState, copy: bool = True) -> Any:
+        """Return a copy of a state on every device, in every case."""
         return self.spread(jax.device_put(state, sharding.replicated(self.mesh)))
 
     def fetch(self, state: TrainState) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,12 +20,15 @@ from tlx.partition import Partition
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe, check_select
 from tlx.tasks import Task
-from tlx.training.pretrained import fitted, notes_on, pretrained_model, redrawn, same_weights
+from tlx.training import precision
+from tlx.training.precision import Precision, fixed_kernels, looked_up, on_grid
+from tlx.training.pretrained import drawn, fitted, notes_on, pretrained_model, redrawn, same_weights
 from tlx.training.shares import shared
 from tlx.training.step import Parts
-from tlx.trees import Tree, flatten, map_named, near_miss
-from tlx.tuning import Tuning, merging
-from tlx.types import Field, Model, Phase, Turn, Variables
+from tlx.training.tuning_checks import check_shares, check_tuning
+from tlx.trees import Tree, flatten, near_miss
+from tlx.tuning import merging
+from tlx.types import Field, Key, Model, Phase, Turn, Variables
 from tlx.weights import Manifest
 
 
@@ -102,7 +105,16 @@ class Prepared(NamedTuple):
             padded=recipe.tuning.padded,
             streams=tuple(self.streams),
             references=self.references,
+            gather=None if self.precision.is_plain else self.precision.gather,
+            precision=self.precision,
         )
+
+    @property
+    def precision(self) -> Precision:
+        """Return the types of the parameters of a step."""
+        train = self.recipe.train
+        fixed = fixed_kernels(self.model, self.trainable)
+        return Precision(train.parameter_dtype, train.frozen_dtype, fixed, looked_up(self.model))
 
     def optim(self, phase: int) -> Optim:
         """Return the recipe's optimiser with the numbers of one phase."""
@@ -134,13 +146,16 @@ def open_data(recipe: Recipe, test: bool = True) -> Splits:
     )
 
 
-def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, splits: Splits | None = None, like: Prepared | None = None, mesh: Mesh | None = None
+) -> Prepared:
     """Prepare everything except the data.
 
     Args:
         recipe: The recipe.
         splits: The data, where open; they set the classes and the processor.
         like: Another prepared recipe; its weights are shared, without a copy, where this recipe loads the same.
+        mesh: The devices that train; where they cut the parameters, no host gets all of them (see `load_pretrained`).
 
     Raises:
         ValueError, TypeError: The parts of the recipe do not fit together; raised before anything is compiled.
@@ -153,12 +168,12 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         model = models.build(recipe.model, task.head())
         processor, manifest = None, Manifest("from scratch", {}, ())
         term_notes, references = check_fit(recipe, model, task, manifest, model.params)
-        variables = jax.jit(lambda key: models.initialise(model, key))(jax.random.key(recipe.seed))
+        variables = drawn(model, recipe.seed, mesh)
     elif like is not None and same_weights(recipe, task, like):
         model, processor, manifest = like.model, like.stored_processor, like.manifest
         variables = redrawn(like, recipe.seed)
     else:
-        model, variables, processor, manifest, _ = pretrained_model(recipe, task)
+        model, variables, processor, manifest, _ = pretrained_model(recipe, task, mesh)
     if recipe.weights is not None:
         term_notes, references = check_fit(recipe, model, task, manifest, variables.params)
     pretrained, stored_processor = variables, processor
@@ -177,12 +192,11 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
     for number, phase in enumerate(phases):
         changed(recipe.optim, phase)
         optim.layout(model, partitions, number)
-    variables = Variables(params, variables.stats)
-    return Prepared(
+    ready = Prepared(
         recipe,
         task,
         model,
-        variables,
+        Variables(params, variables.stats),
         processor,
         manifest,
         phases,
@@ -192,6 +206,17 @@ def prepare(recipe: Recipe, splits: Splits | None = None, like: Prepared | None 
         references,
         stored_processor,
     )
+    return ready if recipe.train.frozen_dtype is None else on_its_grid(ready, key)
+
+
+def on_its_grid(ready: Prepared, key: Key) -> Prepared:
+    """Return the prepared recipe with the frozen base that its numbers of 8 bits mean, and with leaves that are
+    inserted into this base."""
+    recipe, model = ready.recipe, ready.model
+    base = on_grid(ready.pretrained.params, ready.precision.fixed)
+    params = recipe.tuning.insert(model, base, key)
+    params, _ = objectives.inserted(recipe.objective, model, params, key)
+    return ready._replace(variables=ready.variables._replace(params=params))
 
 
 def task_of(recipe: Recipe, splits: Splits) -> Task:
@@ -255,6 +280,7 @@ def check_fit(
     terms, streams = recipe.objective, tuple(recipe.data.stream_names)
     taker = updates.taker_of(recipe.update, terms, model)
     shapes, trainable = check_tuning(recipe.tuning, model, params)
+    precision.check(recipe.train.frozen_dtype, recipe.tuning, model, trainable)
     if taker is not None:
         trainable = {path for path in trainable if path.startswith(tuple(p for turn in taker[1] for p in turn.moves))}
     references = objectives.load_references(terms, streams)
@@ -270,46 +296,6 @@ def new_paths(recipe: Recipe, model: Model, manifest: Manifest) -> frozenset[str
     if recipe.weights is None:
         return frozenset(flatten(model.params))
     return frozenset(entry.path for entry in manifest.entries if entry.action == "reset")
-
-
-def check_tuning(tuning: Tuning, model: Model, params: Tree) -> tuple[Tree, set[str]]:
-    """Return the shapes of `params` with the leaves that the tuning adds, and the paths that it trains; raise the
-    errors of the tuning and its rules on this model. Only shapes are read: nothing is drawn or compiled."""
-    shapes = map_named(
-        lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, getattr(leaf, "dtype", "float32")), params
-    )  # fmt: skip
-    grown = jax.eval_shape(lambda params: tuning.insert(model, params, jax.random.key(0)), shapes)
-    check_merge(tuning, model, grown)
-    phases = tuning.phases(model)
-    check_shares(phases)
-    trainable: set[str] = set()
-    for phase in phases:
-        claims = partition.claims(grown, phase.rules)
-        trainable |= {path for path, position in claims.items() if phase.rules[position][1] is not None}
-    return grown, trainable
-
-
-def check_merge(tuning: Tuning, model: Model, grown: Any) -> None:
-    """Raise ValueError where inserted leaves are merged in the step, and the merged parameters are not those of the
-    model."""
-    if not tuning.merged_in_step:
-        return
-    merged = {path: leaf.shape for path, leaf in flatten(jax.eval_shape(tuning.merge, grown)).items()}
-    expected = {path: param.shape for path, param in flatten(model.params).items()}
-    if differing := sorted(merged.items() ^ expected.items()):
-        path = differing[0][0]
-        shapes = (f"{tree[path]}" if path in tree else "missing" for tree in (merged, expected))
-        raise ValueError("{}.merge: {!r} is {}; the model has {}".format(type(tuning).__name__, path, *shapes))
-
-
-def check_shares(phases: Sequence[Phase]) -> None:
-    """Raise ValueError where the shares of the phases are not positive or do not sum to one."""
-    shares = [phase.share for phase in phases]
-    # In this form both comparisons are false for NaN.
-    if not all(share > 0 for share in shares):
-        raise ValueError(f"the shares of the phases are {shares}; each share must be positive")
-    if not abs(sum(shares) - 1) <= 1e-6:
-        raise ValueError(f"the shares of the phases sum to {sum(shares):g}, not to 1: {shares}")
 
 
 def changed(whole: Optim, phase: Phase) -> Optim:

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
-from tlx import models, processors, weights
+from tlx import models, processors, sharding, weights
 from tlx.data import Splits
+from tlx.models.chain import leaf_key
 from tlx.processors.base import FILE, users_class
 from tlx.recipe import Recipe
 from tlx.tasks import Task
-from tlx.trees import flatten, nest
-from tlx.types import Model, Variables
+from tlx.trees import flatten, map_named, nest
+from tlx.types import Model, Param, Variables
 from tlx.weights.source import locate
 
 if TYPE_CHECKING:
     from tlx.training.prepare import Prepared
 
 
-def pretrained_model(recipe: Recipe, task: Task) -> weights.Pretrained:
-    """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none."""
+def drawn(model: Model, seed: int, mesh: Mesh | None) -> Variables:
+    """Return new variables; where the mesh cuts parameters, each device draws only its part, one leaf after the other,
+    with the same bits."""
+    key = jax.random.key(seed)
+    if mesh is None or sharding.is_plain(mesh):
+        return jax.jit(lambda key: models.initialise(model, key))(key)
+    sharding.specs_of(mesh, model.params, model.params)
+
+    def draw(where: Callable[[Param], NamedSharding]) -> Callable[[str, Param], jax.Array]:
+        def leaf(path: str, param: Param) -> jax.Array:
+            # The key of `models.initialise`. Processes can only share its numbers.
+            numbers = np.asarray(jax.random.key_data(leaf_key(key, path)))
+            # Devices that draw several leaves at once need memory for all of them.
+            return jax.block_until_ready(program(param.init, param.shape, where(param))(numbers))
+
+        return leaf
+
+    params = draw(lambda param: NamedSharding(mesh, sharding.spec_of(mesh, param.shape, param.axes)))
+    stats = draw(lambda param: sharding.replicated(mesh))
+    return Variables(map_named(params, model.params), map_named(stats, model.stats))
+
+
+@lru_cache(maxsize=512)
+def program(init: Callable[..., Any], shape: tuple[int, ...], where: NamedSharding) -> Callable[[Any], jax.Array]:
+    """Return the program that draws a parameter in the places `where` from the numbers of its key."""
+    return jax.jit(lambda numbers: init(jax.random.wrap_key_data(numbers), shape), out_shardings=where)
+
+
+def pretrained_model(recipe: Recipe, task: Task, mesh: Mesh | None = None) -> weights.Pretrained:
+    """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none.
+    `mesh` is as in `load_pretrained`."""
     chosen = recipe.weights
     assert chosen is not None
     pretrained = weights.load_pretrained(
@@ -32,6 +66,7 @@ def pretrained_model(recipe: Recipe, task: Task) -> weights.Pretrained:
         model=recipe.model,
         processors=recipe.data.processors,
         seed=recipe.seed,
+        mesh=mesh,
     )
     if recipe.model is not None and pretrained.model.config != recipe.model:
         raise ValueError(

@@ -29,6 +29,7 @@ from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
 from tlx.training.patience import rate_share, schedule_of
+from tlx.training.precision import in_fewer_bits, unrounded
 from tlx.training.prepare import Prepared
 from tlx.training.step import TrainState
 from tlx.trees import Json, flatten
@@ -156,7 +157,10 @@ def save_model(path: Path, ready: Prepared, final_variables: Variables) -> None:
     if inserted(trained):
         tuning, moved = ready.recipe.tuning, ready.trainable & flatten(ready.model.params).keys()
         if not tuning.merged_in_step:
-            save_adapter(trained, path / "adapter", moved=moved, untrained=True)
+            # It is loaded onto the base as the checkpoint has it, not onto the values of a base in 8 bits.
+            loaded = unrounded(variables.params, ready.pretrained.params, ready.precision)
+            adapted = trained._replace(variables=variables._replace(params=loaded))
+            save_adapter(adapted, path / "adapter", moved=moved, untrained=True)
         if not apart(variables, tuning):
             trained = trained._replace(variables=merge(variables, tuning))
     # The run's notes name the untrained parts of the model, so saving them is no error here.
@@ -239,7 +243,8 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
         counts = f"the task has {ready.task.outputs} classes and the data have {classes}"
         of_data.append(f"{counts}: there are no examples of the other classes")
     of_task = balanced(ready)
-    return ready.notes + of_data + of_task + idle + in_pieces(ready) + vocabulary.notes(ready.processor)
+    of_step = in_pieces(ready) + in_fewer_bits(ready.precision)
+    return ready.notes + of_data + of_task + idle + of_step + vocabulary.notes(ready.processor)
 
 
 def balanced(ready: Prepared) -> list[str]:

@@ -16,6 +16,7 @@ from tlx.optim import Layout, Optim
 from tlx.optim.hyperparameters import hyperparameters
 from tlx.partition import Partition
 from tlx.tasks import Task
+from tlx.training.precision import Precision
 from tlx.trees import Tree, flatten, merge, nest
 from tlx.types import Array, Key, Model, Setting, Variables
 from tlx.updates import Sum, Update
@@ -53,6 +54,7 @@ class Parts(NamedTuple):
     `tlx.training.feature_cache`): its batches then hold a carry in the place of inputs. With `features` an evaluation
     also returns the features that the head reads. `padded` is as in `Tuning`. `streams` are the streams of the data in
     a batch, `references` the structures of the models that the terms load. `gather` is as in `models.forward`.
+    `precision` sets the types of the parameters.
     """
 
     model: Model
@@ -74,6 +76,7 @@ class Parts(NamedTuple):
     streams: tuple[str, ...] = ()
     references: Mapping[str, Model] = MappingProxyType({})
     gather: Gather | None = None
+    precision: Precision = Precision()
 
     @property
     def in_pieces(self) -> bool:
@@ -120,6 +123,7 @@ def initial_state(
         clock: The steps `(first, last)` over which the schedules run; by default all steps.
     """
     trainable, frozen = partition.split(variables.params, parts.partition)
+    frozen = parts.precision.stored(frozen)
     first, last = clock or (0, steps)
     values: Tree = {
         "steps": float(steps),

@@ -129,14 +129,14 @@ class Compiled(NamedTuple):
     """A compiled step on devices.
 
     `train(state, batch)` donates the buffers of `state`; `evaluate(state, batch)` returns the scores. Each compiles
-    once for each shape of batch. `place` copies a fresh state to the devices and `fetch` returns it as one state; `put`
-    places a batch. `answer(state)` is the state whose variables are evaluated, selected and saved: `state` itself where
-    nothing is averaged.
+    once for each shape of batch. `place(state, copy=True)` copies a fresh state to the devices (see `Placement.put`)
+    and `fetch` returns it as one state; `put` places a batch. `answer(state)` is the state whose variables are
+    evaluated, selected and saved: `state` itself where nothing is averaged.
     """
 
     train: Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
     evaluate: Callable[[TrainState, ArrayMap], ArrayMap]
-    place: Callable[[TrainState], TrainState]
+    place: Callable[..., TrainState]
     fetch: Callable[[TrainState], TrainState]
     put: Callable[[ArrayMap], ArrayMap]
     answer: Callable[[TrainState], TrainState]

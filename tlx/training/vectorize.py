@@ -38,8 +38,9 @@ Step = Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
 class Engine(NamedTuple):
     """A step of one run or several on a `mesh`, whose passes begin at the stage `start` (None: the inputs).
 
-    `place` puts fresh states on the devices, `fetch(state, n)` returns the state of run n; `put` places a training
-    batch, stacked [O, B, ...] where there are several, `put_whole` one for all runs, `put_rows` rows of a table.
+    `place(states, copy=True)` puts fresh states on the devices (see `Placement.put`), `fetch(state, n)` returns the
+    state of run n; `put` places a training batch, stacked [O, B, ...] where there are several, `put_whole` one for all
+    runs, `put_rows` rows of a table.
     `train(state, batch)` takes a step and donates the buffers of `state`; its metrics have a leading axis of runs where
     there are several. `sweep(state, table, positions, count)` takes `count` steps over the rows `positions` [MOST, B]
     (or [MOST, O, B]) of a stream's table on the devices; metrics [MOST, ...]. `evaluate(state, inputs)` returns the
@@ -52,7 +53,7 @@ class Engine(NamedTuple):
     train: Callable[[TrainState, ArrayMap], tuple[TrainState, ArrayMap]]
     sweep: Callable[[TrainState, ArrayMap, Any, Any], tuple[TrainState, ArrayMap]] | None
     evaluate: Callable[[TrainState, ArrayMap], ArrayMap]
-    place: Callable[[Sequence[TrainState]], TrainState]
+    place: Callable[..., TrainState]
     fetch: Callable[[TrainState, int], TrainState]
     put: Callable[[ArrayMap], ArrayMap]
     put_whole: Callable[[ArrayMap], ArrayMap]
@@ -76,7 +77,7 @@ def single(parts: Parts, mesh: Mesh, how: str = "jit") -> Engine:
         train=compiled.train,
         sweep=sweep,
         evaluate=lambda state, inputs: jax.tree.map(lambda leaf: leaf[None], compiled.evaluate(state, inputs)),
-        place=lambda states: compiled.place(states[0]),
+        place=lambda states, copy=True: compiled.place(states[0], copy),
         fetch=lambda state, n: compiled.fetch(state),
         put=compiled.put,
         put_whole=compiled.put,
@@ -130,7 +131,7 @@ def vectorised(
         train=train,
         sweep=sweep,
         evaluate=jax.jit(evaluate, in_shardings=(None, inputs), out_shardings=placement.whole),
-        place=lambda fresh: placement.put(stacked(fresh, leaf_axes), copy=False),
+        place=lambda fresh, copy=True: placement.put(stacked(fresh, leaf_axes), copy=False),
         fetch=lambda state, n: parted(unstacked(state, leaf_axes, shapes[n], n), forms[n] if forms else None),
         put=partial(sharding.place_batch, mesh, axis=inner),
         put_whole=partial(sharding.place_batch, mesh, axis=read_inner),
@@ -306,15 +307,16 @@ def grafted(state: TrainState, run_state: TrainState) -> TrainState:
 
 def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     """Return whether runs that train different leaves may still share a program: the first trainable stage and the
-    frozen stages are the same, no term remembers anything, and the update and the optimiser treat every number
-    separately."""
+    frozen stages are the same, all parameters are float32, no term remembers anything, and the update and the optimiser
+    treat every number separately."""
     stages = [stage.name for stage in parts[0].model.stages]
     firsts = {partition.first_trainable(stages, of_run.partition) for of_run in parts}
     frozen = {partition.frozen_stages(stages, of_run.partition) for of_run in parts}
     elementwise = all(
         of_run.update.elementwise and of_run.ema is None and of_run.optim.elementwise and not of_run.layout.schedules
+        and of_run.precision.is_plain
         for of_run in parts
-    )
+    )  # fmt: skip
     leaves = {jax.tree.structure((state.trainable, state.frozen)) for state in states}
     path_sets = {frozenset(of_run.partition) for of_run in parts}
     return (
@@ -344,6 +346,7 @@ def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
             of_run.remat,
             of_run.joint,
             of_run.start,
+            of_run.precision,
             type(of_run.optim),
             of_run.optim.name,
         )

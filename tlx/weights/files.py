@@ -15,6 +15,7 @@ from tlx.files.documents.models import ANY, form
 from tlx.files.documents.reading import FETCH
 from tlx.trees import Json
 from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
+from tlx.weights.mapped import HALVES, map_file, release, stored_in
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -101,19 +102,26 @@ def read_index(path: Path) -> dict[str, str]:
     return names
 
 
-def read_tensors(directory: Path) -> dict[str, np.ndarray]:
-    """Return every tensor by its foreign name, with floating point tensors as float32."""
+def read_tensors(directory: Path, mapped: bool = False) -> dict[str, np.ndarray]:
+    """Return every tensor by its foreign name; `mapped` is as in `read_file`."""
     files = tensor_files(directory)
     tensors: dict[str, np.ndarray] = {}
     for path in sorted(set(files.values())):
-        tensors |= read_file(path, [name for name, file in files.items() if file == path])
+        tensors |= read_file(path, [name for name, file in files.items() if file == path], mapped)
     return tensors
 
 
-def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the tensors of one safetensors file (all, or those in `names`), with floating point tensors as float32.
+def read_file(path: Path, names: Iterable[str] | None = None, mapped: bool = False) -> dict[str, np.ndarray]:
+    """Return the tensors of one safetensors file.
 
-    Raises ValueError for a file that is cut short, damaged, or changed since tlx wrote it.
+    Args:
+        path: The file.
+        names: The tensors; None for all.
+        mapped: Whether the tensors stay in the file until a part of them is read (see `tlx.weights.mapped`). Floats of
+            16 bits then keep their type; otherwise floating point tensors are float32.
+
+    Raises:
+        ValueError: The file is cut short, damaged, or was changed since tlx wrote it.
     """
     header = read_header(path)
     wanted_names = header.tensors.keys() if names is None else set(names)
@@ -121,13 +129,17 @@ def read_file(path: Path, names: Iterable[str] | None = None) -> dict[str, np.nd
     digest = hashlib.sha256()
     checked = CHECKSUM in header.metadata
     with path.open("rb") as stream:
+        content = map_file(path) if mapped else None
         for name in sorted(header.tensors):
             extent = header.tensors[name]
             if name in wanted_names or checked:
-                stored = read_stored(stream, extent)
-                add(digest, name, extent.dtype, stored)
+                stored = read_stored(stream, extent) if content is None else stored_in(content, extent)
+                if checked:
+                    add(digest, name, extent.dtype, stored)
                 if name in wanted_names:
-                    tensors[name] = as_numbers(stored, extent)
+                    half = mapped and extent.dtype in HALVES
+                    tensors[name] = stored.view(HALVES[extent.dtype]) if half else as_numbers(stored, extent)
+                release(stored)
     if checked and digest.hexdigest() != header.metadata[CHECKSUM]:
         raise ValueError(
             f"{path} is damaged: its tensors differ from those that tlx wrote (hash {digest.hexdigest()[:12]}, "

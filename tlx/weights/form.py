@@ -1,7 +1,7 @@
 """Pretrained models, and the form in which their weights are written: that of a foreign family, or our own."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,13 @@ from tlx.tasks import Task
 from tlx.trees import Json, flatten, nest, size
 from tlx.types import Model, Variables
 from tlx.weights.formats import Format, foreign, foreign_kinds, formats_of
+from tlx.weights.mapped import is_half, widened
 from tlx.weights.reconcile import Manifest
 
 OWN = "tlx"
 STATS = "stats:"
+# Returns a parameter on the devices, given its path and its numbers.
+Place = Callable[[str, Any], Any]
 
 
 class Pretrained(NamedTuple):
@@ -89,22 +92,25 @@ def prefixed_stats(model: Model) -> dict[str, Any]:
     return {STATS + path: param for path, param in flatten(model.stats).items()}
 
 
-def fill(model: Model, arrays: dict[str, np.ndarray], seed: int) -> Variables:
-    """Return variables from `arrays` (by path; statistics under `stats:`), with missing leaves drawn from `seed`."""
-    needed = {path for path in flatten(model.params) if path not in arrays}
-    needed |= {path for path in flatten(model.stats) if STATS + path not in arrays}
-    params, stats = (
-        nest({path: param for path, param in flatten(tree).items() if path in needed})
-        for tree in (model.params, model.stats)
-    )
-    fresh = initialise(Model((), params, stats), jax.random.key(seed))
-    param_leaves = flatten(fresh.params) | {
-        path: np.asarray(array) for path, array in arrays.items() if not path.startswith(STATS)
-    }
-    stat_leaves = flatten(fresh.stats) | {
-        path.removeprefix(STATS): array for path, array in arrays.items() if path.startswith(STATS)
-    }
-    return Variables(nest(dict(sorted(param_leaves.items()))), nest(dict(sorted(stat_leaves.items()))))
+def fill(model: Model, arrays: dict[str, np.ndarray], seed: int, place: Place | None = None) -> Variables:
+    """Return variables from `arrays` (by path; statistics under `stats:`), with missing leaves drawn from `seed`.
+
+    `place(path, leaf)` returns a parameter on the devices, if there is room for it there only. It gets the parameters
+    that are drawn or have 16 bits one after the other, so that one of them at a time is whole on the host.
+    """
+    params, key = {}, jax.random.key(seed)
+    for path, param in flatten(model.params).items():
+        leaf = arrays.get(path)
+        if leaf is None:
+            leaf = flatten(initialise(Model((), nest({path: param}), {}), key).params)[path]
+        elif place is None or not is_half(leaf):
+            params[path] = np.asarray(leaf)
+            continue
+        params[path] = leaf if place is None else place(path, leaf)
+    needed = {path: param for path, param in flatten(model.stats).items() if STATS + path not in arrays}
+    stats = flatten(initialise(Model((), {}, nest(needed)), key).stats)
+    stats |= {path.removeprefix(STATS): widened(leaf) for path, leaf in arrays.items() if path.startswith(STATS)}
+    return Variables(nest(params), nest(dict(sorted(stats.items()))))
 
 
 def name_table(kind: str, model: Model) -> list[Name]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tlx import config as records
-from tlx import models
+from tlx import models, sharding
 from tlx.files.documents import digests
 from tlx.models import Architecture, Head
 from tlx.models.names import outward
@@ -28,6 +28,7 @@ from tlx.weights.fitting import with_processor
 from tlx.weights.form import (
     OWN,
     STATS,
+    Place,
     Pretrained,
     fill,
     format_of,
@@ -39,6 +40,7 @@ from tlx.weights.form import (
 )
 from tlx.weights.formats import Format, foreign
 from tlx.weights.heads import FIELDS, TASK, Stated, fit, left_out
+from tlx.weights.mapped import widened
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Entry, Manifest, reconcile
 from tlx.weights.source import locate
@@ -84,6 +86,7 @@ def load_pretrained(
     model: Architecture | None = None,
     processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
+    mesh: sharding.AnyMesh | None = None,
 ) -> Pretrained:
     """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
 
@@ -101,6 +104,9 @@ def load_pretrained(
         model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module).
         processors: The user's classes of processors, which open a processor.json that names them.
         seed: The seed of the leaves that are initialised at random.
+        mesh: The devices that will hold the parameters. Where it cuts them, tensors stay in their file until each
+            device reads its part, and parameters that are drawn or have 16 bits lie on the devices, so that no host
+            has the whole model in memory. The files must stay unchanged meanwhile.
 
     Returns:
         The model, with a manifest that has a line for every tensor.
@@ -118,7 +124,9 @@ def load_pretrained(
     check_size(settings, head, checkpoint.directory)
     built = models.build(settings, head)
     adapter = stored_adapter(checkpoint, head)
-    arrays, entries = read_arrays(checkpoint, built, declared_resets(reset, built, adapter), resize)
+    # The hash of a base that an adapter needs is one of whole parameters.
+    spread = mesh is not None and not sharding.is_plain(mesh) and not adapter
+    arrays, entries = read_arrays(checkpoint, built, declared_resets(reset, built, adapter), resize, spread)
     order = None
     if requested_task is not None:
         arrays, entries, task, order = fit(built, arrays, entries, checkpoint.stated, requested_task, str(source))
@@ -127,7 +135,8 @@ def load_pretrained(
             f"the checkpoint's head reads pooling={stored.pooling!r}, the new head reads pooling={settings.pooling!r}"
         )
         arrays, entries = left_out(built, arrays, entries, reason)
-    variables = fill(built, arrays, seed)
+    place = placer(mesh, built, checkpoint.resettable(built)) if spread else None
+    variables = fill(built, arrays, seed, place)
     new_leaves = checksum_new_leaves(entries, variables, checkpoint.resettable(built))
     manifest = Manifest(str(source), checkpoint.document, entries, new_leaves)
     pretrained = Pretrained(built, variables, None, manifest, task)
@@ -198,22 +207,36 @@ def requested_settings(stored: Any, pooling: str | None, resize: int | None) -> 
     return settings if resize is None else settings.resized(resize)
 
 
+def placer(mesh: Any, model: Model, whole: Sequence[str]) -> Place:
+    """Return the function that places a parameter of the model on the devices of a mesh; those of the stages `whole`,
+    whose checksums are computed, stay on the host."""
+    axes = {path: param.axes for path, param in flatten(model.params).items()}
+
+    def place(path: str, leaf: Any) -> Any:
+        if path.startswith(tuple(f"{stage}/" for stage in whole)):
+            return widened(leaf)
+        return sharding.place_parameter(mesh, leaf, axes[path])
+
+    return place
+
+
 def read_arrays(
-    checkpoint: Checkpoint, model: Model, reset: Sequence[str], resize: int | None
+    checkpoint: Checkpoint, model: Model, reset: Sequence[str], resize: int | None, mapped: bool = False
 ) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
-    """Return the checked arrays of a checkpoint for `model`, and the entries of the manifest, as from `reconcile`."""
+    """Return the checked arrays of a checkpoint for `model`, and the entries of the manifest, as from `reconcile`.
+    `mapped` is as in `read_file`."""
     stored, form, directory = checkpoint.settings, checkpoint.form, checkpoint.directory
     declared = {**model.params, **prefixed_stats(model)}
     arrays, entries = reconcile(
         declared,
         name_table(checkpoint.kind, model),
-        read_tensors(directory),
+        read_tensors(directory, mapped),
         source=checkpoint.source,
         prefix=form.prefix(stored),
         unused=form.unused,
         resettable=checkpoint.resettable(model),
         reset=reset,
-        reshape=None if resize is None else lambda path, array: stored.resize_positions(path, array, resize),
+        reshape=None if resize is None else lambda path, array: stored.resize_positions(path, widened(array), resize),
     )
     names = {entry.path: entry.foreign for entry in entries}
     check_values(arrays, names, flatten(declared), lambda key: tensor_files(directory)[key])

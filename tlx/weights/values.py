@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.types import Param
 from tlx.weights.files import read_stored
 from tlx.weights.header import FLOATS, read_header
+from tlx.weights.mapped import release
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -34,7 +36,7 @@ def check_values(
     for path, array in arrays.items():
         if path not in keys:
             continue
-        if array.dtype.kind != "f":
+        if not jnp.issubdtype(array.dtype, jnp.floating):
             if path not in declared or floating(declared[path]):
                 file = file_of(keys[path])
                 stored = read_header(file).tensors[keys[path]]
@@ -45,6 +47,7 @@ def check_values(
                 )
         elif not np.isfinite(array).all():
             raise not_finite(path, keys[path], file_of(keys[path]))
+        release(array)
 
 
 def floating(param: Param) -> bool:
