@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tlx import Data, Recipe, Train, config, models, sharding, tasks
+from tlx import Data, Learn, Recipe, Train, config, models, sharding, tasks, tuning
 from tlx.cli import main
 from tlx.plan import parse_sweep, parse_target, read_chips
 from tlx.plan.chips import TABLE
@@ -20,7 +20,7 @@ from tlx.plan.collectives import Collective, collective_bytes, collectives, sent
 from tlx.plan.compiling import CompiledProgram
 from tlx.plan.estimate import UTILISATION, bound_of, run_estimate
 from tlx.plan.operations import OperationCounts, operations_of
-from tlx.plan.planning import best, memory_parts, raised
+from tlx.plan.planning import best, memory_parts, notes_on, raised
 from tlx.plan.program_text import moved_bytes
 from tlx.plan.shapes import opened, step_shapes
 from tlx.plan.sweep import mesh_of
@@ -29,6 +29,7 @@ from tlx.report import plan as plan_page
 from tlx.training.flops import make_state, shapes_of
 from tlx.training.prepare import open_data, prepare, training_batches
 from tlx.training.step import compile_step
+from tlx.types import Phase
 
 CHIPS = read_chips()
 SMALL = Recipe(
@@ -291,6 +292,32 @@ def test_other_batches_share_what_is_opened(source):
     wide = step_shapes(source, replace(SMALL, train=replace(SMALL.train, batch=64, steps=None, epochs=1)))
     assert {shape[0] for _, shape, _ in wide.batch} == {64}
     assert wide.steps == -(-len(source.splits.train) // 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsNumbers(tuning.Tuning):
+    """Train the head, after a look at the numbers of the weights."""
+
+    def insert(self, model, params, key):
+        assert np.isfinite(float(jax.tree.leaves(params)[0].sum()))
+        return params
+
+    def phases(self, model):
+        return (Phase(1.0, ((r"head/.*", Learn()), (r".*", None))),)
+
+
+def test_a_tuning_that_reads_numbers_is_planned_with_real_weights():
+    recipe = replace(SMALL, tuning=ReadsNumbers())
+    shapes = step_shapes(opened(recipe), recipe)
+    assert shapes.trainable == 256 * 10 + 10
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes.form))
+
+
+def test_the_phase_that_trains_the_most_is_planned():
+    recipe = replace(SMALL, tuning=tuning.LinearThenFull())
+    shapes = step_shapes(opened(recipe), recipe)
+    assert shapes.phases == 2 and shapes.trainable == shapes.total
+    assert any("2 phases" in note for note in notes_on(shapes))
 
 
 def test_a_large_batch_is_counted_and_not_made(source):
