@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -38,12 +36,6 @@ def recipe():
     return study().base
 """
 STORE = 80 * 2**20
-# A shell that starts the tests in the background makes children ignore Ctrl-C; this child must react to it.
-HEARING = """
-import signal, runpy
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("tlx.cli", run_name="__main__", alter_sys=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -66,30 +58,6 @@ def write_file(folder, cells, steps):
     path = folder / "small.py"
     path.write_text(FILE.format(cells=cells, steps=steps))
     return path
-
-
-@pytest.fixture
-def start():
-    """Return a function that starts a command; a command that a failed test leaves is killed."""
-    calls = []
-
-    def begin(command, path, *words):
-        line = [sys.executable, "-c", HEARING, command, str(path), *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        calls.append(subprocess.Popen(line, text=True, cwd=path.parent, **pipes))
-        return calls[-1]
-
-    yield begin
-    for call in calls:
-        call.kill()
-
-
-def ended(call, code=0):
-    """Wait for a command; return what it printed on standard error."""
-    output, errors = call.communicate(timeout=400)
-    assert call.returncode == code, errors
-    assert "raylet" not in output + errors
-    return errors
 
 
 def until(call, happened, seconds=300.0):
@@ -126,7 +94,7 @@ def table(out):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(cluster, start, tmp_path):
+def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(cluster, start, ended, tmp_path):
     path, out = write_file(tmp_path, cells=5, steps=3000), tmp_path / "ray"
     call = start("study", path, "--out", str(out), "--together", "1", "--on", f"ray={cluster.address}")
     fingerprint, worker = until(call, lambda: next(iter(workers_of(out, call).items()), None))
@@ -146,7 +114,7 @@ def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(clust
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_saves_its_step_and_prints_how_to_resume(cluster, start, tmp_path):
+def test_an_interrupted_study_saves_its_step_and_prints_how_to_resume(cluster, start, ended, tmp_path):
     path, out = write_file(tmp_path, cells=3, steps=5_000_000), tmp_path / "ray"
     words = ("--out", str(out), "--together", "1", "--jobs", "2", "--on", f"ray={cluster.address}")
     call = start("study", path, *words)
@@ -161,7 +129,7 @@ def test_an_interrupted_study_saves_its_step_and_prints_how_to_resume(cluster, s
 
 
 @pytest.mark.slow
-def test_a_search_on_ray_finds_what_a_local_one_finds(cluster, start, tmp_path):
+def test_a_search_on_ray_finds_what_a_local_one_finds(cluster, start, ended, tmp_path):
     write_file(tmp_path, cells=1, steps=200)
     space = tmp_path / "space.py"
     space.write_text(SPACE)
@@ -176,7 +144,7 @@ def test_a_search_on_ray_finds_what_a_local_one_finds(cluster, start, tmp_path):
 
 
 @pytest.mark.slow
-def test_resources_that_no_machine_has_are_one_line(cluster, start, tmp_path):
+def test_resources_that_no_machine_has_are_one_line(cluster, start, ended, tmp_path):
     path = write_file(tmp_path, cells=1, steps=3)
     on = ("--on", f"ray={cluster.address}")
     errors = ended(start("study", path, "--out", str(tmp_path / "ray"), *on, "--resources", "cpu=1,gpu=2"), 2)

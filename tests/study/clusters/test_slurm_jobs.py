@@ -4,9 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from click.testing import CliRunner
 
-from tlx.cli import main
 from tlx.study import results
 from tlx.study.clusters.slurm_jobs import SlurmCluster
 from tlx.study.work import EXECUTIONS
@@ -26,20 +24,16 @@ def study():
 
 
 @pytest.mark.slow
-def test_the_table_is_that_of_the_local_runner(tmp_path):
+def test_the_table_is_that_of_the_local_runner(start, ended, tmp_path):
     path, out = tmp_path / "small.py", tmp_path / "slurm"
     path.write_text(FILE)
-    words = ["study", str(path), "--out", str(out), "--together", "2", "--on", "slurm=local"]
-    outcome = CliRunner().invoke(main, words)
-    assert outcome.exit_code == 0, outcome.output
-    assert "4/4  train.steps=" in outcome.output and "running, " in outcome.output
+    errors = ended(start("study", path, "--out", str(out), "--together", "2", "--on", "slurm=local"))
+    assert "4/4  train.steps=" in errors and "running, " in errors
     lines = [json.loads(line) for line in (out / EXECUTIONS).read_text().splitlines()]
     assert len(lines) == 4 and set(Counter(line["cell"] for line in lines).values()) == {1}
-    # Every group is a job, in a process of its own.
+    # Every group is a job, in another process.
     assert len({line["process"] for line in lines}) == 2
-    again = CliRunner().invoke(main, words)
-    assert again.exit_code == 0 and "4 of 4 cells done" in again.output
-    assert CliRunner().invoke(main, [*words[:3], str(tmp_path / "local"), "--together", "2"]).exit_code == 0
+    ended(start("study", path, "--out", str(tmp_path / "local"), "--together", "2"))
     tables = [results(folder).drop(columns="seconds") for folder in (out, tmp_path / "local")]
     assert tables[0].equals(tables[1])
 
