@@ -261,11 +261,12 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_same_bits(t
     folder = folder_with(tmp_path, LONG)
     workers = start(folder, 2)
     wait_for_steps(folder, workers, 600)
-    workers[1].kill()
+    # That of the leader is the harder case: JAX ends the others from C++.
+    workers[0].kill()
     begin = time.monotonic()
     codes, outputs = ended(workers)
     assert time.monotonic() - begin < 60
-    assert codes[0] not in (0, None) and outputs[0].strip(), (codes, outputs)
+    assert codes[1] == 1 and outputs[1].strip().splitlines()[-1].startswith("tlx: "), (codes, outputs)
     codes, outputs = ended(start(folder, 2, "--resume"))
     assert codes == [0, 0], outputs
     assert_same(folder, long_alone)
