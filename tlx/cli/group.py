@@ -10,7 +10,7 @@ import copy
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +231,35 @@ def mesh_of(text: str | None) -> Mesh:
         return Mesh(**sizes)
     except ValueError as error:
         raise ValueError(f"--mesh {text!r}: {error}") from None
+
+
+def saving_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say when checkpoints are saved and which of them stay."""
+    for option in reversed(
+        [
+            click.option(
+                "--checkpoint-seconds",
+                type=float,
+                metavar="N",
+                help="Save a checkpoint every N seconds [default: after each validation].",
+            ),
+            click.option("--keep-last", type=int, metavar="N", help="Number of newest checkpoints to keep."),
+            click.option("--keep-best", type=int, metavar="N", help="Number of best checkpoints to keep as well."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def saving_of(checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None) -> dict[str, Any]:
+    """Return the fields of `How` that the options of `saving_options` set."""
+    values = {"checkpoint_seconds": checkpoint_seconds, "keep_last": keep_last, "keep_best": keep_best}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def saving_words(saving: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command that repeat the options of `saving_options`."""
+    return [word for name, value in saving.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")]
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:

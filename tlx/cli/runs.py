@@ -23,6 +23,9 @@ from tlx.cli.group import (
     mesh_words,
     out_option,
     quiet_option,
+    saving_of,
+    saving_options,
+    saving_words,
     set_option,
     set_words,
     track_option,
@@ -61,13 +64,14 @@ if TYPE_CHECKING:
     old=("--no-prefix",),
 )
 @track_option
+@saving_options
 @mesh_option
 @cluster_options
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
-    trackers: tuple[str, ...], mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
-    quiet: bool,
+    trackers: tuple[str, ...], checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None,
+    mesh: str | None, coordinator: str | None, processes: int | None, process: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
@@ -88,13 +92,17 @@ def run(
     if out is None:
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
+    saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     try:
-        how = How(quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers))
+        how = How(
+            quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers), **saving
+        )
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
     except KeyboardInterrupt:
         ending = [
             *(["--no-feature-cache"] if recompute else []),
             *set_words(trackers, "--track"),
+            *saving_words(saving),
             *mesh_words(mesh),
             *(["--quiet"] if quiet else []),
             "--resume",

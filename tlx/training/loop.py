@@ -28,6 +28,7 @@ from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
 from tlx.training.results import PAGE, write_page
+from tlx.training.saving import check_best, check_saving
 from tlx.trees import Json
 from tlx.weights import Pretrained
 
@@ -138,8 +139,11 @@ class How:
     few. With `feature_cache`, the features of the frozen layers are computed once where that is exact. Without `test`
     the test split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each
     validation except the last and ends the run by returning False; the result then has fewer `steps` than
-    `asked_steps`. A checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old.
-    `mesh` sets how many devices share a batch, the parameters and the work on each example.
+    `asked_steps`. `mesh` sets how many devices share a batch, the parameters and the work on each example.
+
+    A checkpoint is written after each validation; with `checkpoint_seconds` instead after the first step at which the
+    last one is this old. The newest `keep_last` stay, and the `keep_best` with the best measurements by the recipe's
+    rule `train.select`; a best one is written whatever `checkpoint_seconds` says.
 
     `trackers` are names ("wandb", "mlflow", "trackio") or instances (see `tlx.records.trackers`) that receive the
     records of every run; TensorBoard events are written in any case where `leave` is "all". `callback(record)` is
@@ -153,6 +157,8 @@ class How:
     test: bool = True
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
+    keep_last: int = 2
+    keep_best: int = 0
     mesh: sharding.Mesh = sharding.Mesh()
     trackers: tuple[str | Tracker, ...] = ()
     callback: Callback | None = None
@@ -161,6 +167,7 @@ class How:
         trackers_of(self.trackers)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {self.callback!r}; expected a function of a record")
+        check_saving(self.checkpoint_seconds, self.keep_last, self.keep_best)
 
     @property
     def chosen_trackers(self) -> tuple[Tracker, ...]:
@@ -212,7 +219,7 @@ def run(
         with clock("setup"):
             check_processes(recipe)
             processes.decided(lambda: hold(lock, path))
-            if complete := finished(recipe, path, resume=resume, overwrite=overwrite, mesh=how.mesh):
+            if complete := finished(recipe, path, how, resume=resume, overwrite=overwrite):
                 return with_page(whole(complete, how), how)
             active = opened(
                 recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test,
@@ -224,12 +231,11 @@ def run(
     return result
 
 
-def finished(
-    recipe: Recipe, path: Path, *, resume: bool, overwrite: bool, mesh: sharding.Mesh = sharding.Mesh()
-) -> Run | None:
+def finished(recipe: Recipe, path: Path, how: How, *, resume: bool, overwrite: bool) -> Run | None:
     """Return the recipe's run where it is finished and kept, else None, after the checks that need no data."""
     config.check(recipe)
-    check_devices(recipe, mesh)
+    check_devices(recipe, how.mesh)
+    check_best(how.keep_best, recipe)
     if processes.decided(lambda: run_directory.finished(path, recipe, resume=resume, overwrite=overwrite)):
         return Run(path, recipe, processes.decided(lambda: run_directory.read(path)))
     remember_compilations()
