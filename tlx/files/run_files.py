@@ -34,6 +34,16 @@ CHECKPOINTS, STEP = "checkpoints", r"\.?\d+([._-].*)?|group-\d+-[0-9a-f]{16}"
 _PARTIAL = r"\.(.+)\.partial"
 
 
+def is_written(name: str) -> bool:
+    """Return whether tlx writes a file with this path into a run's directory, apart from checkpoints.
+
+    >>> is_written("predictions/test.npz"), is_written("notes.txt")
+    (True, False)
+    """
+    place, _, last = name.rpartition("/")
+    return name in FILES if not place else place in DIRECTORIES and bool(re.fullmatch(DIRECTORIES[place], last))
+
+
 def written(folder: Path) -> Iterator[Path]:
     """Yield the path, from `folder`, of each file of a run in its directory, without checkpoints."""
     for place, names in {"": "|".join(map(re.escape, FILES)), **DIRECTORIES}.items():

@@ -74,11 +74,8 @@ class GroupCheckpoints:
         states_to_read = [run.checkpoint_part(state) for run, state in zip(runs, initial, strict=True)]
         best = [self.best_of(n, state) for n, state in enumerate(initial)]
         if len(runs) == 1:
-            return [
-                runs[0].restored(
-                    self.checkpoints.restore(states_to_read[0], best[0], self.begin, self.check), initial[0]
-                )
-            ]
+            saved = self.checkpoints.restore(states_to_read[0], best[0], self.begin, self.check)
+            return [runs[0].restored(saved, initial[0])]
         saved = self.checkpoints.restore(by_place(states_to_read), by_place(best), self.begin, self.check)
         states = []
         for n, (run, state) in enumerate(zip(runs, initial, strict=True)):

@@ -21,6 +21,7 @@ from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import Callback
 from tlx.records.progress import Clock
+from tlx.records.remote import RemoteRun, is_url
 from tlx.records.trackers import Tracker, trackers_of
 from tlx.report.plots import RunPlots
 from tlx.tasks import Task
@@ -195,7 +196,8 @@ def run(
 
     Args:
         recipe: The recipe.
-        out: The folder; by default `runs/` and the fingerprint.
+        out: The folder, or the URL of a place that gets a copy of it, such as `gs://bucket/run` (see
+            `tlx.records.remote`); by default `runs/` and the fingerprint.
         resume: Continue from the newest checkpoint, with the same bits as a run that never stopped.
         overwrite: Start again from step 0.
         base: The recipe before overrides, for the record.
@@ -212,19 +214,27 @@ def run(
     """
     how = how or How(quiet=quiet)
     clock = Clock()
-    path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
+    copy = copy_of(out)
+    path = copy.folder if copy else Path("runs", config.fingerprint(recipe)) if out is None else Path(out)
     if not processes.leads():
         how = replace(how, quiet=True)
     with ExitStack() as lock:
         with clock("setup"):
             check_processes(recipe)
             processes.decided(lambda: hold(lock, path))
+            if copy is not None:
+                processes.together(copy.download)
+                if processes.leads():
+                    lock.enter_context(copy.kept())
             if complete := finished(recipe, path, how, resume=resume, overwrite=overwrite):
                 return with_page(whole(complete, how), how)
             active = opened(
                 recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test,
                 file=None if file is None else Path(file), with_commit=True,
             )  # fmt: skip
+            if copy is not None:
+                processes.decided(copy.claim)
+                active.checkpoints.published, active.checkpoints.shared = copy.upload, False
         result = train([active], how, clock)[0]
     if isinstance(result, Exception):
         raise result
@@ -240,6 +250,13 @@ def finished(recipe: Recipe, path: Path, how: How, *, resume: bool, overwrite: b
         return Run(path, recipe, processes.decided(lambda: run_directory.read(path)))
     remember_compilations()
     return None
+
+
+def copy_of(out: str | Path | None) -> RemoteRun | None:
+    """Return the copy of a run that is written at a URL; None where `out` is a folder."""
+    if not is_url(out):
+        return None
+    return RemoteRun(str(out), "run" if processes.leads() else f"process-{jax.process_index()}")
 
 
 def hold(lock: ExitStack, path: Path) -> None:

@@ -106,7 +106,7 @@ gathered.defvjp(
 
 
 def gathered_state(state: T) -> T:
-    """Return a state, or another tree, with the arrays that lie on several processes as NumPy arrays, in every process."""
+    """Return a state, or another tree, with arrays that lie on several processes as NumPy arrays, in each of these."""
 
     def whole(leaf: Any) -> Any:
         if not sharding.is_elsewhere(leaf):

@@ -17,7 +17,7 @@ def check_saving(checkpoint_seconds: float, keep_last: int, keep_best: int) -> N
         raise TypeError(f"checkpoint_seconds is {checkpoint_seconds!r}; expected a number of seconds")
     if not 0 <= checkpoint_seconds < math.inf:
         raise ValueError(
-            f"checkpoint_seconds is {checkpoint_seconds}; expected a number of seconds, or 0 for a checkpoint after each "
+            f"checkpoint_seconds is {checkpoint_seconds}; expected a number of seconds, or 0 to save after each "
             "validation"
         )
 
