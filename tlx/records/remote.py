@@ -23,7 +23,7 @@ from tlx.assets import cache_dir
 from tlx.files import run_files
 from tlx.files.documents.digests import FILES as LISTED
 from tlx.files.durable import DIGESTS, DamagedWarning, StorageError, delete, sha256_of, write_whole
-from tlx.files.locks import InUse, writing
+from tlx.files.locks import LOCK, InUse, writing
 from tlx.files.run_files import CHECKPOINTS, METRICS, RESULT
 from tlx.trees import near_miss
 
@@ -103,14 +103,14 @@ class RemoteRun:
         return []
 
     def remove_others(self, wanted: Sequence[str]) -> None:
-        """Remove the local files of a run that are not at the URL."""
-        for path in list(run_files.written(self.folder)):
-            if path.as_posix() not in wanted:
-                (self.folder / path).unlink()
-        steps = {PurePosixPath(name).parts[1] for name in wanted if in_checkpoint(name)}
-        for path in (self.folder / CHECKPOINTS).glob("*"):
-            if path.name not in steps:
-                delete(path)
+        """Remove everything from the local folder that is not at the URL, but for the lock."""
+        kept = {LOCK, *wanted}
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):
+                    path.rmdir()
+            elif path.relative_to(self.folder).as_posix() not in kept:
+                path.unlink()
 
     def unchanged(self, names: Sequence[str]) -> set[str]:
         """Return the files whose local copies are equal, by the digests of the run and of its checkpoints."""
@@ -232,8 +232,8 @@ def opened_store(url: str) -> tuple[Any, str]:
     known = fsspec.available_protocols()
     if scheme not in known:
         raise ValueError(
-            f"{url}: the scheme {scheme!r} is unknown{near_miss(scheme, known)}; expected a directory, or a URL such as "
-            "gs://bucket/run or s3://bucket/run"
+            f"{url}: the scheme {scheme!r} is unknown{near_miss(scheme, known)}; expected a directory, or a URL "
+            "such as gs://bucket/run or s3://bucket/run"
         )
     if not url[len(scheme) + 3 :].strip("/"):
         raise ValueError(f"{url} names no place; expected a URL such as {scheme}://bucket/run")
