@@ -137,9 +137,22 @@ jobs_option = click.option(
 quiet_option = click.option("--quiet", is_flag=True, help="Print results and errors only.")
 
 
-def out_option(default: str) -> Callable[[Any], Any]:
-    """Return the option `--out`, the output directory; `default` says in words which one is used without it."""
-    return click.option("--out", type=click.Path(file_okay=False), help=f"Output directory [default: {default}].")
+def out_option(default: str, url: bool = False) -> Callable[[Any], Any]:
+    """Return the option `--out`, the output directory; `default` says in words which one is used without it, `url`
+    whether it may be a URL."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False),
+        callback=None if url else local_directory,
+        help=f"Output directory [default: {default}].",
+    )
+
+
+def local_directory(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the output directory. Raise click.UsageError for a URL, which only `tlx run` can write to."""
+    if value is not None and "://" in value:
+        raise click.UsageError(f"--out is {value}; expected a directory: only tlx run writes to a URL", context)
+    return value
 
 
 def new_directory(function: Any) -> Any:

@@ -46,13 +46,14 @@ if TYPE_CHECKING:
         "tlx run configs/minilm_movies.py",
         "tlx run configs/minilm_movies.py --set optim.lr=1e-4 --set seed=1",
         "tlx run configs/minilm_movies.py --set 'tuning=Lora(rank=8)' --out runs/lora",
+        "tlx run configs/minilm_movies.py --out s3://bucket/lora --keep-best 1",
         "tlx run configs/minilm_movies.py --out runs/lora --resume",
         "tlx run configs/cnn_mnist.py --coordinator host:8476 --processes 2 --process 0",
     ),
 )
 @config_argument
 @set_option
-@out_option("runs/ and the name of the config")
+@out_option("runs/ and the name of the config", url=True)
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run; other files stay.")
 @click.option(
@@ -75,12 +76,13 @@ def run(
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
-    CONFIG is a Python file with a function recipe(). On several machines start the same command on each: a cluster
+    CONFIG is a Python file with a function recipe(). --out may be a URL, such as gs://bucket/run. On several machines start the same command on each: a cluster
     (Slurm, Open MPI, Kubernetes, Cloud TPU) tells each process its place, or --coordinator, --processes and --process
     do.
     """
     from tlx import config as records
-    from tlx.processes import join
+    from tlx.processes import join, leads
+    from tlx.records.remote import is_url
     from tlx.training.loop import How
     from tlx.training.loop import run as train
 
@@ -98,6 +100,8 @@ def run(
             quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers), **saving
         )
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
+        if is_url(out) and leads() and not quiet:
+            click.echo(f"a copy is at {out}", err=True)
     except KeyboardInterrupt:
         ending = [
             *(["--no-feature-cache"] if recompute else []),

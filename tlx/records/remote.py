@@ -22,7 +22,7 @@ from typing import Any
 from tlx.assets import cache_dir
 from tlx.files import run_files
 from tlx.files.documents.digests import FILES as LISTED
-from tlx.files.durable import DIGESTS, DamagedWarning, StorageError, delete, sha256_of, write_whole
+from tlx.files.durable import DIGESTS, DamagedWarning, StorageError, check_digests, delete, sha256_of, write_whole
 from tlx.files.locks import LOCK, InUse, writing
 from tlx.files.run_files import CHECKPOINTS, METRICS, RESULT
 from tlx.trees import near_miss
@@ -30,6 +30,8 @@ from tlx.trees import near_miss
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # The extra of tlx by the schemes that it adds, and the package of each.
 EXTRAS = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs"), "s3a": ("s3", "s3fs")}
+# The protocol of the local file system.
+LOCAL = ("file", "local")
 # Beside the files of a run: which process writes it.
 WRITER = ".writer"
 # Files that grow while they are copied, and the largest others that are copied in one piece.
@@ -121,9 +123,11 @@ class RemoteRun:
             if is_marker(name):
                 local, folder = self.folder / name, folder_of(name)
                 if local.is_file() and local.read_bytes() == self.store.cat_file(f"{self.root}/{name}"):
-                    equal |= {other for other in names if folder_of(other) == folder}
-                else:
-                    delete(self.folder / folder)
+                    with suppress(OSError, ValueError):
+                        check_digests(self.folder / folder)
+                        equal |= {other for other in names if folder_of(other) == folder}
+                        continue
+                delete(self.folder / folder)
         if LISTED in names and RESULT in names:
             self.get(LISTED)
             self.get(RESULT)
@@ -186,7 +190,12 @@ class RemoteRun:
             self.put_bytes(name, stream.read(size))
 
     def put_bytes(self, name: str, content: bytes) -> None:
-        """Write a file at the URL. An object store shows the whole file or none."""
+        """Write a file at the URL. An object store shows the whole file or none, and so does the local file system."""
+        if self.store.protocol == LOCAL:
+            path = Path(self.root, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, [content], sync=True)
+            return
         self.placed(name, lambda: self.store.pipe_file(f"{self.root}/{name}", content))
 
     def placed(self, name: str, write: Any) -> None:
