@@ -61,8 +61,8 @@ class RemoteRun:
     """
 
     def __init__(self, url: str, use: str = "run"):
+        self.store, root = opened_store(url)
         self.url = url.rstrip("/")
-        self.store, root = opened_store(self.url)
         self.root = str(root).rstrip("/")
         name = re.sub(r"[^\w.-]", "-", self.url.rpartition("/")[2])[:40]
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
@@ -238,7 +238,7 @@ def opened_store(url: str) -> tuple[Any, str]:
 
     match = URL.match(url)
     scheme = "" if match is None else match[1]
-    known = fsspec.available_protocols()
+    known = sorted({*fsspec.available_protocols(), *fsspec.registry})
     if scheme not in known:
         raise ValueError(
             f"{url}: the scheme {scheme!r} is unknown{near_miss(scheme, known)}; expected a directory, or a URL "
