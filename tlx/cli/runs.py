@@ -66,13 +66,17 @@ if TYPE_CHECKING:
 )
 @track_option
 @saving_options
+@click.option(
+    "--profile", type=int, metavar="N", help="Trace N steps, after the first two, for TensorBoard and Perfetto."
+)
 @mesh_option
 @cluster_options
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
     trackers: tuple[str, ...], checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None,
-    mesh: str | None, coordinator: str | None, processes: int | None, process: int | None, quiet: bool,
+    profile: int | None, mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
@@ -97,7 +101,12 @@ def run(
     saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     try:
         how = How(
-            quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers), **saving
+            quiet=quiet,
+            feature_cache=not recompute,
+            mesh=mesh_of(mesh),
+            trackers=trackers_named(trackers),
+            profile=profile,
+            **saving,
         )
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
         if is_url(out) and leads() and not quiet:

@@ -203,6 +203,9 @@ class RemoteRun:
         try:
             write()
         except FileNotFoundError:
+            # An object store has no directories, and would make a bucket that is misspelled.
+            if URL.match(self.url)[1] in EXTRAS:  # type: ignore[index]
+                raise
             self.store.makedirs(f"{self.root}/{name}".rpartition("/")[0], exist_ok=True)
             write()
 

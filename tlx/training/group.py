@@ -28,6 +28,7 @@ from tlx.training.group_checkpoints import GroupCheckpoints, best_state
 from tlx.training.interrupt import Interruption, noted
 from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
+from tlx.training.profile import StepTrace
 from tlx.training.results import line, start_message
 from tlx.training.votes import Votes, Wish
 
@@ -66,6 +67,7 @@ class RunGroup:
         # Whether the devices computed the pending steps while another program was compiled.
         self.overlapped = False
         self.agreed, self.saved = Wish.NOTHING, time.monotonic()
+        self.trace = StepTrace(how.profile, self.begin, self.steps, self.first.path, progress.say)
         self.opened, self.compilations = False, Compilations(clock, progress, how.quiet)
 
     @property
@@ -106,7 +108,7 @@ class RunGroup:
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
         interval = self.first.eval_every
-        end = min(self.last, self.step - self.step % interval + interval)
+        end = self.trace.begin(self.step, min(self.last, self.step - self.step % interval + interval), self.settle)
         # The first batch waits until its readers have begun.
         first = self.step == self.phase.step
         with self.clock("train"):
@@ -119,6 +121,7 @@ class RunGroup:
             self.pending, self.step = (self.step, dispatched, votes), self.step + dispatched.steps
             if self.evaluation_due or self.wish:
                 self.settle()
+            self.trace.end(self.step, self.settle)
 
     def settle(self) -> None:
         """Read and record the metrics of the pending steps; waits for the device."""
@@ -363,4 +366,5 @@ def open_group(
             progress.say(start_message(first.ready, first.splits, first.steps, first.begin, first.path))
         group = RunGroup(runs, how, clock, stop, checkpoints, meter, progress)
         group.setup = setup
+        stack.callback(group.trace.close)
         yield group

@@ -28,6 +28,7 @@ from tlx.tasks import Task
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
+from tlx.training.profile import check_profile
 from tlx.training.results import PAGE, write_page
 from tlx.training.saving import check_best, check_saving
 from tlx.trees import Json
@@ -144,7 +145,8 @@ class How:
 
     A checkpoint is written after each validation; with `checkpoint_seconds` instead after the first step at which the
     last one is this old. The newest `keep_last` stay, and the `keep_best` with the best measurements by the recipe's
-    rule `train.select`; a best one is written whatever `checkpoint_seconds` says.
+    rule `train.select`; a best one is written whatever `checkpoint_seconds` says. `profile` is a number of steps that
+    JAX's profiler traces, after two others, into the folder `profile`.
 
     `trackers` are names ("wandb", "mlflow", "trackio") or instances (see `tlx.records.trackers`) that receive the
     records of every run; TensorBoard events are written in any case where `leave` is "all". `callback(record)` is
@@ -160,6 +162,7 @@ class How:
     checkpoint_seconds: float = 0.0
     keep_last: int = 2
     keep_best: int = 0
+    profile: int | None = None
     mesh: sharding.Mesh = sharding.Mesh()
     trackers: tuple[str | Tracker, ...] = ()
     callback: Callback | None = None
@@ -168,6 +171,7 @@ class How:
         trackers_of(self.trackers)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {self.callback!r}; expected a function of a record")
+        check_profile(self.profile)
         check_saving(self.checkpoint_seconds, self.keep_last, self.keep_best)
 
     @property
