@@ -28,9 +28,10 @@ def _without_page(no_page):
     pass
 
 
+@pytest.mark.slow
 def test_a_trace_is_a_file_for_both_viewers_and_changes_no_bit(tmp_path, capsys):
     plain = tlx.run(RECIPE, tmp_path / "plain", how=How(quiet=True)).folder
-    traced = tlx.run(RECIPE, tmp_path / "traced", how=How(profile=5)).folder
+    traced = tlx.run(RECIPE, tmp_path / "traced", how=How(profile=3)).folder
     printed = capsys.readouterr().err
     assert f"--logdir {traced / 'profile'}" in printed and str(traced / PLACE / "perfetto_trace.json.gz") in printed
     # TensorBoard reads the xplane file, Perfetto the compressed JSON.
@@ -39,6 +40,8 @@ def test_a_trace_is_a_file_for_both_viewers_and_changes_no_bit(tmp_path, capsys)
     with gzip.open(traced / PLACE / "perfetto_trace.json.gz") as stream:
         events = json.load(stream)["traceEvents"]
     assert any(event.get("dur", 0) > 0 for event in events)
+    assert {event["args"]["step_num"] for event in events if event.get("name") == "train"} <= {"3", "4", "5"}
+    assert "train" in {event.get("name") for event in events}
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (plain, traced)]
     assert weights[0] == weights[1]
     lines = [[line | {"time": 0} for line in read_metrics(folder)] for folder in (plain, traced)]
@@ -57,10 +60,13 @@ def test_the_trace_starts_and_ends_at_its_steps_however_many_are_dispatched_at_o
     monkeypatch.setattr("tlx.training.profile.delete", lambda folder: None)
     (tmp_path / "profile" / "plugins" / "profile" / "time").mkdir()
     trace, step = StepTrace(7, 20, 40, tmp_path, lambda message: None), 20
+
+    def settle():
+        events.append(("settle", step))
+
     while step < 40:
-        end = trace.begin(step, 40, lambda: events.append(("settle", step)))
-        step = min(end, step + most)
-        trace.end(step, lambda: events.append(("settle", step)))
+        step = min(trace.begin(step, 40, settle), step + most)
+        trace.end(step, settle)
     trace.close()
     assert events == [("settle", 22), ("start", 22), ("settle", 29), ("stop", 29)]
     assert (tmp_path / PLACE).is_dir()

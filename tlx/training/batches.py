@@ -4,7 +4,7 @@ Shapes: A runs, O different batches of a step (see `batches_of`), B batch, K ste
 """
 
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,8 @@ from tlx.types import ArrayMap
 
 # The largest number of bytes of training examples that may lie on a device beside the step.
 RESIDENT = 256 * 2**20
+# The batches that are placed on the devices before their step.
+AHEAD = 2
 # A step with at most this many parameters takes less time than its dispatch.
 SMALL = 2**19
 
@@ -70,7 +72,8 @@ class ShapeCounter:
 
 
 class HostBatches(ShapeCounter):
-    """Batches made on the host, a step at a time."""
+    """Batches made on the host, a step at a time. While the devices take a step, the batches of the next `AHEAD` steps
+    are placed there."""
 
     def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int):
         super().__init__()
@@ -79,11 +82,13 @@ class HostBatches(ShapeCounter):
         self.begin = lambda step: [
             training_batches(run.ready, run.splits, how, step, engine.mesh) for run, how in sharers
         ]
-        self.batches = self.begin(first)
+        self.batches, self.last = self.begin(first), runs[0].steps
+        self.ahead: deque[tuple[Sequence[ArrayMap], ArrayMap, ArrayMap]] = deque()
 
     def rewound(self, step: int) -> "HostBatches":
         """Return the same batches at the step `step`, whatever was dispatched."""
         self.batches, self.steps = self.begin(step), Counter()
+        self.ahead.clear()
         return self
 
     def bytes_needed(self, state: TrainState) -> int:
@@ -103,8 +108,11 @@ class HostBatches(ShapeCounter):
 
     def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch one step from `state`."""
-        batches, batch, placed = self.batch()
+        batches, batch, placed = self.ahead.popleft() if self.ahead else self.batch()
         state, metrics = self.engine.train(state, placed)
+        # After the dispatch, so that the devices do not wait. The data need not go beyond the last step.
+        while len(self.ahead) < min(AHEAD, self.last - step - 1):
+            self.ahead.append(self.batch())
         if jax.process_count() > 1:
             # Each process holds only its part of the batch.
             batch = placed

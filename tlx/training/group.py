@@ -112,7 +112,7 @@ class RunGroup:
         # The first batch waits until its readers have begun.
         first = self.step == self.phase.step
         with self.clock("train"):
-            with self.clock("setup") if first else nullcontext():
+            with self.clock("setup") if first else nullcontext(), self.trace.named(self.step):
                 dispatched = self.phase.batches.take(self.state, self.step, end)
             self.state = processes.in_order(dispatched.state)
             self.overlapped = self.pending is not None and not dispatched.compiled

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -59,8 +61,15 @@ class StepTrace:
             self.waits, self.runs = False, True
             if processes.leads():
                 delete(self.folder)
-                jax.profiler.start_trace(os.fspath(self.folder), create_perfetto_trace=True)
+                options = jax.profiler.ProfileOptions()
+                # A call of Python is an event: a compilation within the trace would have a million.
+                options.python_tracer_level = 0
+                jax.profiler.start_trace(os.fspath(self.folder), create_perfetto_trace=True, profiler_options=options)
         return min(end, self.first + self.count) if self.runs else end
+
+    def named(self, step: int) -> AbstractContextManager[Any]:
+        """Return a block whose part of the trace is the step after `step`, as TensorBoard counts them."""
+        return jax.profiler.StepTraceAnnotation("train", step_num=step + 1) if self.runs else nullcontext()
 
     def end(self, step: int, settle: Callable[[], None]) -> None:
         """Write the trace where `step` is the last one that is traced."""
@@ -80,8 +89,8 @@ class StepTrace:
         [written] = traces.iterdir()
         written.rename(traces / STEPS)
         self.say(
-            f"a trace of the steps from {self.first + 1} on is in {self.folder}: tensorboard --logdir {self.folder}, or "
-            f"open {traces / STEPS / PERFETTO} in https://ui.perfetto.dev"
+            f"a trace of the steps from {self.first + 1} on is in {self.folder}: tensorboard --logdir {self.folder}, "
+            f"or open {traces / STEPS / PERFETTO} in https://ui.perfetto.dev"
         )
 
 
