@@ -20,6 +20,9 @@ from tlx.cli.group import (
     mesh_words,
     out_option,
     quiet_option,
+    saving_of,
+    saving_options,
+    saving_words,
     set_option,
     set_words,
     together_option,
@@ -58,14 +61,16 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @out_option("runs/ and the name of the file")
 @jobs_option
 @together_option(64, "--most")
+@saving_options
 @mesh_option
 @click.option("--status", is_flag=True, help="Print the state of every cell; run nothing.")
 @click.option("--results", is_flag=True, help="Print the finished cells as a Markdown table; run nothing.")
 @quiet_option
 @click.option("--worker", type=float, hidden=True)
 def study(
-    file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int, mesh: str | None,
-    status: bool, results: bool, quiet: bool, worker: float | None,
+    file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int,
+    checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None, mesh: str | None, status: bool,
+    results: bool, quiet: bool, worker: float | None,
 ) -> None:  # fmt: skip
     """Run the unfinished cells of a study.
 
@@ -80,26 +85,29 @@ def study(
 
         click.echo(markdown(out))
         return
+    from tlx.training.run_many import CELLS
+
     plan = load_study(file, changes)
     if status:
         print_status(plan, out)
         return
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--together", str(together)] if together != 64 else []
-    again += mesh_words(mesh)
-    shared = mesh_of(mesh)
+    saving = saving_of(checkpoint_seconds, keep_last, keep_best)
+    again += [*saving_words(saving), *mesh_words(mesh)]
+    shared, how = mesh_of(mesh), dataclasses.replace(CELLS, **saving)
     try:
         if worker is not None:
             from tlx.study.work import work
 
-            work(plan, Path(out), worker, share=jobs, most=together, employed=True, mesh=shared)
+            work(plan, Path(out), worker, share=jobs, most=together, employed=True, mesh=shared, how=how)
             return
         from tlx.study import run_study
 
         command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []))
         records = run_study(
             plan, out, jobs=jobs, most=together, quiet=quiet, command=command, file=file,
-            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared,
+            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared, how=how,
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:

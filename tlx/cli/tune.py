@@ -1,5 +1,6 @@
 """The command that searches for hyperparameters."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from tlx.cli.group import (
     mesh_words,
     out_option,
     quiet_option,
+    saving_of,
+    saving_options,
+    saving_words,
     set_option,
     set_words,
     together_option,
@@ -58,19 +62,21 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @out_option("runs/tune- and the name of the config")
 @jobs_option
 @together_option(16)
+@saving_options
 @mesh_option
 @click.option("--share", type=int, hidden=True)
 @quiet_option
 def tune(
     config: str, changes: tuple[str, ...], space: str, trials: int, sampler: str, pruner: str, metric: str | None,
-    direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None, share: int | None,
-    quiet: bool,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, checkpoint_seconds: float | None,
+    keep_last: int | None, keep_best: int | None, mesh: str | None, share: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Search for hyperparameters on the validation split.
 
     CONFIG is a Python file with a function recipe(). No trial reads a test label. Random and grid trials train in
     groups. Run the same command again to continue a stopped search. Several shells that run it share the search.
     """
+    from tlx.training.run_many import CELLS
     from tlx.tune import search
 
     _, recipe = load_recipe(config, changes)
@@ -81,14 +87,26 @@ def tune(
         "sampler": sampler, "pruner": pruner, "metric": metric, "direction": direction, "seed": seed,
         "together": together,
     }  # fmt: skip
+    saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    again = [*base[2:], "--space", space, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
+    again = [
+        *base[2:],
+        "--space",
+        space,
+        "--trials",
+        str(trials),
+        *words,
+        *saving_words(saving),
+        *mesh_words(mesh),
+        "--out",
+        out,
+    ]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
     ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
     try:
         results = search(
             recipe, ranges, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
-            quiet=quiet, mesh=mesh_of(mesh), **options,
+            quiet=quiet, mesh=mesh_of(mesh), how=dataclasses.replace(CELLS, **saving), **options,
         )  # fmt: skip
     except KeyboardInterrupt:
         if share is None:

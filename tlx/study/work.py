@@ -26,8 +26,10 @@ from tlx.study.groups import Together
 from tlx.study.sweeps import Cell
 from tlx.study.table import write_results
 from tlx.training import run_many
-from tlx.training.loop import Run
+from tlx.training.loop import How, Run
+from tlx.training.run_many import CELLS as CELLS_HOW
 from tlx.training.run_many import MOST_ARMS
+from tlx.training.saving import check_best
 from tlx.trees import Json
 
 # One line for every cell that ended: time, cell, outcome, process.
@@ -50,6 +52,7 @@ def run_study(
     file: str = "",
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
+    how: How = CELLS_HOW,
 ) -> StudyRecords:
     """Run every cell of the study that is not done, in the directory `out`, and read the records back.
 
@@ -69,6 +72,7 @@ def run_study(
         file: the study's file, for the record.
         worker: a command that calls `work`.
         mesh: how many devices share a batch of a cell.
+        how: how the cells are carried out, apart from the mesh.
 
     Raises:
         FileExistsError: The directory contains other files.
@@ -83,8 +87,10 @@ def run_study(
             "jobs above 1 need worker=, a command that calls tlx.study.work.work; the command `tlx study` passes it"
         )
     check_tested(study)
+    for cell in study.by_fingerprint.values():
+        check_best(how.keep_best, cell.recipe)
     with guarded(directory, AGAIN):
-        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh)
+        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh, how)
 
 
 def directed(
@@ -97,6 +103,7 @@ def directed(
     file: str,
     worker: Sequence[str],
     mesh: Mesh,
+    how: How,
 ) -> StudyRecords:
     """Run the study as in `run_study`, in a directory that the caller guards."""
     settle(directory, document(study, Path(file).stem or directory.name, command, file))
@@ -106,7 +113,7 @@ def directed(
         for note in groups.record(directory, study.by_fingerprint, most):
             board.say(f"note: {note}")
         if jobs == 1 or len(board.remaining) < 2:
-            work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh)
+            work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh, how=how)
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)
         board.look()
@@ -133,6 +140,7 @@ def work(
     wait: Callable[[], None] = lambda: None,
     employed: bool = False,
     mesh: Mesh = Mesh(),
+    how: How = CELLS_HOW,
 ) -> None:
     """Run one worker: claim groups of cells and run them until all cells are settled, by any process.
 
@@ -148,10 +156,11 @@ def work(
         employed: return when the parent process has died, and exit with the code `NO_STORAGE` if the directory cannot
             be written.
         mesh: how many devices share a batch of a cell.
+        how: how the cells are carried out, apart from the mesh.
     """
     try:
         with guarded(directory, AGAIN):
-            claimed(study, directory, since, share, most, look, wait, employed, mesh)
+            claimed(study, directory, since, share, most, look, wait, employed, mesh, how)
     except StorageError:
         if employed:
             raise SystemExit(NO_STORAGE) from None
@@ -168,6 +177,7 @@ def claimed(
     wait: Callable[[], None],
     employed: bool,
     mesh: Mesh,
+    how: How,
 ) -> None:
     """Claim and run cells until all are settled, as in `work`."""
     unsettled, cells, employer = study.by_fingerprint, study.by_fingerprint, os.getppid()
@@ -176,7 +186,7 @@ def claimed(
         if employed and os.getppid() != employer:
             return
         if not any(
-            run_group(cells, directory, group, since, share, look, mesh) for group in listed(directory, unsettled)
+            run_group(cells, directory, group, since, share, look, mesh, how) for group in listed(directory, unsettled)
         ):
             # A cell that could not be opened is in no group, and a worker may have died before it recorded a new one.
             groups.record(directory, cells, most)
@@ -199,6 +209,7 @@ def run_group(
     share: int,
     look: Callable[[], None],
     mesh: Mesh = Mesh(),
+    how: How = CELLS_HOW,
 ) -> bool:
     """Claim a group and run it; return whether it could be claimed."""
     claims = claim_group(directory, cells, group.cells, since)
@@ -208,7 +219,7 @@ def run_group(
         # Another worker may have decided between the check and the locks.
         if group not in listed(directory, cells):
             return False
-        fulfil(directory, group, claims, share, look, mesh)
+        fulfil(directory, group, claims, share, look, replace(how, mesh=mesh))
     finally:
         for item in claims:
             item.lock.release()
@@ -216,7 +227,7 @@ def run_group(
 
 
 def fulfil(
-    directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None], mesh: Mesh
+    directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None], how: How
 ) -> None:
     """Run the cells of a claimed group, record the outcome of each, and release it."""
     decided: list[Together] = []
@@ -255,7 +266,7 @@ def fulfil(
     run_many.run_many(
         [claim.cell.recipe for claim in claims],
         [claim.folder for claim in claims],
-        how=replace(run_many.CELLS, mesh=mesh),
+        how=how,
         most=len(claims),
         together=[range(len(claims))] if group.decided else None,
         note=note,

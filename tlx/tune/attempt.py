@@ -10,7 +10,7 @@ from tlx.files.durable import StorageError
 from tlx.recipe import Recipe
 from tlx.records.run_directory import RECIPE
 from tlx.sharding import Mesh
-from tlx.training.loop import Run, run
+from tlx.training.loop import How, Run, run
 from tlx.training.run_many import CELLS, run_many
 from tlx.trees import Json
 from tlx.tune.space import Point
@@ -44,7 +44,7 @@ class Ended(NamedTuple):
     error: str | None = None
 
 
-def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh = Mesh()) -> None:
+def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh = Mesh(), how: How = CELLS) -> None:
     """Run the trials without the test split, and report each as it ends.
 
     The trials were drawn without knowledge of one another, so trials whose recipes differ only in numbers train
@@ -75,7 +75,7 @@ def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh
         # A worker that died before it claimed the folder may have left files in it.
         if not (trial.folder / RECIPE).is_file():
             run_files.delete(trial.folder)
-    how = replace(CELLS, test=False, mesh=mesh)
+    how = replace(how, test=False, mesh=mesh)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]
     run_many(

@@ -15,6 +15,9 @@ from tlx.files.durable import guarded
 from tlx.recipe import Recipe
 from tlx.records.log import write_json
 from tlx.sharding import Mesh
+from tlx.training.loop import How
+from tlx.training.run_many import CELLS
+from tlx.training.saving import check_best
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
 from tlx.tune.reading import Found, read
@@ -42,6 +45,7 @@ def search(
     command: str = "",
     quiet: bool = False,
     mesh: Mesh = Mesh(),
+    how: How = CELLS,
 ) -> Found:
     """Try `trials` points of the `space` in the folder `out`, and return the results.
 
@@ -67,6 +71,7 @@ def search(
         command: the start of the command that runs the recipe, `tlx run CONFIG`, for the record.
         quiet: print nothing.
         mesh: how many devices share a batch of a trial.
+        how: how the trials are carried out, apart from the mesh.
 
     Raises:
         TypeError, ValueError: The space does not fit the recipe, or a number is too small; raised before any run.
@@ -74,12 +79,13 @@ def search(
         FileExistsError: The folder contains other files.
     """
     settings = check_settings(recipe, space, trials, sampler, pruner, metric, direction, seed)
+    check_best(how.keep_best, recipe)
     share = sharing_workers(jobs, share, together, worker)
     chosen = pruner_of(settings)
     folder = Path(out)
     with guarded(folder, "run the same command again"):
         settle(folder, settings)
-        crew = Crew(folder, settings, chosen, trials, together, share, quiet, mesh)
+        crew = Crew(folder, settings, chosen, trials, together, share, quiet, mesh, how)
         work_with_helpers(crew, worker, jobs - 1)
         results = read(folder, settings, crew.study)
         conclude(results, command)
