@@ -42,6 +42,7 @@ BORDERS = {
     "tensorflow_datasets": ("data/",),
     "grain": ("data/",),
     "array_record": ("data/",),
+    "fsspec": ("records/remote.py",),
     "orbax": ("training/checkpoint.py", "training/stored_arrays.py"),
     "flax": ("models/bridge.py",),
     "optax": ("optim/", "training/step.py"),

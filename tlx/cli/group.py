@@ -10,7 +10,7 @@ import copy
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,9 +148,22 @@ jobs_option = click.option(
 quiet_option = click.option("--quiet", is_flag=True, help="Print results and errors only.")
 
 
-def out_option(default: str) -> Callable[[Any], Any]:
-    """Return the option `--out`, the output directory; `default` says in words which one is used without it."""
-    return click.option("--out", type=click.Path(file_okay=False), help=f"Output directory [default: {default}].")
+def out_option(default: str, url: bool = False) -> Callable[[Any], Any]:
+    """Return the option `--out`, the output directory; `default` says in words which one is used without it, `url`
+    whether it may be a URL."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False),
+        callback=None if url else local_directory,
+        help=f"Output directory [default: {default}].",
+    )
+
+
+def local_directory(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the output directory. Raise click.UsageError for a URL, which only `tlx run` can write to."""
+    if value is not None and "://" in value:
+        raise click.UsageError(f"--out is {value}; expected a directory: only tlx run writes to a URL", context)
+    return value
 
 
 def new_directory(function: Any) -> Any:
@@ -242,6 +255,35 @@ def mesh_of(text: str | None) -> Mesh:
         return Mesh(**sizes)
     except ValueError as error:
         raise ValueError(f"--mesh {text!r}: {error}") from None
+
+
+def saving_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say when checkpoints are saved and which of them stay."""
+    for option in reversed(
+        [
+            click.option(
+                "--checkpoint-seconds",
+                type=float,
+                metavar="N",
+                help="Save a checkpoint every N seconds [default: after each validation].",
+            ),
+            click.option("--keep-last", type=int, metavar="N", help="Number of newest checkpoints to keep."),
+            click.option("--keep-best", type=int, metavar="N", help="Number of best checkpoints to keep as well."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def saving_of(checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None) -> dict[str, Any]:
+    """Return the fields of `How` that the options of `saving_options` set."""
+    values = {"checkpoint_seconds": checkpoint_seconds, "keep_last": keep_last, "keep_best": keep_best}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def saving_words(saving: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command that repeat the options of `saving_options`."""
+    return [word for name, value in saving.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")]
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tlx.sharding import Mesh
     from tlx.study import Study
     from tlx.study.clusters.base import Cluster
+    from tlx.training.loop import How
 
 
 class RunPlace(NamedTuple):
@@ -48,18 +49,23 @@ class RunPlace(NamedTuple):
             )
         return cluster_named(self.on, self.resources, self.limit)
 
-    def work(self, study: Study, out: str, since: float, *, jobs: int, most: int | None = None, mesh: Mesh) -> None:
+    def work(
+        self, study: Study, out: str, since: float, *, jobs: int, most: int | None = None, mesh: Mesh,
+        how: How | None = None,
+    ) -> None:  # fmt: skip
         """Run cells of a study as a worker that another process has started: of the whole study, or one part."""
-        from tlx.training.run_many import MOST_ARMS
+        from tlx.training.run_many import CELLS, MOST_ARMS
+
+        how = how or CELLS
 
         if self.part:
             from tlx.study.clusters.cells import run_part
 
-            run_part(study, Path(out), since, self.part, most=most or MOST_ARMS, mesh=mesh)
+            run_part(study, Path(out), since, self.part, most=most or MOST_ARMS, mesh=mesh, how=how)
             return
         from tlx.study.work import work
 
-        work(study, Path(out), since, share=jobs, most=most or MOST_ARMS, employed=True, mesh=mesh)
+        work(study, Path(out), since, share=jobs, most=most or MOST_ARMS, employed=True, mesh=mesh, how=how)
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,6 +23,9 @@ from tlx.cli.group import (
     mesh_words,
     out_option,
     quiet_option,
+    saving_of,
+    saving_options,
+    saving_words,
     set_option,
     set_words,
     track_option,
@@ -43,13 +46,14 @@ if TYPE_CHECKING:
         "tlx run configs/minilm_movies.py",
         "tlx run configs/minilm_movies.py --set optim.lr=1e-4 --set seed=1",
         "tlx run configs/minilm_movies.py --set 'tuning=Lora(rank=8)' --out runs/lora",
+        "tlx run configs/minilm_movies.py --out s3://bucket/lora --keep-best 1",
         "tlx run configs/minilm_movies.py --out runs/lora --resume",
         "tlx run configs/cnn_mnist.py --coordinator host:8476 --processes 2 --process 0",
     ),
 )
 @config_argument
 @set_option
-@out_option("runs/ and the name of the config")
+@out_option("runs/ and the name of the config", url=True)
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run; other files stay.")
 @click.option(
@@ -61,22 +65,28 @@ if TYPE_CHECKING:
     old=("--no-prefix",),
 )
 @track_option
+@saving_options
+@click.option(
+    "--profile", type=int, metavar="N", help="Trace N steps, after the first two, for TensorBoard and Perfetto."
+)
 @mesh_option
 @cluster_options
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
-    trackers: tuple[str, ...], mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
+    trackers: tuple[str, ...], checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None,
+    profile: int | None, mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
     quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
-    CONFIG is a Python file with a function recipe(). On several machines start the same command on each: a cluster
-    (Slurm, Open MPI, Kubernetes, Cloud TPU) tells each process its place, or --coordinator, --processes and --process
-    do.
+    CONFIG is a Python file with a function recipe(). --out may be a URL, such as gs://bucket/run. On several machines
+    start the same command on each: a cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) tells each process its place, or
+    --coordinator, --processes and --process do.
     """
     from tlx import config as records
-    from tlx.processes import join
+    from tlx.processes import join, leads
+    from tlx.records.remote import is_url
     from tlx.training.loop import How
     from tlx.training.loop import run as train
 
@@ -88,13 +98,24 @@ def run(
     if out is None:
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
+    saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     try:
-        how = How(quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers))
+        how = How(
+            quiet=quiet,
+            feature_cache=not recompute,
+            mesh=mesh_of(mesh),
+            trackers=trackers_named(trackers),
+            profile=profile,
+            **saving,
+        )
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
+        if is_url(out) and leads() and not quiet:
+            click.echo(f"a copy is at {out}", err=True)
     except KeyboardInterrupt:
         ending = [
             *(["--no-feature-cache"] if recompute else []),
             *set_words(trackers, "--track"),
+            *saving_words(saving),
             *mesh_words(mesh),
             *(["--quiet"] if quiet else []),
             "--resume",

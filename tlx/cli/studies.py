@@ -23,6 +23,9 @@ from tlx.cli.group import (
     mesh_words,
     out_option,
     quiet_option,
+    saving_of,
+    saving_options,
+    saving_words,
     set_option,
     set_words,
     together_option,
@@ -63,6 +66,7 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @jobs_option
 @place_options
 @together_option(64, "--most")
+@saving_options
 @mesh_option
 @cluster_options
 @click.option("--status", is_flag=True, help="Print the state of every cell; run nothing.")
@@ -70,7 +74,8 @@ def load_study(path: str, changes: Sequence[str]) -> Study:
 @quiet_option
 @click.option("--worker", type=float, hidden=True)
 def study(
-    file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int, mesh: str | None,
+    file: str, changes: tuple[str, ...], out: str | None, jobs: int, together: int,
+    checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None, mesh: str | None,
     coordinator: str | None, processes: int | None, process: int | None, status: bool, results: bool, quiet: bool,
     worker: float | None, place: RunPlace,
 ) -> None:  # fmt: skip
@@ -88,6 +93,8 @@ def study(
 
         click.echo(markdown(out))
         return
+    from tlx.training.run_many import CELLS
+
     if status:
         print_status(load_study(file, changes), out)
         return
@@ -95,18 +102,19 @@ def study(
     plan = load_study(file, changes)
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--together", str(together)] if together != 64 else []
-    again += mesh_words(mesh)
-    shared = mesh_of(mesh)
+    saving = saving_of(checkpoint_seconds, keep_last, keep_best)
+    again += [*saving_words(saving), *mesh_words(mesh)]
+    shared, how = mesh_of(mesh), dataclasses.replace(CELLS, **saving)
     try:
         if worker is not None:
-            place.work(plan, out, worker, jobs=jobs, most=together, mesh=shared)
+            place.work(plan, out, worker, jobs=jobs, most=together, mesh=shared, how=how)
             return
         from tlx.study import run_study
 
         command = command_of("study", *again, *(["--jobs", str(jobs)] if jobs > 1 else []), *place.words)
         records = run_study(
             plan, out, jobs=jobs, most=together, quiet=quiet, command=command, file=file,
-            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared, on=place.cluster(),
+            worker=worker_of("study", *again, "--jobs", str(jobs)), mesh=shared, on=place.cluster(), how=how,
         )  # fmt: skip
     except KeyboardInterrupt:
         if worker is None:

@@ -1,5 +1,6 @@
 """The command that searches for hyperparameters."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ from tlx.cli.group import (
     mesh_words,
     out_option,
     quiet_option,
+    saving_of,
+    saving_options,
+    saving_words,
     set_option,
     set_words,
     together_option,
@@ -63,21 +67,23 @@ SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
 @jobs_option
 @place_options
 @together_option(16)
+@saving_options
 @mesh_option
 @cluster_options
 @click.option("--share", type=int, hidden=True)
 @quiet_option
 def tune(
     config: str, changes: tuple[str, ...], space: str, trials: int, sampler: str, pruner: str, metric: str | None,
-    direction: str | None, seed: int, out: str | None, jobs: int, together: int, mesh: str | None,
-    coordinator: str | None, processes: int | None, process: int | None, share: int | None, quiet: bool,
-    place: RunPlace,
+    direction: str | None, seed: int, out: str | None, jobs: int, together: int, checkpoint_seconds: float | None,
+    keep_last: int | None, keep_best: int | None, mesh: str | None, coordinator: str | None, processes: int | None,
+    process: int | None, share: int | None, quiet: bool, place: RunPlace,
 ) -> None:  # fmt: skip
     """Search for hyperparameters on the validation split.
 
     CONFIG is a Python file with a function recipe(). No trial reads a test label. Random and grid trials train in
     groups. Run the same command again to continue a stopped search. Several shells that run it share the search.
     """
+    from tlx.training.run_many import CELLS
     from tlx.tune import search
 
     join_processes(share, coordinator, processes, process)
@@ -89,14 +95,27 @@ def tune(
         "sampler": sampler, "pruner": pruner, "metric": metric, "direction": direction, "seed": seed,
         "together": together,
     }  # fmt: skip
+    saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    again = [*base[2:], "--space", space, "--trials", str(trials), *words, *mesh_words(mesh), "--out", out]
+    again = [
+        *base[2:],
+        "--space",
+        space,
+        "--trials",
+        str(trials),
+        *words,
+        *saving_words(saving),
+        *mesh_words(mesh),
+        "--out",
+        out,
+    ]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
     ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *place.words, *(["--quiet"] if quiet else [])]
     try:
         results = search(
             recipe, ranges, out, trials=trials, jobs=jobs, share=share, worker=worker, command=shlex.join(base),
-            quiet=quiet, mesh=mesh_of(mesh), on=place.cluster(), once=bool(place.part), **options,
+            quiet=quiet, mesh=mesh_of(mesh), on=place.cluster(), once=bool(place.part),
+            how=dataclasses.replace(CELLS, **saving), **options,
         )  # fmt: skip
     except KeyboardInterrupt:
         if share is None:

@@ -13,6 +13,7 @@ RECIPE, RESULT, WEIGHTS, MOVED = "recipe.json", "result.json", "weights.json", "
 LEARNED, FAILED, METRICS, PAGE = "learned.safetensors", "failed.json", "metrics.jsonl", "report.html"
 # The identities of the run in its trackers, and the copy of its config file.
 TRACKERS, CONFIG = "trackers.json", "config.py"
+PROFILE = "profile"
 TABLES = ("mistakes.json", "parameters.json", "environment.json", WEIGHTS)
 
 _MODEL = (
@@ -28,10 +29,25 @@ DIRECTORIES = {
     "model": _MODEL,
     "model/adapter": _MODEL,
     "adapter": _MODEL,
+    # A trace of JAX's profiler, where TensorBoard looks for it.
+    PROFILE: "",
+    f"{PROFILE}/plugins": "",
+    f"{PROFILE}/plugins/profile": "",
+    f"{PROFILE}/plugins/profile/steps": r".*\.xplane\.pb|.*\.trace\.json\.gz|perfetto_trace\.json\.gz",
 }
 # Checkpoints are named by their step, whole or half written; those of a group lie in a directory of the group.
 CHECKPOINTS, STEP = "checkpoints", r"\.?\d+([._-].*)?|group-\d+-[0-9a-f]{16}"
 _PARTIAL = r"\.(.+)\.partial"
+
+
+def is_written(name: str) -> bool:
+    """Return whether tlx writes a file with this path into a run's directory, apart from checkpoints.
+
+    >>> is_written("predictions/test.npz"), is_written("notes.txt")
+    (True, False)
+    """
+    place, _, last = name.rpartition("/")
+    return name in FILES if not place else place in DIRECTORIES and bool(re.fullmatch(DIRECTORIES[place], last))
 
 
 def written(folder: Path) -> Iterator[Path]:

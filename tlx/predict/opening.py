@@ -15,6 +15,7 @@ from tlx.files import run_files
 from tlx.files.documents import holds_file
 from tlx.processors.base import FILE, Processor, users_class
 from tlx.processors.columns import LABEL
+from tlx.records.remote import fetched, is_url
 from tlx.records.run_directory import RECIPE, RESULT, read
 from tlx.records.studies import is_study
 from tlx.tasks import Task
@@ -83,9 +84,10 @@ def open_model(
         FileNotFoundError: There is no model, or the run is not finished.
         ValueError: The model has no head, an untrained head or pooler, or no processor.
     """
-    path = Path(source)
+    path = fetched(source)
     check_finished(path)
-    pretrained = opened(source, model, processor, recorded_task(path) if task is None else task)
+    task = recorded_task(path) if task is None else task
+    pretrained = opened(path if is_url(source) else source, model, processor, task)
     if pretrained.task is None and pretrained.model.head is not None:
         raise ValueError(
             f"{source} was trained for a task that tlx does not know; give the config file of the run: --config FILE"

@@ -34,6 +34,11 @@ def write(folder: str | Path, metric: str | None = None) -> Page:
         FileNotFoundError: The folder contains neither a run nor a study.
         ValueError: `metric` is given for a run.
     """
+    from tlx.records.remote import edited, is_url
+
+    if is_url(folder):
+        with edited(str(folder)) as local:
+            return write(local, metric)
     path = Path(folder)
     if holds_study(path):
         return write_study(path, metric)

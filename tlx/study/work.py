@@ -29,8 +29,10 @@ from tlx.study.groups import Together
 from tlx.study.sweeps import Cell
 from tlx.study.table import write_results
 from tlx.training import run_many
-from tlx.training.loop import Run
+from tlx.training.loop import How, Run
+from tlx.training.run_many import CELLS as CELLS_HOW
 from tlx.training.run_many import MOST_ARMS
+from tlx.training.saving import check_best
 from tlx.trees import Json
 
 # One line for every cell that ended: time, cell, outcome, process.
@@ -54,6 +56,7 @@ def run_study(
     worker: Sequence[str] = (),
     mesh: Mesh = Mesh(),
     on: Cluster | None = None,
+    how: How = CELLS_HOW,
 ) -> StudyRecords:
     """Run every cell of the study that is not done, in the directory `out`, and read the records back.
 
@@ -74,6 +77,7 @@ def run_study(
         worker: a command that calls `work`.
         mesh: how many devices share a batch of a cell.
         on: the cluster that executes the command `worker` for each group of cells, in place of this machine.
+        how: how the cells are carried out, apart from the mesh.
 
     Raises:
         FileExistsError: The directory contains other files.
@@ -90,8 +94,10 @@ def run_study(
         )
     check_tested(study)
     hosts.check(study, jobs, most, mesh)
+    for cell in study.by_fingerprint.values():
+        check_best(how.keep_best, cell.recipe)
     with guarded(directory, AGAIN), on or nullcontext():
-        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh, on)
+        return directed(study, directory, jobs, most, quiet, command, file, worker, mesh, on, how)
 
 
 def directed(
@@ -104,7 +110,8 @@ def directed(
     file: str,
     worker: Sequence[str],
     mesh: Mesh,
-    on: Cluster | None = None,
+    on: Cluster | None,
+    how: How,
 ) -> StudyRecords:
     """Run the study as in `run_study`, in a directory that the caller guards."""
     processes.decided(lambda: settle(directory, document(study, Path(file).stem or directory.name, command, file)))
@@ -118,7 +125,7 @@ def directed(
 
             run_cells(on, worker, board, most)
         elif jobs == 1 or len(board.remaining) < 2:
-            work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh)
+            work(study, directory, since, most=most, look=board.look, wait=board.wait, mesh=mesh, how=how)
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)
         board.look(at_once=True)
@@ -149,6 +156,7 @@ def work(
     wait: Callable[[], None] = lambda: None,
     employed: bool = False,
     mesh: Mesh = Mesh(),
+    how: How = CELLS_HOW,
 ) -> None:
     """Run one worker: claim groups of cells and run them until all cells are settled, by any process.
 
@@ -164,10 +172,11 @@ def work(
         employed: return when the parent process has died, and exit with the code `NO_STORAGE` if the directory cannot
             be written.
         mesh: how many devices share a batch of a cell.
+        how: how the cells are carried out, apart from the mesh.
     """
     try:
         with guarded(directory, AGAIN):
-            claimed(study, directory, since, share, most, look, wait, employed, mesh)
+            claimed(study, directory, since, share, most, look, wait, employed, mesh, how)
     except StorageError:
         if employed:
             raise SystemExit(NO_STORAGE) from None
@@ -184,6 +193,7 @@ def claimed(
     wait: Callable[[], None],
     employed: bool,
     mesh: Mesh,
+    how: How,
 ) -> None:
     """Claim and run cells until all are settled, as in `work`."""
     cells, employer = study.by_fingerprint, os.getppid()
@@ -195,7 +205,7 @@ def claimed(
         for group in processes.decided(partial(listed, directory, unsettled)):
             if employed and os.getppid() != employer:
                 return
-            claimed_any |= run_group(cells, directory, Together.of(*group), since, share, look, mesh)
+            claimed_any |= run_group(cells, directory, Together.of(*group), since, share, look, mesh, how)
         if not claimed_any:
             # A cell that could not be opened is in no group, and a worker may have died before it recorded a new one.
             processes.decided(lambda: note_groups(directory, cells, most))
@@ -229,6 +239,7 @@ def run_group(
     share: int,
     look: Callable[[], None],
     mesh: Mesh = Mesh(),
+    how: How = CELLS_HOW,
 ) -> bool:
     """Claim a group and run it; return whether it could be claimed. Of several processes that train together the first
     one claims, and all of them run."""
@@ -250,12 +261,12 @@ def run_group(
             return False
         members = zip(group.cells, done, strict=True)
         claims = claims or [followed(directory, name, cells[name], of_cell) for name, of_cell in members]
-        fulfil(directory, group, claims, share, look, mesh)
+        fulfil(directory, group, claims, share, look, replace(how, mesh=mesh))
     return True
 
 
 def fulfil(
-    directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None], mesh: Mesh
+    directory: Path, group: Together, claims: Sequence[Claim], share: int, look: Callable[[], None], how: How
 ) -> None:
     """Run the cells of a claimed group, record the outcome of each, and release it."""
     decided: list[Together] = []
@@ -295,7 +306,7 @@ def fulfil(
     run_many.run_many(
         [claim.cell.recipe for claim in claims],
         [claim.folder for claim in claims],
-        how=replace(run_many.CELLS, mesh=mesh),
+        how=how,
         most=len(claims),
         together=[range(len(claims))] if group.decided else None,
         note=note,

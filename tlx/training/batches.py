@@ -4,7 +4,7 @@ Shapes: A runs, O different batches of a step (see `batches_of`), B batch, K ste
 """
 
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +25,8 @@ from tlx.types import ArrayMap
 
 # The largest number of bytes of training examples that may lie on a device beside the step.
 RESIDENT = 256 * 2**20
+# The batches that are placed on the devices before their step.
+AHEAD = 2
 # A step with at most this many parameters takes less time than its dispatch.
 SMALL = 2**19
 
@@ -76,7 +78,8 @@ class ShapeCounter:
 
 
 class HostBatches(ShapeCounter):
-    """Batches made on the host, a step at a time, up to the step `last`."""
+    """Batches made on the host, a step at a time, up to the step `last`. While the devices take a step, the batches of
+    the next `AHEAD` steps are placed there."""
 
     def __init__(self, engine: Engine, runs: Sequence[ActiveRun], readers: Sequence[Readers], first: int, last: int):
         super().__init__()
@@ -85,7 +88,8 @@ class HostBatches(ShapeCounter):
         self.begin = lambda step: [
             training_batches(run.ready, run.splits, how, step, engine.mesh) for run, how in sharers
         ]
-        self.batches, self.ahead = self.opened(first)
+        self.batches, self.read = self.opened(first)
+        self.ahead: deque[tuple[Sequence[ArrayMap], ArrayMap, ArrayMap]] = deque()
 
     def opened(self, step: int) -> tuple[list[Any], ReadAhead | None]:
         """Return the batches from a step on, and, for several processes, the same read ahead."""
@@ -94,11 +98,12 @@ class HostBatches(ShapeCounter):
 
     @property
     def failure(self) -> Exception | None:
-        return None if self.ahead is None else self.ahead.failure
+        return None if self.read is None else self.read.failure
 
     def rewound(self, step: int) -> "HostBatches":
         """Return the same batches at the step `step`, whatever was dispatched."""
-        (self.batches, self.ahead), self.steps = self.opened(step), Counter()
+        (self.batches, self.read), self.steps = self.opened(step), Counter()
+        self.ahead.clear()
         return self
 
     def bytes_needed(self, state: TrainState) -> int:
@@ -112,14 +117,18 @@ class HostBatches(ShapeCounter):
 
     def batch(self) -> tuple[Sequence[ArrayMap], ArrayMap, ArrayMap]:
         """Return the next batch of each order, all of them stacked, and the stacked batch on the devices."""
-        batches = [next(batches) for batches in self.batches] if self.ahead is None else next(self.ahead)
+        batches = [next(batches) for batches in self.batches] if self.read is None else next(self.read)
         batch = batches[0] if len(batches) == 1 else together(batches)
         return batches, batch, self.engine.put(batch)
 
     def take(self, state: TrainState, step: int, end: int) -> DispatchedSteps:
         """Dispatch one step from `state`."""
-        batches, batch, placed = self.batch()
+        batches, batch, placed = self.ahead.popleft() if self.ahead else self.batch()
         state, metrics = self.engine.train(state, placed)
+        # After the dispatch, so that the devices do not wait. The data need not go beyond the last step, and what was
+        # read before a failure lasts until all processes know of it.
+        while self.failure is None and len(self.ahead) < min(AHEAD, self.last - step - 1):
+            self.ahead.append(self.batch())
         first = batch if len(batches) == 1 else jax.tree.map(lambda leaf: leaf[0], batch)
         compiled = self.count(of_one_run(batches, first, placed), 1)
         return DispatchedSteps(

@@ -3,15 +3,17 @@
 A checkpoint is a directory, `checkpoints/STEP/`: `arrays/`, written by orbax; `notes.json` with the step, the notes and
 every array's path, type, shape and sha256; `files.sha256` with the sha256 of every file (see `durable.write_digests`).
 It is written as `.STEP.partial`, synced and renamed, so a killed run or a full disk leaves the checkpoints before it.
-The newest two are kept: a damaged one falls back to the other.
+The newest two are kept, unless the run asks for others: a damaged one falls back to the one before.
 """
 
 import hashlib
 import json
+import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,13 +35,22 @@ from tlx.files.durable import (
     write_digests,
     write_whole,
 )
+from tlx.training.placement import gathered_state
 from tlx.training.stored_arrays import DamagedCheckpoint, load, store
 
-__all__ = ["Checkpoints", "DamagedCheckpoint", "DiskFull", "Saved", "StorageError", "guarded"]
+__all__ = ["Checkpoints", "DamagedCheckpoint", "DiskFull", "NewerCheckpoint", "Saved", "StorageError", "guarded"]
 
 ARRAYS, NOTES = "arrays", "notes.json"
 # The name of `NOTES` before this format, when nothing had a checksum.
 OLD_NOTES = "rest/metadata"
+# The version of this format. An older tlx refuses a checkpoint of a newer version.
+FORMAT = 1
+# The note with the measurement of each run at the step of a checkpoint: value and whether higher is better, or None.
+JUDGED = "judged"
+
+
+class NewerCheckpoint(ValueError):
+    """A newer version of tlx wrote a checkpoint, in a form that this version cannot read."""
 
 
 class Saved(NamedTuple):
@@ -59,10 +70,17 @@ class Stored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`; the newest `keep` stay. A thread writes while training continues."""
+    """The checkpoints of one run in `folder`. A thread writes while training continues.
 
-    def __init__(self, folder: Path, keep: int = 2):
-        self.folder, self.keep = folder.absolute(), keep
+    The newest `keep_last` stay, and for each run the `keep_best` with the best measurements (the note `JUDGED`).
+    `published` is called after each one that is complete, in the thread that wrote it. `shared` says that all processes
+    see the folder; otherwise the leader gathers arrays that lie on several processes, and writes them.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 0):
+        self.folder, self.keep_last, self.keep_best = folder.absolute(), keep_last, keep_best
+        self.published: Callable[[], None] = lambda: None
+        self.shared = True
         self.thread: threading.Thread | None = None
         self.failure: BaseException | None = None
         self.verified: dict[int, Any] = {}
@@ -89,6 +107,7 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: there are checkpoints and none is intact.
+          NewerCheckpoint: a newer version of tlx wrote the newest one.
         """
         self.wait()
         return max(self._intact(every=False), default=None)
@@ -128,7 +147,8 @@ class Checkpoints:
             if self.verified.get(step) == stamp:
                 return
             check_digests(path)
-            stored_step = _notes(path)["step"]
+            record = _notes(path)
+            stored_step, form, writer = record["step"], record.get("format", FORMAT), record.get("tlx")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error.filename} is missing") from error
         except PermissionError:
@@ -137,6 +157,12 @@ class Checkpoints:
             raise DamagedCheckpoint(f"{path} is damaged: {error.filename or path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{path} is damaged: {error}") from error
+        if form > FORMAT:
+            raise NewerCheckpoint(
+                f"{path} was written by tlx {writer} (checkpoint format {form}), but this is tlx {version('tlx')}, "
+                f"which reads formats up to {FORMAT}; continue with tlx {writer} or newer, or start again with "
+                "--overwrite"
+            )
         if stored_step != step:
             raise DamagedCheckpoint(f"{path} contains step {stored_step}, which is not the step in its name")
         self.verified[step] = stamp
@@ -150,8 +176,10 @@ class Checkpoints:
         self.wait()
         tree = {"state": saved.state, "best": saved.best}
         if any(map(sharding.is_elsewhere, jax.tree.leaves(tree))):
-            self._write_together(step, saved.notes, tree)
-            return
+            if self.shared:
+                self._write_together(step, saved.notes, tree)
+                return
+            tree = gathered_state(tree)
         # Every process has the whole state; the leader writes it.
         if not processes.leads():
             return
@@ -185,12 +213,14 @@ class Checkpoints:
     def _finish(self, partial: Path, step: int, notes: Mapping[str, Any], arrays: Any) -> None:
         """Add the notes and the digests to a checkpoint whose arrays are written, and give it its name."""
         table = {name: [leaf.dtype.name, leaf.shape, _sha256(leaf)] for name, leaf in _flatten(arrays).items()}
-        text = json.dumps({"step": step, "notes": notes, "arrays": table}).encode()
+        record = {"format": FORMAT, "tlx": version("tlx"), "step": step, "notes": notes, "arrays": table}
+        text = json.dumps(record).encode()
         write_whole(partial / NOTES, [text])
         write_digests(partial)
         sync_tree(partial)
         self._name(partial, step)
         self._prune(step)
+        self.published()
 
     def _write(self, step: int, notes: Mapping[str, Any], arrays: Any) -> None:
         partial = self.folder / f".{step}.partial"
@@ -213,14 +243,30 @@ class Checkpoints:
         sync_path(self.folder)
 
     def _prune(self, step: int) -> None:
-        """Delete all but the newest. A later step than the one just written is damaged, or a run went back past it."""
+        """Delete all but the newest and the best. A later step than the one just written is damaged, or a run went back
+        past it."""
         folders = self.folders()
-        older = [saved for saved in folders if saved <= step][: -self.keep]
-        for old in [*older, *(saved for saved in folders if saved > step)]:
+        steps = [saved for saved in folders if saved <= step]
+        kept = {*steps[-self.keep_last :], *self._best({saved: folders[saved] for saved in steps})}
+        for old in folders.keys() - kept:
             # A concurrent reader sees a whole checkpoint or none.
             _move(folders[old], self.folder / f".{old}.partial")
         for partial in self.folder.glob(".*.partial"):
             delete(partial)
+
+    def _best(self, folders: Mapping[int, Path]) -> Collection[int]:
+        """Return the steps of the `keep_best` best checkpoints of each run; the earlier one of two equal ones."""
+        values: dict[int, list[tuple[float, int]]] = {}
+        for step, path in folders.items() if self.keep_best else ():
+            try:
+                judged = _notes(path)["notes"].get(JUDGED, ())
+            except (OSError, ValueError, KeyError, TypeError):
+                # It is damaged.
+                continue
+            for run, (value, higher_is_better) in ((n, pair) for n, pair in enumerate(judged) if pair is not None):
+                if not math.isnan(value):
+                    values.setdefault(run, []).append((-value if higher_is_better else value, step))
+        return {step for of_run in values.values() for _, step in sorted(of_run)[: self.keep_best]}
 
     def restore(
         self, state: Any, best: Any, step: int | None = None, check: Callable[[Any], None] = lambda notes: None

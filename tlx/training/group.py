@@ -14,23 +14,22 @@ import jax
 from tlx import processes
 from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Outputs
-from tlx.records import run_directory
 from tlx.records.progress import Clock, Evaluations, Progress
 from tlx.records.run_directory import Predictions
 from tlx.training import vectorize
 from tlx.training.active_run import ActiveRun, Diverged, moved_part
 from tlx.training.batches import DispatchedSteps, one_of
 from tlx.training.compilations import Compilations
-from tlx.training.energy import Metered, Used
+from tlx.training.ending import result
+from tlx.training.energy import Metered
 from tlx.training.evaluate import evaluate, look
 from tlx.training.group_checkpoints import GroupCheckpoints, best_state
 from tlx.training.interrupt import Interruption, noted
 from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
-from tlx.training.placement import gathered_state
-from tlx.training.precision import with_base
+from tlx.training.profile import StepTrace
 from tlx.training.reading_together import raise_first
-from tlx.training.results import end_message, line, start_message, write_all, write_page
+from tlx.training.results import line, start_message
 from tlx.training.votes import Votes, Wish
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ class RunGroup:
         # Whether the devices computed the pending steps while another program was compiled.
         self.overlapped = False
         self.agreed, self.saved = Wish.NOTHING, time.monotonic()
+        self.trace = StepTrace(how.profile, self.begin, self.steps, self.first.path, progress.say)
         self.opened, self.compilations = False, Compilations(clock, progress, how.quiet)
 
     @property
@@ -108,11 +108,11 @@ class RunGroup:
     def take_steps(self) -> None:
         """Dispatch steps, at most up to the next evaluation, and read the metrics of the steps before them."""
         interval = self.first.eval_every
-        end = min(self.last, self.step - self.step % interval + interval)
+        end = self.trace.begin(self.step, min(self.last, self.step - self.step % interval + interval), self.settle)
         # The first batch waits until its readers have begun.
         first = self.step == self.phase.step
         with self.clock("train"):
-            with self.clock("setup") if first else nullcontext():
+            with self.clock("setup") if first else nullcontext(), self.trace.named(self.step):
                 dispatched = self.phase.batches.take(self.state, self.step, end)
             self.state = processes.in_order(dispatched.state)
             self.overlapped = self.pending is not None and not dispatched.compiled
@@ -121,6 +121,7 @@ class RunGroup:
             self.pending, self.step = (self.step, dispatched, votes), self.step + dispatched.steps
             if self.evaluation_due or self.wish:
                 self.settle()
+            self.trace.end(self.step, self.settle)
 
     def settle(self) -> None:
         """Read and record the metrics of the pending steps; waits for the device."""
@@ -153,10 +154,15 @@ class RunGroup:
 
     @property
     def own_wish(self) -> Wish:
-        """Return what this process wishes: to stop because of a signal or an error."""
+        """Return what this process wishes: to stop because of a signal or an error, or a checkpoint, because the last
+        one is old; the clock of the leader counts."""
         if self.failure is not None:
             return Wish.FAIL
-        return Wish.STOP if self.stop.requested else Wish.NOTHING
+        if self.stop.requested:
+            return Wish.STOP
+        seconds = self.how.checkpoint_seconds
+        old = seconds > 0 and processes.leads() and time.monotonic() - self.saved >= seconds
+        return Wish.SAVE if old else Wish.NOTHING
 
     @property
     def wish(self) -> Wish:
@@ -243,23 +249,25 @@ class RunGroup:
     @property
     def checkpoint_due(self) -> bool:
         """Return whether a checkpoint is written after this step: before the program ends by a signal or by an error of
-        the callback, or after an evaluation if the last checkpoint is old enough."""
+        the callback; where the last one is old enough; after an evaluation, with `checkpoint_seconds` only if it is the
+        best one so far and the best are kept."""
         if self.stopped or self.step == self.steps:
             return False
-        if self.wish:
-            return True
-        seconds = self.how.checkpoint_seconds
-        return self.evaluation_due and processes.decided(lambda: time.monotonic() - self.saved >= seconds)
+        best = self.how.keep_best > 0 and any(run.best.step == self.step for run in self.runs)
+        return bool(self.wish) or (self.evaluation_due and (best or self.how.checkpoint_seconds == 0))
 
     def save_checkpoint(self) -> None:
         """Start to write a checkpoint of all runs. Raise the error of the callback, if there is one, and
         KeyboardInterrupt if a signal was noted."""
+        # The wish of a single process may have come after the last step was taken.
+        self.settle()
         self.saved = time.monotonic()
         self.count_flops()
-        self.checkpoints.save(self.phase.engine, self.state)
+        self.checkpoints.save(self.phase.engine, self.state, self.evaluation_due)
         self.raise_failure()
-        if self.wish:
+        if self.wish > Wish.SAVE:
             raise KeyboardInterrupt
+        self.agreed = Wish.NOTHING
 
     def raise_failure(self) -> None:
         """Raise the error of the callback or of a batch, in every process."""
@@ -292,7 +300,7 @@ class RunGroup:
         keeps = self.how.leave == "all" or self.how.callback is not None
         # A phase without a step would be restored into the phase before.
         if keeps and self.step > max(self.begin, self.spans[self.phase.phase][0]):
-            self.checkpoints.save(self.phase.engine, self.state)
+            self.checkpoints.save(self.phase.engine, self.state, self.evaluation_due)
         self.raise_failure()
 
     def choose_checkpoints(self) -> None:
@@ -334,44 +342,7 @@ class RunGroup:
         self.checkpoints.wait()
         used = self.meter.stop().shared(len(self.runs))
         with self.progress.doing("writing the results"):
-            return [self.result(n, used) for n in range(len(self.runs))]
-
-    def result(self, n: int, used: Used) -> dict[str, Any] | Exception:
-        """Return the result of run n, or the error that ended it; the leader writes it."""
-        run, (state, step) = self.runs[n], self.chosen[n]
-        if run.failed is not None and not run.finished:
-            return run.failed
-        # The files hold float32 numbers.
-        state = state._replace(frozen=with_base(state.frozen, run.ready.variables.params))
-        self.chosen[n] = gathered_state(state), step
-        return processes.decided(lambda: self.write_result(n, used))
-
-    def write_result(self, n: int, used: Used) -> dict[str, Any]:
-        """Return the result of run n, and write it unless the run was finished before."""
-        run, (state, selected) = self.runs[n], self.chosen[n]
-        steps = self.step if run.ended is None else run.ended
-        if run.finished:
-            return run_directory.read(run.path)
-        run.calibrate()
-        metrics = {split: outcome.metrics(run.ready.task) for split, outcome in run.outcomes.items()}
-        for split in self.splits.measured:
-            if split in metrics:
-                run.records.write(steps, {f"{split}/{name}": value for name, value in metrics[split].items()})
-        run.records.flush()
-        finish: dict[str, Any] = {"clock": self.clock, "steps": steps, "selected": selected}
-        finish["metrics"] = {f"{split}/{name}": value for split in metrics for name, value in metrics[split].items()}
-        finish["pack"] = {"arms": len(self.runs), "place": n}
-        if len(self.runs) > 1:
-            finish["pack"]["cells"] = self.checkpoints.cells
-        finish["energy"] = used._asdict()
-        if run.records.failure is not None:
-            raise run.records.failure
-        result = write_all(run, state, finish, self.how.leave)
-        run.records.finish(result)
-        if self.how.leave == "all":
-            page = write_page(run.path, run.ready.task) if self.how.test else None
-            self.progress.say(end_message(result, run, page))
-        return result
+            return [result(self, n, used) for n in range(len(self.runs))]
 
 
 @contextmanager
@@ -387,7 +358,7 @@ def open_group(
         for run in runs:
             stack.enter_context(closing(run))
         # Reads the checkpoints, which may be damaged: the runs are closed all the same.
-        checkpoints = stack.enter_context(closing(GroupCheckpoints(runs)))
+        checkpoints = stack.enter_context(closing(GroupCheckpoints(runs, how)))
         meter = stack.enter_context(Metered())
         batch = first.recipe.batch_of(first.splits.first) * len(runs)
         test = sum(map(len, first.splits.measured.values())) if how.test else 0
@@ -397,4 +368,5 @@ def open_group(
             progress.say(start_message(first.ready, first.splits, first.steps, first.begin, first.path))
         group = RunGroup(runs, how, clock, stop, checkpoints, meter, progress)
         group.setup = setup
+        stack.callback(group.trace.close)
         yield group

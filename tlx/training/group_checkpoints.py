@@ -7,15 +7,18 @@ moment leaves either the checkpoint before or the whole new one.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlx import config, partition, processes
 from tlx.files import run_files
 from tlx.training.active_run import CHECKPOINTS, ActiveRun, moved_part
-from tlx.training.checkpoint import Checkpoints, Saved
+from tlx.training.checkpoint import JUDGED, Checkpoints, Saved
 from tlx.training.step import Parts, TrainState
 from tlx.training.vectorize import Engine
 from tlx.trees import flatten, nest
+
+if TYPE_CHECKING:
+    from tlx.training.loop import How
 
 
 class GroupCheckpoints:
@@ -23,10 +26,10 @@ class GroupCheckpoints:
     the newest checkpoint of exactly these runs, or 0.
 
     The checkpoint of a single run is in its own folder; the checkpoint of several is in the folder of the first, under
-    a name that follows from all recipes.
+    a name that follows from all recipes. `how` says which of them stay.
     """
 
-    def __init__(self, runs: Sequence[ActiveRun]):
+    def __init__(self, runs: Sequence[ActiveRun], how: "How"):
         self.runs = list(runs)
         self.cells = [config.fingerprint(run.recipe) for run in runs]
         first = self.runs[0]
@@ -34,20 +37,23 @@ class GroupCheckpoints:
             self.checkpoints = first.checkpoints
         else:
             self.checkpoints = Checkpoints(first.path / CHECKPOINTS / name_of(self.cells))
+        self.checkpoints.keep_last, self.checkpoints.keep_best = how.keep_last, how.keep_best
         self.begin = processes.decided(lambda: self.checkpoints.latest() or 0)
         for run in self.runs:
             run.begin = self.begin
 
-    def save(self, engine: Engine, state: TrainState) -> None:
-        """Start to write one checkpoint of all runs, also of those that have failed."""
+    def save(self, engine: Engine, state: TrainState, measured: bool) -> None:
+        """Start to write one checkpoint of all runs, also of those that have failed. `measured` says that the runs were
+        measured at this step."""
         # A run that resumes here does not take the steps before it again.
         for run in self.runs:
             run.records.flush(sync=True)
         states = [engine.fetch(state, n) for n in range(len(self.runs))]
         saved = [run.saved(of_run) for run, of_run in zip(self.runs, states, strict=True)]
         step = int(states[0].step)
+        judged = [run.judged() if measured and is_measured(run, step) else None for run in self.runs]
         if len(saved) == 1:
-            self.checkpoints.save(step, saved[0])
+            self.checkpoints.save(step, saved[0]._replace(notes=saved[0].notes | {JUDGED: judged}))
             return
         best = any(of_run.notes["best"] for of_run in saved)
         self.checkpoints.save(
@@ -58,7 +64,7 @@ class GroupCheckpoints:
                 best=by_place([of_run.best or self.best_of(n, states[n]) for n, of_run in enumerate(saved)])
                 if best
                 else {},
-                notes={"best": best, "arms": by_place([of_run.notes for of_run in saved])},
+                notes={"best": best, "arms": by_place([of_run.notes for of_run in saved]), JUDGED: judged},
             ),
         )
 
@@ -68,10 +74,9 @@ class GroupCheckpoints:
         states_to_read = [run.checkpoint_part(state) for run, state in zip(runs, initial, strict=True)]
         best = [self.best_of(n, state) for n, state in enumerate(initial)]
         if len(runs) == 1:
-            return [
-                runs[0].restored(self.checkpoints.restore(states_to_read[0], best[0], check=self.check), initial[0])
-            ]
-        saved = self.checkpoints.restore(by_place(states_to_read), by_place(best), check=self.check)
+            saved = self.checkpoints.restore(states_to_read[0], best[0], self.begin, self.check)
+            return [runs[0].restored(saved, initial[0])]
+        saved = self.checkpoints.restore(by_place(states_to_read), by_place(best), self.begin, self.check)
         states = []
         for n, (run, state) in enumerate(zip(runs, initial, strict=True)):
             place = f"{n:03d}"
@@ -97,6 +102,11 @@ class GroupCheckpoints:
         """Wait until all is on disk, and close the checkpoints."""
         if len(self.runs) > 1:
             self.checkpoints.close()
+
+
+def is_measured(run: ActiveRun, step: int) -> bool:
+    """Return whether the last measurement of a run is that of this step, at which its group was measured."""
+    return bool(run.validated) and run.failed is None and run.ended in (None, step)
 
 
 def name_of(cells: Sequence[str]) -> str:

@@ -21,13 +21,16 @@ from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import Callback
 from tlx.records.progress import Clock
+from tlx.records.remote import RemoteRun, is_url
 from tlx.records.trackers import Tracker, trackers_of
 from tlx.report.plots import RunPlots
 from tlx.tasks import Task
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.phases import PhaseSetup
+from tlx.training.profile import check_profile
 from tlx.training.results import PAGE, write_page
+from tlx.training.saving import check_best, check_saving
 from tlx.trees import Json
 from tlx.weights import Pretrained
 
@@ -138,8 +141,12 @@ class How:
     few. With `feature_cache`, the features of the frozen layers are computed once where that is exact. Without `test`
     the test split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each
     validation except the last and ends the run by returning False; the result then has fewer `steps` than
-    `asked_steps`. A checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old.
-    `mesh` sets how many devices share a batch, the parameters and the work on each example.
+    `asked_steps`. `mesh` sets how many devices share a batch, the parameters and the work on each example.
+
+    A checkpoint is written after each validation; with `checkpoint_seconds` instead after the first step at which the
+    last one is this old. The newest `keep_last` stay, and the `keep_best` with the best measurements by the recipe's
+    rule `train.select`; a best one is written whatever `checkpoint_seconds` says. `profile` is a number of steps that
+    JAX's profiler traces, after two others, into the folder `profile`.
 
     `trackers` are names ("wandb", "mlflow", "trackio") or instances (see `tlx.records.trackers`) that receive the
     records of every run; TensorBoard events are written in any case where `leave` is "all". `callback(record)` is
@@ -153,6 +160,9 @@ class How:
     test: bool = True
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
+    keep_last: int = 2
+    keep_best: int = 0
+    profile: int | None = None
     mesh: sharding.Mesh = sharding.Mesh()
     trackers: tuple[str | Tracker, ...] = ()
     callback: Callback | None = None
@@ -161,6 +171,8 @@ class How:
         trackers_of(self.trackers)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {self.callback!r}; expected a function of a record")
+        check_profile(self.profile)
+        check_saving(self.checkpoint_seconds, self.keep_last, self.keep_best)
 
     @property
     def chosen_trackers(self) -> tuple[Tracker, ...]:
@@ -188,7 +200,8 @@ def run(
 
     Args:
         recipe: The recipe.
-        out: The folder; by default `runs/` and the fingerprint.
+        out: The folder, or the URL of a place that gets a copy of it, such as `gs://bucket/run` (see
+            `tlx.records.remote`); by default `runs/` and the fingerprint.
         resume: Continue from the newest checkpoint, with the same bits as a run that never stopped.
         overwrite: Start again from step 0.
         base: The recipe before overrides, for the record.
@@ -205,35 +218,49 @@ def run(
     """
     how = how or How(quiet=quiet)
     clock = Clock()
-    path = Path(out) if out is not None else Path("runs") / config.fingerprint(recipe)
+    copy = copy_of(out)
+    path = copy.folder if copy else Path("runs", config.fingerprint(recipe)) if out is None else Path(out)
     if not processes.leads():
         how = replace(how, quiet=True)
     with ExitStack() as lock:
         with clock("setup"):
             check_processes(recipe)
             processes.decided(lambda: hold(lock, path))
-            if complete := finished(recipe, path, resume=resume, overwrite=overwrite, mesh=how.mesh):
+            if copy is not None:
+                processes.together(copy.download)
+                if processes.leads():
+                    lock.enter_context(copy.kept())
+            if complete := finished(recipe, path, how, resume=resume, overwrite=overwrite):
                 return with_page(whole(complete, how), how)
             active = opened(
                 recipe, path, overwrite=overwrite, base=base, records=how.records, test=how.test,
                 file=None if file is None else Path(file), with_commit=True, mesh=sharding.make_mesh(mesh=how.mesh),
             )  # fmt: skip
+            if copy is not None:
+                processes.decided(copy.claim)
+                active.checkpoints.published, active.checkpoints.shared = copy.upload, False
         result = processes.attempt(lambda: train([active], how, clock)[0])
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def finished(
-    recipe: Recipe, path: Path, *, resume: bool, overwrite: bool, mesh: sharding.Mesh = sharding.Mesh()
-) -> Run | None:
+def finished(recipe: Recipe, path: Path, how: How, *, resume: bool, overwrite: bool) -> Run | None:
     """Return the recipe's run where it is finished and kept, else None, after the checks that need no data."""
     config.check(recipe)
-    check_devices(recipe, mesh)
+    check_devices(recipe, how.mesh)
+    check_best(how.keep_best, recipe)
     if processes.decided(lambda: run_directory.finished(path, recipe, resume=resume, overwrite=overwrite)):
         return Run(path, recipe, processes.decided(lambda: run_directory.read(path)))
     remember_compilations()
     return None
+
+
+def copy_of(out: str | Path | None) -> RemoteRun | None:
+    """Return the copy of a run that is written at a URL; None where `out` is a folder."""
+    if not is_url(out):
+        return None
+    return RemoteRun(str(out), "run" if processes.leads() else f"process-{jax.process_index()}")
 
 
 def hold(lock: ExitStack, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from tlx.trees import Tree, flatten, map_named
 from tlx.types import Variables
 from tlx.weights.mapped import release
 
+T = TypeVar("T")
 # The fields of a state in which an array with the path of a parameter lies where that parameter lies: its moments, its
 # averages, and the copies that terms keep of it.
 LIKE_PARAMETERS = ("trainable", "frozen", "optimiser", "average", "memory")
@@ -133,8 +134,8 @@ gathered.defvjp(
 )
 
 
-def gathered_state(state: TrainState) -> TrainState:
-    """Return a state with the arrays that lie on several processes as NumPy arrays, in every process."""
+def gathered_state(state: T) -> T:
+    """Return a state, or another tree, with arrays that lie on several processes as NumPy arrays, in each of these."""
 
     def whole(leaf: Any) -> Any:
         if not sharding.is_elsewhere(leaf):

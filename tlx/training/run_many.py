@@ -147,7 +147,7 @@ def open_all(
     errors: dict[int, Exception] = {}
     for position in members:
         try:
-            if run := finished(recipes[position], Path(folders[position]), resume=True, overwrite=False, mesh=how.mesh):
+            if run := finished(recipes[position], Path(folders[position]), how, resume=True, overwrite=False):
                 complete.add(position)
                 settle(position, whole(run, how))
         except Exception as error:

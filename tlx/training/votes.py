@@ -1,4 +1,4 @@
-"""What the processes of a run wish, so that all of them stop after the same step."""
+"""What the processes of a run wish, so that all of them save or stop after the same step."""
 
 from enum import IntEnum
 from functools import cache
@@ -15,8 +15,9 @@ class Wish(IntEnum):
     """What a process wishes at a step; of the wishes of all processes the largest counts."""
 
     NOTHING = 0
-    STOP = 1
-    FAIL = 2
+    SAVE = 1
+    STOP = 2
+    FAIL = 3
 
 
 class Votes:

@@ -12,7 +12,7 @@ from tlx.files.durable import StorageError
 from tlx.recipe import Recipe
 from tlx.records.run_directory import RECIPE
 from tlx.sharding import Mesh
-from tlx.training.loop import Run, run
+from tlx.training.loop import How, Run, run
 from tlx.training.run_many import CELLS, run_many
 from tlx.trees import Json
 from tlx.tune.space import Point
@@ -46,7 +46,7 @@ class Ended(NamedTuple):
     error: str | None = None
 
 
-def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh = Mesh()) -> None:
+def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh = Mesh(), how: How = CELLS) -> None:
     """Run the trials without the test split, and report each as it ends.
 
     The trials were drawn without knowledge of one another, so trials whose recipes differ only in numbers train
@@ -77,7 +77,7 @@ def execute(trials: Sequence[Trial], report: Callable[[Ended], None], mesh: Mesh
         run_files.delete(trial.folder, checkpoints_only=True)
 
     processes.decided(lambda: make_way(trials))
-    how = replace(CELLS, test=False, mesh=mesh)
+    how = replace(how, test=False, mesh=mesh)
     judged = [trial for trial in trials if trial.judge is not None]
     free = [trial for trial in trials if trial.judge is None]
     run_many(

@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 from tlx import config, processes
 from tlx.records.studies import CELLS, CLAIMS
 from tlx.sharding import Mesh
+from tlx.training.loop import How
+from tlx.training.run_many import CELLS as CELLS_HOW
 from tlx.tune import journal
 from tlx.tune.attempt import Ended, Judge, Trial, execute
 from tlx.tune.journal import UP_FRONT
@@ -33,7 +35,9 @@ class Crew:
         share: int,
         quiet: bool,
         mesh: Mesh = Mesh(),
+        how: How = CELLS_HOW,
     ):
+        self.how = how
         self.folder, self.settings, self.trials, self.quiet, self.mesh = folder, settings, trials, quiet, mesh
         # A judged trial runs alone, so a larger group would only block it for the other workers.
         self.together = together if settings.sampler in UP_FRONT and settings.pruner == "none" else 1
@@ -92,7 +96,7 @@ class Crew:
         def report(ended: Ended) -> None:
             self.record(handles[ended.trial.number], ended)
 
-        execute([trial for trial, _ in pairs], report, self.mesh)
+        execute([trial for trial, _ in pairs], report, self.mesh, self.how)
 
     def next(self, claims: contextlib.ExitStack) -> list[tuple[Trial, Any]]:
         """Return the next trials with Optuna's handles, under claims that last as long as `claims`.

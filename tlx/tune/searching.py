@@ -22,6 +22,9 @@ from tlx.sharding import Mesh
 from tlx.study import hosts
 from tlx.study.clusters.base import Cluster
 from tlx.study.clusters.drive import drive
+from tlx.training.loop import How
+from tlx.training.run_many import CELLS
+from tlx.training.saving import check_best
 from tlx.tune.clustered import SearchWork, workers_of
 from tlx.tune.crew import Crew
 from tlx.tune.journal import Pruner, Sampler
@@ -52,6 +55,7 @@ def search(
     mesh: Mesh = Mesh(),
     on: Cluster | None = None,
     once: bool = False,
+    how: How = CELLS,
 ) -> Found:
     """Try `trials` points of the `space` in the folder `out`, and return the results.
 
@@ -79,6 +83,7 @@ def search(
         mesh: how many devices share a batch of a trial.
         on: the cluster that executes the command `worker` for each trial, in place of this machine.
         once: execute only the next trials that train together, as a worker of a cluster.
+        how: how the trials are carried out, apart from the mesh.
 
     Raises:
         TypeError, ValueError: The space does not fit the recipe, or a number is too small; raised before any run.
@@ -86,6 +91,7 @@ def search(
         FileExistsError: The folder contains other files.
     """
     settings = check_settings(recipe, space, trials, sampler, pruner, metric, direction, seed)
+    check_best(how.keep_best, recipe)
     share = sharing_workers(jobs, share, together, worker)
     check_hosts(settings, trials, jobs, together, mesh)
     chosen = pruner_of(settings)
@@ -94,7 +100,7 @@ def search(
         share = workers_of(on, trials) if on else share
         processes.decided(lambda: settle(folder, settings))
         # The first of several processes opens the journal before the others read it.
-        crew = processes.in_turn(lambda: Crew(folder, settings, chosen, trials, together, share, quiet, mesh))
+        crew = processes.in_turn(lambda: Crew(folder, settings, chosen, trials, together, share, quiet, mesh, how))
         if on:
             drive(on, SearchWork(worker, crew, share))
         elif once:

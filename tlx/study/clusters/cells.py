@@ -20,6 +20,8 @@ from tlx.study.clusters.base import Cluster, TaskOrder
 from tlx.study.clusters.drive import Work, drive
 from tlx.study.clusters.entry import identity
 from tlx.study.work import AGAIN, NO_STORAGE, listed, run_group
+from tlx.training.loop import How
+from tlx.training.run_many import CELLS as CELLS_HOW
 
 # Seconds between two counts of the running cells; a count takes at most this share of the time.
 PACE, SHARE = 2.0, 0.05
@@ -42,7 +44,14 @@ def run_cells(cluster: Cluster, worker: Sequence[str], board: Board, most: int) 
 
 
 def run_part(
-    study: Study, directory: Path, since: float, names: Sequence[str], *, most: int, mesh: Mesh = Mesh()
+    study: Study,
+    directory: Path,
+    since: float,
+    names: Sequence[str],
+    *,
+    most: int,
+    mesh: Mesh = Mesh(),
+    how: How = CELLS_HOW,
 ) -> None:
     """Run, in the worker of a cluster, one group of cells; return at once if another process runs them all.
 
@@ -54,6 +63,7 @@ def run_part(
         most: the largest number of cells in a group. If the worker decides how a group is divided, it keeps the first
             part, and the others become further tasks.
         mesh: how many devices share a batch of a cell.
+        how: how the cells are carried out, apart from the mesh.
 
     Raises:
         SystemExit: With the code `NO_STORAGE`, if the directory cannot be written.
@@ -63,7 +73,7 @@ def run_part(
         with guarded(directory, AGAIN):
             cells = {name: cell for name, cell in cells.items() if not settled(directory / CELLS / name, since)}
             for group in listed(directory, cells):
-                if run_group(study.by_fingerprint, directory, group, since, most, lambda: None, mesh):
+                if run_group(study.by_fingerprint, directory, group, since, most, lambda: None, mesh, how):
                     return
     except StorageError:
         raise SystemExit(NO_STORAGE) from None
