@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tlx import Data, Learn, Recipe, Train, config, models, sharding, tasks, tuning
+from tlx import Data, Recipe, Train, config, models, sharding, tasks, terms, tuning
 from tlx.cli import main
 from tlx.plan import parse_sweep, parse_target, read_chips
 from tlx.plan.chips import TABLE
@@ -29,7 +29,6 @@ from tlx.report import plan as plan_page
 from tlx.training.flops import make_state, shapes_of
 from tlx.training.prepare import open_data, prepare, training_batches
 from tlx.training.step import compile_step
-from tlx.types import Phase
 
 CHIPS = read_chips()
 SMALL = Recipe(
@@ -295,21 +294,21 @@ def test_other_batches_share_what_is_opened(source):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadsNumbers(tuning.Tuning):
-    """Train the head, after a look at the numbers of the weights."""
+class ReadsNumbers(terms.Term):
+    """Keep the positions of the weights above their mean, which the host computes."""
 
-    def insert(self, model, params, key):
-        assert np.isfinite(float(jax.tree.leaves(params)[0].sum()))
-        return params
+    def memory(self, setting):
+        kernel = np.asarray(setting.variables.params["head"]["kernel"])
+        return {"above": np.flatnonzero(kernel > kernel.mean())}
 
-    def phases(self, model):
-        return (Phase(1.0, ((r"head/.*", Learn()), (r".*", None))),)
+    def loss(self, view):
+        return 0.0 * view.memory["above"].sum(), {}
 
 
-def test_a_tuning_that_reads_numbers_is_planned_with_real_weights():
-    recipe = replace(SMALL, tuning=ReadsNumbers())
+def test_a_term_that_reads_numbers_is_planned_with_real_weights():
+    recipe = replace(SMALL, objective=(terms.Supervised(), ReadsNumbers()))
     shapes = step_shapes(opened(recipe), recipe)
-    assert shapes.trainable == 256 * 10 + 10
+    assert 0 < shapes.form.memory["1"]["above"].shape[0] < 256 * 10
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(shapes.form))
 
 

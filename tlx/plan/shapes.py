@@ -126,7 +126,7 @@ def prepared_shapes(recipe: Recipe, splits: Splits) -> tuple[Prepared, Tree]:
     try:
         shapes = jax.eval_shape(partial(variables, prepare(recipe, splits) if recipe.weights is not None else None))
     except jax.errors.JAXTypeError:
-        # A tuning or a term reads the numbers of the weights.
+        # A term reads the numbers of the weights on the host.
         shapes = sharding.shapes(variables())
     values, memory = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
     return ready[0]._replace(variables=values, pretrained=values), memory
