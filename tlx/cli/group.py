@@ -142,8 +142,8 @@ jobs_option = click.option(
     type=click.IntRange(min=1),
     metavar="N",
     default=1,
-    show_default="1; on a cluster all that it has room for",
-    help="Number of processes.",
+    show_default=True,
+    help="Number of processes; on a cluster of tasks at once, without this option as many as it has room for.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print results and errors only.")
 

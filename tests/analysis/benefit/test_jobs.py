@@ -45,6 +45,23 @@ def test_a_worker_knows_how_many_workers_share_the_study(room, monkeypatch, comm
     assert value["share"] == 3 and value["employed"]
 
 
+@pytest.mark.parametrize("command", [["benefit", "tiny.py", "--shots", "1"], ["negative-transfer", "domains.py"]])
+def test_a_worker_of_a_cluster_runs_its_part(room, monkeypatch, command):
+    def record(*given, **how):
+        raise Seen({"names": given[3:], **how})
+
+    monkeypatch.setattr(f"tlx.analysis.{command[0].partition('-')[0]}.measure", record)
+    monkeypatch.setattr("tlx.study.clusters.cells.run_part", record)
+    monkeypatch.setenv("TLX_TRACEBACK", "1")
+    on = ["--on", "slurm=local", "--resources", "cpu=2"]
+    [how] = CliRunner().invoke(main, [*command, "--seeds", "2", "--jobs", "3", *on]).exception.args
+    assert (how["on"].kind, how["on"].limit, how["on"].sizes) == ("local", 3, {"cpu": 2})
+    assert how["command"].endswith("--jobs 3 --on slurm=local --resources cpu=2") and "--on" not in how["worker"]
+    # As `tlx.study.clusters.cells` orders it.
+    [value] = CliRunner().invoke(main, [*how["worker"][3:], "--worker", "0.0", "--part", "a,b"]).exception.args
+    assert value["names"] == (("a", "b"),)
+
+
 @pytest.mark.slow
 def test_two_processes_measure_one_report(room, monkeypatch):
     from pathlib import Path

@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tlx.cli.studies import load_study
 from tlx.records import studies
-from tlx.study import results
+from tlx.study import results, run_study
 from tlx.study.work import EXECUTIONS
 from tlx.training.checkpoint import Checkpoints
 
@@ -35,23 +38,50 @@ def space():
 def recipe():
     return study().base
 """
-STORE = 80 * 2**20
+
+
+# JAX forbids to fork the process of the tests, and Ray starts its machines so; another process starts them.
+MACHINES = """
+import sys
+from ray.cluster_utils import Cluster
+
+machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+second = cluster.add_node(**machine)
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    if line == "kill\\n":
+        cluster.remove_node(second, allow_graceful=False)
+    else:
+        second = cluster.add_node(**machine)
+    print("done", flush=True)
+cluster.shutdown()
+"""
+
+
+class Machines:
+    """A Ray cluster at an `address`: two machines with one processor each."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MACHINES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        )  # fmt: skip
+        self.address = self.process.stdout.readline().strip()
+
+    def order(self, word):
+        """Kill the second machine, or add another one."""
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two machines with one processor each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        from ray.cluster_utils import Cluster
-
-        machine = {"num_cpus": 1, "object_store_memory": STORE}
-        machines = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
-        try:
-            machines.second = machines.add_node(**machine)
-            yield machines
-        finally:
-            machines.shutdown()
+    machines = Machines()
+    assert ":" in machines.address
+    yield machines
+    machines.process.communicate(timeout=120)
 
 
 def write_file(folder, cells, steps):
@@ -94,23 +124,23 @@ def table(out):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(cluster, start, ended, tmp_path):
+def test_a_killed_worker_and_a_killed_machine_lose_no_cell_and_repeat_none(cluster, start, ended, tmp_path, no_page):
     path, out = write_file(tmp_path, cells=5, steps=3000), tmp_path / "ray"
     call = start("study", path, "--out", str(out), "--together", "1", "--on", f"ray={cluster.address}")
     fingerprint, worker = until(call, lambda: next(iter(workers_of(out, call).items()), None))
     os.kill(worker, signal.SIGKILL)
     assert not (out / "cells" / fingerprint / "result.json").is_file()
     until(call, lambda: len(lines_of(out / EXECUTIONS)) >= 1 and len(workers_of(out, call)) == 2)
-    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster.order("kill")
     errors = ended(call)
     assert errors.count("note: a task was lost (its ") >= 2
     assert " running, " in errors and " waiting; about " in errors
     counts = Counter(line["cell"] for line in lines_of(out / EXECUTIONS))
     assert set(counts.values()) == {1} and len(counts) == 5
     assert studies.read(out).counts == {"done": 5, "running": 0, "failed": 0, "waiting": 0}
-    ended(start("study", path, "--out", str(tmp_path / "local"), "--together", "1"))
+    run_study(load_study(str(path), []), tmp_path / "local", most=1, quiet=True)
     assert table(out).equals(table(tmp_path / "local"))
-    cluster.second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    cluster.order("add")
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from tlx.study import results
+from tlx.cli.studies import load_study
+from tlx.study import results, run_study
 from tlx.study.clusters.slurm_jobs import SlurmCluster
 from tlx.study.work import EXECUTIONS
 
@@ -24,7 +25,7 @@ def study():
 
 
 @pytest.mark.slow
-def test_the_table_is_that_of_the_local_runner(start, ended, tmp_path):
+def test_the_table_is_that_of_the_local_runner(start, ended, tmp_path, no_page):
     path, out = tmp_path / "small.py", tmp_path / "slurm"
     path.write_text(FILE)
     errors = ended(start("study", path, "--out", str(out), "--together", "2", "--on", "slurm=local"))
@@ -33,7 +34,7 @@ def test_the_table_is_that_of_the_local_runner(start, ended, tmp_path):
     assert len(lines) == 4 and set(Counter(line["cell"] for line in lines).values()) == {1}
     # Every group is a job, in another process.
     assert len({line["process"] for line in lines}) == 2
-    ended(start("study", path, "--out", str(tmp_path / "local"), "--together", "2"))
+    run_study(load_study(str(path), []), tmp_path / "local", most=2, quiet=True)
     tables = [results(folder).drop(columns="seconds") for folder in (out, tmp_path / "local")]
     assert tables[0].equals(tables[1])
 
