@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tlx import Data, processes, sharding
+from tlx.assets import cache_dir
 from tlx.cli.places import RunPlace
 from tlx.data import open_dataset
 from tlx.study import hosts
@@ -83,22 +84,32 @@ def space():
 """
 
 
-def start(folder, command, count=2, places=()):
-    """Start the processes of one command, which share two devices, in a folder; the last ones in other `places`."""
+def start(folder, command, count=2, places=(), settings=()):
+    """Start the processes of one command, which share two devices, in a folder; the last ones in other `places`.
+    `settings` are added to their environment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     flags = f"--xla_force_host_platform_device_count={2 // count}"
-    settings = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | dict(settings)
     place = ["--coordinator", address, "--processes", str(count), "--process"]
     folders = [*[folder] * (count - len(places)), *places]
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tlx.cli", *command, *([*place, str(n)] if count > 1 else [])], cwd=folders[n],
-            env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for n in range(count)
     ]  # fmt: skip
+
+
+def cache(tmp_path, name):
+    """Return the environment with a cache that has everything but cached features."""
+    (tmp_path / name).mkdir()
+    for path in cache_dir().iterdir():
+        if path.name != "prefixes":
+            (tmp_path / name / path.name).symlink_to(path)
+    return {"TLX_CACHE": str(tmp_path / name)}
 
 
 def ended(workers, seconds=240):
@@ -123,10 +134,12 @@ def test_a_killed_study_of_two_processes_ends_and_continues_to_the_table_of_one(
     """The study has cells that train in one program, cells with cached features, cells that fail everywhere and cells
     that fail in one process in the middle of their training."""
     (tmp_path / "small.py").write_text(STUDY)
-    codes, outputs = ended(start(tmp_path, ["study", "small.py", "--out", "alone"], 1))
+    codes, outputs = ended(
+        start(tmp_path, ["study", "small.py", "--out", "alone"], 1, settings=cache(tmp_path, "cache1"))
+    )
     assert codes == [1], outputs
-    # The features that one process has cached are not used again.
-    workers = start(tmp_path, ["study", "small.py", "--out", "both"])
+    command, settings = ["study", "small.py", "--out", "both"], cache(tmp_path, "cache2")
+    workers = start(tmp_path, command, settings=settings)
     last = time.monotonic() + 240
     while not list(tmp_path.glob("both/cells/*/result.json")):
         assert time.monotonic() < last and all(worker.poll() is None for worker in workers)
@@ -137,7 +150,7 @@ def test_a_killed_study_of_two_processes_ends_and_continues_to_the_table_of_one(
     assert time.monotonic() - begin < 60
     assert codes == [1, -signal.SIGKILL], outputs
     assert "tlx: another process has ended or cannot be reached" in outputs[0].strip().splitlines()[-1]
-    codes, outputs = ended(start(tmp_path, ["study", "small.py", "--out", "both"]))
+    codes, outputs = ended(start(tmp_path, command, settings=settings))
     assert codes == [1, 1], outputs
     assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
     (rows, arrays), (expected_rows, expected) = table(tmp_path / "both"), table(tmp_path / "alone")
@@ -147,17 +160,21 @@ def test_a_killed_study_of_two_processes_ends_and_continues_to_the_table_of_one(
         np.testing.assert_array_equal(array, expected[name], err_msg=str(name))
     failed = [json.loads(path.read_text())["error"] for path in tmp_path.glob("both/cells/*/failed.json")]
     assert any("process 1 failed: ValueError: the disk of this process is broken" in error for error in failed), failed
+    # Each process has computed a part of the features of every split.
+    stores = {count: list(tmp_path.glob(f"cache{count}/prefixes/*")) for count in (1, 2)}
+    assert len(stores[1]) == len(stores[2]) == 3
+    assert [len(list(store.glob("shard-*"))) for store in (*stores[1], *stores[2])] == [1, 1, 1, 2, 2, 2]
     assert len(failed) == 2 and {row["state"] for row in rows} == {"done", "failed"}
 
 
 @pytest.mark.slow
 def test_two_processes_search_as_one(tmp_path):
-    """The first process draws the trials and judges them; one of four is stopped early."""
+    """The first process draws the trials and judges them."""
     (tmp_path / "config.py").write_text(CONFIG)
     (tmp_path / "space.py").write_text(SPACE)
     documents = []
     for count in (1, 2):
-        command = ["tune", "config.py", "--space", "space.py", "--trials", "4", "--pruner", "hyperband"]
+        command = ["tune", "config.py", "--space", "space.py", "--trials", "3", "--pruner", "hyperband"]
         codes, outputs = ended(start(tmp_path, [*command, "--out", f"by{count}"], count))
         assert codes == [0] * count, outputs
         document = json.loads((tmp_path / f"by{count}" / "tune.json").read_text())

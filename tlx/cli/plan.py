@@ -45,7 +45,7 @@ DOCUMENT, PAGE = "plan.json", "plan.html"
 @set_option
 @click.option(
     "--on", "places", multiple=True, required=True, metavar="CHIP:FORM",
-    help="Chips to compile for: a TPU slice (v5e:4x4, v5p:2x2x4) or a number of GPUs (h100:8).",
+    help="Where the runs would take place: a TPU slice (v5e:4x4, v5p:2x2x4) or GPUs (h100:8).",
 )  # fmt: skip
 @mesh_option
 @click.option(
