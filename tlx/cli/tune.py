@@ -89,18 +89,8 @@ def tune(
     }  # fmt: skip
     saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    again = [
-        *base[2:],
-        "--space",
-        space,
-        "--trials",
-        str(trials),
-        *words,
-        *saving_words(saving),
-        *mesh_words(mesh),
-        "--out",
-        out,
-    ]
+    words += [*saving_words(saving), *mesh_words(mesh), "--out", out]
+    again = [*base[2:], "--space", space, "--trials", str(trials), *words]
     worker = worker_of("tune", *again, "--share", str(jobs), "--quiet")
     ending = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--quiet"] if quiet else [])]
     try:
