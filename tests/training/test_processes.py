@@ -3,16 +3,20 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tlx import processes
+from tlx.files.durable import DamagedWarning
+from tlx.training.checkpoint import Checkpoints
 
 CONFIG = """
 from tlx import Data, Optim, Recipe, Train, models, tasks
@@ -236,24 +240,73 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path, long_alo
     assert_same(folder, long_alone)
 
 
+def damage_everywhere(folder, older, newest):
+    """Damage the newest checkpoint in every way; each time the older one takes its place. It stays damaged."""
+    for file in sorted(path for path in newest.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        flipped = bytes([content[len(content) // 2] ^ 1])
+        middle = len(content) // 2
+        for changed in (content[:-1], content[:middle] + flipped + content[middle + 1 :], b"", None, Path):
+            file.unlink()
+            if changed is Path:
+                file.mkdir()
+            elif changed is not None:
+                file.write_bytes(changed)
+            with pytest.warns(DamagedWarning, match=f"{newest.name} is damaged: .* an older checkpoint"):
+                assert Checkpoints(folder).latest() == int(older.name), (file, changed)
+            if changed is Path:
+                file.rmdir()
+            file.write_bytes(content)
+    assert Checkpoints(folder).latest() == int(newest.name)
+    file.write_bytes(content[:-1])
+
+
 @pytest.mark.slow
 def test_a_checkpoint_of_two_processes_that_share_the_parameters_is_read_by_one(tmp_path, long_alone):
+    """The processes also agree on the step of a checkpoint that is due by the clock of one of them."""
     folder = folder_with(tmp_path, LONG)
-    workers = start(folder, 2, "--mesh", "data=1,fsdp=2")
+    words = ("--mesh", "data=1,fsdp=2", "--checkpoint-seconds", "0.2", "--keep-last", "3")
+    workers = start(folder, 2, *words)
     wait_for_steps(folder, workers)
     workers[0].send_signal(signal.SIGTERM)
     codes, outputs = ended(workers)
     assert codes == [130, 130], outputs
-    [path] = (folder / "run" / "checkpoints").glob("[0-9]*")
+    assert all("Traceback" not in output for output in outputs)
+    paths = sorted((folder / "run" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    assert 1 < len(paths) <= 3 and any(int(path.name) % 500 for path in paths[:-1])
+    path = paths[-2]
+    damage_everywhere(folder / "run" / "checkpoints", *paths[-2:])
     arrays = json.loads((path / "notes.json").read_text())["arrays"]
     # Nobody had all of the array, so nobody could make its digest.
     assert [name for name, (_, shape, digest) in arrays.items() if not digest and shape == [128, 128]]
     codes, outputs = ended(start(folder, 1, "--resume", "--mesh", "data=2"))
-    assert codes == [0], outputs
+    assert codes == [0] and f"{paths[-1].name} is damaged" in outputs[0], outputs
     (metrics, _), (expected, _) = numbers(folder), numbers(long_alone)
     before = {key: value for key, value in expected.items() if key[0] <= int(path.name)}
     assert before and {key: metrics[key] for key in before} == pytest.approx(before, rel=1e-3, abs=1e-4)
     assert metrics.keys() == expected.keys()
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_disk_meet_at_a_url(tmp_path, monkeypatch):
+    """Each process has a local folder. The first one copies, also the arrays of the others; all of them read."""
+    folder = folder_with(tmp_path)
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    url, store = f"file://{tmp_path}/bucket/run", tmp_path / "bucket" / "run"
+    words = ("--mesh", "data=1,fsdp=2", "--quiet")
+    codes, outputs = ended(start(folder, 2, *words, command=("run", "config.py", "--out", url)))
+    assert codes == [0, 0], outputs
+    model, checkpoints = (store / "model" / "model.safetensors").read_bytes(), store / "checkpoints"
+    assert Checkpoints(checkpoints).steps() == [6, 9]
+    # The end was not copied, nor the last checkpoint; the machines are new.
+    shutil.rmtree(tmp_path / "cache" / "remote")
+    for path in (store / "result.json", store / "model" / "model.safetensors", checkpoints / "9" / "files.sha256"):
+        path.unlink()
+    codes, outputs = ended(start(folder, 2, *words, "--resume", command=("run", "config.py", "--out", url)))
+    assert codes == [0, 0], outputs
+    assert "checkpoints/9 was not copied completely" in outputs[0]
+    assert (store / "model" / "model.safetensors").read_bytes() == model
+    assert len(list((tmp_path / "cache" / "remote").glob("*/process-1"))) == 1
 
 
 @pytest.mark.slow

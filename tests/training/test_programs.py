@@ -1,5 +1,8 @@
 """A run says when a program is compiled, and how long this took last time; the seconds count as compilation."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -65,3 +68,49 @@ def test_the_identity_of_a_program_follows_from_what_compiles():
     other = replace(RECIPE, model=models.Mlp(inputs=(8, 8, 1), widths=(9,)))
     keys = {identity_of(*parts) for parts in ((RECIPE, 1, 0), (RECIPE, 2, 0), (RECIPE, 1, 1), (other, 1, 0))}
     assert len(keys) == 4
+
+
+CONFIG = """
+from tlx import Data, Recipe, Train, models, tasks
+def recipe():
+    return Recipe(
+        data=Data(target="digits", shots=4),
+        task=tasks.Classification(classes=10),
+        model=models.Mlp(inputs=(8, 8, 1), widths=(8,)),
+        train=Train(steps=4, batch=8, eval_batch=64),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_cache_of_programs(tmp_path):
+    """Two start at once on a shared directory; a program that one of them has half written is compiled again."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    cache = tmp_path / "shared"
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }  # fmt: skip
+
+    def start(out):
+        line = [sys.executable, "-m", "tlx.cli", "run", "config.py", "--out", out, "--quiet", "--mesh", "data=1"]
+        return subprocess.Popen(line, cwd=tmp_path, env=os.environ | settings, stderr=subprocess.PIPE, text=True)
+
+    def finish(process):
+        errors = process.communicate(timeout=240)[1]
+        assert process.returncode == 0 and not errors, errors
+
+    first, second = start("first"), start("second")
+    finish(first)
+    finish(second)
+    programs = {path.name for path in cache.iterdir() if path.name.endswith("-cache")}
+    assert programs
+    for name in programs:
+        content = (cache / name).read_bytes()
+        (cache / name).write_bytes(content[: len(content) // 2])
+    finish(start("third"))
+    assert programs == {path.name for path in cache.iterdir() if path.name.endswith("-cache")}
+    first, *others = [
+        (tmp_path / out / "model" / "model.safetensors").read_bytes() for out in ("first", "second", "third")
+    ]
+    assert others == [first, first]

@@ -168,10 +168,15 @@ class RemoteRun:
                     self.put(name, local[name][0])
                     self.copies[name] = local[name]
             # The marker of a checkpoint goes first: what is half deleted must not count.
-            for name in sorted(self.copies.keys() - local.keys(), key=lambda name: not is_marker(name)):
+            old = sorted(self.copies.keys() - local.keys(), key=lambda name: not is_marker(name))
+            for name in old:
                 with suppress(FileNotFoundError):
                     self.store.rm_file(f"{self.root}/{name}")
                 del self.copies[name]
+            for folder in {folder_of(name) for name in old} - {folder_of(name) for name in self.copies} - {""}:
+                # Where the file system has real directories, they are empty now.
+                with suppress(FileNotFoundError):
+                    self.store.rm(f"{self.root}/{folder}", recursive=True)
 
     def local(self) -> dict[str, tuple[int, ...]]:
         """Return the stamp of each file of the run in the local folder, by its path there."""
