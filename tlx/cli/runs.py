@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,8 @@ from tlx.cli.group import (
     config_argument,
     config_option,
     file_word,
+    layers_option,
+    layers_words,
     main,
     mesh_of,
     mesh_option,
@@ -62,12 +64,13 @@ if TYPE_CHECKING:
 )
 @track_option
 @mesh_option
+@layers_option
 @cluster_options
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
-    trackers: tuple[str, ...], mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
-    quiet: bool,
+    trackers: tuple[str, ...], mesh: str | None, layers: Literal["auto", "loop", "unrolled"],
+    coordinator: str | None, processes: int | None, process: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
@@ -89,13 +92,17 @@ def run(
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
     try:
-        how = How(quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), trackers=trackers_named(trackers))
+        how = How(
+            quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), layers=layers,
+            trackers=trackers_named(trackers),
+        )  # fmt: skip
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
     except KeyboardInterrupt:
         ending = [
             *(["--no-feature-cache"] if recompute else []),
             *set_words(trackers, "--track"),
             *mesh_words(mesh),
+            *layers_words(layers),
             *(["--quiet"] if quiet else []),
             "--resume",
         ]

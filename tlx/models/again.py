@@ -54,8 +54,8 @@ def again(apply: Apply, how: str, in_loop: bool = False) -> Apply:
     """Return the stage with a backward pass that recomputes the values that `how` does not keep.
 
     "stage" keeps the inputs of the stage, "dots" its large products too; "all but gathered" keeps everything except
-    parameters that were gathered from the devices of a mesh. The rounds of a loop (`in_loop`) recompute in the rounds of
-    the backward pass, so they need not wait for it.
+    parameters that were gathered from the devices of a mesh. The rounds of a loop (`in_loop`) recompute in the rounds
+    of the backward pass, so they need not wait for it.
     """
 
     def applied(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:

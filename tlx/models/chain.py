@@ -103,26 +103,14 @@ def forward(
     """
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
     links = Links(model, variables, key, train, frozenset(still), remat, dtype, offset, axis, gather)
-    if loop is None:
-        runs = [(stage,) for stage in stages]
-    else:
-        # The last stage may also read the parameters of a neck or a side network.
-        marks = {
-            stage.name: (links.trains(stage), remat.get(stage.name), loop.get(stage.name), stage is model.stages[-1])
-            for stage in stages
-        }
-        runs = repeated_runs(model, variables, stages, marks, barrier)
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}
-    for run in runs:
+    for run in [(stage,) for stage in stages] if loop is None else links.runs(stages, loop, barrier):
         if run[0].name == barrier and run[0] is not stages[0]:
             carry = jax.lax.optimization_barrier(carry)
-        while run:
-            # The first stage may write an output that the others find there.
-            count = len(run) if len(run) > 1 and links.keeps_form(run, carry) else 1
-            carry, run_taps, run_stats = links.looped(run, carry) if count > 1 else links.alone(run[0], carry)
-            taps, new_stats, run = taps | run_taps, new_stats | run_stats, run[count:]
+        carry, run_taps, run_stats = links.through(run, carry)
+        taps, new_stats = taps | run_taps, new_stats | run_stats
     return taps | last_outputs(model, carry) | {"carry": carry}, updated(variables.stats, new_stats)
 
 
@@ -139,6 +127,27 @@ class Links(NamedTuple):
     offset: Any
     axis: str | None
     gather: Gather | None
+
+    def runs(self, stages: Sequence[Stage], loop: Mapping[str, Any], barrier: str | None) -> list[tuple[Stage, ...]]:
+        """Divide the stages into runs that one loop may run; `loop` and `barrier` are as in `forward`."""
+        # The last stage may also read the parameters of a neck or a side network.
+        last = self.model.stages[-1]
+        marks = {
+            stage.name: (self.trains(stage), self.remat.get(stage.name), loop.get(stage.name), stage is last)
+            for stage in stages
+        }
+        return repeated_runs(self.model, self.variables, stages, marks, barrier)
+
+    def through(self, run: Sequence[Stage], carry: Carry) -> tuple[Carry, Carry, dict[str, Tree]]:
+        """Return the carry after a run of stages of one form, their taps and their new statistics."""
+        if len(run) == 1:
+            return self.alone(run[0], carry)
+        if self.keeps_form(run, carry):
+            return self.looped(run, carry)
+        # The first stage may write an output that the others find there.
+        carry, taps, stats = self.alone(run[0], carry)
+        carry, more_taps, more_stats = self.through(run[1:], carry)
+        return carry, taps | more_taps, stats | more_stats
 
     def trains(self, stage: Stage) -> bool:
         """Return whether a stage runs as in training."""
@@ -190,12 +199,12 @@ class Links(NamedTuple):
         """Return the body of the loop over a run of stages, the function that stacks the arrays of each round, and the
         carry of the first round. A round returns the taps and statistics of its stage, and its row for a side head."""
         stage, side = run[0], self.head_part("side")
-        apply, random = self.applied(stage, in_loop=True), self.trains(stage) and self.key is not None
+        apply, key = self.applied(stage, in_loop=True), self.key if self.trains(stage) else None
 
         def items() -> Any:
             layers = [[subtree(tree, stage.name) for tree in self.variables] for stage in run]
             salts = jnp.array([salt(stage.name) for stage in run], jnp.uint32)
-            noise = jax.vmap(jax.random.fold_in, (None, 0))(self.key, salts) if random else None
+            noise = jax.vmap(jax.random.fold_in, (None, 0))(key, salts) if key is not None else None
             return *jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), noise
 
         def round_of(carry: Carry, item: Any) -> tuple[Carry, Any]:

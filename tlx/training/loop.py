@@ -26,6 +26,7 @@ from tlx.report.plots import RunPlots
 from tlx.tasks import Task
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
+from tlx.training.layers import LAYERS
 from tlx.training.phases import PhaseSetup
 from tlx.training.results import PAGE, write_page
 from tlx.trees import Json
@@ -139,7 +140,9 @@ class How:
     the test split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each
     validation except the last and ends the run by returning False; the result then has fewer `steps` than
     `asked_steps`. A checkpoint is written after a validation if the last one is at least `checkpoint_seconds` old.
-    `mesh` sets how many devices share a batch, the parameters and the work on each example.
+    `mesh` sets how many devices share a batch, the parameters and the work on each example. `layers` sets how repeated
+    layers run: "loop" compiles one of them and runs it in a loop, "unrolled" compiles each, "auto" chooses the loop
+    where it pays (see `tlx.training.layers`). The numbers agree to rounding.
 
     `trackers` are names ("wandb", "mlflow", "trackio") or instances (see `tlx.records.trackers`) that receive the
     records of every run; TensorBoard events are written in any case where `leave` is "all". `callback(record)` is
@@ -154,10 +157,12 @@ class How:
     judge: Callable[[int, Mapping[str, float]], bool] | None = None
     checkpoint_seconds: float = 0.0
     mesh: sharding.Mesh = sharding.Mesh()
+    layers: Literal["auto", "loop", "unrolled"] = "auto"
     trackers: tuple[str | Tracker, ...] = ()
     callback: Callback | None = None
 
     def __post_init__(self) -> None:
+        config.check_choice("layers", self.layers, LAYERS)
         trackers_of(self.trackers)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {self.callback!r}; expected a function of a record")
