@@ -315,6 +315,20 @@ def leads() -> bool:
     return processes.leads()
 
 
+layers_option = click.option(
+    "--layers",
+    type=click.Choice(("auto", "loop", "unrolled")),
+    default="auto",
+    show_default=True,
+    help="Compile repeated layers once and run them in a loop, or compile each; auto takes the loop where it pays.",
+)
+
+
+def layers_words(layers: str) -> list[str]:
+    """Return the words of a command that repeat `--layers`."""
+    return ["--layers", layers] if layers != "auto" else []
+
+
 def mesh_words(text: str | None) -> list[str]:
     """Return the words of a command that repeat `--mesh`."""
     return ["--mesh", text] if text is not None else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,8 @@ from tlx.cli.group import (
     config_argument,
     config_option,
     file_word,
+    layers_option,
+    layers_words,
     main,
     mesh_of,
     mesh_option,
@@ -70,13 +72,14 @@ if TYPE_CHECKING:
     "--profile", type=int, metavar="N", help="Trace N steps, after the first two, for TensorBoard and Perfetto."
 )
 @mesh_option
+@layers_option
 @cluster_options
 @quiet_option
 def run(
     config: str, changes: tuple[str, ...], out: str | None, resume: bool, overwrite: bool, recompute: bool,
     trackers: tuple[str, ...], checkpoint_seconds: float | None, keep_last: int | None, keep_best: int | None,
-    profile: int | None, mesh: str | None, coordinator: str | None, processes: int | None, process: int | None,
-    quiet: bool,
+    profile: int | None, mesh: str | None, layers: Literal["auto", "loop", "unrolled"],
+    coordinator: str | None, processes: int | None, process: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a recipe, evaluate it, and write the report.
 
@@ -101,13 +104,9 @@ def run(
     saving = saving_of(checkpoint_seconds, keep_last, keep_best)
     try:
         how = How(
-            quiet=quiet,
-            feature_cache=not recompute,
-            mesh=mesh_of(mesh),
-            trackers=trackers_named(trackers),
-            profile=profile,
-            **saving,
-        )
+            quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), layers=layers,
+            trackers=trackers_named(trackers), profile=profile, **saving,
+        )  # fmt: skip
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
         if is_url(out) and leads() and not quiet:
             click.echo(f"a copy is at {out}", err=True)
@@ -117,6 +116,7 @@ def run(
             *set_words(trackers, "--track"),
             *saving_words(saving),
             *mesh_words(mesh),
+            *layers_words(layers),
             *(["--quiet"] if quiet else []),
             "--resume",
         ]

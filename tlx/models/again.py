@@ -50,11 +50,12 @@ def gathering(apply: Apply, gather: Callable[[Tree], Tree]) -> Apply:
     return applied
 
 
-def again(apply: Apply, how: str) -> Apply:
+def again(apply: Apply, how: str, in_loop: bool = False) -> Apply:
     """Return the stage with a backward pass that recomputes the values that `how` does not keep.
 
     "stage" keeps the inputs of the stage, "dots" its large products too; "all but gathered" keeps everything except
-    parameters that were gathered from the devices of a mesh.
+    parameters that were gathered from the devices of a mesh. The rounds of a loop (`in_loop`) recompute in the rounds
+    of the backward pass, so they need not wait for it.
     """
 
     def applied(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
@@ -65,7 +66,9 @@ def again(apply: Apply, how: str) -> Apply:
         if how == "all but gathered":
             return jax.checkpoint(pure, policy=KEPT[how])(params, stats, carry, context.key, context.offset)
         rematerialised = jax.checkpoint(pure, policy=KEPT[how], prevent_cse=False)
-        return waiting(rematerialised)(params, stats, carry, context.key, context.offset)
+        return (rematerialised if in_loop else waiting(rematerialised))(
+            params, stats, carry, context.key, context.offset
+        )
 
     return applied
 

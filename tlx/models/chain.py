@@ -1,18 +1,19 @@
 """The chain of stages of a model: initial values, and the forward pass over any part of the chain."""
 
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tlx.layers import bottleneck, dense
 from tlx.models.again import again, gathering
+from tlx.models.repeated import repeated_runs
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
-from tlx.types import Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
+from tlx.types import Apply, Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
 
 # Returns the whole parameters of a stage, given its name and what is there of them.
 Gather = Callable[[str, Tree], Tree]
@@ -36,7 +37,12 @@ def leaf_key(key: Key, path: str) -> Key:
 
 def stage_key(key: Key, name: str) -> Key:
     """Return the noise key of a stage. It depends on `key` and `name` only, so adding a stage changes no other."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return jax.random.fold_in(key, salt(name))
+
+
+def salt(name: str) -> int:
+    """Return the number of a stage from which its noise key is drawn."""
+    return zlib.crc32(name.encode())
 
 
 def position(model: Model, name: str | None, default: int) -> int:
@@ -65,6 +71,7 @@ def forward(
     offset: Any = 0,
     axis: str | None = None,
     gather: Gather | None = None,
+    loop: Mapping[str, Any] | None = None,
 ) -> tuple[Carry, Tree]:
     """Run the chain of stages.
 
@@ -85,6 +92,9 @@ def forward(
         dtype: The dtype of activations.
         offset, axis: See `types.Context`, for `jax.pmap`.
         gather: Returns the whole parameters of a stage, which a mesh has cut; the backward pass gathers them again.
+        loop: Consecutive stages of one form (see `repeated.repeated_runs`) run as one loop if they also have equal
+            values here, by stage; stages that are missing have None. None runs every stage separately. The results
+            agree to rounding. Use it in compiled functions only: elsewhere every call compiles the loop again.
 
     Returns:
         `taps` and `stats`. `taps` holds every named output of every stage: the main output under the name of the stage,
@@ -97,45 +107,136 @@ def forward(
             Inside a compiled function such an index results in NaN.
     """
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
-    learned_tokens = prefix_length(model, variables.params), prompt_length(model, variables.params)
+    links = Links(model, variables, key, train, frozenset(still), remat, dtype, offset, axis, gather)
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}
-    for stage in stages:
-        if stage.name == barrier and stage is not stages[0]:
+    for run in [(stage,) for stage in stages] if loop is None else links.runs(stages, loop, barrier):
+        if run[0].name == barrier and run[0] is not stages[0]:
             carry = jax.lax.optimization_barrier(carry)
-        training = train and stage.name not in still
-        noise = stage_key(key, stage.name) if training and key is not None else None
-        context = Context(noise, training, dtype, offset, axis, *learned_tokens)
-        carry, stage_stats = run_stage(model, variables, stage, carry, context, remat.get(stage.name), gather)
-        taps |= stage_taps(stage, carry)
-        new_stats |= stage_stats
+        carry, run_taps, run_stats = links.through(run, carry)
+        taps, new_stats = taps | run_taps, new_stats | run_stats
     return taps | last_outputs(model, carry) | {"carry": carry}, updated(variables.stats, new_stats)
 
 
-def run_stage(
-    model: Model,
-    variables: Variables,
-    stage: Stage,
-    carry: Carry,
-    context: Context,
-    recompute: str | None,
-    gather: Gather | None = None,
-) -> tuple[Carry, dict[str, Tree]]:
-    """Return the carry after a stage, with the side network and the neck that a tuning inserted, and the new statistics
-    of the stage under its name; none where it has none. `recompute` is its entry in the `remat` of `forward`, and
-    `gather` is as there."""
-    head, old_stats, rows = model.stages[-1], subtree(variables.stats, stage.name), carry.get("side", {})
-    side, neck = (subtree(variables.params, f"{head.name}/{name}") for name in ("side", "neck"))
-    if neck and stage is head:
-        carry = narrowed(neck, carry)
-    apply = stage.apply if gather is None else gathering(stage.apply, partial(gather, stage.name))
-    if recompute is not None or gather is not None:
-        apply = again(apply, recompute or "all but gathered")
-    carry, stage_stats = apply(subtree(variables.params, stage.name), old_stats, carry, context)
-    if side:
-        carry = beside(side, stage, carry, rows)
-    return carry, {stage.name: stage_stats} if old_stats else {}
+class Links(NamedTuple):
+    """What the stages of one pass share; the fields are as in `forward`."""
+
+    model: Model
+    variables: Variables
+    key: Key | None
+    train: bool
+    still: frozenset[str]
+    remat: Mapping[str, str]
+    dtype: Any
+    offset: Any
+    axis: str | None
+    gather: Gather | None
+
+    def runs(self, stages: Sequence[Stage], loop: Mapping[str, Any], barrier: str | None) -> list[tuple[Stage, ...]]:
+        """Divide the stages into runs that one loop may run; `loop` and `barrier` are as in `forward`."""
+        # The last stage may also read the parameters of a neck or a side network.
+        last = self.model.stages[-1]
+        marks = {
+            stage.name: (self.trains(stage), self.remat.get(stage.name), loop.get(stage.name), stage is last)
+            for stage in stages
+        }
+        return repeated_runs(self.model, self.variables, stages, marks, barrier)
+
+    def through(self, run: Sequence[Stage], carry: Carry) -> tuple[Carry, Carry, dict[str, Tree]]:
+        """Return the carry after a run of stages of one form, their taps and their new statistics."""
+        if len(run) == 1:
+            return self.alone(run[0], carry)
+        if self.keeps_form(run, carry):
+            return self.looped(run, carry)
+        # The first stage may write an output that the others find there.
+        carry, taps, stats = self.alone(run[0], carry)
+        carry, more_taps, more_stats = self.through(run[1:], carry)
+        return carry, taps | more_taps, stats | more_stats
+
+    def trains(self, stage: Stage) -> bool:
+        """Return whether a stage runs as in training."""
+        return self.train and stage.name not in self.still
+
+    def context(self, stage: Stage, noise: Key | None) -> Context:
+        """Return the context of a stage with the key `noise`."""
+        learned_tokens = (
+            prefix_length(self.model, self.variables.params),
+            prompt_length(self.model, self.variables.params),
+        )
+        return Context(noise, self.trains(stage), self.dtype, self.offset, self.axis, *learned_tokens)
+
+    def head_part(self, name: str) -> Tree:
+        """Return the parameters that a tuning inserted into the head under `name`, and that other stages read, too."""
+        return subtree(self.variables.params, f"{self.model.stages[-1].name}/{name}")
+
+    def applied(self, stage: Stage, in_loop: bool = False) -> Apply:
+        """Return the computation of a stage with the gathering and the rematerialisation of this pass."""
+        recompute, apply = self.remat.get(stage.name), stage.apply
+        if self.gather is not None:
+            apply = gathering(apply, partial(self.gather, stage.name))
+        if recompute is not None or self.gather is not None:
+            apply = again(apply, recompute or "all but gathered", in_loop)
+        return apply
+
+    def alone(self, stage: Stage, carry: Carry) -> tuple[Carry, Carry, dict[str, Tree]]:
+        """Return the carry after a stage, with the side network and the neck that a tuning inserted, its taps, and its
+        new statistics under its name; none where it has none."""
+        old_stats, rows, side = subtree(self.variables.stats, stage.name), carry.get("side", {}), self.head_part("side")
+        if (neck := self.head_part("neck")) and stage is self.model.stages[-1]:
+            carry = narrowed(neck, carry)
+        noise = stage_key(self.key, stage.name) if self.trains(stage) and self.key is not None else None
+        params = subtree(self.variables.params, stage.name)
+        carry, stage_stats = self.applied(stage)(params, old_stats, carry, self.context(stage, noise))
+        if side:
+            carry = beside(side, stage, carry, rows)
+        return carry, stage_taps(stage, carry), {stage.name: stage_stats} if old_stats else {}
+
+    def keeps_form(self, run: Sequence[Stage], carry: Carry) -> bool:
+        """Return whether the first stage of a run returns a carry of the form that it takes."""
+        body, items, carry = self.body(run, carry)
+        item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), jax.eval_shape(items))
+        before, (after, _) = jax.eval_shape(lambda carry: carry, carry), jax.eval_shape(body, carry, item)
+        forms = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (before, after)]
+        return bool(forms[0] == forms[1])
+
+    def body(self, run: Sequence[Stage], carry: Carry) -> tuple[Callable[..., Any], Callable[[], Any], Carry]:
+        """Return the body of the loop over a run of stages, the function that stacks the arrays of each round, and the
+        carry of the first round. A round returns the taps and statistics of its stage, and its row for a side head."""
+        stage, side = run[0], self.head_part("side")
+        apply, key = self.applied(stage, in_loop=True), self.key if self.trains(stage) else None
+
+        def items() -> Any:
+            layers = [[subtree(tree, stage.name) for tree in self.variables] for stage in run]
+            salts = jnp.array([salt(stage.name) for stage in run], jnp.uint32)
+            noise = jax.vmap(jax.random.fold_in, (None, 0))(key, salts) if key is not None else None
+            return *jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), noise
+
+        def round_of(carry: Carry, item: Any) -> tuple[Carry, Any]:
+            params, old_stats, noise = item
+            carry, stage_stats = apply(params, old_stats, carry, self.context(stage, noise))
+            row = summary(carry[stage.output], carry.get("mask")) if side else None
+            return carry, ({name: carry[name] for name in (stage.output, *stage.others)}, stage_stats, row)
+
+        return round_of, items, {name: entry for name, entry in carry.items() if name != "side"}
+
+    def looped(self, run: Sequence[Stage], carry: Carry) -> tuple[Carry, Carry, dict[str, Tree]]:
+        """Return what `alone` returns, for a run of stages in one loop: the last carry, and all taps and statistics."""
+        body, items, first = self.body(run, carry)
+        after, (outputs, stats, rows) = jax.lax.scan(body, first, items(), len(run))
+        taps: Carry = {}
+        new_stats: dict[str, Tree] = {}
+        for number, stage in enumerate(run):
+
+            def of_stage(leaf: Array, number: int = number) -> Array:
+                return leaf[number]
+
+            taps |= stage_taps(stage, after if stage is run[-1] else jax.tree.map(of_stage, outputs))
+            if stats:
+                new_stats[stage.name] = jax.tree.map(of_stage, stats)
+        if rows is not None:
+            after["side"] = {**carry.get("side", {}), **{stage.name: row for stage, row in zip(run, rows, strict=True)}}
+        return after, taps, new_stats
 
 
 def stage_taps(stage: Stage, carry: Carry) -> Carry:

@@ -168,6 +168,7 @@ class Losses:
                 offset=joint_places([(places[stream], rows_of(batch[stream])) for stream in streams]),
                 axis=self.axis,
                 gather=self.parts.gather,
+                loop=self.parts.loop,
             )
             taps |= taken_apart(joint, {stream: rows_of(batch[stream]) for stream in streams})
             stats = moved if any(read.moves for read in group) else stats

@@ -88,7 +88,7 @@ class RunGroup:
                 before, self.before, self.setup = self.before, None, None
                 feature_cache, restore = self.how.feature_cache, self.checkpoints.restore
                 self.setup = set_up_phase(
-                    self.runs, number, feature_cache, self.progress.say, before, restore, self.how.mesh
+                    self.runs, number, feature_cache, self.progress.say, before, restore, self.how.mesh, self.how.layers
                 )
             self.state = self.setup.placed()
         self.compilations.begin_phase(self.recipe, len(self.runs), number)

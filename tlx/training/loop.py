@@ -27,6 +27,7 @@ from tlx.report.plots import RunPlots
 from tlx.tasks import Task
 from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
+from tlx.training.layers import LAYERS
 from tlx.training.phases import PhaseSetup
 from tlx.training.profile import check_profile
 from tlx.training.results import PAGE, write_page
@@ -141,7 +142,9 @@ class How:
     few. With `feature_cache`, the features of the frozen layers are computed once where that is exact. Without `test`
     the test split is sealed: nothing of it is read, and there is no page. `judge(step, metrics)` is called after each
     validation except the last and ends the run by returning False; the result then has fewer `steps` than
-    `asked_steps`. `mesh` sets how many devices share a batch, the parameters and the work on each example.
+    `asked_steps`. `mesh` sets how many devices share a batch, the parameters and the work on each example. `layers`
+    sets how repeated layers run: "loop" compiles one of them and runs it in a loop, "unrolled" compiles each, "auto"
+    chooses the loop where it pays (see `tlx.training.layers`). The numbers agree to rounding.
 
     A checkpoint is written after each validation; with `checkpoint_seconds` instead after the first step at which the
     last one is this old. The newest `keep_last` stay, and the `keep_best` with the best measurements by the recipe's
@@ -164,10 +167,12 @@ class How:
     keep_best: int = 0
     profile: int | None = None
     mesh: sharding.Mesh = sharding.Mesh()
+    layers: Literal["auto", "loop", "unrolled"] = "auto"
     trackers: tuple[str | Tracker, ...] = ()
     callback: Callback | None = None
 
     def __post_init__(self) -> None:
+        config.check_choice("layers", self.layers, LAYERS)
         trackers_of(self.trackers)
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback is {self.callback!r}; expected a function of a record")

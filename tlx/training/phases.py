@@ -14,6 +14,7 @@ from tlx import sharding
 from tlx.training import feature_cache, vectorize
 from tlx.training.active_run import ActiveRun
 from tlx.training.batches import DeviceBatches, HostBatches, batches_for, batches_of, one_of
+from tlx.training.layers import choose_layers
 from tlx.training.placement import Placement
 from tlx.training.programs import Programs
 from tlx.training.step import Parts, TrainState, compile_step, initial_state, next_state
@@ -82,9 +83,9 @@ class PhaseSetup:
     def program(self, parts: Parts, form: TrainState, batch: ArrayMap) -> Any:
         """Return one run's step, lowered for arrays of these shapes. The engine's step is used, and not traced again,
         where it is the step of one run on a whole batch. XLA would count only one round of a loop over pieces of the
-        batch, so such a step is lowered in one piece."""
+        batch or over stages, so such a step is lowered without loops."""
         step: Any = self.engine.train
-        if self.engine.runs > 1 or parts.accumulate > 1 or not hasattr(step, "lower"):
+        if self.engine.runs > 1 or parts.accumulate > 1 or parts.layers == "loop" or not hasattr(step, "lower"):
             step = compile_step(parts.uncut, self.mesh).train
         placed = jax.tree.map(sharding.shapes, form, Placement(parts, self.mesh).of_state(form))
         return step.lower(placed, sharding.shapes(batch, sharding.by_example(self.mesh)))
@@ -98,6 +99,7 @@ def set_up_phase(
     before: Before | None = None,
     restore: Callable[[Sequence[TrainState]], list[TrainState]] | None = None,
     mesh: sharding.Mesh = sharding.Mesh(),
+    layers: str = "auto",
 ) -> PhaseSetup:
     """Set up a phase.
 
@@ -109,6 +111,7 @@ def set_up_phase(
         before: The parts and states at the end of the phase before; None to begin at the initial states.
         restore: Returns the states of a checkpoint in the structure of the initial states.
         mesh: The number of devices along each axis.
+        layers: How repeated stages run (see `loop.How`).
     """
     first, devices = runs[0], sharding.make_mesh(mesh=mesh)
     start, last = first.spans[phase]
@@ -117,6 +120,10 @@ def set_up_phase(
     sources = read_by(runs, phase, reads, cache, say)
     readers = {name: [source.readers[name] for source in sources] for name in sources[0].readers}
     parts = [run.ready.parts(phase)._replace(start=source.start) for run, source in zip(runs, sources, strict=True)]
+    chosen, line = choose_layers(layers, parts[0], runs[0].ready.variables, devices.devices.flat[0].platform)
+    if line:
+        say(line)
+    parts = [of_run._replace(layers=chosen) for of_run in parts]
     cut = len(runs) == 1 and before is None and not sharding.is_plain(devices)
     states = initial_states(runs, parts, phase, before, devices if cut else None)
     if restore is not None and first.begin > start:

@@ -328,7 +328,7 @@ def expected(load: Load, count: int, steps: int, needed: int) -> Choice:
 def weighed(runs: Sequence[ActiveRun], phase: int, how: How) -> tuple[PhaseSetup, int, Load]:
     """Return the set-up of a phase of these runs, unchanged before its first step, the bytes that its compiled step
     needs, and its operations."""
-    setup = set_up_phase(runs, phase, how.feature_cache, lambda line: None, mesh=how.mesh)
+    setup = set_up_phase(runs, phase, how.feature_cache, lambda line: None, mesh=how.mesh, layers=how.layers)
     states = setup.states
     state = setup.placed()
     needed = processes.broadcast(setup.batches.bytes_needed(state))

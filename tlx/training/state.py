@@ -54,7 +54,8 @@ class Parts(NamedTuple):
     `tlx.training.feature_cache`): its batches then hold a carry in the place of inputs. With `features` an evaluation
     also returns the features that the head reads. `padded` is as in `Tuning`. `streams` are the streams of the data in
     a batch, `references` the structures of the models that the terms load. `gather` is as in `models.forward`.
-    `precision` sets the types of the parameters.
+    `precision` sets the types of the parameters. `layers` is "loop" where repeated stages run as one loop, else
+    "unrolled".
     """
 
     model: Model
@@ -77,6 +78,7 @@ class Parts(NamedTuple):
     references: Mapping[str, Model] = MappingProxyType({})
     gather: Gather | None = None
     precision: Precision = Precision()
+    layers: str = "unrolled"
 
     @property
     def in_pieces(self) -> bool:
@@ -86,9 +88,21 @@ class Parts(NamedTuple):
     @property
     def uncut(self) -> "Parts":
         """Return the same step in one piece, with as many operations: XLA counts only one round of a loop over
-        pieces."""
+        pieces or stages."""
         second_pass = self.accumulate > 1 and any(term.needs(self.streams).features for term in self.terms)
-        return self._replace(accumulate=1, twice=self.twice or second_pass)
+        return self._replace(accumulate=1, twice=self.twice or second_pass, layers="unrolled")
+
+    @property
+    def loop(self) -> dict[str, frozenset[str]] | None:
+        """Return the `loop` of `models.forward`: by stage the names of its trainable parameters, because a loop would
+        compute gradients for all of its stages; None where every stage runs separately."""
+        if self.layers != "loop":
+            return None
+        prefixes = [f"{stage.name}/" for stage in self.model.stages]
+        return {
+            prefix[:-1]: frozenset(path.removeprefix(prefix) for path in self.learning if path.startswith(prefix))
+            for prefix in prefixes
+        }
 
     @property
     def learning(self) -> list[str]:

@@ -108,7 +108,15 @@ def eval_step(parts: Parts, state: TrainState, batch: ArrayMap) -> dict[str, Arr
     """
     labels = {name: batch[name] for name in parts.task.fields() if name in batch}
     inputs = {name: array for name, array in batch.items() if name not in labels}
-    taps, _ = forward(parts.model, state.variables, inputs, start=parts.start, dtype=parts.dtype, gather=parts.gather)
+    taps, _ = forward(
+        parts.model,
+        state.variables,
+        inputs,
+        start=parts.start,
+        dtype=parts.dtype,
+        gather=parts.gather,
+        loop=parts.loop,
+    )
     if with_labels(parts.task, labels):
         scores = with_hyperparameters(parts.task, state.numbers["task"]).score(taps, labels)
         return scores | ({FINITE: finite_rows(taps["logits"])} if "logits" in taps else {})
