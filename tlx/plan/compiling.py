@@ -22,6 +22,7 @@ from tlx.plan.operations import OperationCounts, operations_of
 from tlx.plan.program_text import moved_bytes
 from tlx.plan.shapes import StepShapes
 from tlx.plan.targets import Target, target_config
+from tlx.training.layers import choose_layers
 from tlx.training.step import compile_step
 
 # The packages of each compiler, of which one is enough, and the extra that installs it.
@@ -111,7 +112,10 @@ def compile_for(shapes: StepShapes, target: Target, mesh: sharding.Mesh) -> Comp
     """
     devices = sharding.make_mesh(devices_of(target), mesh)
     begin = time.perf_counter()
-    traced = compile_step(shapes.parts, devices).train.trace(*shapes.placed(devices))  # type: ignore[attr-defined]
+    platform = "gpu" if target.chip.compiler == "cuda" else target.chip.compiler
+    chosen, _ = choose_layers("auto", shapes.parts, shapes.form.variables, platform)
+    step = compile_step(shapes.parts._replace(layers=chosen), devices).train
+    traced = step.trace(*shapes.placed(devices))  # type: ignore[attr-defined]
     operations = operations_of(traced.jaxpr)
     try:
         with quiet():
