@@ -82,9 +82,7 @@ class RemoteRun:
             names = [name for name in self.listed() if checkpoints or not name.startswith(f"{CHECKPOINTS}/")]
             self.copies = dict.fromkeys(names)
             complete = {folder_of(name) for name in names if is_marker(name)}
-            for folder in sorted({folder_of(name) for name in names if in_checkpoint(name)} - complete):
-                message = f"{self.url}/{folder} was not copied completely; tlx skips it and uses an older checkpoint"
-                warnings.warn(message, DamagedWarning, stacklevel=3)
+            halves = {folder_of(name) for name in names if in_checkpoint(name)} - complete
             wanted = [name for name in names if not in_checkpoint(name) or folder_of(name) in complete]
             self.folder.mkdir(parents=True, exist_ok=True)
             self.remove_others(wanted)
@@ -93,7 +91,10 @@ class RemoteRun:
                 if name not in equal:
                     self.get(name)
                 self.copies[name] = stamp(self.folder / name)
-            return bool(names)
+        for folder in sorted(halves):
+            message = f"{self.url}/{folder} was not copied completely; tlx skips it and uses an older checkpoint"
+            warnings.warn(message, DamagedWarning, stacklevel=2)
+        return bool(names)
 
     def listed(self) -> list[str]:
         """Return the files of the run at the URL, by their path below it."""
@@ -332,9 +333,15 @@ def is_marker(name: str) -> bool:
 
 
 def is_of_run(name: str) -> bool:
-    """Return whether a run writes a file of this name."""
+    """Return whether a run writes a file of this name.
+
+    >>> is_of_run("checkpoints/20/notes.json"), is_of_run("checkpoints/20/../../../x"), is_of_run("../recipe.json")
+    (True, False, False)
+    """
     if in_checkpoint(name):
-        return PurePosixPath(name).parts[1].isdigit()
+        parts = PurePosixPath(name).parts
+        # What lies in a bucket must not name a file outside of the local folder.
+        return parts[1].isdigit() and ".." not in parts
     return run_files.is_written(name)
 
 
