@@ -83,8 +83,11 @@ def agree(model, variables, inputs, **how):
         np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("mlp", "cnn") else [pytest.mark.slow]) for name in CONFIGS]
+    "name", ["mlp", "cnn", *(pytest.param(name, marks=SLOW) for name in ("bert", "electra", "vit", "dinov2"))]
 )
 def test_a_loop_returns_the_taps_statistics_and_gradients_of_the_stages_one_by_one(name):
     agree(*made(name))
@@ -92,10 +95,17 @@ def test_a_loop_returns_the_taps_statistics_and_gradients_of_the_stages_one_by_o
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_layers_of_every_family_run_in_one_loop(name):
-    assert loops(*made(name)) == (name != "cnn")
+    model, variables, inputs = made(name)
+    assert loops(model, variables, inputs) == (name != "cnn")
+    for train in (True, False):
+        taps, separate = (
+            jax.jit(partial(forward, model, train=train, loop=loop))(variables, inputs, key=jax.random.key(1))[0]
+            for loop in ({}, None)
+        )
+        np.testing.assert_allclose(taps["logits"], separate["logits"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_loop_runs_all_that_tunings_insert():
     model, variables, inputs = made("bert")
     params = variables.params
@@ -117,11 +127,10 @@ def test_a_loop_runs_all_that_tunings_insert():
     assert loops(model, variables, inputs) == 1
 
 
-@pytest.mark.slow
+@SLOW
 def test_rematerialised_stages_run_in_a_loop():
     model, variables, inputs = made("bert")
-    for kind in ("stage", "dots"):
-        agree(model, variables, inputs, remat={stage.name: kind for stage in model.stages})
+    agree(model, variables, inputs, remat=dict.fromkeys((stage.name for stage in model.stages), "dots"))
 
 
 def test_a_pass_from_the_middle_and_a_pass_in_evaluation_run_in_a_loop():

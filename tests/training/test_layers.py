@@ -101,6 +101,7 @@ def test_the_loop_is_chosen_where_it_pays_or_where_it_is_requested():
         How(layers="lop")
 
 
+@pytest.mark.slow
 def test_a_run_with_layers_in_a_loop_has_the_metrics_and_the_names_of_one_without(tmp_path, capsys):
     recipe = Recipe(
         data=Data(target="digits"),
