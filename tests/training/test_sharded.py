@@ -90,6 +90,18 @@ def test_a_step_on_a_mesh_equals_the_step_on_one_device(case, mesh):
             np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
+def test_layers_in_a_loop_on_a_mesh_equal_layers_one_by_one_on_one_device():
+    how, more = CASES["lora in pieces"]
+    (looped, variables), (parts, _) = parts_of(how, layers="loop", **more), parts_of(how, **more)
+    assert looped.loop is not None and parts.loop is None
+    expected = walk(parts, variables, sharding.make_mesh(jax.devices()[:1]))
+    actual = walk(looped, variables, sharding.make_mesh(mesh=MESHES[0]))
+    for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
 def test_every_array_of_the_state_is_cut_like_its_parameter_and_stays_so():
     parts, variables = parts_of(tuning.Full(), ema=0.9)
     mesh = sharding.make_mesh(mesh=Mesh(data=2, fsdp=2, tensor=2))
