@@ -114,11 +114,15 @@ def test_a_worker_cannot_import_from_the_working_directory(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+# The modules that start a Python process.
+STARTERS = ("group.py", "assets.py", "package_indexes.py", "ray_tasks.py")
+
+
 def test_every_command_starts_its_workers_in_this_way():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert text.count("sys.executable") == text.count('sys.executable, "-P'), path
-        assert "sys.executable" not in text or path.name in ("group.py", "assets.py", "package_indexes.py"), path
+        assert "sys.executable" not in text or path.name in STARTERS, path
 
 
 @pytest.mark.slow
