@@ -24,15 +24,15 @@ test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 -m "parity and not slow"
 
 test-slow: $(VENV)/.tested $(VENV)/.compilers
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m slow --durations=30
 
 # Needs a Chromium on the PATH, for example the Debian package `chromium`.
 test-browser: $(VENV)/.tested
 	$(BIN)/python -m pytest -m browser
 
 # The fast tests, without torch and without the tests that train or compile a lot. CI runs them with the newest interpreter.
-LONG := analysis/benefit analysis/negative analysis/changes study tune training/feature_cache test_contract.py \
-	test_domains.py training/test_vectorize.py functional/test_selection.py test_source_free.py
+LONG := analysis study tune training/feature_cache test_contract.py test_domains.py training/test_vectorize.py \
+	functional/test_selection.py test_source_free.py objectives updates user finetuning test_joint.py test_configs.py
 test-fast: $(VENV)/.fast
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity" $(LONG:%=--ignore=tests/%)
 
