@@ -14,7 +14,7 @@ import pytest
 
 from tlx import Data, Learn, Optim, Recipe, Train, models, tasks, tuning
 from tlx.records.log import read_metrics
-from tlx.training import group, run_many
+from tlx.training import ending, group, run_many
 from tlx.training.group_checkpoints import name_of
 from tlx.training.loop import Diverged, How
 from tlx.weights.files import read_file
@@ -110,7 +110,7 @@ def test_a_resumed_group_has_the_same_bits(recipes, tmp_path, monkeypatch, sizes
 def test_after_a_kill_between_two_results_the_same_group_continues(tmp_path, monkeypatch, sizes):
     full = run_many.run_many(SEEDS, folders_of(tmp_path / "whole", 3), how=LEAN)
     folders = folders_of(tmp_path / "parts", 3)
-    write_all = group.write_all
+    write_all = ending.write_all
 
     def killed(active, *rest):
         if active.recipe.seed == 1:
@@ -118,7 +118,7 @@ def test_after_a_kill_between_two_results_the_same_group_continues(tmp_path, mon
         return write_all(active, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(group, "write_all", killed)
+        patch.setattr(ending, "write_all", killed)
         with pytest.raises(KeyboardInterrupt):
             run_many.run_many(SEEDS, folders, how=LEAN)
     first = (folders[0] / "result.json").read_bytes()

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
 from tlx.cli import main
-from tlx.training import group, run_many
+from tlx.training import ending, run_many
 from tlx.tune import attempt, crew, log_uniform, one_of, search, uniform
 from tlx.tune.space import cell
 from tlx.weights.files import read_file
@@ -111,7 +111,7 @@ def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_pat
     """The next worker trains the whole group again, and reports only the missing trials."""
     monkeypatch.setattr(run_many, "GAIN", float("inf"))
     full = search(RECIPE, SPACE, tmp_path / "whole", trials=4, sampler="random", together=3, quiet=True)
-    record, write_all = crew.Crew.record, group.write_all
+    record, write_all = crew.Crew.record, ending.write_all
 
     def killed(arm, *rest):
         if arm.recipe == second:
@@ -120,7 +120,7 @@ def test_a_worker_killed_between_two_trials_leaves_its_group_to_the_next(tmp_pat
 
     second = cell(RECIPE, full.trials[1].point).recipe
     with monkeypatch.context() as patch:
-        patch.setattr(group, "write_all", killed)
+        patch.setattr(ending, "write_all", killed)
         with pytest.raises(KeyboardInterrupt):
             search(RECIPE, SPACE, tmp_path / "out", trials=4, sampler="random", together=3, quiet=True)
     message = []
