@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from tlx.layers import Quantised
 from tlx.trees import Tree
 from tlx.types import Apply, Array, Carry, Context, Key
 
@@ -106,8 +107,9 @@ def waiting(function: Callable[..., Any]) -> Callable[..., Any]:
 
         moving = [primal.value for moves, primal in zip(differentiable, primals, strict=True) if moves]
         _, backward, (shape, outputs) = jax.vjp(of, moving, has_aux=True)
-        # Weights stay in memory anyway; adding zero would make a copy of each.
-        weights = {id(leaf.value) for leaf in jax.tree.leaves(args[0])}
+        # Weights stay in memory anyway; adding zero would make a copy of each. The float32 copies of weights in fewer
+        # bits must not stay, so these are converted again.
+        weights = {id(leaf.value) for leaf in jax.tree.leaves(args[0])} - converted(args[0])
         delayed = tuple(is_float(leaf) and id(leaf) not in weights for leaf in jax.tree.leaves(backward))
         return jax.tree.unflatten(shape, outputs), (backward, Static((tree, differentiable, delayed)))
 
@@ -127,6 +129,18 @@ def waiting(function: Callable[..., Any]) -> Callable[..., Any]:
 
     called.defvjp(forward, backward, symbolic_zeros=True)
     return called
+
+
+def converted(params: Tree) -> set[int]:
+    """Return the identities of the arrays of a stage from which its layers compute weights in float32: the scales of
+    whole numbers, and numbers in bfloat16."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    arrays = [leaf.scale if isinstance(leaf, Quantised) else leaf for leaf in leaves]
+    return {
+        id(array.value)
+        for leaf, array in zip(leaves, arrays, strict=True)
+        if isinstance(leaf, Quantised) or array.value.dtype == jnp.bfloat16
+    }
 
 
 def is_float(leaf: Array) -> bool:
