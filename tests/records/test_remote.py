@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
 import tlx
 from tlx import Data, Recipe, Train, models, report, tasks
@@ -319,8 +320,14 @@ def test_the_commands_take_a_url(tmp_path, monkeypatch, cache, alone):
     url = f"file://{tmp_path}/bucket/run"
     outcome = CliRunner().invoke(main, ["run", "config.py", "--out", url])
     assert outcome.exit_code == 0 and f"a copy is at {url}" in outcome.output, outcome.output
-    np.save("digit.npy", np.zeros((8, 8, 1), np.float32))
     shutil.rmtree(cache)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("digit.png")
+    outcome = CliRunner().invoke(main, ["predict", url, "digit.png", "--quiet"])
+    assert outcome.exit_code == 0 and "digit.png" in outcome.output, outcome.output
+    monkeypatch.setattr("tlx.report.available", lambda: True)
+    outcome = CliRunner().invoke(main, ["report", url])
+    assert outcome.exit_code == 0, outcome.output
+    assert "report.html" in remote_files(url)
     assert CliRunner().invoke(main, ["run", "config.py", "--out", url, "--resume"]).exit_code == 0
     outcome = CliRunner().invoke(main, ["study", "config.py", "--out", url])
     assert outcome.exit_code == 2 and "expected a directory" in outcome.output and url in outcome.output
