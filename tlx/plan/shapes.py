@@ -127,7 +127,8 @@ def prepared_shapes(recipe: Recipe, splits: Splits) -> tuple[Prepared, Tree]:
         shapes = jax.eval_shape(partial(variables, prepare(recipe, splits) if recipe.weights is not None else None))
     except jax.errors.JAXTypeError:
         # A term reads the numbers of the weights on the host.
-        shapes = sharding.shapes(variables())
+        # Of numbers of 64 bits JAX keeps 32.
+        shapes = jax.eval_shape(lambda tree: tree, variables())
     values, memory = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
     return ready[0]._replace(variables=values, pretrained=values), memory
 
