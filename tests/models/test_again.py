@@ -10,6 +10,7 @@ import pytest
 from tlx import Optim, models, partition, sharding, tasks, tuning
 from tlx.models.again import again, large
 from tlx.objectives import Supervised
+from tlx.training.precision import Precision, fixed_kernels
 from tlx.training.step import Parts, compile_step, initial_state
 from tlx.types import Context
 
@@ -20,13 +21,18 @@ TUNINGS = {"lora": tuning.Lora(rank=8), "full": tuning.Full()}
 
 
 @cache
-def step(how, remat):
-    """Return the bytes of temporaries and the FLOPs of a compiled step."""
+def step(how, remat, frozen=None):
+    """Return the bytes of temporaries and the FLOPs of a compiled step, with the `frozen` base in fewer bits."""
     model = models.build(TEXT, 2)
     variables = jax.jit(partial(models.initialise, model))(jax.random.key(0))
     variables = variables._replace(params=TUNINGS[how].insert(model, variables.params, jax.random.key(1)))
     claimed = partition.partition(variables.params, TUNINGS[how].phases(model)[0].rules)
-    parts = Parts(model, tasks.Classification(classes=2), (Supervised(),), Optim(clip=1.0), claimed, remat=remat)
+    fixed = fixed_kernels(model, [path for path, learn in claimed.items() if learn is not None])
+    precision = Precision(frozen=frozen, fixed=fixed)
+    parts = Parts(
+        model, tasks.Classification(classes=2), (Supervised(),), Optim(clip=1.0), claimed, remat=remat,
+        precision=precision, gather=precision.gather if frozen else None,
+    )  # fmt: skip
     compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:1]))
     state = compiled.place(initial_state(parts, variables, 9, jax.random.key(0)))
     words = np.ones((32, 64), np.int32)
@@ -42,6 +48,12 @@ def test_recomputed_values_are_not_stored():
         full = step(how, "none")[0]
         assert step(how, "dots")[0] < dots * full
         assert step(how, "stages")[0] < stages * full
+
+
+@pytest.mark.slow
+def test_a_base_in_fewer_bits_is_not_stored_in_float32():
+    """Its three stages have 20 MiB in float32, of which the step needs one matrix at a time."""
+    assert step("lora", "dots", "int8")[0] < step("lora", "dots")[0] + 8 * 2**20
 
 
 @pytest.mark.slow

@@ -58,9 +58,15 @@ def ended(workers, seconds=240):
     return [worker.returncode for worker in workers], outputs
 
 
-def folder_with(tmp_path, train="steps=9, batch=12, eval_every=3, eval_batch=20"):
+def folder_with(tmp_path, train="steps=9, batch=12, eval_every=3, eval_batch=20", source=None):
+    """Write the config of a run from scratch, or from the weights of another run."""
     tmp_path.mkdir(exist_ok=True)
-    (tmp_path / "config.py").write_text(CONFIG.format(train=train))
+    text = CONFIG.format(train=train)
+    if source is not None:
+        text = text.replace("Train, models", "Train, Weights, models").replace(
+            "model=", f"weights=Weights({str(source)!r}), model="
+        )
+    (tmp_path / "config.py").write_text(text)
     return tmp_path
 
 
@@ -144,10 +150,11 @@ def test_a_cluster_tells_each_process_its_place(tmp_path, alone, cluster):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=4", "data=2,fsdp=2", "fsdp=4"])
-def test_four_processes_agree_with_one_on_every_mesh(tmp_path, mesh):
+def test_four_processes_agree_with_one_on_every_mesh(tmp_path, mesh, alone):
     """The sum of four numbers has another order in one process, so the results are equal to rounding. A checkpoint of
-    four processes is read by two, and by one."""
-    folders = [folder_with(tmp_path / str(count), WIDE) for count in (1, 4)]
+    four processes is read by two, and by one. On one mesh the processes read a pretrained model, each its part."""
+    source = alone / "run" if mesh == "fsdp=4" else None
+    folders = [folder_with(tmp_path / str(count), WIDE, source) for count in (1, 4)]
     for folder, count in zip(folders, (1, 4), strict=True):
         codes, outputs = ended(start(folder, count, "--mesh", mesh, devices=4))
         assert codes == [0] * count, outputs
