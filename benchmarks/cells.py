@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pairs import keep
+
 RATES = 10
 
 
@@ -92,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="+", default=[10, 100, 1000, 10_000], help="multiples of 10")
     parser.add_argument("--together", type=int, default=64, help="cells that train in one program at most")
-    parser.add_argument("--out", type=Path, help="a folder for cells.json")
+    parser.add_argument("--out", type=Path, help="a folder for the table and its numbers")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if wrong := [count for count in options.cells if count < RATES or count % RATES]:
@@ -101,21 +103,22 @@ def main() -> None:
         print(json.dumps(measure(options.cells[0], options.together)))
         return
     rows = []
-    print("| cells | seconds per cell | processor seconds per cell | page seconds | page MB | MiB |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    table = [
+        "| cells | seconds per cell | processor seconds per cell | page seconds | page MB | MiB |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    print("\n".join(table))
     for count in options.cells:
         command = [sys.executable, __file__, "--here", "--cells", str(count), "--together", str(options.together)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         row = json.loads(output.splitlines()[-1])
         rows.append(row)
-        print(
+        table.append(
             f"| {count:,} | {row['seconds per cell']:.3f} | {row['processor seconds per cell']:.3f} | "
-            f"{row['page seconds']:.1f} | {row['page megabytes']:.1f} | {row['MiB']:.0f} |",
-            flush=True,
+            f"{row['page seconds']:.1f} | {row['page megabytes']:.1f} | {row['MiB']:.0f} |"
         )
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "cells.json").write_text(json.dumps(rows, indent=2) + "\n")
+        print(table[-1], flush=True)
+    keep(options.out, "cells", "\n".join(table), rows)
 
 
 if __name__ == "__main__":

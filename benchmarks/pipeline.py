@@ -16,7 +16,6 @@ only as far as the step leaves cores idle; on an accelerator the pipeline has th
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from pairs import keep
 
 from tlx import Data, Optim, Recipe, Train, Weights, models, sharding, tasks
 from tlx.data.augment import Crop, Flip
@@ -132,24 +132,25 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases")
     parser.add_argument("--steps", type=int, default=20, help="batches of a side in a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="a folder for pipeline.json")
+    parser.add_argument("--out", type=Path, help="a folder for the table and its numbers")
     options = parser.parse_args()
     results = []
-    print("| case | examples/s alone | examples/s of the step | step / alone | hidden |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    table = [
+        "| case | examples/s alone | examples/s of the step | step / alone | hidden |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    print("\n".join(table))
     for name in options.only:
         result = measure(name, options.steps, options.rounds)
         results.append(result)
         column = {key: [row[key] for row in result["rounds"]] for key in result["rounds"][0]}
-        print(
+        table.append(
             f"| {name} | {BATCH / statistics.median(column['alone']):,.0f} | "
             f"{BATCH / statistics.median(column['step']):,.0f} | {spread(column['faster'], '.1f')} | "
-            f"{spread(column['hidden'], '.0%')} |",
-            flush=True,
+            f"{spread(column['hidden'], '.0%')} |"
         )
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "pipeline.json").write_text(json.dumps(results, indent=2) + "\n")
+        print(table[-1], flush=True)
+    keep(options.out, "pipeline", "\n".join(table), results)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pairs import keep
+
 MIB, WINDOW = 2**20, 25
 ROWS, TOKENS, LARGEST_TENSOR = 8, 64, 8
 MESHES = ("data", "fsdp", "tensor")
@@ -56,11 +58,11 @@ def compiled(kind: str, count: int) -> dict[str, Any]:
     """
     import jax
     import numpy as np
-    from tlx.training.collectives import collective_bytes
 
     from tlx import Optim, models, partition, sharding, tasks, tuning
     from tlx.models import initialise
     from tlx.objectives import Supervised
+    from tlx.plan.collectives import collective_bytes
     from tlx.training.placement import Placement
     from tlx.training.step import Parts, compile_step, initial_state
 
@@ -180,15 +182,6 @@ def processes_table(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def keep(folder: Path | None, name: str, table: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table, and write it with its rows into the folder if there is one."""
-    print(table)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.md").write_text(table + "\n", encoding="utf-8")
-        (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -202,12 +195,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.part == "devices":
         rows = measure_devices(options.counts)
-        keep(options.out, "scaling-devices", devices_table(rows), rows)
-        if options.out is not None:
-            devices_picture(rows, options.out / "scaling-devices.png")
+        name, table = "scaling-devices", devices_table(rows)
     else:
         rows = measure_processes(options.pairs, options.steps)
-        keep(options.out, "scaling-processes", processes_table(rows), rows)
+        name, table = "scaling-processes", processes_table(rows)
+    print(table)
+    keep(options.out, name, table, rows)
+    if options.part == "devices" and options.out is not None:
+        devices_picture(rows, options.out / "scaling-devices.png")
 
 
 if __name__ == "__main__":

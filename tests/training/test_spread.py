@@ -170,7 +170,6 @@ print(resident("VmHWM") - before, total)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_no_host_holds_a_whole_model_beside_its_parts(tmp_path):
     """The parts of all eight devices are in the memory of this one process, 93 MiB; a parameter has 4 MiB."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

@@ -42,12 +42,13 @@ class RunPlace(NamedTuple):
 
         from tlx.study.clusters.base import cluster_named
 
-        if (count := jax.process_count()) > 1:
+        cluster = cluster_named(self.on, self.resources, self.limit)
+        if cluster is not None and (count := jax.process_count()) > 1:
             raise ValueError(
                 f"--on {self.on} starts a task for each run, but {count} processes train each run together; leave out "
                 "--on, or --coordinator"
             )
-        return cluster_named(self.on, self.resources, self.limit)
+        return cluster
 
     def work(
         self, study: Study, out: str, since: float, *, jobs: int, most: int | None = None, mesh: Mesh,

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tlx.plan.program_text import ROUNDS, bytes_of, computations, shapes_in
@@ -33,8 +34,13 @@ def collective_bytes(text: str) -> dict[str, int]:
     Args:
         text: `compiled.as_text()`.
     """
+    return by_kind(collectives(text))
+
+
+def by_kind(sizes: Mapping[Collective, int]) -> dict[str, int]:
+    """Return the bytes of each kind of collective, over all numbers of devices."""
     kinds: Counter[str] = Counter()
-    for collective, size in collectives(text).items():
+    for collective, size in sizes.items():
         kinds[collective.kind] += size
     return dict(kinds)
 

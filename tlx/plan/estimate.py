@@ -1,6 +1,5 @@
 """Estimate the time, the energy and the cost of a run from its compiled step: bounds of a roofline, and ranges."""
 
-from collections import Counter
 from typing import NamedTuple
 
 from tlx.plan.collectives import sent_bytes
@@ -81,9 +80,10 @@ def bound_of(program: CompiledProgram, target: Target, dtype: str, devices: int)
 
 
 def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimate:
-    """Return the estimates of a run: its steps, each between the bound over the largest and the smallest utilisation.
+    """Return the estimates of a run.
 
-    A step of shorter texts counts by their share of the longest.
+    The low end of a range divides the bound of a step by the largest utilisation, the high end by the smallest. A step
+    with shorter texts counts less, by the share of their length.
     """
     low, high = UTILISATION
     least = bound.seconds * shapes.steps * shapes.share / 3600
@@ -92,11 +92,3 @@ def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimat
     energy = None if chip.watts is None else hours.times(chips * chip.watts / 1000)
     dollars = None if chip.dollars_per_hour is None else hours.times(chips * chip.dollars_per_hour)
     return RunEstimate(hours, energy, dollars)
-
-
-def bytes_by_kind(program: CompiledProgram) -> dict[str, int]:
-    """Return the bytes that each kind of collective produces on a device."""
-    kinds: Counter[str] = Counter()
-    for collective, size in program.sent.items():
-        kinds[collective.kind] += size
-    return dict(kinds)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# OperationCounts with one floating-point operation for each number of their result.
+# Operations with one floating-point operation for each number of their result.
 BY_NUMBER = frozenset(
     [
         "add",
@@ -42,7 +42,7 @@ BY_NUMBER = frozenset(
         "square",
     ]
 )
-# OperationCounts with one for each number that they read.
+# Operations with one for each number that they read.
 REDUCING = frozenset(
     [
         "reduce_sum",

@@ -8,8 +8,9 @@ from jax.sharding import AbstractMesh
 
 from tlx import config, sharding
 from tlx.data import Splits
+from tlx.plan.collectives import by_kind
 from tlx.plan.compiling import CompiledProgram, check_compilers, compile_for, devices_of
-from tlx.plan.estimate import UTILISATION, bound_of, bytes_by_kind, device_flops, run_estimate
+from tlx.plan.estimate import UTILISATION, bound_of, device_flops, run_estimate
 from tlx.plan.shapes import OpenedRecipe, StepShapes, opened, state_bytes, step_shapes
 from tlx.plan.targets import Target
 from tlx.recipe import Recipe
@@ -166,7 +167,7 @@ def document(
     return plan | {
         "flops": device_flops(program, devices),
         "moved": program.moved,
-        "collectives": bytes_by_kind(program),
+        "collectives": by_kind(program.sent),
         "bound": {**bound._asdict(), "seconds": bound.seconds, "limit": bound.limit},
         "step_seconds": [bound.seconds / high, bound.seconds / low],
         "hours": list(estimate.hours),

@@ -16,7 +16,7 @@ ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 FUSED = re.compile(r"calls=%?([\w.-]+)")
 INNER = re.compile(r"(?:body|to_apply|branch_computations|true_computation|false_computation)=\{?%?([\w.-]+)")
 PARAMETER = re.compile(r"^(\d+)\)")
-# OperationCounts that name arrays and move none, and those that hold their computations.
+# Operations that name arrays and move none, and those that hold their computations.
 NAMING = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id")
 HOLDING = ("while", "conditional", "call")
 SLICES = ("dynamic-slice", "slice", "gather")

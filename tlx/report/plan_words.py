@@ -65,13 +65,17 @@ def energy_text(ends: Sequence[float] | None) -> str:
 
 
 def span_text(ends: Sequence[float] | None, text: Callable[[float], str], smallest: float) -> str:
-    """Return a range as text; a dash where it is unknown, and its upper end where the lower one is not worth a
-    number."""
+    """Return a range as text.
+
+    Args:
+        ends: Its low and its high end; None where it is unknown.
+        text: Writes a number with its unit.
+        smallest: A range that begins below this number is written by its high end alone.
+    """
     if ends is None:
         return "–"
-    if ends[0] < smallest:
-        return f"less than {text(max(ends[1], smallest))}"
-    return f"{text(ends[0])} – {text(ends[1])}"
+    low, high = ends
+    return f"less than {text(max(high, smallest))}" if low < smallest else f"{text(low)} – {text(high)}"
 
 
 def notes_of(plans: Sequence[Json]) -> list[str]:

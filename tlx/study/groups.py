@@ -129,8 +129,10 @@ def record(directory: Path, cells: Mapping[str, Cell], most: int) -> list[str]:
                 f"{recorded.most}, and the results depend on the groups; choose another --out for other groups"
             )
         parts = grouping.chunks([cells[name].recipe for name in new], most)
-        # There is nothing to decide about a cell that trains alone. Deciding rewrites the whole file.
-        groups += [Together(tuple(new[n] for n in part), len(part) == 1, ALONE * (len(part) == 1)) for part in parts]
+        for part in parts:
+            members = tuple(new[n] for n in part)
+            # There is nothing to decide about a cell that trains alone, and deciding rewrites the whole file.
+            groups.append(Together(members, True, ALONE) if len(part) == 1 else Together(members))
         if tuple(groups) != recorded.groups or not (directory / GROUPS).is_file():
             write(directory, Recorded(most if not recorded.groups else recorded.most, tuple(groups)))
     return notes
