@@ -129,14 +129,15 @@ def directed(
         else:
             employ([*worker, "--worker", str(since)], min(jobs, len(board.remaining)), board)
         board.look(at_once=True)
-    processes.decided(lambda: conclude(directory))
-    return studies.read(directory)
+    records = studies.read(directory)
+    processes.decided(lambda: conclude(directory, records))
+    return records
 
 
-def conclude(directory: Path) -> None:
+def conclude(directory: Path, records: StudyRecords) -> None:
     """Write the tables of a study, and its page if the extra is installed and a cell is done."""
     write_results(directory)
-    if studies.read(directory).counts["done"] and report.available():
+    if records.counts["done"] and report.available():
         report.write_study(directory)
 
 

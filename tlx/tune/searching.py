@@ -107,9 +107,10 @@ def search(
             crew.work(once)
         else:
             work_with_helpers(crew, worker, jobs - 1)
+        results = read(folder, settings, crew.study)
         if not once:
-            processes.decided(lambda: conclude(read(folder, settings, crew.study), command))
-        return read(folder, settings, crew.study)
+            processes.decided(lambda: conclude(results, command))
+    return results
 
 
 def check_hosts(settings: Settings, trials: int, jobs: int, together: int, mesh: Mesh) -> None:
