@@ -118,9 +118,9 @@ def test_runs_that_exceed_the_memory_are_split_into_several_groups(tmp_path, pac
 def test_sequential_runs_reuse_what_the_previous_run_has_prepared(tmp_path, monkeypatch):
     before = []
 
-    def noted(recipe, splits, like, **settings):
+    def noted(recipe, splits, like, *settings):
         before.append(like)
-        return prepare(recipe, splits, like, **settings)
+        return prepare(recipe, splits, like, *settings)
 
     monkeypatch.setattr("tlx.training.active_run.prepare", noted)
     recipes = [varied(RECIPE, seed=seed) for seed in range(3)]
