@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,6 +74,13 @@ def test_missing_space_is_detected_before_anything_is_written(tmp_path):
     with pytest.raises(OSError) as error:
         check_room(tmp_path, 2**60)
     assert error.value.errno in (errno.ENOSPC, errno.EFBIG)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_share_a_folder_check_its_room_at_the_same_time(tmp_path):
+    """Threads in the place of processes: the files collide in the same way."""
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: check_room(tmp_path, 10_000), range(400))) == [None] * 400
     assert not list(tmp_path.iterdir())
 
 

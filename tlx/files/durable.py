@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -260,8 +261,8 @@ def check_room(folder: Path, size: int) -> None:
     """
     if not hasattr(os, "posix_fallocate"):
         return
-    path = folder / ".room.partial"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    # Several processes that share the folder may check it at the same time.
+    descriptor, path = tempfile.mkstemp(prefix=".room-", suffix=".partial", dir=folder)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
@@ -270,7 +271,7 @@ def check_room(folder: Path, size: int) -> None:
             raise
     finally:
         os.close(descriptor)
-        path.unlink()
+        os.unlink(path)
 
 
 _CHECKED: dict[str, tuple[tuple[int, ...], str]] = {}

@@ -36,7 +36,7 @@ from tlx.files.durable import (
     write_whole,
 )
 from tlx.training.placement import gathered_state
-from tlx.training.stored_arrays import DamagedCheckpoint, load, store
+from tlx.training.stored_arrays import DamagedCheckpoint, check_disk, load, store
 
 __all__ = ["Checkpoints", "DamagedCheckpoint", "DiskFull", "NewerCheckpoint", "Saved", "StorageError", "guarded"]
 
@@ -202,6 +202,7 @@ class Checkpoints:
         partial = self.folder / f".{step}.partial"
         arrays = jax.tree.map(lambda leaf: leaf if sharding.is_elsewhere(leaf) else np.asarray(leaf), tree)
         processes.decided(lambda: self._begin(partial))
+        processes.together(lambda: check_disk(partial, arrays))
         processes.together(lambda: store(partial / ARRAYS, arrays))
         processes.decided(lambda: self._finish(partial, step, notes, arrays))
 
@@ -226,6 +227,7 @@ class Checkpoints:
         partial = self.folder / f".{step}.partial"
         try:
             self._begin(partial)
+            check_disk(partial, arrays)
             store(partial / ARRAYS, arrays)
             self._finish(partial, step, notes, arrays)
         except BaseException as error:

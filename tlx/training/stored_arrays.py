@@ -21,6 +21,25 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint's bytes are not those that were written, or there is no intact one."""
 
 
+def check_disk(folder: Path, arrays: Any) -> None:
+    """Check that what this process writes of a tree of arrays fits on the disk of `folder`.
+
+    Orbax stops half-way on a full disk, and leaves threads running and other processes waiting: better not to begin.
+
+    Raises:
+      OSError: the disk is full, or a limit is too low.
+    """
+    leaves = jax.tree.leaves(arrays)
+    check_room(folder, sum(map(_bytes_here, leaves)) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
+
+
+def _bytes_here(leaf: Any) -> int:
+    """Return the bytes of an array that this process writes."""
+    if not sharding.is_elsewhere(leaf):
+        return leaf.nbytes
+    return sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
+
+
 def store(folder: Path, arrays: Any) -> None:
     """Write a tree of arrays by orbax; of an array on several processes each writes its part.
 
@@ -30,8 +49,6 @@ def store(folder: Path, arrays: Any) -> None:
     import orbax.checkpoint as ocp
 
     leaves = jax.tree.leaves(arrays)
-    # Orbax stops half-way on a full disk, and leaves several threads behind: better not to begin.
-    check_room(folder.parent, sum(leaf.nbytes for leaf in leaves) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
     _quieten()
     arguments = ocp.args.PyTreeSave(jax.tree.map(_storable, arrays))
     handler = ocp.PyTreeCheckpointHandler()
