@@ -23,8 +23,12 @@ test: $(VENV)/.tested
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
 	$(BIN)/python -m pytest -n 2 -m "parity and not slow"
 
+# Slow tests whose time is compilation alone; those of processes, kills and whole commands run as users run them.
+COMPILED := test_contract.py test_contract_sharded.py objectives updates user functional analysis test_domains.py \
+	test_source_free.py test_joint.py training/test_vectorize.py
 test-slow: $(VENV)/.tested $(VENV)/.compilers
-	$(BIN)/python -m pytest -n 2 -m slow --durations=30
+	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m slow --durations=30 $(COMPILED:%=tests/%)
+	$(BIN)/python -m pytest -n 2 -m slow --durations=30 $(COMPILED:%=--ignore=tests/%)
 
 # Needs a Chromium on the PATH, for example the Debian package `chromium`.
 test-browser: $(VENV)/.tested

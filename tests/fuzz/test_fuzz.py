@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-COUNT = int(os.environ.get("TLX_FUZZ", "2000"))
+COUNT = int(os.environ.get("TLX_FUZZ", "1000"))
 FIRST = int(os.environ.get("TLX_FUZZ_SEED", "0"))
 WORKERS = 2
 # A mutation that computes or waits longer than this counts as a hang.

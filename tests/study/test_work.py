@@ -31,9 +31,9 @@ def study():
     )
     return Study(base=base, cells={cells}, question="Does it?")
 '''
-KILLS = 5
+KILLS = 4
 TWO = 'param("seed", 0, 1)'
-SIXTY = 'prod(param("optim.lr", 1e-2, 3e-3, 1e-3, 3e-4), param("seed", range(15)))'
+FORTY = 'prod(param("optim.lr", 1e-2, 3e-3, 1e-3, 3e-4), param("seed", range(10)))'
 
 
 def write_file(folder, cells=TWO, steps=3, every=3):
@@ -217,8 +217,8 @@ def until(call, happened, seconds=120.0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("most", "steps"), [(1, 60), (3, 600)], ids=["one by one", "in threes"])
-def test_five_kills_of_three_workers_give_every_cell_once_and_the_same_table(most, steps, tmp_path):
-    path, out = write_file(tmp_path, SIXTY, steps=steps, every=20), tmp_path / "killed"
+def test_kills_of_three_workers_give_every_cell_once_and_the_same_table(most, steps, tmp_path):
+    path, out = write_file(tmp_path, FORTY, steps=steps, every=20), tmp_path / "killed"
     together = ("--quiet", "--together", str(most))
     dice, remaining = random.Random(0), {}
     for _ in range(KILLS):
@@ -227,7 +227,7 @@ def test_five_kills_of_three_workers_give_every_cell_once_and_the_same_table(mos
         until(call, lambda wanted=wanted: len(executions(out)) >= wanted, 300.0)
         # The kill may come during data, compilation, a step, a checkpoint or the result.
         time.sleep(dice.uniform(0.0, 1.0))
-        assert call.poll() is None, "the study was over before it was killed five times; make it longer"
+        assert call.poll() is None, "the study was over before its last kill; make it longer"
         os.killpg(call.pid, signal.SIGKILL)
         call.communicate()
         assert finished(out).items() >= remaining.items()
@@ -239,12 +239,12 @@ def test_five_kills_of_three_workers_give_every_cell_once_and_the_same_table(mos
     counted = Counter(line["cell"] for line in executions(out))
     assert set(counted.values()) == {1}
     # A worker that was killed between its results and their lines has written none of the lines.
-    assert 60 - 3 * most * KILLS <= len(counted) <= 60
+    assert 40 - 3 * most * KILLS <= len(counted) <= 40
     call = start(path, tmp_path / "whole", *together)
     _, errors = call.communicate(timeout=900)
     assert call.returncode == 0, errors
     complete, killed = (results(folder).drop(columns="seconds") for folder in (tmp_path / "whole", out))
-    assert len(complete) == 60 * len(complete[["split", "metric"]].drop_duplicates())
+    assert len(complete) == 40 * len(complete[["split", "metric"]].drop_duplicates())
     assert (complete.state == "done").all()
     # The cells that share a program follow from the study, not from the workers.
     assert complete.equals(killed)

