@@ -3,6 +3,7 @@
 from tlx.layers.basic import (
     ACTIVATIONS,
     as_dtype,
+    as_wide,
     batch_norm,
     embed,
     example,
@@ -22,6 +23,7 @@ from tlx.layers.declare import (
     declare_norm,
     declare_statistics,
     he,
+    he_out,
     normal,
     ones,
     zeros,
@@ -46,10 +48,10 @@ from tlx.layers.transformer import (
 )
 
 __all__ = [
-    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "attend", "attention",
+    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "as_wide", "attend", "attention",
     "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
     "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
     "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
-    "group_norm", "he", "keep_mask", "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones",
+    "group_norm", "he", "he_out", "keep_mask", "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones",
     "relative_bias", "rms_norm", "rotary_angles", "rotate", "stochastic_depth", "zeros",
 ]  # fmt: skip

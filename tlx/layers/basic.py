@@ -14,9 +14,14 @@ from tlx.trees import Tree
 from tlx.types import Array, Carry, Context
 
 
+def as_wide(x: Array) -> Array:
+    """Return activations in float32, in which moments are computed; float64 stays, for comparisons."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
     """Normalise over the last axis, with the moments in float32 (Ba et al., 2016): [..., W] -> [..., W]."""
-    wide = x.astype(jnp.float32)
+    wide = as_wide(x)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean
     variance = (centred * centred).mean(-1, keepdims=True)
@@ -25,14 +30,14 @@ def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
 
 def rms_norm(params: Tree, x: Array, epsilon: float) -> Array:
     """Compute x / rms(x) * scale over the last axis, with the moment in float32 (Zhang and Sennrich, 2019)."""
-    wide = x.astype(jnp.float32)
+    wide = as_wide(x)
     moment = (wide * wide).mean(-1, keepdims=True)
     return (wide * (lax.rsqrt(moment + epsilon) * params["scale"])).astype(x.dtype)
 
 
 def group_norm(params: Tree, x: Array, groups: int, epsilon: float = 1e-5) -> Array:
     """Normalise [B, ..., C] over its inner axes and the channels of each group, in float32 (Wu and He, 2018)."""
-    wide = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    wide = as_wide(x).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     axes = (*range(1, x.ndim - 1), x.ndim)
     centred = wide - wide.mean(axes, keepdims=True)
     variance = (centred * centred).mean(axes, keepdims=True)
@@ -41,12 +46,18 @@ def group_norm(params: Tree, x: Array, groups: int, epsilon: float = 1e-5) -> Ar
 
 
 def batch_norm(
-    params: Tree, stats: Tree, x: Array, context: Context, *, epsilon: float = 1e-5, momentum: float = 0.9
+    params: Tree,
+    stats: Tree,
+    x: Array,
+    context: Context,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    unbiased: bool = False,
 ) -> tuple[Array, Tree]:
     """Normalise [B, ..., C] over all axes except the last (Ioffe and Szegedy, 2015).
 
-    Training uses the moments of the global batch, over every device. Evaluation uses the running moments. The running
-    variance is the biased one.
+    Training uses the moments of the global batch, over every device. Evaluation uses the running moments.
 
     Args:
         params: `scale` and `bias` [C].
@@ -55,18 +66,22 @@ def batch_norm(
         context: Whether this is training, and the device axis.
         epsilon: The number added to the variance.
         momentum: The share of the old statistics in the new ones.
+        unbiased: Whether the running variance is that of a sample, with n - 1 of n numbers, as in torch; otherwise it
+            is the biased one, as in flax.
 
     Returns:
         The normalised input, and the statistics after this batch.
     """
-    wide = x.astype(jnp.float32)
+    wide = as_wide(x)
     if context.train:
         axes = tuple(range(x.ndim - 1))
         mean, square = wide.mean(axes), (wide * wide).mean(axes)
         if context.axis is not None:
             mean, square = lax.pmean((mean, square), context.axis)
         variance = jnp.maximum(square - mean * mean, 0.0)
-        moments = {"mean": mean, "variance": variance}
+        count = wide[..., 0].size * (1 if context.axis is None else lax.psum(1, context.axis))
+        kept = variance * (count / (count - 1)) if unbiased and count > 1 else variance
+        moments = {"mean": mean, "variance": kept}
         stats = {name: momentum * stats[name] + (1 - momentum) * lax.stop_gradient(moments[name]) for name in stats}
     else:
         mean, variance = stats["mean"], stats["variance"]

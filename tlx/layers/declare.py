@@ -33,6 +33,11 @@ def he(key: Key, shape: tuple[int, ...]) -> Array:
     return jax.nn.initializers.he_normal()(key, shape, jnp.float32)
 
 
+def he_out(key: Key, shape: tuple[int, ...]) -> Array:
+    """Initialise a convolution as He et al. (2015), normal, with its outputs at all places as fan out."""
+    return jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, jnp.float32)
+
+
 def declare_dense(
     inputs: int, outputs: int, axes: tuple[str | None, str | None], init: Init = normal(), bias: bool = True
 ) -> Tree:

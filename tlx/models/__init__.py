@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, mlp, sizes, vit
+from tlx.models import bert, bridge, cnn, mlp, resnet, sizes, vit
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
@@ -20,6 +20,7 @@ from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
+from tlx.models.resnet import ResNet
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
@@ -34,6 +35,7 @@ __all__ = [
     "Nnx",
     "PerToken",
     "Pooled",
+    "ResNet",
     "Vit",
     "architectures",
     "as_head",
@@ -52,6 +54,7 @@ __all__ = [
     "image_shape",
     "initialise",
     "mlp",
+    "resnet",
     "sizes",
     "summary",
     "tap_shapes",

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Before the path of a statistic, which no parameter has.
+STATS = "stats:"
 LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "same": None,
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
@@ -53,3 +55,10 @@ def dense_names(ours: str, foreign: str, *, bias: bool = True, head: bool = Fals
 def norm_names(ours: str, foreign: str) -> Iterable[Name]:
     yield Name(f"{ours}/scale", f"{foreign}.weight")
     yield Name(f"{ours}/bias", f"{foreign}.bias")
+
+
+def statistics_names(ours: str, foreign: str) -> Iterable[Name]:
+    """Yield the names of a batch norm: its parameters, and its running statistics."""
+    yield from norm_names(ours, foreign)
+    yield Name(f"{STATS}{ours}/mean", f"{foreign}.running_mean")
+    yield Name(f"{STATS}{ours}/variance", f"{foreign}.running_var")

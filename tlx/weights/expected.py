@@ -19,7 +19,7 @@ TEXT = {
     "distilbert": "DistilBert",
     "electra": "Electra",
 }
-IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "resnet": "ResNet"}
 TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
@@ -39,7 +39,8 @@ def expected(document: Json) -> dict[str, Shape]:
             "with a known head"
         )
     if kind in IMAGE:
-        backbone, top = dict(image_backbone(kind, head, document)), dict(image_head(kind, head, document))
+        tensors = residual_backbone(document) if kind == "resnet" else image_backbone(kind, head, document)
+        backbone, top = dict(tensors), dict(image_head(kind, head, document))
         prefix = f"{kind}."
     else:
         backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
@@ -155,6 +156,37 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of the classifier, or of the two classifiers, of an image model."""
     if head == "Model":
         return
-    width, outputs = document["hidden_size"] * (2 if kind == "dinov2" else 1), len(document["id2label"])
+    outputs = len(document["id2label"])
+    if kind == "resnet":
+        yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
+        return
+    width = document["hidden_size"] * (2 if kind == "dinov2" else 1)
     for name in ("cls_classifier", "distillation_classifier") if head.endswith("Teacher") else ("classifier",):
         yield from linear(name, width, outputs)
+
+
+def convolution(name: str, inputs: int, outputs: int, size: int) -> Shapes:
+    """Yield the tensors of a convolution without a bias, and of the batch norm after it."""
+    yield f"{name}.convolution.weight", (outputs, inputs, size, size)
+    for tensor in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{name}.normalization.{tensor}", (outputs,)
+    yield f"{name}.normalization.num_batches_tracked", ()
+
+
+def residual_backbone(document: Json) -> Shapes:
+    """Yield the tensors of `ResNetModel`."""
+    inputs, widths = document["embedding_size"], document["hidden_sizes"]
+    yield from convolution("embedder.embedder", document["num_channels"], inputs, 7)
+    for group, (width, depth) in enumerate(zip(widths, document["depths"], strict=True)):
+        for number in range(depth):
+            layer = f"encoder.stages.{group}.layers.{number}"
+            halves = number == 0 and (group > 0 or document["downsample_in_first_stage"])
+            if halves or inputs != width:
+                yield from convolution(f"{layer}.shortcut", inputs, width, 1)
+            if document["layer_type"] == "bottleneck":
+                sizes, widths_inside = (1, 3, 1), (inputs, width // 4, width // 4, width)
+            else:
+                sizes, widths_inside = (3, 3), (inputs, width, width)
+            for n, size in enumerate(sizes):
+                yield from convolution(f"{layer}.layer.{n}", widths_inside[n], widths_inside[n + 1], size)
+            inputs = width

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx.config import source
 from tlx.models import Architecture, Head, initialise
-from tlx.models.names import Name
+from tlx.models.names import STATS, Name
 from tlx.tasks import Task
 from tlx.trees import Json, flatten, nest, size
 from tlx.types import Model, Variables
@@ -18,7 +18,6 @@ from tlx.weights.mapped import is_half, widened
 from tlx.weights.reconcile import Manifest
 
 OWN = "tlx"
-STATS = "stats:"
 # Returns a parameter on the devices, given its path and its numbers.
 Place = Callable[[str, Any], Any]
 

@@ -73,6 +73,17 @@ FIELDS: dict[str, dict[str, Form]] = {
         "layerscale_value": Real(),
         "drop_path_rate": SHARE,
     },
+    "resnet": {
+        "image_size": SIDES,
+        "num_channels": maybe(Whole(1, 1024)),
+        "embedding_size": maybe(SIZE),
+        "hidden_sizes": maybe(Rows(SIZE)),
+        "depths": maybe(Rows(Whole(1, 1000))),
+        "layer_type": maybe(OneOf(("basic", "bottleneck"))),
+        "hidden_act": maybe(NAME),
+        "downsample_in_first_stage": maybe(Flag()),
+        "downsample_in_bottleneck": maybe(Flag()),
+    },
     # Our own form: the architecture's record.
     "tlx": {"outputs": maybe(Whole(1))},
 }

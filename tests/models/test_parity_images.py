@@ -1,0 +1,135 @@
+"""The convolutional networks of tlx compared with `transformers` on torch: outputs, gradients, and running statistics.
+
+Every parameter and statistic of torch is moved off its initial value. The images have odd sides and odd numbers of
+channels. In evaluation and in training, values and statistics must agree to a maximal absolute difference of 1e-5 of
+their size, and gradients to a relative difference of 1e-5 in the Euclidean norm. In training both sides compute in
+float64: the gradients of batch norm over a few examples are so ill conditioned that float32 gradients of torch differ
+from its float64 gradients by up to 2.7e-5 here. The logits are float32 in any case.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tlx.models import Pooled, build, forward
+from tlx.models.names import STATS, inward
+from tlx.tasks import Classification
+from tlx.trees import flatten, nest
+from tlx.types import Variables
+from tlx.weights import load_pretrained, save_pretrained
+from tlx.weights.formats import foreign
+
+pytestmark = pytest.mark.parity
+TOLERANCE = 1e-5
+CLASSES = 3
+
+
+class Case(NamedTuple):
+    """The fields of a configuration of `transformers`, and (height, width) of an image."""
+
+    fields: dict[str, Any]
+    sides: tuple[int, int]
+
+
+SMALL = {"num_channels": 2, "embedding_size": 6, "hidden_sizes": [8, 12], "depths": [2, 2]}
+CASES = {
+    "basic": Case(SMALL | {"layer_type": "basic"}, (33, 26)),
+    "basic-equal": Case(SMALL | {"layer_type": "basic", "hidden_sizes": [6, 10]}, (19, 35)),
+    "bottleneck": Case(SMALL, (35, 22)),
+    "early": Case(SMALL | {"downsample_in_bottleneck": True, "downsample_in_first_stage": True}, (41, 37)),
+    "silu": Case(SMALL | {"hidden_act": "silu", "depths": [1, 3], "num_channels": 5}, (20, 21)),
+}
+
+
+def reference(case: Case) -> Any:
+    """Return the torch model, with every parameter and statistic off its initial value."""
+    torch.manual_seed(0)
+    kind = transformers.ResNetForImageClassification
+    model = kind(kind.config_class(**case.fields, num_labels=CLASSES))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(0.3 * torch.randn_like(buffer))
+            elif name.endswith("running_var"):
+                buffer.mul_(0.5 + torch.rand_like(buffer))
+    return model
+
+
+def read(module: Any, config: Any, tensors: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the parameters and the statistics by path from tensors with foreign names."""
+    head = Pooled(CLASSES)
+    named = {(n.foreign if n.head else module.prefix(config) + n.foreign): n for n in module.names(config, head)}
+    assert {key for key in tensors if not key.endswith("num_batches_tracked")} <= named.keys()
+    # Copies, because torch moves its statistics in place.
+    arrays = {named[k].ours: inward(named[k], t.detach().numpy().copy()) for k, t in tensors.items() if k in named}
+    stats = {path.removeprefix(STATS): array for path, array in arrays.items() if path.startswith(STATS)}
+    return {path: array for path, array in arrays.items() if not path.startswith(STATS)}, stats
+
+
+def norm(array: Any) -> float:
+    return float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
+def compare(model: Any, images: np.ndarray, train: bool) -> dict[str, float]:
+    """Return the largest differences of the logits, the loss's gradients, and the statistics after one pass."""
+    model.train(train).to(torch.float64 if train else torch.float32)
+    images = images.astype(np.float64 if train else np.float32)
+    module, document = foreign("resnet"), model.config.to_dict()
+    config = module.read(document | {"image_size": list(images.shape[1:3])})
+    built = build(config, Pooled(CLASSES))
+    params, stats = read(module, config, model.state_dict())
+    assert {p: a.shape for p, a in params.items()} == {p: a.shape for p, a in flatten(built.params).items()}
+    assert {p: a.shape for p, a in stats.items()} == {p: a.shape for p, a in flatten(built.stats).items()}
+    labels = np.arange(len(images)) % CLASSES
+    result = model(torch.tensor(images.transpose(0, 3, 1, 2)))
+    torch.nn.functional.cross_entropy(result.logits, torch.tensor(labels)).backward()
+
+    def loss(leaves: Any) -> Any:
+        variables = Variables(leaves, nest(stats))
+        rest = {"train": train, "key": jax.random.key(0), "dtype": images.dtype}
+        taps, new = forward(built, variables, {"image": images}, **rest)
+        scores = jax.nn.log_softmax(taps["logits"].astype(images.dtype))
+        return -jnp.take_along_axis(scores, labels[:, None], 1).mean(), (taps["logits"], new)
+
+    (_, (logits, new)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(nest(params))
+    slopes, _ = read(module, config, {name: p.grad for name, p in model.named_parameters()})
+    _, moved = read(module, config, model.state_dict())
+    wanted = result.logits.detach().numpy()
+    got = flatten(gradient)
+    return {
+        "logits": float(np.abs(np.asarray(logits) - wanted).max() / max(1.0, np.abs(wanted).max())),
+        "gradients": max(norm(got[path] - slope) / norm(slope) for path, slope in slopes.items()),
+        "statistics": max(float(np.abs(np.asarray(leaf) - moved[path]).max()) for path, leaf in flatten(new).items()),
+    }
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", CASES)
+def test_small_networks_agree(name, train):
+    case = CASES[name]
+    images = np.random.default_rng(0).normal(size=(5, *case.sides, case.fields["num_channels"])).astype(np.float32)
+    with jax.enable_x64(train):
+        actual = compare(reference(case), images, train)
+    assert max(actual.values()) <= TOLERANCE, actual
+
+
+def test_a_round_trip_is_exact(tmp_path):
+    model = reference(CASES["early"])
+    model.eval().save_pretrained(tmp_path / "theirs")
+    task = Classification(classes=CLASSES)
+    pretrained = load_pretrained(tmp_path / "theirs", task)
+    save_pretrained(pretrained, tmp_path / "ours")
+    again, info = transformers.AutoModelForImageClassification.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, again.state_dict()[name]), name
