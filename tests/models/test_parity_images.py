@@ -7,6 +7,7 @@ float64: the gradients of batch norm over a few examples are so ill conditioned 
 from its float64 gradients by up to 2.7e-5 here. The logits are float32 in any case.
 """
 
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
-from tlx.models import Pooled, build, forward
+from tlx.models import Pooled, build, forward, image_shape
 from tlx.models.names import STATS, inward
 from tlx.tasks import Classification
 from tlx.trees import flatten, nest
@@ -121,11 +123,21 @@ def test_small_networks_agree(name, train):
 
 
 def test_a_round_trip_is_exact(tmp_path):
-    model = reference(CASES["early"])
+    """The checkpoint states no size of its images, except by its processor."""
+    model = reference(CASES["early"]._replace(fields=CASES["early"].fields | {"num_channels": 3}))
     model.eval().save_pretrained(tmp_path / "theirs")
+    settings = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 41}, "resample": 3}
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps(settings))
     task = Classification(classes=CLASSES)
     pretrained = load_pretrained(tmp_path / "theirs", task)
     save_pretrained(pretrained, tmp_path / "ours")
+    assert image_shape(load_pretrained(tmp_path / "ours", task).model.config) == (41, 41, 3)
+    picture = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    image = pretrained.processor({"image": picture})["image"]
+    wanted = ConvNextImageProcessorPil.from_pretrained(tmp_path / "theirs")(picture, return_tensors="pt")
+    np.testing.assert_allclose(image.transpose(2, 0, 1), wanted["pixel_values"][0], atol=1e-5)
+    logits = forward(pretrained.model, pretrained.variables, {"image": image[None]})[0]["logits"]
+    np.testing.assert_allclose(logits, model(**wanted).logits.detach(), atol=1e-5)
     again, info = transformers.AutoModelForImageClassification.from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )

@@ -161,17 +161,23 @@ def loaded(folder, **fields):
         {"image_processor_type": "BitImageProcessor"},
         {"image_processor_type": "DeiTFeatureExtractor"},
         {"image_processor_type": "DeiTImageProcessor", "do_center_crop": None},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "resample": 2},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "crop_pct": 0.7},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+        {"feature_extractor_type": "ConvNextFeatureExtractor", "image_processor_type": None, "size": 11},
     ],
     ids=str,
 )
 def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transformers(tmp_path, fields):
     import transformers.models.bit.image_processing_pil_bit as bit
+    import transformers.models.convnext.image_processing_pil_convnext as convnext
     import transformers.models.deit.image_processing_pil_deit as deit
     import transformers.models.vit.image_processing_pil_vit as vit
 
     processor = loaded(tmp_path, **fields)
-    kind = fields.get("image_processor_type", "ViT")
+    kind = fields.get("image_processor_type", "ViT") or fields["feature_extractor_type"]
     value = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
+    value["ConvNext"] = convnext.ConvNextImageProcessorPil
     reference = value[next(name for name in value if kind.startswith(name))].from_pretrained(tmp_path)
     image = np.asarray(COLOURS)
     wanted = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]

@@ -39,6 +39,8 @@ CONFIGS = {
     "deit-teacher": models.Vit(family="deit", distilled=True, **IMAGE),
     "dinov2": models.Vit(family="dinov2", layer_scale=1.0, **(IMAGE | {"mlp": 24})),
     "dinov2-gated": models.Vit(family="dinov2", layer_scale=0.5, gated=True, **(IMAGE | {"mlp": 24})),
+    "resnet": models.ResNet(size=12, channels=1, stem=6, widths=(8, 12), depths=(1, 2)),
+    "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
 }
 TASKS = {
     "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),
@@ -87,10 +89,12 @@ def random_model(name, task, processor=None, seed=0) -> Pretrained:
     config, kind = CONFIGS[name], name.split("-")[0] if name != "xlm-roberta" else name
     model = models.build(config, None if task is None else task.outputs)
     rng = np.random.default_rng(seed)
-    tree = models.initialise(model, jax.random.key(0)).params
-    params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), tree)
+    params, stats = models.initialise(model, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), params)
+    # Variances as large as those of the convolutions, so that the numbers do not grow from layer to layer.
+    stats = jax.tree.map(lambda leaf: rng.uniform(2, 9, leaf.shape).astype(np.float32), stats)
     document = {"model_type": kind} if kind in foreign_kinds() else {}
-    return within(Pretrained(model, Variables(params, {}), processor, Manifest("random", document, ()), task))
+    return within(Pretrained(model, Variables(params, stats), processor, Manifest("random", document, ()), task))
 
 
 def pixels(config):
@@ -162,10 +166,10 @@ def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name
     if requested is not None:
         np.testing.assert_allclose(taps["logits"], out.logits.numpy(), atol=1e-4, rtol=1e-5)
         return
+    last = out.last_hidden_state.numpy()
     real = inputs.get("attention_mask", np.ones(taps["hidden"].shape[:2])) > 0
-    np.testing.assert_allclose(
-        np.asarray(taps["hidden"])[real], out.last_hidden_state.numpy()[real], atol=1e-4, rtol=1e-5
-    )
+    last = last.transpose(0, 2, 3, 1) if last.ndim == 4 else last
+    np.testing.assert_allclose(np.asarray(taps["hidden"])[real], last[real], atol=1e-4, rtol=1e-5)
     if "pool" in pretrained.variables.params:
         np.testing.assert_allclose(taps["pooled"], out.pooler_output.numpy(), atol=1e-4, rtol=1e-5)
 

@@ -24,10 +24,13 @@ class Architecture:
         supported_heads: The heads that `build` takes; `models.build` refuses others.
         formats: The foreign forms of its checkpoints. Each is a class that derives from `tlx.weights.formats.Format`,
             or its place, "module:Class", which is imported when a checkpoint is read or written.
+        any_size: Whether no parameter depends on the size of the image, a field `size`. A checkpoint that states no
+            size then has that of its image processor.
     """
 
     supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled,)
     formats: ClassVar[tuple[Any, ...]] = ()
+    any_size: ClassVar[bool] = False
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages with the declared parameters; the bare backbone if `head` is None."""

@@ -68,6 +68,7 @@ class ResNet(Architecture):
     """
 
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.resnet:ResNetFormat",)
+    any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224
     channels: int = 3
@@ -86,8 +87,8 @@ class ResNet(Architecture):
         check_ranges(self, POSITIVE, ("momentum", "stochastic_depth"))
         if not self.widths or len(self.widths) != len(self.depths):
             raise ValueError(
-                f"widths {self.widths} and depths {self.depths} have {len(self.widths)} and {len(self.depths)} numbers; "
-                "expected one width and one depth for each group of blocks"
+                f"widths {self.widths} and depths {self.depths} differ in length; expected one width and one depth for "
+                "each group of blocks"
             )
         if self.bottleneck and any(width % REDUCTION for width in self.widths):
             raise ValueError(f"widths {self.widths} are not all multiples of {REDUCTION}, as a bottleneck requires")

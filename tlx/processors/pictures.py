@@ -57,7 +57,10 @@ _USUAL: dict[str, dict[str, Any]] = {
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     },
+    "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
 }
+# From this side on, ConvNextImageProcessor changes the proportions of a picture and crops nothing.
+_WARPED = 384
 
 GREY = ("1", "L", "LA", "La")
 # Modes with pixels above 255, which Pillow would cut off.
@@ -233,6 +236,8 @@ class ImageProcessor(Processor):
         kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or "ViT")
         usual = next((defaults for name, defaults in _USUAL.items() if kind.startswith(name)), {})
         settings = _USUAL["ViT"] | usual | stated
+        if kind.startswith("ConvNext"):
+            settings, stated = _cropped(settings, file), {"image_processor_type": "BitImageProcessor"}
         read = ["size", "resample"] if settings["do_resize"] else []
         read += ["image_mean", "image_std"] if settings["do_normalize"] else []
         read += ["rescale_factor"] if settings["do_rescale"] else []
@@ -382,6 +387,21 @@ def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
     if shortest and "shortest_edge" in size:
         return size["shortest_edge"]
     raise ValueError(f"preprocessor_config.json has the size {size}; expected height and width")
+
+
+def _cropped(settings: Json, file: Path) -> Json:
+    """Return the settings of a `ConvNextImageProcessor`, which ResNet uses too, as those of a plain resize and crop."""
+    size, share = settings["size"], settings["crop_pct"] or _USUAL["ConvNext"]["crop_pct"]
+    side = size if isinstance(size, int) else size.get("shortest_edge") if size else None
+    if not (isinstance(side, int) and settings["do_resize"]) or settings["do_center_crop"]:
+        raise ValueError(
+            f"{file} has do_resize={settings['do_resize']}, size={size}, do_center_crop={settings['do_center_crop']}; "
+            "tlx supports a shortest_edge without a further crop for this image processor"
+        )
+    square = {"height": side, "width": side}
+    if side >= _WARPED:
+        return settings | {"size": square}
+    return settings | {"size": {"shortest_edge": int(side / share)}, "do_center_crop": True, "crop_size": square}
 
 
 def _dump_size(size: Any) -> dict[str, int]:

@@ -15,7 +15,7 @@ from tlx.files.documents import digests
 from tlx.models import Architecture, Head
 from tlx.models.names import outward
 from tlx.partition import compile_rule
-from tlx.processors import Processor
+from tlx.processors import ImageProcessor, Processor
 from tlx.tasks import Task
 from tlx.tasks.classes import format_names
 from tlx.trees import Json, flatten
@@ -192,7 +192,16 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Ar
             "it, or pass the task: tasks.Classification(names=...)"
         )
     settings = own_settings(document, model) if kind == OWN else form.read(document)
+    if settings.any_size and kind != OWN and document.get("image_size") is None:
+        settings = sized(settings, directory)
     return Checkpoint(str(source), directory, document, form, stated, settings)
+
+
+def sized(settings: Architecture, directory: Path) -> Architecture:
+    """Return the architecture for images of the size that the image processor in `directory` makes, if there is one."""
+    if not ImageProcessor.opens(directory):
+        return settings
+    return records.replace(settings, size=ImageProcessor.load(directory).shape[:2])
 
 
 def requested_settings(stored: Any, pooling: str | None, resize: int | None) -> Any:

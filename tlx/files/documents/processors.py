@@ -83,6 +83,7 @@ PREPROCESSOR = Record(
         "do_normalize": maybe(Flag()),
         "size": SIZE,
         "crop_size": SIZE,
+        "crop_pct": maybe(Real(0, 1, above=True)),
         "resample": maybe(OneOf((0, 1, 2, 3))),
         "rescale_factor": maybe(Real(0, above=True)),
         "image_mean": maybe(COLOURS),

@@ -10,6 +10,7 @@ from tlx.models.resnet import LAYERS, ResNet, blocks
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
 
+FAMILIES = {"resnet": "resnet"}
 FIELDS = {
     "channels": "num_channels",
     "stem": "embedding_size",
@@ -25,7 +26,7 @@ STEM = "embedder.embedder"
 class ResNetFormat(Format):
     """The form of `transformers` for the family."""
 
-    families = {"resnet": "resnet"}
+    families = FAMILIES
     unused = (rf".*\.{COUNT}", r"classifier\..*")
 
     def read(self, document: Json) -> ResNet:
@@ -54,7 +55,9 @@ class ResNetFormat(Format):
         values |= {"hidden_sizes": list(config.widths), "depths": list(config.depths), "model_type": "resnet"}
         values |= {"layer_type": next(name for name, value in KINDS.items() if value == config.bottleneck)}
         values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
-        return document | values | {"architectures": ["ResNetModel" if head is None else "ResNetForImageClassification"]}
+        return (
+            document | values | {"architectures": ["ResNetModel" if head is None else "ResNetForImageClassification"]}
+        )
 
     def prefix(self, config: ResNet) -> str:
         return "resnet."
