@@ -19,6 +19,7 @@ from tlx.config import check_choice
 from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.encoded import open_picture
 from tlx.processors.files import read_preprocessor
+from tlx.processors.picture_settings import extent, picture_settings
 from tlx.trees import Example, Json
 
 if TYPE_CHECKING:
@@ -34,34 +35,6 @@ Resample = Literal["nearest", "lanczos", "bilinear", "bicubic"]
 
 # The numbers of PIL.Image.Resampling, which preprocessor_config.json holds.
 _RESAMPLE: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic")
-# The defaults of the image processors of `transformers` for fields that preprocessor_config.json leaves out, by the
-# beginning of their names.
-_USUAL: dict[str, dict[str, Any]] = {
-    "ViT": {
-        "do_resize": True,
-        "size": {"height": 224, "width": 224},
-        "resample": 2,
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    },
-    "DeiT": {"size": {"height": 256, "width": 256}, "resample": 3, "do_center_crop": True, "crop_size": 224},
-    "Bit": {
-        "size": {"shortest_edge": 224},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": 224,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    },
-    "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
-}
-# From this side on, ConvNextImageProcessor changes the proportions of a picture and crops nothing.
-_WARPED = 384
-
 GREY = ("1", "L", "LA", "La")
 # Modes with pixels above 255, which Pillow would cut off.
 DEEP = ("I", "F")
@@ -232,21 +205,16 @@ class ImageProcessor(Processor):
         Raises FileNotFoundError where there is no such file, ValueError for settings that this class does not support.
         """
         file = Path(directory) / "preprocessor_config.json"
-        stated = read_preprocessor(Path(directory))
-        kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or "ViT")
-        usual = next((defaults for name, defaults in _USUAL.items() if kind.startswith(name)), {})
-        settings = _USUAL["ViT"] | usual | stated
-        if kind.startswith("ConvNext"):
-            settings, stated = _cropped(settings, file), {"image_processor_type": "BitImageProcessor"}
+        settings, names = picture_settings(read_preprocessor(Path(directory)), file)
         read = ["size", "resample"] if settings["do_resize"] else []
         read += ["image_mean", "image_std"] if settings["do_normalize"] else []
         read += ["rescale_factor"] if settings["do_rescale"] else []
         if empty := [name for name in read if settings[name] is None]:
             raise ValueError(f"{file}: {empty[0]} is null; set its value, or remove the field to use the default")
-        size = _extent(settings["size"], shortest=True) if settings["do_resize"] else None
+        size = extent(settings["size"], shortest=True) if settings["do_resize"] else None
         # The older form of the file has no do_center_crop and no crop_size for the models that do not crop.
         cropped = settings.get("crop_size") or settings["size"]
-        crop = _extent(cropped, shortest=False) if settings["do_center_crop"] else None
+        crop = extent(cropped, shortest=False) if settings["do_center_crop"] else None
         mean, std = ((0.0,), (1.0,))
         if settings["do_normalize"]:
             mean, std = (tuple(np.atleast_1d(settings[name]).tolist()) for name in ("image_mean", "image_std"))
@@ -264,9 +232,7 @@ class ImageProcessor(Processor):
                 scale=settings["rescale_factor"] if settings["do_rescale"] else 1.0,
                 resample=_RESAMPLE[resample],
                 crop=crop,  # type: ignore[arg-type]
-                extra={
-                    name: stated[name] for name in ("image_processor_type", "feature_extractor_type") if name in stated
-                },
+                extra=names,
             )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: {error}") from None
@@ -376,32 +342,6 @@ def file_of(argument: str, noun: str) -> Path:
     if not Path(argument).is_file():
         raise ValueError(f"{argument!r} is not a file; the model reads {noun}: pass the path of a file")
     return Path(argument)
-
-
-def _extent(size: Any, *, shortest: bool) -> tuple[int, int] | int:
-    """Return a size of preprocessor_config.json, a number or a dict, as (height, width) or the shortest edge."""
-    if isinstance(size, int):
-        return (size, size)
-    if "height" in size and "width" in size:
-        return (size["height"], size["width"])
-    if shortest and "shortest_edge" in size:
-        return size["shortest_edge"]
-    raise ValueError(f"preprocessor_config.json has the size {size}; expected height and width")
-
-
-def _cropped(settings: Json, file: Path) -> Json:
-    """Return the settings of a `ConvNextImageProcessor`, which ResNet uses too, as those of a plain resize and crop."""
-    size, share = settings["size"], settings["crop_pct"] or _USUAL["ConvNext"]["crop_pct"]
-    side = size if isinstance(size, int) else size.get("shortest_edge") if size else None
-    if not (isinstance(side, int) and settings["do_resize"]) or settings["do_center_crop"]:
-        raise ValueError(
-            f"{file} has do_resize={settings['do_resize']}, size={size}, do_center_crop={settings['do_center_crop']}; "
-            "tlx supports a shortest_edge without a further crop for this image processor"
-        )
-    square = {"height": side, "width": side}
-    if side >= _WARPED:
-        return settings | {"size": square}
-    return settings | {"size": {"shortest_edge": int(side / share)}, "do_center_crop": True, "crop_size": square}
 
 
 def _dump_size(size: Any) -> dict[str, int]:
