@@ -183,10 +183,9 @@ def residual_backbone(document: Json) -> Shapes:
             halves = number == 0 and (group > 0 or document["downsample_in_first_stage"])
             if halves or inputs != width:
                 yield from convolution(f"{layer}.shortcut", inputs, width, 1)
+            kernels = [(3, inputs, width), (3, width, width)]
             if document["layer_type"] == "bottleneck":
-                sizes, widths_inside = (1, 3, 1), (inputs, width // 4, width // 4, width)
-            else:
-                sizes, widths_inside = (3, 3), (inputs, width, width)
-            for n, size in enumerate(sizes):
-                yield from convolution(f"{layer}.layer.{n}", widths_inside[n], widths_inside[n + 1], size)
+                kernels = [(1, inputs, width // 4), (3, width // 4, width // 4), (1, width // 4, width)]
+            for n, (size, before, after) in enumerate(kernels):
+                yield from convolution(f"{layer}.layer.{n}", before, after, size)
             inputs = width
