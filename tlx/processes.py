@@ -23,6 +23,8 @@ import numpy as np
 T = TypeVar("T")
 # Seconds until a process that does not answer counts as lost, and until all processes have met.
 LOST, MEETING = 20, 300
+# Seconds for which a process that ends by an error waits for the same of the others.
+PARTING = 5
 # What tells a process of a cluster how many there are, and the lists of hosts of a slice of TPUs.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
@@ -33,11 +35,17 @@ TPUS = ("/dev/accel0", "/dev/vfio/0")
 class OtherProcessFailed(RuntimeError):
     """Another process of the run has failed; the message says which one, and why."""
 
+    is_plain = True
 
-class ProcessLost(ConnectionError):
+
+class OtherProcessRefused(OtherProcessFailed, ValueError):
+    """Another process has refused what the user wishes, for example a missing file."""
+
+
+class ProcessLost(RuntimeError):
     """Another process no longer answers. Nothing that needs all processes can follow, not even an orderly exit."""
 
-    ends_program = True
+    ends_program = is_plain = True
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -192,12 +200,12 @@ def decided(decision: Callable[[], T]) -> T:
         try:
             answer = {"value": decision()}
         except Exception as error:
-            failure, answer = error, {"error": said(error)}
+            failure, answer = error, {"error": said(error), "refused": refuses(error)}
     answer = broadcast(answer)
     if failure is not None:
         raise failure
     if "error" in answer:
-        raise OtherProcessFailed(f"process 0 failed: {answer['error']}")
+        raise of_another(0, answer["error"], answer["refused"])
     return answer["value"]
 
 
@@ -214,13 +222,24 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         failure = error
-    answers = gathered("" if failure is None else said(failure))
+    answers = gathered(None if failure is None else (said(failure), refuses(failure)))
     if failure is not None:
         raise failure
-    for process, words in enumerate(answers):
-        if words:
-            raise OtherProcessFailed(f"process {process} failed: {words}")
+    for process, answer in enumerate(answers):
+        if answer:
+            raise of_another(process, *answer)
     return result
+
+
+def refuses(error: Exception) -> bool:
+    """Return whether an error is about what the user wishes, not about the work."""
+    return isinstance(error, (ValueError, TypeError, FileNotFoundError, FileExistsError, ImportError))
+
+
+def of_another(process: int, words: str, refused: bool) -> OtherProcessFailed:
+    """Return the error of a process, in the others."""
+    kind = OtherProcessRefused if refused else OtherProcessFailed
+    return kind(f"process {process} failed: {words}")
 
 
 def attempt(work: Callable[[], T]) -> T | Exception:
@@ -252,9 +271,10 @@ def met(words: str) -> list[str]:
     client: Any = global_state.client
     number = next(MEETINGS)
     place = f"tlx/meeting/{number}"
+    # A process that has failed waits less: the others may be within a step that it does not take.
     try:
         client.key_value_set(f"{place}/{jax.process_index()}", words)
-        client.wait_at_barrier(place, 1000 * MEETING)
+        client.wait_at_barrier(place, 1000 * (LOST if words else MEETING))
         answers = [client.blocking_key_value_get(f"{place}/{n}", 1000 * LOST) for n in range(jax.process_count())]
         if number > 1:
             # All processes came to the meeting before this one, so all have read the one before that.
@@ -290,6 +310,21 @@ def lost(error: Exception) -> str:
         f"another process has ended or cannot be reached, so process {jax.process_index()} ends too; start the same "
         f"command again on all machines ({reason})"
     )
+
+
+def end_together(code: int) -> None:
+    """Wait until all processes end by an error. Where one does not, end the program with `code` at once: at an orderly
+    exit JAX would wait for it, and print a trace."""
+    from jax._src.distributed import global_state
+
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    client: Any = global_state.client
+    try:
+        client.wait_at_barrier("tlx/end", 1000 * PARTING)
+    except Exception:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def end(line: str) -> NoReturn:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tlx import processes
+from tlx.cli.commands import line_of
 from tlx.files.durable import DamagedWarning
 from tlx.training.checkpoint import Checkpoints
 
@@ -332,19 +333,39 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_same_bits(t
     assert_same(folder, long_alone)
 
 
+REFUSED = {
+    "another recipe": ("steps=8, batch=12", (), "the recipe (by its fingerprint) differs between the processes"),
+    "another mesh": (None, ("--mesh", "data=1,fsdp=2"), "the option mesh differs between the processes"),
+    "no config": ("", (), "there is no config file config.py"),
+}
+
+
 @pytest.mark.slow
-def test_processes_with_other_recipes_are_refused(tmp_path):
-    folder, other = folder_with(tmp_path / "a"), folder_with(tmp_path / "b", "steps=8, batch=12")
-    port = free_port()
-    place = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+@pytest.mark.parametrize("fault", REFUSED)
+def test_processes_that_differ_are_refused_in_one_line(tmp_path, fault):
+    train, words, line = REFUSED[fault]
+    folder, other = folder_with(tmp_path / "a"), folder_with(tmp_path / "b", *filter(None, [train]))
+    if train == "":
+        (other / "config.py").unlink()
+    place = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tlx.cli", "run", "config.py", "--out", "run", *place, str(n)],
+            [sys.executable, "-m", "tlx.cli", "run", "config.py", "--out", "run", *place, str(n), *more],
             cwd=place_of, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for n, place_of in enumerate((folder, other))
+        for n, (place_of, more) in enumerate(((folder, ()), (other, words)))
     ]  # fmt: skip
     codes, outputs = ended(workers)
     assert codes == [2, 2], outputs
-    assert all("the recipe (by its fingerprint) differs between the processes" in output for output in outputs)
+    printed = [[text for text in output.splitlines() if not text.startswith("[Gloo]")] for output in outputs]
+    assert all(len(lines) == 1 and lines[0].startswith("tlx: ") and line in lines[0] for lines in printed), printed
     assert not (folder / "run").exists()
+
+
+def test_an_error_of_another_process_keeps_its_kind():
+    refused, failed = processes.of_another(0, "KeyError: a", True), processes.of_another(1, "OSError: b", False)
+    assert isinstance(refused, ValueError) and not isinstance(failed, ValueError)
+    assert line_of(refused) == "process 0 failed: KeyError: a" and line_of(failed) == "process 1 failed: OSError: b"
+    assert line_of(processes.ProcessLost("gone")) == "gone"
+    # A lost process is no failure of the storage, which a run may survive.
+    assert not isinstance(processes.ProcessLost("gone"), OSError)

@@ -9,6 +9,7 @@ from tlx.cli.group import (
     cluster_options,
     config_argument,
     file_word,
+    in_all,
     jobs_option,
     join_processes,
     main,
@@ -85,7 +86,7 @@ def benefit(
     from tlx.analysis.benefit import benefit_study, measure, words
 
     join_processes(worker, coordinator, processes, process)
-    _, recipe = load_recipe(config, changes)
+    _, recipe = in_all(lambda: load_recipe(config, changes))
     out = out or f"runs/benefit-{Path(config).stem}"
     study = benefit_study(recipe, seeds=seeds, shots=shots, scratch=scratch)
     again = [file_word(config), *set_words(changes), *set_words(scratch, "--scratch")]

@@ -100,9 +100,18 @@ class Commands(click.Group):
             if os.environ.get("TLX_TRACEBACK"):
                 raise
             click.echo(f"tlx: {line_of(error)}", err=True)
+            code = 2 if isinstance(error, USER_ERRORS) else 1
             if getattr(error, "ends_program", False):
-                os._exit(1)
-            sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
+                os._exit(code)
+            part(code)
+            sys.exit(code)
+
+
+def part(code: int) -> None:
+    """End the program with a code where it is one of several processes and the others do not end too."""
+    # Without JAX there is one process; to import it here would take a second.
+    if (together := sys.modules.get("tlx.processes")) is not None:
+        together.end_together(code)
 
 
 def is_news(kind: type[Warning]) -> bool:
@@ -128,7 +137,7 @@ def line_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         reason = (error.strerror or type(error).__name__).lower()
         return f"{error.filename}: {reason}; expected a file or a folder that this user can use: check the path"
-    if isinstance(error, (*USER_ERRORS, *RUN_ERRORS)) and text:
+    if text and (isinstance(error, (*USER_ERRORS, *RUN_ERRORS)) or getattr(error, "is_plain", False)):
         return text
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return f"not enough memory{f' ({text})' if text else ''}: use smaller batches, or a smaller model"

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tlx.records.trackers import Tracker
     from tlx.sharding import Mesh
     from tlx.study import Study
+
+T = TypeVar("T")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -306,6 +308,13 @@ def join_processes(worker: object, coordinator: str | None, processes: int | Non
         from tlx.processes import join
 
         join(coordinator, processes, process)
+
+
+def in_all(work: Callable[[], T]) -> T:
+    """Return what `work` returns, once it has succeeded in all processes that train together."""
+    from tlx import processes
+
+    return processes.together(work)
 
 
 def leads() -> bool:

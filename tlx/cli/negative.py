@@ -8,6 +8,7 @@ from tlx.cli.group import (
     cluster_options,
     config_argument,
     file_word,
+    in_all,
     jobs_option,
     join_processes,
     main,
@@ -94,7 +95,8 @@ def negative_transfer(
     fields = [change.partition("=")[0].strip() for change in changes]
     # The new target may be the source of the config, so the two change together.
     source = (f"data.source={sources[0]}",) if sources and "data.target" in fields else ()
-    _, recipe = load_recipe(config, changes if "data.source" in fields else (*changes, *source))
+    changed = changes if "data.source" in fields else (*changes, *source)
+    _, recipe = in_all(lambda: load_recipe(config, changed))
     out = out or f"runs/negative-{Path(config).stem}"
     study = negative_study(
         recipe, sources=sources or (), labels=tuple(map(parse_labels, labels)), eps=eps, seeds=seeds, smallest=smallest

@@ -17,8 +17,10 @@ from tlx.cli.group import (
     config_argument,
     config_option,
     file_word,
+    in_all,
     layers_option,
     layers_words,
+    leads,
     main,
     mesh_of,
     mesh_option,
@@ -88,25 +90,27 @@ def run(
     --coordinator, --processes and --process do.
     """
     from tlx import config as records
-    from tlx.processes import join, leads
+    from tlx.processes import join
     from tlx.records.remote import is_url
     from tlx.training.loop import How
     from tlx.training.loop import run as train
 
     join(coordinator, processes, process)
-    base, recipe = load_recipe(config, changes)
-    if not quiet:
+    base, recipe = in_all(lambda: load_recipe(config, changes))
+    if leads() and not quiet:
         for path, before, after in records.diff(base, recipe):
             click.echo(f"{path}: {before} -> {after}", err=True)
     if out is None:
         name = Path(config).stem
         out = f"runs/{name}" if recipe == base else f"runs/{name}-{records.fingerprint(recipe)}"
     saving = saving_of(checkpoint_seconds, keep_last, keep_best)
-    try:
-        how = How(
+    how = in_all(
+        lambda: How(
             quiet=quiet, feature_cache=not recompute, mesh=mesh_of(mesh), layers=layers,
             trackers=trackers_named(trackers), profile=profile, **saving,
-        )  # fmt: skip
+        )
+    )  # fmt: skip
+    try:
         train(recipe, out, resume=resume, overwrite=overwrite, base=base, how=how, file=config)
         if is_url(out) and leads() and not quiet:
             click.echo(f"a copy is at {out}", err=True)
@@ -121,8 +125,14 @@ def run(
             "--resume",
         ]
         command = command_of("run", file_word(config), *set_words(changes), "--out", out, *ending)
-        click.echo(f"\nstopped; continue with: {command}", err=True)
+        if leads():
+            click.echo(f"\nstopped; continue {where(coordinator)}with: {command}", err=True)
         sys.exit(130)
+
+
+def where(coordinator: str | None) -> str:
+    """Return the words that say on which machines a command continues a run."""
+    return "" if coordinator is None else "on each machine, with --coordinator, --processes and --process as before, "
 
 
 @main.command(

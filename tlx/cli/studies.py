@@ -14,6 +14,7 @@ from tlx.cli.group import (
     cluster_options,
     command_of,
     file_word,
+    in_all,
     jobs_option,
     join_processes,
     leads,
@@ -99,7 +100,7 @@ def study(
         print_status(load_study(file, changes), out)
         return
     join_processes(worker, coordinator, processes, process)
-    plan = load_study(file, changes)
+    plan = in_all(lambda: load_study(file, changes))
     again = [file_word(file), *set_words(changes), "--out", out]
     again += ["--together", str(together)] if together != 64 else []
     saving = saving_of(checkpoint_seconds, keep_last, keep_best)

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tlx.cli.group import (
     command_of,
     config_argument,
     file_word,
+    in_all,
     jobs_option,
     join_processes,
     leads,
@@ -34,6 +36,11 @@ from tlx.cli.places import RunPlace, place_options
 from tlx.cli.user_files import function_of, load_recipe
 
 SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("none", "hyperband")
+
+
+def space_of(path: str) -> Any:
+    """Return the search space of a user's file."""
+    return function_of(path, "space", "space")()
 
 
 @main.command(
@@ -87,8 +94,8 @@ def tune(
     from tlx.tune import search
 
     join_processes(share, coordinator, processes, process)
-    _, recipe = load_recipe(config, changes)
-    ranges = function_of(space, "space", "space")()
+    _, recipe = in_all(lambda: load_recipe(config, changes))
+    ranges = in_all(partial(space_of, space))
     out = out or f"runs/tune-{Path(config).stem}"
     base = ["tlx", "run", file_word(config), *set_words(changes)]
     options: dict[str, Any] = {

@@ -202,7 +202,7 @@ class Checkpoints:
         partial = self.folder / f".{step}.partial"
         arrays = jax.tree.map(lambda leaf: leaf if sharding.is_elsewhere(leaf) else np.asarray(leaf), tree)
         processes.decided(lambda: self._begin(partial))
-        processes.together(lambda: check_disk(partial, arrays))
+        processes.decided(lambda: check_disk(partial, arrays))
         processes.together(lambda: store(partial / ARRAYS, arrays))
         processes.decided(lambda: self._finish(partial, step, notes, arrays))
 

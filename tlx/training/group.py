@@ -344,6 +344,11 @@ class RunGroup:
         with self.progress.doing("writing the results"):
             return [result(self, n, used) for n in range(len(self.runs))]
 
+    def agree_to_end(self) -> None:
+        """Let a signal to one process after its last step end all of them."""
+        if jax.process_count() > 1:
+            self.stop.requested = any(processes.gathered(self.stop.requested))
+
 
 @contextmanager
 def open_group(

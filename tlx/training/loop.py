@@ -29,7 +29,7 @@ from tlx.training.active_run import ActiveRun, Diverged, opened
 from tlx.training.group import open_group
 from tlx.training.layers import LAYERS
 from tlx.training.phases import PhaseSetup
-from tlx.training.profile import check_profile
+from tlx.training.profile import check_profile, check_remaining
 from tlx.training.results import PAGE, write_page
 from tlx.training.saving import check_best, check_saving
 from tlx.trees import Json
@@ -229,7 +229,7 @@ def run(
         how = replace(how, quiet=True)
     with ExitStack() as lock:
         with clock("setup"):
-            check_processes(recipe)
+            check_processes(recipe, how)
             processes.decided(lambda: hold(lock, path))
             if copy is not None:
                 processes.together(copy.download)
@@ -257,6 +257,8 @@ def finished(recipe: Recipe, path: Path, how: How, *, resume: bool, overwrite: b
     check_best(how.keep_best, recipe)
     if processes.decided(lambda: run_directory.finished(path, recipe, resume=resume, overwrite=overwrite)):
         return Run(path, recipe, processes.decided(lambda: run_directory.read(path)))
+    if recipe.train.steps is not None:
+        check_remaining(how.profile, recipe.train.steps)
     remember_compilations()
     return None
 
@@ -268,17 +270,24 @@ def copy_of(out: str | Path | None) -> RemoteRun | None:
     return RemoteRun(str(out), "run" if processes.leads() else f"process-{jax.process_index()}")
 
 
+# The options by which the processes of a run must act as one.
+AGREED = (
+    "mesh", "layers", "feature_cache", "checkpoint_seconds", "keep_last", "keep_best", "profile", "test", "leave",
+)  # fmt: skip
+
+
 def hold(lock: ExitStack, path: Path) -> None:
     """Hold the lock of a folder until `lock` is closed."""
     lock.enter_context(run_directory.writing(path))
 
 
-def check_processes(recipe: Recipe) -> None:
-    """Raise ValueError where the processes that train together have other recipes or versions."""
+def check_processes(recipe: Recipe, how: How) -> None:
+    """Raise ValueError where the processes that train together have other recipes, versions, devices or options."""
     if jax.process_count() > 1:
-        names = ("tlx", "jax", "jaxlib")
-        versions = {f"the version of {name}": version(name) for name in names}
-        processes.check_equal({"the recipe (by its fingerprint)": config.fingerprint(recipe), **versions})
+        values = {"the recipe (by its fingerprint)": config.fingerprint(recipe)}
+        values |= {f"the version of {name}": version(name) for name in ("tlx", "jax", "jaxlib")}
+        values |= {f"the option {name}": repr(getattr(how, name)) for name in AGREED}
+        processes.check_equal(values | {"the number of devices": str(jax.local_device_count())})
 
 
 def whole(run: Run, how: How) -> Run:
@@ -339,6 +348,7 @@ def train(runs: Sequence[ActiveRun], how: How, clock: Clock, setup: PhaseSetup |
         if how.test:
             group.evaluate_test()
         outcomes = group.write_results()
+        group.agree_to_end()
     return [
         outcome if isinstance(outcome, Exception) else Run(run.path, run.recipe, outcome)
         for run, outcome in zip(runs, outcomes, strict=True)

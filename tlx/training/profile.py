@@ -37,11 +37,7 @@ class StepTrace:
     def __init__(self, count: int | None, begin: int, steps: int, folder: Path, say: Callable[[str], None]):
         self.count, self.first, self.folder, self.say = count or 0, begin + WARM, folder / run_files.PROFILE, say
         self.waits, self.runs = count is not None, False
-        if self.count > (remaining := max(0, steps - self.first)):
-            advice = f"give {remaining} or fewer" if remaining else "leave it out, or train more steps"
-            raise ValueError(
-                f"profile is {count}, but {remaining} steps remain after the {WARM} steps of warm-up; {advice}"
-            )
+        check_remaining(self.count, steps - begin)
 
     def begin(self, step: int, end: int, settle: Callable[[], None]) -> int:
         """Start the trace where `step` is the first one that is traced.
@@ -102,3 +98,12 @@ def check_profile(count: int | None) -> None:
         raise TypeError(f"profile is {count!r}; expected a whole number of steps")
     if count < 1:
         raise ValueError(f"profile is {count}; expected 1 or more steps")
+
+
+def check_remaining(count: int | None, steps: int) -> None:
+    """Raise ValueError where `count` steps cannot be traced in the `steps` that a run still takes."""
+    if (count or 0) > (remaining := max(0, steps - WARM)):
+        advice = f"give {remaining} or fewer" if remaining else "leave it out, or train more steps"
+        raise ValueError(
+            f"profile is {count}, but {remaining} steps remain after the {WARM} steps of warm-up; {advice}"
+        )

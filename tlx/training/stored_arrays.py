@@ -22,7 +22,7 @@ class DamagedCheckpoint(ValueError):
 
 
 def check_disk(folder: Path, arrays: Any) -> None:
-    """Check that what this process writes of a tree of arrays fits on the disk of `folder`.
+    """Check that a tree of arrays, the parts on other processes included, fits on the disk of `folder`.
 
     Orbax stops half-way on a full disk, and leaves threads running and other processes waiting: better not to begin.
 
@@ -30,14 +30,7 @@ def check_disk(folder: Path, arrays: Any) -> None:
       OSError: the disk is full, or a limit is too low.
     """
     leaves = jax.tree.leaves(arrays)
-    check_room(folder, sum(map(_bytes_here, leaves)) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
-
-
-def _bytes_here(leaf: Any) -> int:
-    """Return the bytes of an array that this process writes."""
-    if not sharding.is_elsewhere(leaf):
-        return leaf.nbytes
-    return sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
+    check_room(folder, sum(leaf.nbytes for leaf in leaves) + PER_ARRAY * len(leaves) + PER_CHECKPOINT)
 
 
 def store(folder: Path, arrays: Any) -> None:

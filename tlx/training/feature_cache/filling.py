@@ -47,7 +47,7 @@ def fill(ready: Prepared, cut: Cut, name: str, whole: Examples, rows: np.ndarray
         processes.decided(lambda: hold(lock, table))
         table = table.opened_again()
         for view in range(table.views):
-            missing = table.missing(rows)
+            missing = np.asarray(processes.decided(partial(still_missing, table, rows)), np.int64)
             places = missing[missing % table.views == view] // table.views
             if len(places):
                 changed = view if augments(ready, name) else None
@@ -63,6 +63,11 @@ def hold(lock: ExitStack, table: Table) -> None:
     table.folder.mkdir(parents=True, exist_ok=True)
     lock.enter_context(locked(FileLock(table.folder / ".lock")))
     table.opened_again().remove_damaged()
+
+
+def still_missing(table: Table, rows: np.ndarray) -> list[int]:
+    """Return those of the rows that the table lacks."""
+    return list(table.missing(rows).tolist())
 
 
 def grow(ready: Prepared, cut: Cut, examples: Examples, table: Table, view: int | None) -> None:

@@ -15,6 +15,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from tlx.assets import cache_dir
 from tlx.data import Examples, Leaf, Sealed, Splits, Table
 from tlx.functional.selection import SOURCE, TARGET
 from tlx.training.feature_cache.cut import Cut
-from tlx.training.feature_cache.filling import SEEN, augments, fill
+from tlx.training.feature_cache.filling import SEEN, augments, complete, fill
 from tlx.training.prepare import Prepared
 from tlx.trees import flatten, subtree
 from tlx.types import Array
@@ -169,8 +170,11 @@ def sources(
     damaged = [reason for table in tables.values() for reason in table.damaged.values()]
     for reason in damaged:
         say(f"note: {reason}; it is not used, and its rows are computed again")
-    for folder, rows in missing.items():
+    for folder, rows in agreed(missing).items():
         if not len(rows):
+            if jax.process_count() > 1:
+                # Another run may have written them between the looks of two processes.
+                tables[folder] = processes.together(partial(complete, tables[folder], missing[folder]))
             continue
         ready, name, examples = requests[folder][0]
         try:
@@ -201,6 +205,14 @@ def apart(missing: Mapping[Path, np.ndarray]) -> str:
     if not any(sum(view.values()) for view in views) or seen_by_all():
         return ""
     return f"{room()} is not on a disk that all processes see; set TLX_CACHE to a folder that is"
+
+
+def agreed(missing: Mapping[Path, np.ndarray]) -> dict[Path, np.ndarray]:
+    """Return the rows that each folder lacks, as the first process sees them."""
+    if jax.process_count() == 1:
+        return dict(missing)
+    rows = processes.broadcast([rows.tolist() for rows in missing.values()])
+    return {folder: np.asarray(lacked, np.int64) for folder, lacked in zip(missing, rows, strict=True)}
 
 
 def seen_by_all() -> bool:
