@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,44 @@ def test_a_process_that_is_missing_is_one_line(process, words):
 def test_an_impossible_place_is_refused(place, message):
     with pytest.raises(ValueError, match=message):
         processes.join(*place)
+
+
+@pytest.mark.parametrize(
+    ("environment", "sign"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2"),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "TPU_WORKER_HOSTNAMES=a,b"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:5"},
+            "OMPI_COMM_WORLD_RANK' is not set; tlx joins a cluster because OMPI_COMM_WORLD_SIZE=2",
+        ),
+    ],
+)
+def test_an_incomplete_cluster_names_the_variable_that_says_so(environment, sign, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConnectionError) as error:
+        processes.join()
+    message = str(error.value)
+    assert sign in message and "give --coordinator, --processes and --process, or unset it" in message
+    assert "\n" not in message
+
+
+def test_a_pod_without_the_package_of_kubernetes_is_warned(monkeypatch, capsys):
+    if find_spec("kubernetes") is not None:
+        monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    processes.join()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    processes.join()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "pod 3" in line and "pip install kubernetes" in line and "--coordinator" in line
+    # A place that is given needs no package.
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        processes.join("nowhere", 2, 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_one_process_decides_alone():
