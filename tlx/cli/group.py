@@ -292,7 +292,12 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options by which a process joins others, where no cluster tells it its place."""
     for option in reversed(
         [
-            click.option("--coordinator", metavar="HOST:PORT", help="Address of the first of several processes."),
+            click.option(
+                "--coordinator",
+                metavar="HOST:PORT",
+                help="Address of the first of several processes, unless a cluster tells it; on Kubernetes this needs "
+                "pip install kubernetes.",
+            ),
             click.option("--processes", type=int, metavar="N", help="Number of processes that train together."),
             click.option("--process", type=int, metavar="I", help="Number of this process, from 0."),
         ]
