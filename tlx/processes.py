@@ -28,6 +28,8 @@ PARTING = 5
 # What tells a process of a cluster how many there are, and the lists of hosts of a slice of TPUs.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+# What Kubernetes tells each pod of a job.
+JOB = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
 # The devices of a virtual machine with TPUs.
 TPUS = ("/dev/accel0", "/dev/vfio/0")
 
@@ -64,6 +66,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             that says so.
     """
     check_place(coordinator, processes, process)
+    if coordinator is None:
+        warn_without_kubernetes(os.environ)
     if jax.distributed.is_initialized() or (coordinator is None and not in_cluster(os.environ)):
         return
     if coordinator is not None and process:
@@ -77,13 +81,32 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             coordinator, processes, process, initialization_timeout=2 * MEETING, heartbeat_timeout_seconds=LOST,
             shutdown_timeout_seconds=LOST,
         )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, ValueError, LookupError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(".")
+        reason += " is not set" if isinstance(error, KeyError) else ""
+        if coordinator is None and (sign := sign_of_cluster(os.environ)):
+            reason += (
+                f"; tlx joins a cluster because {sign}: give --coordinator, --processes and --process, or unset it"
+            )
         raise ConnectionError(f"the processes did not meet at {coordinator or 'their cluster'}: {reason}") from None
     finally:
         last.cancel()
     if jax.process_count() > 1 and os.name == "posix":
         end_with_line()
+
+
+def sign_of_cluster(environment: Mapping[str, str]) -> str:
+    """Return the environment variable that says that this is one of several processes; an empty text for none.
+
+    >>> sign_of_cluster({"SLURM_STEP_NUM_TASKS": "4"})
+    'SLURM_STEP_NUM_TASKS=4'
+    """
+    for name in (*COUNTS, *HOSTS, JOB[1]):
+        # Without what a virtual machine with TPUs asks its cloud.
+        alone = {key: environment[key] for key in (name, JOB[0]) if key in environment} | {"TPU_SKIP_MDS_QUERY": ""}
+        if in_cluster(alone):
+            return f"{name}={environment[name]}"
+    return ""
 
 
 def end_with_line() -> None:
@@ -164,10 +187,20 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
         return True
     if any("," in environment.get(name, "") for name in HOSTS):
         return True
-    in_job = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+    in_job = {*JOB} <= environment.keys()
     # A virtual machine with TPUs asks its cloud whether it is one of several.
     on_tpu = find_spec("libtpu") is not None and any(map(os.path.exists, TPUS))
     return (in_job and find_spec("kubernetes") is not None) or (on_tpu and "TPU_SKIP_MDS_QUERY" not in environment)
+
+
+def warn_without_kubernetes(environment: Mapping[str, str]) -> None:
+    """Print a warning where this is a pod of a job on Kubernetes, and the package that finds the others is missing."""
+    if {*JOB} <= environment.keys() and find_spec("kubernetes") is None and not in_cluster(environment):
+        print(
+            f"tlx: warning: this is pod {environment[JOB[1]]} of a Kubernetes job, and it trains alone; to train "
+            "together, pip install kubernetes, or give --coordinator, --processes and --process",
+            file=sys.stderr,
+        )  # fmt: skip
 
 
 def in_order(results: T) -> T:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -299,6 +300,53 @@ def test_a_mistyped_or_missing_scheme_is_one_line(url, words, tmp_path, monkeypa
         [message] = outcome.output.splitlines()
         assert all(word in message for word in words), message
     assert {path.name for path in tmp_path.iterdir()} <= {"config.py", "cache", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("place", "spelling"),
+    [
+        ("s3:/bucket/run", "s3://bucket/run"),
+        ("s3:bucket/run", "s3://bucket/run"),
+        ("gs:/bucket/run", "gs://bucket/run"),
+        ("gcs:/bucket/run", "gcs://bucket/run"),
+        ("http:/host/run", "http://host/run"),
+        ("https:/host/run", "https://host/run"),
+        ("file:/shared/run", "file:///shared/run"),
+        ("memory:/run", "memory://run"),
+    ],
+)
+def test_a_url_without_its_slashes_creates_no_folder(place, spelling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG)
+    outcome = CliRunner().invoke(main, ["run", "config.py", "--out", place])
+    assert outcome.exit_code == 2 and outcome.output.count("\n") == 1, outcome.output
+    assert place in outcome.output and outcome.output.endswith(f"{spelling}\n")
+    for wrong in (place, Path(place)):
+        with pytest.raises(ValueError, match=spelling):
+            tlx.run(RECIPE, wrong, how=HOW)
+    # Other commands write to no URL at all.
+    for command in (["lr-find", "config.py", "--out", place], ["lr-find", "config.py", "--out", spelling]):
+        outcome = CliRunner().invoke(main, command)
+        assert outcome.exit_code == 2 and "only tlx run writes to a URL" in outcome.output, outcome.output
+    assert {path.name for path in tmp_path.iterdir()} <= {"config.py", "cache", "__pycache__"}
+
+
+def test_a_folder_whose_name_begins_as_a_url_does_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s3:/run").mkdir(parents=True)
+    assert not is_url(Path("s3:/run")) and not is_url("./s3:/run") and not is_url(str(tmp_path / "s3:" / "run"))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "github"])
+def test_a_url_that_can_only_be_read_is_one_line(scheme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG)
+    url = f"{scheme}://host/run"
+    for line in (["run", "config.py", "--out", url], ["report", url]):
+        outcome = CliRunner().invoke(main, line)
+        assert outcome.exit_code == 2, outcome.output
+        [message] = outcome.output.splitlines()
+        assert url in message and "reading only" in message and "gs://bucket/run, s3://bucket/run" in message
 
 
 CONFIG = """

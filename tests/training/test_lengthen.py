@@ -5,11 +5,14 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
 from tlx import Data, Optim, Recipe, Train, config, models, run, tasks, tuning
+from tlx.cli import main
+from tlx.files.durable import write_digests
 from tlx.records import run_directory
 from tlx.records.log import read_metrics
-from tlx.training.checkpoint import Checkpoints
+from tlx.training.checkpoint import FORMAT, Checkpoints
 from tlx.training.lengthen import lengthen
 from tlx.training.loop import How
 from tlx.training.reopen import reopen
@@ -198,3 +201,16 @@ def test_a_run_of_another_length_names_the_command(finished):
     with pytest.raises(FileExistsError) as error:
         run(LONGER, finished.folder, resume=True, quiet=True)
     assert f"tlx lengthen {finished.folder} --steps 8" in str(error.value)
+
+
+def test_a_checkpoint_of_a_newer_version_advises_no_option_that_the_command_lacks(copy):
+    folder = copy / "checkpoints" / "4"
+    notes = json.loads((folder / "notes.json").read_text())
+    (folder / "notes.json").write_text(json.dumps(notes | {"format": FORMAT + 1, "tlx": "9.1.0"}))
+    (folder / "files.sha256").unlink()
+    write_digests(folder)
+    outcome = CliRunner().invoke(main, ["lengthen", str(copy), "--steps", "8"])
+    assert outcome.exit_code == 2 and outcome.output.count("\n") == 1, outcome.output
+    assert "continue with tlx 9.1.0 or newer" in outcome.output
+    # Of `tlx lengthen` itself it is no option.
+    assert "--overwrite" not in outcome.output.replace("tlx run CONFIG --overwrite", "")

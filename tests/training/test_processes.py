@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,51 @@ def test_a_process_that_is_missing_is_one_line(process, words):
 def test_an_impossible_place_is_refused(place, message):
     with pytest.raises(ValueError, match=message):
         processes.join(*place)
+
+
+INCOMPLETE = {
+    "SLURM_STEP_NUM_TASKS=2": {"SLURM_STEP_NUM_TASKS": "2"},
+    "OMPI_COMM_WORLD_SIZE=2": {"OMPI_COMM_WORLD_SIZE": "2"},
+    "TPU_WORKER_HOSTNAMES=a,b": {"TPU_WORKER_HOSTNAMES": "a,b"},
+    "'OMPI_COMM_WORLD_RANK' is not set; tlx joins a cluster because OMPI_COMM_WORLD_SIZE=3": {
+        "OMPI_COMM_WORLD_SIZE": "3", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:5",
+    },
+}  # fmt: skip
+JOIN = """
+import json, os, sys
+from tlx import processes
+for environment in json.loads(sys.argv[1]):
+    os.environ.update(environment)
+    try:
+        processes.join()
+    except ConnectionError as error:
+        print(error)
+    for name in environment:
+        del os.environ[name]
+"""
+
+
+def test_an_incomplete_cluster_names_the_variable_that_says_so():
+    words = [sys.executable, "-c", JOIN, json.dumps(list(INCOMPLETE.values()))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    for sign, line in zip(INCOMPLETE, done.stdout.splitlines(), strict=True):
+        assert sign in line and line.endswith("give --coordinator, --processes and --process, or unset it"), line
+
+
+def test_a_pod_without_the_package_of_kubernetes_is_warned(monkeypatch, capsys):
+    if find_spec("kubernetes") is not None:
+        monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    processes.join()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    processes.join()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "pod 3" in line and "pip install kubernetes" in line and "--coordinator" in line
+    # A place that is given needs no package.
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        processes.join("nowhere", 2, 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_one_process_decides_alone():

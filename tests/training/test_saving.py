@@ -140,7 +140,13 @@ def test_a_checkpoint_of_a_newer_version_is_an_error_and_not_skipped(tmp_path):
     with pytest.raises(NewerCheckpoint) as error:
         Checkpoints(tmp_path).latest()
     ours = tlx.training.checkpoint.version("tlx")
-    for words in (str(tmp_path / "2"), "tlx 9.1.0", f"this is tlx {ours}", "formats up to 1", "--overwrite"):
+    for words in (
+        str(tmp_path / "2"),
+        "tlx 9.1.0",
+        f"this is tlx {ours}",
+        "formats up to 1",
+        "tlx run CONFIG --overwrite",
+    ):
         assert words in str(error.value)
     # A damaged one is skipped, whatever it says of its version.
     (tmp_path / "2" / "notes.json").write_text("{")

@@ -163,7 +163,9 @@ def out_option(default: str, url: bool = False) -> Callable[[Any], Any]:
 
 def local_directory(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Return the output directory. Raise click.UsageError for a URL, which only `tlx run` can write to."""
-    if value is not None and "://" in value:
+    from tlx.records.remote import url_meant
+
+    if value is not None and ("://" in value or url_meant(value)):
         raise click.UsageError(f"--out is {value}; expected a directory: only tlx run writes to a URL", context)
     return value
 
@@ -199,14 +201,14 @@ def directory_of(context: click.Context, parameter: click.Parameter, value: str 
     """Return the directory of `--out`, or of the older argument.
 
     Raises:
-        click.UsageError: Neither or both are given.
+        click.UsageError: Neither or both are given, or it is a URL.
     """
     older = context.meta["tlx.cli.older"]
     if value is None and older is None:
         raise click.MissingParameter(ctx=context, param=parameter)
     if value is not None and older is not None:
         raise click.UsageError(f"the output directory is given twice, {value!r} and {older!r}; keep --out", context)
-    return str(older if value is None else value)
+    return str(local_directory(context, parameter, older if value is None else value))
 
 
 def together_option(default: int, *old: str) -> Callable[[Any], Any]:
@@ -292,7 +294,12 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options by which a process joins others, where no cluster tells it its place."""
     for option in reversed(
         [
-            click.option("--coordinator", metavar="HOST:PORT", help="Address of the first of several processes."),
+            click.option(
+                "--coordinator",
+                metavar="HOST:PORT",
+                help="Address of the first of several processes, unless a cluster tells it; on Kubernetes this needs "
+                "pip install kubernetes.",
+            ),
             click.option("--processes", type=int, metavar="N", help="Number of processes that train together."),
             click.option("--process", type=int, metavar="I", help="Number of this process, from 0."),
         ]

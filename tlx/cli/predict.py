@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tlx.cli.group import command_of, config_option, main, print_table
+from tlx.cli.group import command_of, config_option, local_directory, main, print_table
 from tlx.cli.user_files import optional_recipe
 from tlx.trees import finite
 
@@ -198,7 +198,12 @@ def write_file(
 @click.option(
     "--missing", type=click.Choice(["error", "drop"]), help="Treat rows without a label [default: as the run]."
 )
-@click.option("--out", type=click.Path(file_okay=False), help="Output directory [default: runs/eval- and both names].")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    callback=local_directory,
+    help="Output directory [default: runs/eval- and both names].",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an evaluation of other data in the directory.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--quiet", is_flag=True, help="Print the numbers and errors only.")

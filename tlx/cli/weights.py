@@ -2,7 +2,7 @@
 
 import click
 
-from tlx.cli.group import config_option, main, new_directory
+from tlx.cli.group import config_option, local_directory, main, new_directory
 from tlx.cli.user_files import optional_recipe
 from tlx.trees import Json
 
@@ -48,7 +48,9 @@ def rebuild(source: str, config: str | None) -> None:
 
 @main.command(section="Models", examples=("tlx soup runs/a runs/b runs/c --greedy --out runs/soup",))
 @click.argument("sources", metavar="RUN RUN...", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Output directory.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False), callback=local_directory, help="Output directory."
+)
 @click.option(
     "--greedy", is_flag=True, help="Keep a run only if the validation score of the first run's recipe does not fall."
 )
@@ -76,7 +78,9 @@ def soup(sources: tuple[str, ...], out: str, greedy: bool, config: str | None) -
     show_default=True,
     help="Interpolation weight: 0 = initial (pretrained) weights, 1 = fine-tuned weights.",
 )
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Output directory.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False), callback=local_directory, help="Output directory."
+)
 @config_option
 def wise(source: str, share: float, out: str, config: str | None) -> None:
     """Interpolate between initial and fine-tuned weights.

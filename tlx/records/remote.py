@@ -28,6 +28,9 @@ from tlx.files.run_files import CHECKPOINTS, METRICS, RESULT
 from tlx.trees import near_miss
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# A URL that lacks a slash or both, and the URLs that can only be read.
+MEANT = re.compile(r"(s3a?|gcs|gs|https?|file|memory):(?!//)(.*)", re.IGNORECASE | re.DOTALL)
+READ_ONLY = ("http", "https", "git", "github", "gist", "data", "tar", "libarchive", "reference")
 # The extra of tlx by the schemes that it adds, and the package of each.
 EXTRAS = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs"), "s3a": ("s3", "s3fs")}
 # The protocol of the local file system.
@@ -44,8 +47,36 @@ def is_url(place: object) -> bool:
 
     >>> is_url("gs://bucket/run"), is_url("runs/demo")
     (True, False)
+
+    Raises:
+        ValueError: It is the path `s3:/bucket/run`, which is also what `pathlib.Path` makes of a URL.
     """
+    if spelling := url_meant(place):
+        raise ValueError(f"{place} is neither a URL nor a directory; write the URL as the text {spelling}")
     return isinstance(place, str) and URL.match(place) is not None
+
+
+def url_meant(place: object) -> str:
+    """Return the URL that a place without its two slashes means; an empty text for any other place.
+
+    >>> url_meant("s3:/bucket/run"), url_meant("file:/shared/run"), url_meant("s3://bucket/run")
+    ('s3://bucket/run', 'file:///shared/run', '')
+    """
+    match = MEANT.fullmatch(str(place)) if isinstance(place, str | Path) else None
+    if match is None or (isinstance(place, Path) and place.exists()):
+        return ""
+    scheme, rest = match[1].lower(), match[2].strip("/")
+    return f"{scheme}://{'/' if scheme == 'file' else ''}{rest or 'bucket/run'}"
+
+
+def check_writable(url: str) -> None:
+    """Raise ValueError where the store of a URL cannot be written."""
+    scheme = url.partition(":")[0].lower()
+    if scheme in READ_ONLY:
+        raise ValueError(
+            f"{url} cannot be written, because {scheme}:// is for reading only; expected a directory, or a URL such as "
+            "gs://bucket/run, s3://bucket/run or file:///shared/run"
+        )
 
 
 class RemoteRun:
@@ -56,11 +87,13 @@ class RemoteRun:
         use: Says what the local folder is for: folders with different uses are different.
 
     Raises:
-        ValueError: The scheme of the URL is unknown.
+        ValueError: The scheme of the URL is unknown, or can only be read and `use` is not "read".
         ImportError: The package of the scheme is not installed.
     """
 
     def __init__(self, url: str, use: str = "run"):
+        if use != "read":
+            check_writable(url)
         self.store, root = opened_store(url)
         self.url = url.rstrip("/")
         self.root = str(root).rstrip("/")
@@ -298,6 +331,7 @@ def fetched(place: str | Path) -> Path:
 @contextmanager
 def edited(url: str) -> Iterator[Path]:
     """Download the records of a run at a URL, and copy the files that the block changes. Raises as `fetched`."""
+    check_writable(url)
     copy = RemoteRun(url, "read")
     copy.folder.mkdir(parents=True, exist_ok=True)
     with writing(copy.folder):

@@ -177,7 +177,7 @@ class ActiveRun:
             raise ValueError(
                 f"{self.path} was trained on the classes {format_names(classes)}, but the data now have the classes "
                 f"{format_names(names)}, so the head of its checkpoint would predict other classes. Restore the data "
-                "set, or pass --overwrite to start again"
+                "set, or start again with tlx run CONFIG --overwrite"
             )
         self.flops, self.ended = notes.get("flops"), notes.get("ended")
         self.patience = Patience(*notes.get("patience", ()))

@@ -160,8 +160,8 @@ class Checkpoints:
         if form > FORMAT:
             raise NewerCheckpoint(
                 f"{path} was written by tlx {writer} (checkpoint format {form}), but this is tlx {version('tlx')}, "
-                f"which reads formats up to {FORMAT}; continue with tlx {writer} or newer, or start again with "
-                "--overwrite"
+                f"which reads formats up to {FORMAT}; continue with tlx {writer} or newer, or start again from "
+                "step 0 with tlx run CONFIG --overwrite"
             )
         if stored_step != step:
             raise DamagedCheckpoint(f"{path} contains step {stored_step}, which is not the step in its name")
@@ -352,7 +352,8 @@ def _compare(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
     name = next(name for name in [*ours, *theirs] if theirs.get(name) != ours.get(name))
     raise ValueError(
         f"{path} does not fit this run: {name} is {_format_form(theirs.get(name))} in the checkpoint and "
-        f"{_format_form(ours.get(name))} in this run. The code may have changed since; pass --overwrite to start again"
+        f"{_format_form(ours.get(name))} in this run. The code may have changed since; start again with tlx run CONFIG "
+        "--overwrite"
     )
 
 

@@ -61,6 +61,22 @@ TUNE = ("tune", "small.py", "--space", "small.py", "--trials", "2")
         (["--on", "ray", "--resources", "partition=long"], ["partition=long", "'partition'", "memory"]),
         (["--on", "ray", "--resources", "time=5"], ["time=MINUTES", "--on slurm"]),
         (["--on", "slurm=local", "--resources", "tpu=4"], ["tpu=N", "--on ray"]),
+        (["--on", "slurm=local", "--resources", "gpu=0.5"], ["gpu=0.5", "whole number of at least 0"]),
+        (["--on", "slurm=local", "--resources", "gpu=1.9"], ["gpu=1.9", "whole number of at least 0"]),
+        (["--on", "slurm=local", "--resources", "time=0.5"], ["time=0.5", "whole number of at least 1"]),
+        (["--on", "slurm=local", "--resources", "cpu=0.9"], ["cpu=0.9", "whole number of at least 1"]),
+        (["--on", "slurm=local", "--resources", "memory=0.0001"], ["memory=0.0001", "less than 1 MB"]),
+        (["--on", "slurm=local", "--resources", "Memory=4"], ["Memory=4", "write memory=4"]),
+        (["--on", "ray", "--resources", "banana=-1"], ["banana=-1", "at least 0"]),
+        (["--on", "ray", "--resources", "banana=nan"], ["banana=nan", "at least 0"]),
+        (["--on", "ray", "--resources", "banana=inf"], ["banana=inf", "at least 0"]),
+        (["--on", "ray", "--resources", "banana=2.5"], ["banana=2.5", "a whole number above 1"]),
+        (["--on", "ray", "--resources", "gpu=1.5"], ["gpu=1.5", "a whole number above 1"]),
+        (["--on", "ray", "--resources", "cpu=0.00001"], ["cpu=1e-05", "at least 0.0001"]),
+        (["--on", "ray", "--resources", "memory=1e-12"], ["memory=1e-12", "1 byte"]),
+        (["--on", "ray", "--resources", "cpu=1,CPU=4"], ["CPU=4", "write cpu=4"]),
+        (["--on", "ray", "--resources", "Gpu=1"], ["Gpu=1", "write gpu=1"]),
+        (["--on", "ray", "--resources", "MEMORY=1"], ["MEMORY=1", "write memory=1"]),
         (["--on", "ray=nowhere"], ["ray=nowhere", "HOST:PORT"]),
         (["--on", "ray=ray://10.0.0.2:10001"], ["ray://10.0.0.2:10001", "HOST:PORT"]),
         (["--on", "slurm"], ["no sbatch", "slurm=local"]),
@@ -99,6 +115,8 @@ def test_a_cluster_whose_package_is_missing_names_its_extra():
 
 def test_this_machine_is_no_cluster_and_clusters_keep_their_limit():
     assert cluster_named("local") is None
+    half = cluster_named("ray", "cpu=0.5,gpu=0.25,memory=1.5,banana=0")
+    assert half.request == {"CPU": 0.5, "GPU": 0.25, "memory": 1.5e9, "banana": 0}
     ray = cluster_named("ray=10.0.0.2:6379", "cpu=2,tpu=4,memory=3,TPU-v5e-4-head=1", 7)
     assert isinstance(ray, Cluster) and ray.limit == 7 and ray.address == "10.0.0.2:6379"
     assert ray.request == {"CPU": 2, "GPU": 0, "memory": 3e9, "TPU": 4, "TPU-v5e-4-head": 1}

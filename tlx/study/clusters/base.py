@@ -61,6 +61,12 @@ class Cluster(ABC):
             )
         resources = dict(resources or {})
         self.sizes = {name: number_of(name, resources.pop(name)) for name in SIZES if name in resources}
+        for name, text in resources.items():
+            if name.lower() in SIZES:
+                raise ValueError(
+                    f"--resources {name}={text} is not written in small letters; write {name.lower()}={text}, and name "
+                    "it once"
+                )
         self.others, self.limit = resources, limit
 
     def __enter__(self) -> Self:

@@ -16,6 +16,8 @@ ANSWER, MEETING = 5.0, 20.0
 START = "start one with: ray start --head"
 # A gigabyte in bytes.
 GIGABYTE = 10**9
+# The smallest part of a resource that Ray counts.
+SMALLEST = 0.0001
 
 
 class RayCluster(Cluster):
@@ -32,6 +34,8 @@ class RayCluster(Cluster):
         if "time" in self.sizes:
             raise ValueError("--resources time=MINUTES is for --on slurm; a task of Ray has no time limit")
         others = {name: number(name, value) for name, value in self.others.items()}
+        for name, size in {**self.sizes, **others}.items():
+            check_size(name, size)
         accelerators = {"TPU": self.sizes["tpu"]} if "tpu" in self.sizes else {}
         # What Ray calls them.
         self.request = {
@@ -139,6 +143,21 @@ def number(name: str, text: str) -> float:
             f"--resources {name}={text} is not a number, and {name!r} is no resource that tlx knows; expected cpu, "
             "gpu, tpu, memory, or a resource of the Ray cluster with its size"
         ) from None
+
+
+def check_size(name: str, size: float) -> None:
+    """Raise ValueError where Ray has no such size of a resource; `memory` is in GB."""
+    expected = ""
+    if not 0 <= size < float("inf"):
+        expected = "a number of at least 0"
+    elif name == "memory":
+        expected = "" if size * GIGABYTE >= 1 else "at least 1 byte, in GB"
+    elif size > 1 and size != int(size):
+        expected = f"a whole number above 1, such as {int(size) + 1}, or a part of 1, such as 0.5"
+    elif 0 < size < SMALLEST:
+        expected = f"0, or at least {SMALLEST}"
+    if expected:
+        raise ValueError(f"--resources {name}={size:g} is no size of a resource of Ray; expected {expected}")
 
 
 def amount(name: str, size: float) -> str:

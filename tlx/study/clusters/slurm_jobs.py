@@ -28,6 +28,8 @@ class SlurmCluster(Cluster):
         self.kind = "local" if local else "slurm"
         if "tpu" in self.sizes:
             raise ValueError("--resources tpu=N is for --on ray; Slurm has no such resource")
+        for name, size in self.sizes.items():
+            check_size(name, size)
         if not local and shutil.which("sbatch") is None:
             raise FileNotFoundError(
                 "--on slurm: there is no sbatch on this machine; run the command where Slurm is installed, or use "
@@ -78,6 +80,24 @@ class SlurmCluster(Cluster):
             os.kill(int(task.job_id), signal.SIGTERM)
         else:
             task.cancel(check=False)
+
+
+def check_size(name: str, size: float) -> None:
+    """Raise ValueError where a size is none that Slurm has: it would round it down, and 0 is no limit.
+
+    Args:
+        name: `cpu`, `gpu`, `memory` or `time`.
+        size: The size of it, in GB for `memory`, and in minutes for `time`.
+    """
+    if name == "memory":
+        if size < 1 / 1024:
+            raise ValueError(f"--resources memory={size:g} is less than 1 MB; expected GB, for example memory=16")
+    elif size != int(size):
+        least = 0 if name == "gpu" else 1
+        raise ValueError(
+            f"--resources {name}={size:g} is not whole; expected a whole number of at least {least}"
+            f"{' (minutes)' if name == 'time' else ''}, such as {name}={int(size) + 1}"
+        )
 
 
 def ending_of(job: Any) -> Ending:
