@@ -12,7 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = (
     ("trees", "notebooks"),
     ("files",),
-    ("types", "assets", "config", "processes"),
+    ("types", "assets", "config", "place"),
+    ("processes",),
     ("functional",),
     ("layers", "partition", "sharding", "processors"),
     ("models", "optim", "data"),

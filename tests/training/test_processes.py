@@ -18,6 +18,7 @@ import pytest
 from tlx import processes
 from tlx.cli.commands import line_of
 from tlx.files.durable import DamagedWarning
+from tlx.place import in_cluster
 from tlx.training.checkpoint import Checkpoints
 
 CONFIG = """
@@ -254,8 +255,8 @@ def test_one_process_decides_alone():
         processes.together(lambda: {}["missing"])
     processes.check_equal({"the recipe": "a"})
     processes.join()
-    assert not processes.in_cluster({}) and processes.in_cluster({"OMPI_COMM_WORLD_SIZE": "2"})
-    assert not processes.in_cluster({"TPU_WORKER_HOSTNAMES": "localhost", "OMPI_COMM_WORLD_SIZE": ""})
+    assert not in_cluster({}) and in_cluster({"OMPI_COMM_WORLD_SIZE": "2"})
+    assert not in_cluster({"TPU_WORKER_HOSTNAMES": "localhost", "OMPI_COMM_WORLD_SIZE": ""})
 
 
 WIDE = "steps=6, batch=12, eval_every=3, eval_batch=20"
