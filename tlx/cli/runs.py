@@ -86,8 +86,8 @@ def run(
     """Train a recipe, evaluate it, and write the report.
 
     CONFIG is a Python file with a function recipe(). --out may be a URL, such as gs://bucket/run. On several machines
-    start the same command on each: a cluster (Slurm, Open MPI, Kubernetes, Cloud TPU) tells each process its place, or
-    --coordinator, --processes and --process do.
+    start the same command on each: a cluster (Slurm, Open MPI, Cloud TPU; Kubernetes, if the package kubernetes is
+    installed) tells each process its place, or --coordinator, --processes and --process do.
     """
     from tlx import config as records
     from tlx.processes import join
