@@ -16,9 +16,10 @@ from tlx import Data, Recipe, Train, config, models, sharding, tasks, terms, tun
 from tlx.cli import main
 from tlx.plan import parse_sweep, parse_target, read_chips
 from tlx.plan.chips import TABLE
-from tlx.plan.collectives import Collective, collective_bytes, collectives, sent_bytes
+from tlx.plan.collectives import Collective, collective_bytes, collectives, of_line, sent_bytes
 from tlx.plan.compiling import CompiledProgram
-from tlx.plan.estimate import UTILISATION, bound_of, run_estimate
+from tlx.plan.device_groups import groups_of
+from tlx.plan.estimate import UTILISATION, Bound, bound_of, run_estimate
 from tlx.plan.operations import OperationCounts, operations_of
 from tlx.plan.planning import best, memory_parts, notes_on, raised
 from tlx.plan.program_text import moved_bytes
@@ -202,23 +203,78 @@ def test_bytes_moved_by_a_program_worked_by_hand():
 
 
 def test_collectives_count_every_round_with_their_devices():
-    assert collectives(PROGRAM) == Counter({Collective("all-reduce", 2): 160})
+    assert collectives(PROGRAM) == Counter({Collective("all-reduce", ((0, 1), (2, 3))): 160})
     assert collective_bytes(PROGRAM) == {"all-reduce": 160}
+
+
+# Lines that the compilers of an H100 and of a TPU v5e wrote for a step with `fsdp`, without their ends.
+GATHER = (
+    "  %s = ((f32[512,1024]{1,0}, f32[98,4096]{1,0}), (f32[4096,1024]{1,0}, f32[784,4096]{1,0})) all-gather-start"
+    "(%param.8, %param.10), channel_id=1, replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, dimensions={0}"
+)
+SCATTER = (
+    "  %s = ((f32[784,4096]{1,0}, f32[4096,1024]{1,0}), (f32[98,4096]{1,0}, f32[512,1024]{1,0})) reduce-scatter-start"
+    "(%get-tuple-element.17.0, %get-tuple-element.14.0), channel_id=13, "
+    "replica_groups=mesh['axis_0'=8,'axis_1'=1,'axis_2'=2], device_ids=([2,8]T(1,0)) {'axis_0'}, dimensions={0}"
+)
+PERMUTE = (
+    "  %s = (f32[36,4096]{1,0:T(8,128)S(1)}, f32[36,4096]{1,0:T(8,128)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) "
+    "collective-permute-start(%slice.3), channel_id=1, source_target_pairs={{0,1},{1,2},{4,5}}, backend_config={}"
+)
+REDUCE = (
+    "  %s = (f32[8]{0}, f32[4]{0}) all-reduce-start(%a, %b), channel_id=3, "
+    "replica_groups=mesh['axis_0'=8,'axis_1'=1,'axis_2'=2], device_ids=([2,8]T(1,0)) {'axis_2'}"
+)
+ONE = "  %s = (f32[1024,1024]{1,0}, f32[128,1024]{1,0}) KIND-start(%a), channel_id=1, replica_groups=[2,8]<=[16]"
+
+
+@pytest.mark.parametrize(
+    ("line", "size", "groups"),
+    [
+        (GATHER, 4 * (4096 * 1024 + 784 * 4096), (tuple(range(8)),)),
+        (SCATTER, 4 * (98 * 4096 + 512 * 1024), (tuple(range(8)), tuple(range(8, 16)))),
+        (PERMUTE, 4 * 36 * 4096, ((0, 1), (1, 2), (4, 5))),
+        (REDUCE, 4 * 12, tuple((k, k + 8) for k in range(8))),
+        *[
+            (ONE.replace("KIND", kind), 4 * 128 * 1024, (tuple(range(8)), tuple(range(8, 16))))
+            for kind in ("reduce-scatter", "all-to-all", "ragged-all-to-all")
+        ],
+    ],
+)
+def test_a_collective_that_is_started_counts_its_outputs_and_no_operand(line, size, groups):
+    ((collective, counted),) = of_line(line).items()
+    assert counted == size
+    assert sorted(map(sorted, collective.groups)) == sorted(map(list, groups))
+
+
+def test_the_three_forms_of_groups_are_the_same_devices():
+    listed = groups_of("replica_groups={{0,2},{1,3},{4,6},{5,7}}")
+    assert groups_of("replica_groups=[4,2]<=[2,2,2]T(0,2,1)") == listed
+    assert groups_of("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b'}") == listed
+    # A part of an axis.
+    assert groups_of("replica_groups=mesh['a'=8] {'a':(2)2}") == listed
+    assert groups_of("replica_groups=mesh['a'=4,'b'=2] {'a','b'}") == (tuple(range(8)),)
 
 
 def test_the_compiled_step_sends_the_gradients(source):
     shapes = step_shapes(source, SMALL)
     mesh = sharding.make_mesh(jax.devices()[:4])
     text = compile_step(shapes.parts, mesh).train.lower(*shapes.placed(mesh)).compile().as_text()
-    groups = {collective.group for collective in collectives(text)}
-    assert groups == {4}
+    groups = {collective.groups for collective in collectives(text)}
+    assert groups == {((0, 1, 2, 3),)}
     assert sum(collective_bytes(text).values()) == pytest.approx(4 * shapes.trainable, rel=0.01)
 
 
-def test_a_ring_sends_each_half_of_an_all_reduce():
-    whole = sent_bytes(Collective("all-reduce", 8), 800, 8)
-    parts = sent_bytes(Collective("reduce-scatter", 8), 100, 8), sent_bytes(Collective("all-gather", 8), 800, 8)
-    assert whole == sum(parts)
+@pytest.mark.parametrize("nodes", [[8], [4, 4], [1, 1], [8, 4]])
+def test_an_all_reduce_sends_as_much_as_its_two_halves(nodes):
+    whole = sent_bytes("all-reduce", 2400, nodes)
+    n = sum(nodes)
+    parts = sent_bytes("reduce-scatter", 2400 // n, nodes), sent_bytes("all-gather", 2400, nodes)
+    assert whole.near == pytest.approx(sum(part.near for part in parts))
+    assert whole.far == pytest.approx(sum(part.far for part in parts))
+    # A ring over all devices has the same sum.
+    assert sum(whole) == pytest.approx(2 * (n - 1) / n * 2400)
+    assert sum(sent_bytes("all-to-all", 2400, nodes)) == pytest.approx((n - 1) / n * 2400)
 
 
 def program(**more):
@@ -235,7 +291,9 @@ def program(**more):
 def test_the_bound_is_the_largest_of_its_terms_worked_by_hand():
     target = parse_target("h100:8", CHIPS)
     many = program(
-        operations=OperationCounts(8 * 494e12, 0), moved=int(3.35e11), sent={Collective("all-reduce", 8): 45 * 10**9}
+        operations=OperationCounts(8 * 494e12, 0),
+        moved=int(3.35e11),
+        sent={Collective("all-reduce", (tuple(range(8)),)): 45 * 10**9},
     )
     bound = bound_of(many, target, "float32", 8)
     assert bound.compute == pytest.approx(1.0)
@@ -245,13 +303,36 @@ def test_the_bound_is_the_largest_of_its_terms_worked_by_hand():
     assert bound_of(many, target, "bfloat16", 8).compute == pytest.approx(494 / 989)
 
 
-def test_devices_of_other_machines_are_reached_by_the_network():
-    sent = {Collective("all-reduce", 0): 10**9}
-    near, far = (
-        bound_of(program(sent=sent), parse_target(name, CHIPS), "float32", count).interconnect
-        for name, count in (("h100:8", 8), ("h100:16", 16))
-    )
-    assert far / near == pytest.approx((15 / 16) / (7 / 8) * 450e9 / 50e9)
+EIGHTS = (tuple(range(8)), tuple(range(8, 16)))
+ACROSS = tuple((k, k + 8) for k in range(8))
+
+
+@pytest.mark.parametrize(
+    ("collective", "seconds"),
+    [
+        # Each of 8 ports carries an eighth of the array, and the interconnect 7/8 of it twice, which takes longer.
+        (Collective("all-reduce"), 2 * 7 / 8 / 450e9),
+        (Collective("all-reduce", EIGHTS), 2 * 7 / 8 / 450e9),
+        (Collective("all-reduce", ACROSS), 2 * 1 / 2 / 50e9),
+        (Collective("all-gather", ACROSS), 1 / 2 / 50e9),
+        (Collective("reduce-scatter", ACROSS), 1 / 50e9),
+        (Collective("all-reduce", ((0, 1, 8, 9),)), 2 * 1 / 2 / 2 / 50e9),
+        (Collective("all-to-all"), 1 / 2 / 50e9),
+        (Collective("collective-permute", ((0, 1), (1, 0))), 1 / 450e9),
+        (Collective("collective-permute", ((0, 1), (7, 8))), 1 / 50e9),
+        (Collective("collective-permute", ((0, 0),)), 0.0),
+    ],
+)
+def test_the_network_carries_what_nodes_send_each_other_worked_by_hand(collective, seconds):
+    size = 8 * 10**7
+    bound = bound_of(program(sent={collective: size}), parse_target("h100:16", CHIPS), "float32", 16)
+    assert bound.interconnect == pytest.approx(size * seconds)
+
+
+def test_a_slice_of_tpus_has_no_network():
+    sent = {Collective("all-reduce", ACROSS): 10**9}
+    bound = bound_of(program(sent=sent), parse_target("v5e:4x4", CHIPS), "float32", 16)
+    assert bound.interconnect == pytest.approx(10**9 / 200e9)
 
 
 def test_a_run_costs_its_chips_times_its_hours(source):
@@ -265,6 +346,16 @@ def test_a_run_costs_its_chips_times_its_hours(source):
     assert estimate.dollars.low == pytest.approx(estimate.hours.low * 8 * target.chip.dollars_per_hour)
     assert estimate.kilowatt_hours.low == pytest.approx(estimate.hours.low * 8 * 0.7)
     assert run_estimate(bound, shapes, parse_target("v5e:2x4", CHIPS)).kilowatt_hours is None
+
+
+def test_shorter_texts_send_as_many_gradients(source):
+    target = parse_target("h100:8", CHIPS)
+    shapes = step_shapes(source, SMALL)._replace(share=0.25)
+    hours = [
+        run_estimate(bound, shapes, target).hours.low * UTILISATION[1] * 3600 / shapes.steps
+        for bound in (Bound(4.0, 1.0, 2.0), Bound(1.0, 8.0, 1.0), Bound(1.0, 1.0, 3.0))
+    ]
+    assert hours == pytest.approx([2.0, 2.0, 3.0])
 
 
 def test_the_parts_of_the_memory_sum_to_what_the_program_needs():

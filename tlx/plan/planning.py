@@ -196,7 +196,7 @@ def notes_on(shapes: StepShapes) -> list[str]:
     if shapes.share < 1:
         notes.append(
             f"the step has the longest texts; a batch has {shapes.share:.0%} of their numbers on average, and the time "
-            "of the run counts that share"
+            "of the run counts that share of its operations and memory, and its collectives in full"
         )
     if shapes.phases > 1:
         notes.append(
