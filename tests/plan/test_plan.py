@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from tlx import Data, Recipe, Train, config, models, sharding, tasks, terms, tuning
 from tlx.cli import main
-from tlx.plan import parse_sweep, parse_target, read_chips
+from tlx.cli.plan import best_lines
+from tlx.plan import Planner, parse_sweep, parse_target, plan_sweep, read_chips
 from tlx.plan.chips import TABLE
 from tlx.plan.collectives import Collective, collective_bytes, collectives, of_line, sent_bytes
 from tlx.plan.compiling import CompiledProgram
@@ -112,6 +113,12 @@ def test_an_unknown_topology_names_the_nearest(text, parts):
     with pytest.raises(ValueError) as error:
         parse_target(text, CHIPS)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_an_unknown_chip_lists_the_chips_once():
+    with pytest.raises(ValueError) as error:
+        parse_target("TPU", CHIPS)
+    assert all(str(error.value).count(key) == 1 for key in CHIPS), error.value
 
 
 def test_a_target_knows_its_chips():
@@ -430,6 +437,11 @@ def test_a_batch_is_raised_to_the_next_that_the_devices_share():
         ("train.bach=1", ["bach", "batch"]),
         ("1,2", ["1,2", "train.batch="]),
         ("train.batch=", ["train.batch="]),
+        ("mesh=data=4,data=x", ["mesh=data=x", "'x'"]),
+        ("mesh=data=4,pipeline=2", ["pipeline"]),
+        ("mesh=pipeline=2", ["pipeline", "fsdp"]),
+        ("mesh=data=0", ["mesh=data=0", "1 or more"]),
+        ("mesh=data=2:data=4", ["data", "twice"]),
     ],
 )
 def test_a_wrong_sweep_is_rejected(text, parts):
@@ -444,6 +456,39 @@ def test_a_mesh_of_a_sweep_joins_its_axes_by_colons():
         mesh_of("fdsp=4")
     with pytest.raises(ValueError, match="four"):
         mesh_of("data=four")
+
+
+@pytest.mark.parametrize(
+    ("texts", "parts"),
+    [
+        (["train.remat=none,dogs"], ["train.remat", "dogs", "dots"]),
+        (["train.batch=256,abc", "train.remat=none,dots"], ["train.batch=abc", "expected int"]),
+        (["train.batch=32,0"], ["train.batch=0", "positive"]),
+        (["optim.lr=1e-3,fast,mesh=data=-1,data=1"], ["optim.lr=fast"]),
+    ],
+)
+def test_a_wrong_value_of_a_sweep_is_rejected_before_a_plan_is_made(texts, parts):
+    said = []
+    with pytest.raises(ValueError) as error:
+        plan_sweep(Planner(said.append), SMALL, [parse_target("v5e:2x2", CHIPS)], parse_sweep(texts, SMALL))
+    assert all(part in str(error.value) for part in parts), error.value
+    assert not said and "\n" not in str(error.value)
+
+
+def test_a_sweep_keeps_the_combinations_that_do_not_fit_together():
+    """32 is the only batch that 4 pieces share; the sweep reaches the compiler, which is not installed here."""
+    settings = parse_sweep(["train.batch=31,32,train.accumulate=1,4"], SMALL)
+    with pytest.raises(ImportError, match="plan-tpu"):
+        plan_sweep(Planner(), SMALL, [parse_target("v5e:2x2", CHIPS)], settings)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "part"), [("train.batch=31,33,mesh=data=2", "31"), ("mesh=data=3", "3"), ("mesh=data=8", "4 devices")]
+)
+def test_a_sweep_without_a_possible_combination_is_an_error(sweep, part):
+    with pytest.raises(ValueError) as error:
+        plan_sweep(Planner(), SMALL, [parse_target("v5e:2x2", CHIPS)], parse_sweep([sweep], SMALL))
+    assert part in str(error.value) and "\n" not in str(error.value)
 
 
 def planned(target="v5e:4x4", fits=True, examples=32, hours=(1.0, 2.0), **more):
@@ -467,9 +512,27 @@ def test_the_best_of_a_sweep_fits():
         planned("h100:8", fits=False),
     ]
     assert best(plans) == [
-        {"target": "v5e:4x4", "largest": 1, "fastest": 1},
-        {"target": "h100:8", "largest": None, "fastest": None},
+        {"target": "v5e:4x4", "largest": 1, "fastest_per_example": 1},
+        {"target": "h100:8", "largest": None, "fastest_per_example": None},
     ]
+
+
+def test_a_smaller_batch_is_not_faster_because_it_trains_with_fewer_examples():
+    """All runs have 10 steps; the one with batch 64 needs less time per example and more in all."""
+    plans = [planned(examples=32, hours=(1.0, 2.0)), planned(examples=64, hours=(1.5, 3.0), settings={"a": "64"})]
+    plans += [planned(examples=128, hours=(3.5, 7.0), settings={"a": "128"})]
+    (row,) = best(plans)
+    assert (row["largest"], row["fastest_per_example"]) == (2, 1)
+    document = {"name": "small", "utilisation": [0.2, 0.7], "plans": plans, "best": [row]}
+    assert "the bound per example is lowest with a=64" in plan_page.draw(document)
+    (line,) = best_lines(document)
+    assert "the bound per example is lowest with a=64" in line
+
+
+def test_a_page_of_errors_alone_has_their_reasons():
+    plans = [{"target": "v5e:4x4", "settings": {"train.batch": "7"}, "error": "7 cannot be shared"}]
+    drawn = plan_page.draw({"name": "small", "utilisation": [0.2, 0.7], "plans": plans, "best": best(plans)})
+    assert "7 cannot be shared" in drawn and 'id="step"' not in drawn
 
 
 def test_the_page_shows_every_plan_its_bytes_and_its_reason():

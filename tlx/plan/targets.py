@@ -37,7 +37,7 @@ def parse_target(text: str, chips: Mapping[str, Chip]) -> Target:
     """
     key, sign, form = (part.strip() for part in text.partition(":"))
     if key not in chips:
-        raise ValueError(f"target {text!r}: there is no chip {key!r}{near_miss(key, chips)}; the chips are: "
+        raise ValueError(f"target {text!r}: there is no chip {key!r}{near_miss(key, chips, listed=True)}; the chips are: "
                          f"{', '.join(chips)}")  # fmt: skip
     chip = chips[key]
     if chip.compiler == "cuda":
