@@ -18,7 +18,7 @@ from tlx.cli.plan import best_lines
 from tlx.plan import Planner, parse_sweep, parse_target, plan_sweep, read_chips
 from tlx.plan.chips import TABLE
 from tlx.plan.collectives import Collective, collective_bytes, collectives, of_line, sent_bytes
-from tlx.plan.compiling import CompiledProgram
+from tlx.plan.compiling import CompiledProgram, refused
 from tlx.plan.device_groups import groups_of
 from tlx.plan.estimate import UTILISATION, Bound, bound_of, run_estimate
 from tlx.plan.operations import OperationCounts, operations_of
@@ -26,6 +26,7 @@ from tlx.plan.planning import best, memory_parts, notes_on, raised
 from tlx.plan.program_text import moved_bytes
 from tlx.plan.shapes import opened, step_shapes
 from tlx.plan.sweep import mesh_of
+from tlx.plan.targets import target_config
 from tlx.report import page
 from tlx.report import plan as plan_page
 from tlx.training.flops import make_state, shapes_of
@@ -33,6 +34,7 @@ from tlx.training.prepare import open_data, prepare, training_batches
 from tlx.training.step import compile_step
 
 CHIPS = read_chips()
+GPU = dict(CHIPS["h100"].target)
 SMALL = Recipe(
     data=Data(target="digits"),
     task=tasks.Classification(classes=10),
@@ -65,6 +67,11 @@ def test_every_chip_of_the_table_has_a_source_in_a_comment():
         ("v5e", {"memory": -1}, ["'v5e'", "memory", "-1"]),
         ("v5e", {"memory": "16 GB"}, ["memory", "16 GB", "number"]),
         ("v5e", {"group": 1.5}, ["group", "1.5", "whole number"]),
+        ("v5e", {"name": 5}, ["name", "5", "text"]),
+        ("v5e", {"memory": 16e9}, ["memory", "whole number"]),
+        ("h100", {"target": GPU | {"cores": 132.5}}, ["target.cores", "132.5", "whole number"]),
+        ("h100", {"target": GPU | {"cache": "50 MB"}}, ["target.cache", "50 MB", "whole number"]),
+        ("h100", {"target": GPU | {"units_per_core": True}}, ["target.units_per_core", "True", "whole number"]),
         ("v5e", {"wats": 100}, ["'wats'", "'watts'"]),
         ("v5e", {"compiler": "tpus"}, ["'tpus'", "'tpu'", "'cuda'"]),
         ("v5e", {"topologies": ["4x"]}, ["topologies", "4x"]),
@@ -123,6 +130,18 @@ def test_an_unknown_chip_lists_the_chips_once():
 
 def test_a_target_knows_its_chips():
     assert [parse_target(text, CHIPS).chips for text in ("v5e:16x16", "v5p:2x2x4", "h100:8", "h100")] == [256, 16, 8, 1]
+
+
+def test_a_row_that_the_compiler_refuses_is_one_line():
+    target = parse_target("v5e:2x2", CHIPS)
+    error = refused(target, jax.errors.JaxRuntimeError("INVALID_ARGUMENT: Topology layout\n  is not divisible."))
+    assert "target v5e:2x2: the compiler refuses the chip's row: INVALID_ARGUMENT: Topology layout is not" in str(error)
+    assert "\n" not in str(error) and str(TABLE) in str(error)
+
+
+def test_the_name_of_a_gpu_may_have_quotes():
+    named = target_config(replace(CHIPS["h100"], name='an "H100"'))
+    assert 'device_description_str: "an \\"H100\\""' in named
 
 
 def test_a_missing_compiler_names_its_extra():
@@ -464,6 +483,7 @@ def test_a_mesh_of_a_sweep_joins_its_axes_by_colons():
         (["train.remat=none,dogs"], ["train.remat", "dogs", "dots"]),
         (["train.batch=256,abc", "train.remat=none,dots"], ["train.batch=abc", "expected int"]),
         (["train.batch=32,0"], ["train.batch=0", "positive"]),
+        (["data.target=digits,digitz"], ["data.target=digitz", "'digits'"]),
         (["optim.lr=1e-3,fast,mesh=data=-1,data=1"], ["optim.lr=fast"]),
     ],
 )

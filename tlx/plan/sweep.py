@@ -101,7 +101,7 @@ def plan_sweep(
         ordered[BATCH] = sorted(ordered.pop(BATCH), key=lambda value: (len(value), value))
     combinations = [dict(zip(ordered, values, strict=True)) for values in itertools.product(*ordered.values())]
     meshes = {text: mesh_of(text) for text in ordered.get(MESH, ())}
-    recipes = [changed(recipe, combination) for combination in combinations]
+    recipes = [changed(planner, recipe, combination) for combination in combinations]
     check_values(ordered, combinations, recipes)
     plans: list[Json] = []
     for target in targets:
@@ -121,13 +121,17 @@ def plan_sweep(
     return plans
 
 
-def changed(recipe: Recipe, combination: Mapping[str, str]) -> Recipe | Exception:
-    """Return the recipe with the settings of a combination, or the error that they raise."""
+def changed(planner: Planner, recipe: Recipe, combination: Mapping[str, str]) -> Recipe | Exception:
+    """Return the recipe with the settings of a combination, or the error that they raise when it is opened."""
     changes = {name: value for name, value in combination.items() if name != MESH}
+    if not changes:
+        return recipe
     try:
-        return config.override_all(recipe, changes, classes(recipe)) if changes else recipe
-    except (ValueError, TypeError) as error:
+        other = config.override_all(recipe, changes, classes(recipe))
+        planner.opened_for(other)
+    except (ValueError, TypeError, FileNotFoundError) as error:
         return error
+    return other
 
 
 def check_values(
