@@ -15,17 +15,15 @@ from click.testing import CliRunner
 from tlx import Data, Recipe, Train, config, models, sharding, tasks, terms, tuning
 from tlx.cli import main
 from tlx.cli.plan import best_lines
-from tlx.plan import Planner, parse_sweep, parse_target, plan_sweep, read_chips
+from tlx.plan import parse_target, read_chips
 from tlx.plan.chips import TABLE
-from tlx.plan.collectives import Collective, collective_bytes, collectives, of_line, sent_bytes
+from tlx.plan.collectives import Collective, collective_bytes, collectives
 from tlx.plan.compiling import CompiledProgram, refused
-from tlx.plan.device_groups import groups_of
 from tlx.plan.estimate import UTILISATION, Bound, bound_of, run_estimate
 from tlx.plan.operations import OperationCounts, operations_of
 from tlx.plan.planning import best, memory_parts, notes_on, raised
 from tlx.plan.program_text import moved_bytes
 from tlx.plan.shapes import opened, step_shapes
-from tlx.plan.sweep import mesh_of
 from tlx.plan.targets import target_config
 from tlx.report import page
 from tlx.report import plan as plan_page
@@ -233,55 +231,6 @@ def test_collectives_count_every_round_with_their_devices():
     assert collective_bytes(PROGRAM) == {"all-reduce": 160}
 
 
-# Lines that the compilers of an H100 and of a TPU v5e wrote for a step with `fsdp`, without their ends.
-GATHER = (
-    "  %s = ((f32[512,1024]{1,0}, f32[98,4096]{1,0}), (f32[4096,1024]{1,0}, f32[784,4096]{1,0})) all-gather-start"
-    "(%param.8, %param.10), channel_id=1, replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, dimensions={0}"
-)
-SCATTER = (
-    "  %s = ((f32[784,4096]{1,0}, f32[4096,1024]{1,0}), (f32[98,4096]{1,0}, f32[512,1024]{1,0})) reduce-scatter-start"
-    "(%get-tuple-element.17.0, %get-tuple-element.14.0), channel_id=13, "
-    "replica_groups=mesh['axis_0'=8,'axis_1'=1,'axis_2'=2], device_ids=([2,8]T(1,0)) {'axis_0'}, dimensions={0}"
-)
-PERMUTE = (
-    "  %s = (f32[36,4096]{1,0:T(8,128)S(1)}, f32[36,4096]{1,0:T(8,128)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) "
-    "collective-permute-start(%slice.3), channel_id=1, source_target_pairs={{0,1},{1,2},{4,5}}, backend_config={}"
-)
-REDUCE = (
-    "  %s = (f32[8]{0}, f32[4]{0}) all-reduce-start(%a, %b), channel_id=3, "
-    "replica_groups=mesh['axis_0'=8,'axis_1'=1,'axis_2'=2], device_ids=([2,8]T(1,0)) {'axis_2'}"
-)
-ONE = "  %s = (f32[1024,1024]{1,0}, f32[128,1024]{1,0}) KIND-start(%a), channel_id=1, replica_groups=[2,8]<=[16]"
-
-
-@pytest.mark.parametrize(
-    ("line", "size", "groups"),
-    [
-        (GATHER, 4 * (4096 * 1024 + 784 * 4096), (tuple(range(8)),)),
-        (SCATTER, 4 * (98 * 4096 + 512 * 1024), (tuple(range(8)), tuple(range(8, 16)))),
-        (PERMUTE, 4 * 36 * 4096, ((0, 1), (1, 2), (4, 5))),
-        (REDUCE, 4 * 12, tuple((k, k + 8) for k in range(8))),
-        *[
-            (ONE.replace("KIND", kind), 4 * 128 * 1024, (tuple(range(8)), tuple(range(8, 16))))
-            for kind in ("reduce-scatter", "all-to-all", "ragged-all-to-all")
-        ],
-    ],
-)
-def test_a_collective_that_is_started_counts_its_outputs_and_no_operand(line, size, groups):
-    ((collective, counted),) = of_line(line).items()
-    assert counted == size
-    assert sorted(map(sorted, collective.groups)) == sorted(map(list, groups))
-
-
-def test_the_three_forms_of_groups_are_the_same_devices():
-    listed = groups_of("replica_groups={{0,2},{1,3},{4,6},{5,7}}")
-    assert groups_of("replica_groups=[4,2]<=[2,2,2]T(0,2,1)") == listed
-    assert groups_of("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b'}") == listed
-    # A part of an axis.
-    assert groups_of("replica_groups=mesh['a'=8] {'a':(2)2}") == listed
-    assert groups_of("replica_groups=mesh['a'=4,'b'=2] {'a','b'}") == (tuple(range(8)),)
-
-
 def test_the_compiled_step_sends_the_gradients(source):
     shapes = step_shapes(source, SMALL)
     mesh = sharding.make_mesh(jax.devices()[:4])
@@ -289,18 +238,6 @@ def test_the_compiled_step_sends_the_gradients(source):
     groups = {collective.groups for collective in collectives(text)}
     assert groups == {((0, 1, 2, 3),)}
     assert sum(collective_bytes(text).values()) == pytest.approx(4 * shapes.trainable, rel=0.01)
-
-
-@pytest.mark.parametrize("nodes", [[8], [4, 4], [1, 1], [8, 4]])
-def test_an_all_reduce_sends_as_much_as_its_two_halves(nodes):
-    whole = sent_bytes("all-reduce", 2400, nodes)
-    n = sum(nodes)
-    parts = sent_bytes("reduce-scatter", 2400 // n, nodes), sent_bytes("all-gather", 2400, nodes)
-    assert whole.near == pytest.approx(sum(part.near for part in parts))
-    assert whole.far == pytest.approx(sum(part.far for part in parts))
-    # A ring over all devices has the same sum.
-    assert sum(whole) == pytest.approx(2 * (n - 1) / n * 2400)
-    assert sum(sent_bytes("all-to-all", 2400, nodes)) == pytest.approx((n - 1) / n * 2400)
 
 
 def program(**more):
@@ -448,67 +385,6 @@ def test_a_batch_is_raised_to_the_next_that_the_devices_share():
     assert raised(recipe, sizes).train.batch == 48
     assert raised(recipe, sizes, training=False).train.batch == 32
     assert raised(SMALL, {"data": 8, "fsdp": 2, "tensor": 1}) == SMALL
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("train.bach=1", ["bach", "batch"]),
-        ("1,2", ["1,2", "train.batch="]),
-        ("train.batch=", ["train.batch="]),
-        ("mesh=data=4,data=x", ["mesh=data=x", "'x'"]),
-        ("mesh=data=4,pipeline=2", ["pipeline"]),
-        ("mesh=pipeline=2", ["pipeline", "fsdp"]),
-        ("mesh=data=0", ["mesh=data=0", "1 or more"]),
-        ("mesh=data=2:data=4", ["data", "twice"]),
-    ],
-)
-def test_a_wrong_sweep_is_rejected(text, parts):
-    with pytest.raises(ValueError) as error:
-        parse_sweep([text], SMALL)
-    assert all(part in str(error.value) for part in parts), error.value
-
-
-def test_a_mesh_of_a_sweep_joins_its_axes_by_colons():
-    assert mesh_of("data=-1:fsdp=4") == sharding.Mesh(fsdp=4)
-    with pytest.raises(ValueError, match=r"fdsp.*fsdp"):
-        mesh_of("fdsp=4")
-    with pytest.raises(ValueError, match="four"):
-        mesh_of("data=four")
-
-
-@pytest.mark.parametrize(
-    ("texts", "parts"),
-    [
-        (["train.remat=none,dogs"], ["train.remat", "dogs", "dots"]),
-        (["train.batch=256,abc", "train.remat=none,dots"], ["train.batch=abc", "expected int"]),
-        (["train.batch=32,0"], ["train.batch=0", "positive"]),
-        (["data.target=digits,digitz"], ["data.target=digitz", "'digits'"]),
-        (["optim.lr=1e-3,fast,mesh=data=-1,data=1"], ["optim.lr=fast"]),
-    ],
-)
-def test_a_wrong_value_of_a_sweep_is_rejected_before_a_plan_is_made(texts, parts):
-    said = []
-    with pytest.raises(ValueError) as error:
-        plan_sweep(Planner(said.append), SMALL, [parse_target("v5e:2x2", CHIPS)], parse_sweep(texts, SMALL))
-    assert all(part in str(error.value) for part in parts), error.value
-    assert not said and "\n" not in str(error.value)
-
-
-def test_a_sweep_keeps_the_combinations_that_do_not_fit_together():
-    """32 is the only batch that 4 pieces share; the sweep reaches the compiler, which is not installed here."""
-    settings = parse_sweep(["train.batch=31,32,train.accumulate=1,4"], SMALL)
-    with pytest.raises(ImportError, match="plan-tpu"):
-        plan_sweep(Planner(), SMALL, [parse_target("v5e:2x2", CHIPS)], settings)
-
-
-@pytest.mark.parametrize(
-    ("sweep", "part"), [("train.batch=31,33,mesh=data=2", "31"), ("mesh=data=3", "3"), ("mesh=data=8", "4 devices")]
-)
-def test_a_sweep_without_a_possible_combination_is_an_error(sweep, part):
-    with pytest.raises(ValueError) as error:
-        plan_sweep(Planner(), SMALL, [parse_target("v5e:2x2", CHIPS)], parse_sweep([sweep], SMALL))
-    assert part in str(error.value) and "\n" not in str(error.value)
 
 
 def planned(target="v5e:4x4", fits=True, examples=32, hours=(1.0, 2.0), **more):
