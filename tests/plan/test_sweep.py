@@ -47,6 +47,7 @@ def test_a_mesh_of_a_sweep_joins_its_axes_by_colons():
     [
         (["train.remat=none,dogs"], ["train.remat", "dogs", "dots"]),
         (["train.batch=256,abc", "train.remat=none,dots"], ["train.batch=abc", "expected int"]),
+        (["mesh=data=-1,data=1", "train.batch=abc"], ["--sweep train.batch=abc: "]),
         (["train.batch=32,0"], ["train.batch=0", "positive"]),
         (["data.target=digits,digitz"], ["data.target=digitz", "'digits'"]),
         (["optim.lr=1e-3,fast,mesh=data=-1,data=1"], ["optim.lr=fast"]),

@@ -140,13 +140,14 @@ def check_values(
     recipes: Sequence[Recipe | Exception],
 ) -> None:
     """Raise ValueError for a value that is wrong in every combination, with the reason of the first."""
+    pairs = list(zip(combinations, recipes, strict=True))
     for name, values in settings.items():
         for value in values:
-            results = [
-                result for combination, result in zip(combinations, recipes, strict=True) if combination[name] == value
-            ]
-            if all(isinstance(result, Exception) for result in results):
-                raise ValueError(f"--sweep {name}={value}: {results[0]}")
+            results = [(combination, result) for combination, result in pairs if combination[name] == value]
+            if all(isinstance(result, Exception) for _, result in results):
+                combination, reason = results[0]
+                words = " ".join(f"{key}={text}" for key, text in combination.items() if key != MESH)
+                raise ValueError(f"--sweep {words}: {reason}")
 
 
 def planned(
