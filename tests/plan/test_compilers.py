@@ -115,7 +115,7 @@ def test_a_sweep_finds_the_mesh_and_the_batch_that_fit(folder):
     assert "smaller train.batch" in skipped[1]["error"]
     assert cut["fits"] and cut["memory"]["parameters"] == pytest.approx((784 + 32768) * 32768, rel=0.001)
     assert full["fits"] is False
-    assert document["best"] == [{"target": "v5e:2x2", "largest": 4, "fastest": 4}]
+    assert document["best"] == [{"target": "v5e:2x2", "largest": 4, "fastest_per_example": 4}]
 
 
 def test_a_study_counts_its_runs_and_compiles_each_program_once(folder):

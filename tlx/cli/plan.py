@@ -187,9 +187,9 @@ def best_lines(document: Json) -> list[str]:
         if row["largest"] is None:
             lines.append(f"{row['target']}: nothing fits")
             continue
-        largest, fastest = plans[row["largest"]], plans[row["fastest"]]
+        largest, fastest = plans[row["largest"]], plans[row["fastest_per_example"]]
         lines.append(
-            f"{row['target']}: the largest batch that fits is {largest['batch']}; the run has the lowest bound with "
+            f"{row['target']}: the largest batch that fits is {largest['batch']}; the bound per example is lowest with "
             f"{settings_text(fastest)} (mesh {fastest['mesh']})"
         )
     return lines

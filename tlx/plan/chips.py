@@ -22,7 +22,9 @@ TARGET = (
     "shared_memory_per_core",
     "shared_memory_per_block",
 )
-NUMBERS = ("memory", "usable_memory", "memory_bandwidth", "interconnect", "network", "watts", "dollars_per_hour")
+# Those of them that need not be whole.
+FRACTIONS = ("clock_ghz",)
+NUMBERS = ("usable_memory", "memory_bandwidth", "interconnect", "network", "watts", "dollars_per_hour")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +89,16 @@ def chip_of(key: str, row: Any, where: str) -> Chip:
             raise ValueError(f"{where} lacks the field {name!r}; see the comments of {TABLE}")
     if row["compiler"] not in COMPILERS:
         raise ValueError(f"{where}: compiler is {row['compiler']!r}; expected {' or '.join(map(repr, COMPILERS))}")
+    if not isinstance(row["name"], str):
+        raise ValueError(f"{where}: name is {row['name']!r}; expected a text such as 'TPU v5e'")
+    check_whole(row["memory"], f"{where}: memory", "bytes")
     for name in NUMBERS:
         if name in row:
             check_number(row[name], f"{where}: {name}")
     if row.get("usable_memory", 1.0) > 1:
         raise ValueError(f"{where}: usable_memory is {row['usable_memory']}; expected a share of the memory, at most 1")
     check_flops(row["flops"], where)
-    if isinstance(row["group"], bool) or not isinstance(row["group"], int) or row["group"] < 1:
-        raise ValueError(f"{where}: group is {row['group']!r}; expected a whole number of chips, 1 or more")
+    check_whole(row["group"], f"{where}: group", "chips")
     check_forms(row, where)
     return Chip(key=key, **{**row, "topologies": tuple(row.get("topologies", ()))})
 
@@ -104,6 +108,12 @@ def check_number(value: Any, what: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
         raise ValueError(f"{what} is {value!r}; expected a number above 0")
+
+
+def check_whole(value: Any, what: str, unit: str = "") -> None:
+    """Raise ValueError for a value that is not a whole number above 0, of some unit."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{what} is {value!r}; expected a whole number{unit and f' of {unit}'}, 1 or more")
 
 
 def check_flops(flops: Any, where: str) -> None:
@@ -129,8 +139,10 @@ def check_forms(row: Mapping[str, Any], where: str) -> None:
         if name == "capability":
             if not (isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)):
                 raise ValueError(f"{where}: target.capability is {value!r}; expected two whole numbers such as [9, 0]")
-        else:
+        elif name in FRACTIONS:
             check_number(value, f"{where}: target.{name}")
+        else:
+            check_whole(value, f"{where}: target.{name}")
 
 
 def lengths_of(form: str) -> tuple[int, ...]:

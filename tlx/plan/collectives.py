@@ -1,28 +1,30 @@
 """The bytes that the devices of a compiled program send each other, read from its text (XLA's HLO)."""
 
-import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tlx.plan.program_text import ROUNDS, bytes_of, computations, shapes_in
+from tlx.plan.device_groups import Groups, groups_of
+from tlx.plan.program_text import NAME, ROUNDS, bytes_of, computations, shapes_in
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 CALLED = re.compile(r"(?:to_apply|calls|body|branch_computations|called_computations)=\{?%?([\w.-]+)")
-# The three forms in which XLA writes the devices that take part together: a list, a grid, and axes of a mesh.
-LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
-GRID = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
-AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(.*?\)\))? ?\{([^}]*)\}")
-AXIS = re.compile(r"'([^']+)'(?:=(\d+)|:\(\d+\)(\d+))?")
 
 
 class Collective(NamedTuple):
-    """A kind of collective among a number of devices; `group` is 0 where the text does not state the number."""
+    """A kind of collective among groups of devices; no groups where the text does not state them."""
 
     kind: str
-    group: int
+    groups: Groups = ()
+
+
+class Sent(NamedTuple):
+    """The bytes that a device sends at least: `near` to devices of its node, and `far` to devices of other nodes."""
+
+    near: float
+    far: float
 
 
 def collective_bytes(text: str) -> dict[str, int]:
@@ -38,7 +40,7 @@ def collective_bytes(text: str) -> dict[str, int]:
 
 
 def by_kind(sizes: Mapping[Collective, int]) -> dict[str, int]:
-    """Return the bytes of each kind of collective, over all numbers of devices."""
+    """Return the bytes of each kind of collective, over all groups of devices."""
     kinds: Counter[str] = Counter()
     for collective, size in sizes.items():
         kinds[collective.kind] += size
@@ -46,7 +48,7 @@ def by_kind(sizes: Mapping[Collective, int]) -> dict[str, int]:
 
 
 def collectives(text: str) -> Counter[Collective]:
-    """Return the bytes of `collective_bytes` by kind and number of devices that take part together."""
+    """Return the bytes of `collective_bytes` by kind and groups of devices."""
     blocks = computations(text)
     counted: dict[str, Counter[Collective]] = {}
 
@@ -64,52 +66,47 @@ def collectives(text: str) -> Counter[Collective]:
 
 
 def of_line(line: str) -> dict[Collective, int]:
-    """Return the bytes of a collective; nothing for another operation.
+    """Return the bytes that a collective produces; nothing for another operation.
 
-    >>> of_line("  %a = f32[4,3]{1,0} all-reduce(%b), channel_id=1, replica_groups=[4,2]<=[8]")
-    {Collective(kind='all-reduce', group=2): 48}
+    >>> of_line("  %a = f32[4,3]{1,0} all-reduce(%b), channel_id=1, replica_groups=[2,2]<=[4]")
+    {Collective(kind='all-reduce', groups=((0, 1), (2, 3))): 48}
     >>> of_line("  %a = (f32[4], f32[8]) all-gather-start(%b), channel_id=1")
-    {Collective(kind='all-gather', group=0): 32}
+    {Collective(kind='all-gather', groups=()): 32}
     """
     operation = OPERATION.search(line)
     if operation is None:
         return {}
     sizes = [bytes_of(kind, lengths) for kind, lengths in shapes_in(operation[1])]
     kind, starts = operation[2], operation[3] is not None
-    collective = Collective(kind, group_of(line))
-    if starts and kind == "all-gather":
-        # The result has the inputs and then the outputs.
-        return {collective: sum(sizes[len(sizes) // 2 :])}
-    return {collective: max(sizes) if starts and kind != "all-reduce" else sum(sizes)}
+    if starts and kind != "all-reduce":
+        # The result has the operands, then as many outputs, and then numbers for the hardware.
+        operands = len(NAME.findall(line[operation.end() :].partition(")")[0]))
+        sizes = sizes[operands : 2 * operands]
+    return {Collective(kind, groups_of(line)): sum(sizes)}
 
 
-def group_of(line: str) -> int:
-    """Return the number of devices that take part in a collective together; 0 where its line does not state it.
+def sent_bytes(kind: str, produced: int, nodes: Sequence[int]) -> Sent:
+    """Return the bytes that a device of a group sends at least, on the mean over the group, in a collective.
 
-    >>> group_of("replica_groups={{0,1,2},{3,4,5}}"), group_of("replica_groups=[8,2]<=[4,2,2]T(1,0,2)")
-    (3, 2)
-    >>> group_of("replica_groups=mesh['a'=8,'b'=1,'c'=2], device_ids=([4,2,2]T(1,0,2)) {'a','b'}, to_apply=%add")
-    8
+    Within n devices on h nodes, a node takes part like one device: in half an all-reduce (an all-gather, or a
+    reduce-scatter) of S bytes its links to other nodes carry (h - 1) / h * S, which its m devices share, and each of
+    the devices sends (m - 1) / m * S within the node. No algorithm sends fewer bytes (Patarasuk and Yuan, 2009,
+    "Bandwidth optimal all-reduce algorithms for clusters of workstations"). In an all-to-all every device sends
+    another part to each other one.
+
+    Args:
+        kind: One of `KINDS`.
+        produced: The bytes that the collective produces on a device.
+        nodes: The number of devices of the group on each node.
+
+    >>> sent_bytes("all-reduce", 800, [4]), sent_bytes("all-reduce", 800, [4, 4]), sent_bytes("all-gather", 800, [1, 1])
+    (Sent(near=1200.0, far=0.0), Sent(near=1200.0, far=200.0), Sent(near=0.0, far=400.0))
     """
-    if match := LISTED.search(line):
-        return match[1].count(",") + 1
-    if match := GRID.search(line):
-        return int(match[1])
-    if match := AXES.search(line):
-        sizes = {name: int(size) for name, size, _ in AXIS.findall(match[1])}
-        return math.prod(int(part) if part else sizes[name] for name, _, part in AXIS.findall(match[2]))
-    return 0
-
-
-def sent_bytes(collective: Collective, produced: int, devices: int) -> float:
-    """Return the bytes that each device must send for a collective that produces `produced` bytes on it.
-
-    A ring over n devices is optimal in bytes: (n - 1) / n of the array for each half of an all-reduce (Patarasuk and
-    Yuan, 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations").
-
-    >>> sent_bytes(Collective("all-reduce", 4), 100, 8), sent_bytes(Collective("all-gather", 0), 100, 2)
-    (150.0, 50.0)
-    """
-    n = collective.group or devices
-    shares = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": float(n - 1), "collective-permute": 1.0}
-    return produced * shares.get(collective.kind, (n - 1) / n)
+    n, h = sum(nodes), len(nodes)
+    if kind == "collective-permute":
+        return Sent(0.0, float(produced)) if h > 1 else Sent(float(produced), 0.0)
+    if kind in ("all-to-all", "ragged-all-to-all"):
+        near = sum(m * (m - 1) for m in nodes)
+        return Sent(produced * near / n**2, produced * (n * (n - 1) - near) / n**2)
+    whole = produced * (2 if kind == "all-reduce" else n if kind == "reduce-scatter" else 1)
+    return Sent(whole * (n - h) / n, whole * (h - 1) / n)

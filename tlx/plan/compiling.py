@@ -16,7 +16,7 @@ import jax
 from jax.experimental import topologies
 
 from tlx import sharding
-from tlx.plan.chips import Chip
+from tlx.plan.chips import TABLE, Chip
 from tlx.plan.collectives import Collective, collectives
 from tlx.plan.operations import OperationCounts, operations_of
 from tlx.plan.program_text import moved_bytes
@@ -74,8 +74,25 @@ def check_compilers(targets: list[Target]) -> None:
 
 
 def devices_of(target: Target) -> list[Any]:
-    """Return the devices of a target, for which a program can be compiled and on which none can run."""
-    return described(target.chip.compiler, target.form, target.chips, target.chip.group, *compiler_text(target.chip))
+    """Return the devices of a target, for which a program can be compiled and on which none can run.
+
+    Raises:
+        ValueError: The compiler knows no such devices.
+    """
+    chip = target.chip
+    try:
+        return described(chip.compiler, target.form, target.chips, chip.group, *compiler_text(chip))
+    except jax.errors.JaxRuntimeError as error:
+        raise refused(target, error) from error
+
+
+def refused(target: Target, error: Exception) -> ValueError:
+    """Return the error of a target that the compiler refuses, in one line."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    return ValueError(
+        f"target {target.name}: the compiler refuses the chip's row: {reason}; see the comments of {TABLE} for the "
+        "fields of a row"
+    )
 
 
 def compiler_text(chip: Chip) -> tuple[str, str]:
@@ -109,6 +126,9 @@ def compile_for(shapes: StepShapes, target: Target, mesh: sharding.Mesh) -> Comp
         shapes: The shapes of the step.
         target: The chips.
         mesh: How many of them along each axis.
+
+    Raises:
+        ValueError: The compiler refuses the chips.
     """
     devices = sharding.make_mesh(devices_of(target), mesh)
     begin = time.perf_counter()
@@ -122,7 +142,7 @@ def compile_for(shapes: StepShapes, target: Target, mesh: sharding.Mesh) -> Comp
             program = traced.lower().compile(compiler_options=OPTIONS[target.chip.compiler])
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            raise refused(target, error) from error
         return CompiledProgram(False, time.perf_counter() - begin, operations, bytes_in(str(error)))
     seconds = time.perf_counter() - begin
     memory, text = program.memory_analysis(), program.as_text()

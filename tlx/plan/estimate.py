@@ -1,7 +1,9 @@
 """Estimate the time, the energy and the cost of a run from its compiled step: bounds of a roofline, and ranges."""
 
+from collections import Counter
 from typing import NamedTuple
 
+from tlx.plan.chips import Chip
 from tlx.plan.collectives import sent_bytes
 from tlx.plan.compiling import CompiledProgram
 from tlx.plan.shapes import StepShapes
@@ -69,24 +71,44 @@ def bound_of(program: CompiledProgram, target: Target, dtype: str, devices: int)
         devices: The number of devices of the mesh.
     """
     chip = target.chip
-    seconds = 0.0
-    for collective, size in program.sent.items():
-        far = (collective.group or devices) > chip.group and chip.network is not None
-        rate = chip.network if far else chip.interconnect
-        assert rate is not None
-        seconds += sent_bytes(collective, size, devices) / rate
     flops = device_flops(program, devices)
-    return Bound(flops / chip.flops[dtype], program.moved / chip.memory_bandwidth, seconds)
+    return Bound(
+        flops / chip.flops[dtype], program.moved / chip.memory_bandwidth, interconnect_seconds(program, chip, devices)
+    )
+
+
+def interconnect_seconds(program: CompiledProgram, chip: Chip, devices: int) -> float:
+    """Return the seconds that the collectives of a step take at least.
+
+    With m devices of a group on each of h nodes, an all-reduce of S bytes sends 2 (h - 1) / h * S / m over the network
+    port of each device and 2 (m - 1) / m * S over the interconnect of the node; an all-gather and a reduce-scatter
+    send half of it (see `sent_bytes`). This is a lower bound, because the slowest device sends at least the mean of its
+    group, all groups work at the same time and leave no port to others, and the two kinds of links may work at the
+    same time, so that only the larger time counts. It assumes that devices of a node send to each other over the
+    interconnect, and not over the network.
+    """
+    near, far = 0.0, 0.0
+    for collective, size in program.sent.items():
+        node = chip.group if chip.network is not None else devices
+        groups = collective.groups or (tuple(range(devices)),)
+        shapes = {tuple(sorted(Counter(device // node for device in set(group)).values())) for group in groups}
+        # A device that sends to itself needs no link.
+        sent = [sent_bytes(collective.kind, size, nodes) for nodes in shapes if nodes != (1,)]
+        near += max((part.near for part in sent), default=0.0)
+        far += max((part.far for part in sent), default=0.0)
+    return max(near / chip.interconnect, far / chip.network if chip.network is not None else 0.0)
 
 
 def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimate:
     """Return the estimates of a run.
 
-    The low end of a range divides the bound of a step by the largest utilisation, the high end by the smallest. A step
-    with shorter texts counts less, by the share of their length.
+    The low end of a range divides the bound of a step by the largest utilisation, the high end by the smallest. The
+    operations and the memory of a step with shorter texts count less, by the share of their length; its collectives
+    do not, because the gradients and the parameters that they send have the same size in every step.
     """
     low, high = UTILISATION
-    least = bound.seconds * shapes.steps * shapes.share / 3600
+    mean = Bound(bound.compute * shapes.share, bound.memory * shapes.share, bound.interconnect)
+    least = mean.seconds * shapes.steps / 3600
     hours = Span(least / high, least / low)
     chip, chips = target.chip, target.chips
     energy = None if chip.watts is None else hours.times(chips * chip.watts / 1000)

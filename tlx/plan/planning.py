@@ -65,12 +65,12 @@ class Planner:
             ValueError: The mesh does not divide the chips, the batch or the model.
             ImportError: The compiler of the chips is not installed.
         """
-        check_compilers([target])
         sizes = (mesh or sharding.Mesh()).fitted(target.chips)
         exact = sharding.Mesh(**sizes)
         before = recipe
         recipe = raised(recipe, sizes, training=mesh is None)
         check_shares(recipe, AbstractMesh(tuple(sizes.values()), tuple(sizes)), exact)
+        check_compilers([target])
         shapes = step_shapes(self.opened_for(recipe), recipe)
         self.say(f"compiling for {target.name}")
         devices = sharding.make_mesh(devices_of(target), exact)
@@ -196,7 +196,7 @@ def notes_on(shapes: StepShapes) -> list[str]:
     if shapes.share < 1:
         notes.append(
             f"the step has the longest texts; a batch has {shapes.share:.0%} of their numbers on average, and the time "
-            "of the run counts that share"
+            "of the run counts that share of its operations and memory, and its collectives in full"
         )
     if shapes.phases > 1:
         notes.append(
@@ -220,16 +220,25 @@ def overview(name: str, recipe: Recipe, plans: Sequence[Json]) -> Json:
 
 
 def best(plans: Sequence[Json]) -> list[Json]:
-    """Return for each target the settings with the largest batch that fits, and those with the lowest bound on the
-    run, as positions in `plans`; None where nothing fits."""
+    """Return for each target the settings with the largest batch that fits, and those with the lowest bound per example
+    of the run, as positions in `plans`; None where nothing fits.
+
+    With a fixed number of steps the run with the smallest batch has the lowest bound, because it trains with the fewest
+    examples. The bound per example compares batches.
+    """
+
+    def per_example(n: int) -> float:
+        plan = plans[n]
+        return float(plan["hours"][0]) / (plan["steps"] * plan["examples"])
+
     rows = []
     for target in dict.fromkeys(plan["target"] for plan in plans):
         fitting = [n for n, plan in enumerate(plans) if plan["target"] == target and plan.get("fits")]
         rows.append(
             {
                 "target": target,
-                "largest": max(fitting, key=lambda n: (plans[n]["examples"], -plans[n]["hours"][0]), default=None),
-                "fastest": min(fitting, key=lambda n: plans[n]["hours"][0], default=None),
+                "largest": max(fitting, key=lambda n: (plans[n]["examples"], -per_example(n)), default=None),
+                "fastest_per_example": min(fitting, key=per_example, default=None),
             }
         )
     return rows

@@ -1,5 +1,6 @@
 """The machines of a plan: a chip and a number of them, such as `v5e:4x4` or `h100:8`."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -37,8 +38,10 @@ def parse_target(text: str, chips: Mapping[str, Chip]) -> Target:
     """
     key, sign, form = (part.strip() for part in text.partition(":"))
     if key not in chips:
-        raise ValueError(f"target {text!r}: there is no chip {key!r}{near_miss(key, chips)}; the chips are: "
-                         f"{', '.join(chips)}")  # fmt: skip
+        raise ValueError(
+            f"target {text!r}: there is no chip {key!r}{near_miss(key, chips, listed=True)}; the chips are: "
+            f"{', '.join(chips)}"
+        )
     chip = chips[key]
     if chip.compiler == "cuda":
         count = form if sign else "1"
@@ -94,8 +97,9 @@ def target_config(chip: Chip) -> str:
         "thread_dim_limit_y": 1024,
         "thread_dim_limit_z": 64,
     }
-    lines = "\n".join(f"  {name}: {value}" for name, value in numbers.items())
+    name = json.dumps(chip.name, ensure_ascii=False)
+    lines = "\n".join(f"  {key}: {value}" for key, value in numbers.items())
     return (
         f"gpu_device_info {{\n{lines}\n  cuda_compute_capability {{ major: {major} minor: {minor} }}\n}}\n"
-        f'platform_name: "CUDA"\ndnn_version_info {{ major: 9 minor: 10 }}\ndevice_description_str: "{chip.name}"\n'
+        f'platform_name: "CUDA"\ndnn_version_info {{ major: 9 minor: 10 }}\ndevice_description_str: {name}\n'
     )
