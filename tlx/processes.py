@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import numpy as np
 
+from tlx.files.mistakes import USER_ERRORS
 from tlx.place import check_place, in_cluster, sign_of_cluster, warn_without_kubernetes
 
 T = TypeVar("T")
@@ -165,7 +166,7 @@ def decided(decision: Callable[[], T]) -> T:
         try:
             answer = {"value": decision()}
         except Exception as error:
-            failure, answer = error, {"error": said(error), "refused": refuses(error)}
+            failure, answer = error, {"error": said(error), "refused": isinstance(error, USER_ERRORS)}
     answer = broadcast(answer)
     if failure is not None:
         raise failure
@@ -187,18 +188,13 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         failure = error
-    answers = gathered(None if failure is None else (said(failure), refuses(failure)))
+    answers = gathered(None if failure is None else (said(failure), isinstance(failure, USER_ERRORS)))
     if failure is not None:
         raise failure
     for process, answer in enumerate(answers):
         if answer:
             raise of_another(process, *answer)
     return result
-
-
-def refuses(error: Exception) -> bool:
-    """Return whether an error is about what the user wishes, not about the work."""
-    return isinstance(error, (ValueError, TypeError, FileNotFoundError, FileExistsError, ImportError))
 
 
 def of_another(process: int, words: str, refused: bool) -> OtherProcessFailed:

@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tlx import processes
+from tlx import place, processes
 from tlx.cli.commands import line_of
 from tlx.files.durable import DamagedWarning
 from tlx.place import in_cluster
@@ -231,8 +230,7 @@ def test_an_incomplete_cluster_names_the_variable_that_says_so():
 
 
 def test_a_pod_without_the_package_of_kubernetes_is_warned(monkeypatch, capsys):
-    if find_spec("kubernetes") is not None:
-        monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    monkeypatch.setattr(place, "find_spec", lambda name: None)
     processes.join()
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")

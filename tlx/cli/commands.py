@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from tlx.cli.user_files import USER_ERRORS, kind_of, place_of
+from tlx.cli.user_files import kind_of, place_of
 from tlx.files.durable import DamagedWarning
+from tlx.files.mistakes import USER_ERRORS
 
 RUN_ERRORS = (ArithmeticError, OSError)
 # The exit code of a program with a reader that ended first, such as `head`: 128 and the number of SIGPIPE.
@@ -103,15 +104,15 @@ class Commands(click.Group):
             code = 2 if isinstance(error, USER_ERRORS) else 1
             if getattr(error, "ends_program", False):
                 os._exit(code)
-            part(code)
+            end_with_others(code)
             sys.exit(code)
 
 
-def part(code: int) -> None:
+def end_with_others(code: int) -> None:
     """End the program with a code where it is one of several processes and the others do not end too."""
     # Without JAX there is one process; to import it here would take a second.
-    if (together := sys.modules.get("tlx.processes")) is not None:
-        together.end_together(code)
+    if (processes := sys.modules.get("tlx.processes")) is not None:
+        processes.end_together(code)
 
 
 def is_news(kind: type[Warning]) -> bool:

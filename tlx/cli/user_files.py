@@ -15,19 +15,11 @@ from pathlib import Path
 from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tlx.files.mistakes import USER_ERRORS
+
 if TYPE_CHECKING:
     from tlx.recipe import Recipe
 
-USER_ERRORS = (
-    ValueError,
-    TypeError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-    ImportError,
-)
 # Python files that cannot be parsed.
 UNREADABLE = (SyntaxError, ValueError, OSError, RecursionError, MemoryError)
 UNEXPECTED = re.compile(r"(\w+)(?:\.__(?:init|new)__)?\(\) got an unexpected keyword argument '(\w+)'")

@@ -102,9 +102,9 @@ def interconnect_seconds(program: CompiledProgram, chip: Chip, devices: int) -> 
 def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimate:
     """Return the estimates of a run.
 
-    The low end of a range divides the bound of a step by the largest utilisation, the high end by the smallest. The
-    operations and the memory of a step with shorter texts count less, by the share of their length; its collectives
-    do not, because the gradients and the parameters that they send have the same size in every step.
+    A range has the bound divided by the largest utilisation as its low end, by the smallest as its high end. In a step
+    with shorter texts, operations and memory traffic count less, by the share of the length. Collectives count in
+    full: they send gradients and parameters, which have the same size in every step.
     """
     low, high = UTILISATION
     mean = Bound(bound.compute * shapes.share, bound.memory * shapes.share, bound.interconnect)

@@ -223,8 +223,8 @@ def best(plans: Sequence[Json]) -> list[Json]:
     """Return for each target the settings with the largest batch that fits, and those with the lowest bound per example
     of the run, as positions in `plans`; None where nothing fits.
 
-    With a fixed number of steps the run with the smallest batch has the lowest bound, because it trains with the fewest
-    examples. The bound per example compares batches.
+    The bound per example compares batches of different sizes: in the same number of steps, a run with smaller batches
+    trains with fewer examples, and its bound is lower for that reason alone.
     """
 
     def per_example(n: int) -> float:

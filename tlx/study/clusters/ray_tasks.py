@@ -16,7 +16,7 @@ ANSWER, MEETING = 5.0, 20.0
 START = "start one with: ray start --head"
 # A gigabyte in bytes.
 GIGABYTE = 10**9
-# The smallest part of a resource that Ray counts.
+# Ray counts resources in parts of this size.
 SMALLEST = 0.0001
 
 
