@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 LOCK := $(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")')
 BIN := $(VENV)/bin
+# Some machines forbid Python to keep what it has compiled. Then every process of a test compiles tlx and its tests again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: first demo test test-slow test-browser test-fast lint types lock clean
 
@@ -21,22 +23,29 @@ OLD_py311 := --xla_cpu_use_fusion_emitters=false
 FAST_COMPILE := XLA_FLAGS="--xla_backend_optimization_level=0 $(OLD_$(LOCK))"
 test: $(VENV)/.tested
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
-	$(BIN)/python -m pytest -n 2 -m "parity and not slow"
+	$(BIN)/python -m pytest -n 2 -m "parity and not slow" $(call with_mark,parity)
+
+# The test files with a mark: a run of few tests should not import all files.
+with_mark = $(shell grep -rl --include='test_*.py' 'mark\.$(1)' tests)
 
 # Slow tests whose time is compilation alone; those of processes, kills and whole commands run as users run them.
-COMPILED := test_contract.py test_contract_sharded.py objectives updates user functional analysis test_domains.py \
-	test_source_free.py test_joint.py training/test_vectorize.py
+COMPILED := test_contract objectives/ updates/ user/ functional/ analysis/ test_domains test_source_free test_joint \
+	training/test_vectorize
+SLOW := $(call with_mark,slow)
+SLOW_COMPILED := $(filter $(COMPILED:%=tests/%%),$(SLOW))
+# PART=2/4 runs the second quarter of the slow tests.
+PART ?= 1/1
 test-slow: $(VENV)/.tested $(VENV)/.compilers
-	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m slow --durations=30 $(COMPILED:%=tests/%)
-	$(BIN)/python -m pytest -n 2 -m slow --durations=30 $(COMPILED:%=--ignore=tests/%)
+	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m slow --durations=30 --part $(PART) $(SLOW_COMPILED)
+	$(BIN)/python -m pytest -n 2 -m slow --durations=30 --part $(PART) $(filter-out $(SLOW_COMPILED),$(SLOW))
 
 # Needs a Chromium on the PATH, for example the Debian package `chromium`.
 test-browser: $(VENV)/.tested
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser $(call with_mark,browser)
 
 # The fast tests, without torch and without the tests that train or compile a lot. CI runs them with the newest interpreter.
-LONG := analysis study tune training/feature_cache test_contract.py test_domains.py training/test_vectorize.py \
-	functional/test_selection.py test_source_free.py objectives updates user finetuning test_joint.py test_configs.py
+LONG := analysis study tune training models tuning weights test_contract.py test_domains.py functional/test_selection.py \
+	test_source_free.py objectives updates user finetuning test_joint.py test_configs.py
 test-fast: $(VENV)/.fast
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity" $(LONG:%=--ignore=tests/%)
 

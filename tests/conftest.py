@@ -2,6 +2,7 @@
 
 import csv
 import os
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +39,23 @@ from tlx.weights import Manifest, Pretrained, save_pretrained
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The newest interpreter has neither torch nor peft, so pytest does not collect the files that import them.
 collect_ignore_glob = [] if find_spec("torch") else ["*/test_parity*.py"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", default="1/1", help="run one part of the tests: 2/3 is the second of three parts")
+
+
+def pytest_collection_modifyitems(config, items):
+    part, parts = (int(number) for number in config.getoption("--part").split("/"))
+    if not 1 <= part <= parts:
+        raise pytest.UsageError(f"--part {part}/{parts}: the part is from 1 to {parts}")
+
+    def belongs(item):
+        # The name decides, so a new test leaves the others in their parts.
+        return zlib.crc32(item.nodeid.encode()) % parts == part - 1
+
+    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
+    items[:] = filter(belongs, items)
 
 
 class Written:

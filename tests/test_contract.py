@@ -396,23 +396,26 @@ def test_inserted_parameters_start_as_the_identity_and_affect_the_logits(name, h
     plain = initial(name)
     # Large weights, because small weights would hide a parameter without effect.
     plain = plain._replace(
-        params=jax.tree.map(lambda leaf: leaf + random.normal(size=leaf.shape).astype("f4"), plain.params)
+        params=jax.tree.map(lambda leaf: np.asarray(leaf) + random.normal(size=leaf.shape).astype("f4"), plain.params)
     )
     variables = plain._replace(params=way.insert(model, plain.params, jax.random.key(1)))
     inputs = {name: array for name, array in batch(name)["labelled"].items() if name not in ("label", "index")}
-    before, after = (models.forward(model, v, inputs)[0]["logits"] for v in (plain, variables))
+
+    @jax.jit
+    def logits(params):
+        return models.forward(model, plain._replace(params=params), inputs)[0]["logits"]
+
+    before, after = logits(plain.params), logits(variables.params)
     if how not in ("Prefix", "Prompt"):
         np.testing.assert_allclose(before, after, rtol=0, atol=1e-6)
     new = flatten(variables.params).keys() - flatten(plain.params).keys()
     # Away from the initial values, every trainable parameter affects the logits.
     leaves = flatten(variables.params)
-    for path, key in zip(sorted(new), jax.random.split(jax.random.key(4), len(new)), strict=True):
-        leaves[path] += 0.5 * jax.random.normal(key, leaves[path].shape)
+    for path in sorted(new):
+        leaves[path] = np.asarray(leaves[path]) + random.normal(scale=0.5, size=leaves[path].shape).astype("f4")
     params = nest(leaves)
-    moved = models.forward(model, variables._replace(params=params), inputs)[0]["logits"]
-    assert not np.allclose(moved, after, atol=1e-4)
-    gradient = jax.grad(lambda p: (models.forward(model, variables._replace(params=p), inputs)[0]["logits"] ** 2).sum())
-    actual = flatten(gradient(params))
+    assert not np.allclose(logits(params), after, atol=1e-4)
+    actual = flatten(jax.jit(jax.grad(lambda params: (logits(params) ** 2).sum()))(params))
     claimed = partition.partition(variables.params, way.phases(model)[0].rules)
     deaf = [path for path in new if claimed[path] is not None and not np.abs(actual[path]).max() > 0]
     assert not deaf

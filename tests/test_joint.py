@@ -54,7 +54,7 @@ def alike(one, other, **near):
         np.testing.assert_allclose(actual[path], leaf, **near, err_msg=path)
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_without_batch_norm_and_dropout_it_equals_separate_passes(accumulate):
     batch = streams()
     actual = [walked(*begun(MLP, joint=joint, accumulate=accumulate), batch) for joint in (True, False)]

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tlx import run
+from tlx.cli import load_recipe
 from tlx.plan import read_chips
 
 COMPILERS = Path(sys.prefix) / "compilers"
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 TARGETS = ("v5e:1x1", "v5e:2x2", "v5p:2x2x1", "h100:2")
 RECIPE = """
 from tlx import Data, Optim, Recipe, Train, models, tasks
@@ -42,7 +45,7 @@ def study() -> Study:
 pytestmark = pytest.mark.slow
 
 
-def plan(folder, *words):
+def plan(folder, *words, **options):
     """Return the finished process of `tlx plan` with the compilers of absent chips."""
     assert COMPILERS.is_dir(), f"{COMPILERS} is missing: make {sys.prefix}/.compilers"
     environment = {
@@ -51,7 +54,7 @@ def plan(folder, *words):
     command = [sys.executable, "-m", "tlx.cli", "plan", *words, "--out", str(folder), "--json"]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=300,
-        env={**environment, "PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{COMPILERS}"},
+        env={**environment, "PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{COMPILERS}"}, **options,
     )  # fmt: skip
 
 
@@ -80,6 +83,18 @@ def test_every_kind_of_chip_has_a_plan_in_silence(small):
         assert sum(entry["memory"].values()) == entry["needed"] < chips[entry["target"].split(":")[0]].usable
         assert 0 < entry["bound"]["seconds"] < entry["step_seconds"][0] < entry["step_seconds"][1]
         assert entry["moved"] >= entry["memory"]["parameters"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_planned(path, tmp_path):
+    """One of them starts from the run of another; a short run has the same shapes."""
+    source = load_recipe(str(path), ())[1].weights
+    if source is not None and source.source.startswith("runs/"):
+        first = load_recipe(str(path.with_name(f"{Path(source.source).name}.py")), ("train.steps=1", "data.shots=1"))
+        run(first[1], tmp_path / source.source, quiet=True)
+    process = plan(tmp_path / "plan", str(path), "--on", "v5e:2x2", "--on", "h100:2", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert [entry["fits"] for entry in json.loads(process.stdout)["plans"]] == [True, True]
 
 
 def test_devices_share_the_operations_and_send_the_gradients(small):

@@ -368,19 +368,25 @@ def test_processes_without_a_common_disk_meet_at_a_url(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_same_bits(tmp_path, long_alone):
-    folder = folder_with(tmp_path, LONG)
-    workers = start(folder, 2)
+@pytest.mark.parametrize(("count", "dying"), [(2, 0), (4, 2)])
+def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_same_bits(tmp_path, long_alone, count, dying):
+    """The death of the leader is the harder case: JAX ends the others from C++."""
+    folder, complete = folder_with(tmp_path / "killed", LONG), long_alone
+    if count != 2:
+        complete = folder_with(tmp_path / "complete", LONG)
+        codes, outputs = ended(start(complete, count, devices=count))
+        assert codes == [0] * count, outputs
+    workers = start(folder, count, devices=count)
     wait_for_steps(folder, workers, 600)
-    # That of the leader is the harder case: JAX ends the others from C++.
-    workers[0].kill()
+    workers[dying].kill()
     begin = time.monotonic()
     codes, outputs = ended(workers)
     assert time.monotonic() - begin < 60
-    assert codes[1] == 1 and outputs[1].strip().splitlines()[-1].startswith("tlx: "), (codes, outputs)
-    codes, outputs = ended(start(folder, 2, "--resume"))
-    assert codes == [0, 0], outputs
-    assert_same(folder, long_alone)
+    for n in set(range(count)) - {dying}:
+        assert codes[n] == 1 and outputs[n].strip().splitlines()[-1].startswith("tlx: "), (codes, outputs)
+    codes, outputs = ended(start(folder, count, "--resume", devices=count))
+    assert codes == [0] * count, outputs
+    assert_same(folder, complete)
 
 
 REFUSED = {

@@ -127,18 +127,18 @@ def sent(parts, variables, mesh):
     return collective_bytes(compile_step(parts, placed).train.lower(state, batch).compile().as_text())
 
 
-def test_only_gradients_of_trainable_parameters_are_communicated():
-    for how in (tuning.Full(), tuning.Lora(rank=2)):
-        parts, variables = parts_of(how)
-        trained = 4 * sum(size(leaf) for path, leaf in flatten(variables.params).items() if path in parts.learning)
-        moved = sent(parts, variables, Mesh())
-        # Metrics, and parts of sums, come on top.
-        assert set(moved) == {"all-reduce"} and moved["all-reduce"] <= 1.1 * trained + 200
-        # A frozen base that is cut is gathered, and nothing else of it is sent.
-        cut = sent(parts, variables, Mesh(data=1, fsdp=8))
-        assert cut["all-gather"] > 0
-        if isinstance(how, tuning.Lora):
-            assert sum(bytes_ for kind, bytes_ in cut.items() if kind != "all-gather") < 4 * trained
+@pytest.mark.parametrize("how", [tuning.Lora(rank=2), pytest.param(tuning.Full(), marks=pytest.mark.slow)], ids=type)
+def test_only_gradients_of_trainable_parameters_are_communicated(how):
+    parts, variables = parts_of(how)
+    trained = 4 * sum(size(leaf) for path, leaf in flatten(variables.params).items() if path in parts.learning)
+    moved = sent(parts, variables, Mesh())
+    # Metrics, and parts of sums, come on top.
+    assert set(moved) == {"all-reduce"} and moved["all-reduce"] <= 1.1 * trained + 200
+    # A frozen base that is cut is gathered, and nothing else of it is sent.
+    cut = sent(parts, variables, Mesh(data=1, fsdp=8))
+    assert cut["all-gather"] > 0
+    if isinstance(how, tuning.Lora):
+        assert sum(bytes_ for kind, bytes_ in cut.items() if kind != "all-gather") < 4 * trained
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tlx.weights.files import read_file
 
 BERT = models.Bert(vocabulary=32, width=16, depth=2, heads=2, mlp=32, positions=8)
 TASK = tasks.Classification(classes=2, names=("no", "yes"))
+HALF = ("float16", "bfloat16")
 MESHES = [Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2), Mesh(data=4, tensor=2)]
 
 
@@ -62,7 +63,9 @@ def assert_cut(mesh, model, params):
         assert leaf.sharding.spec == spec, path
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize(
+    "mesh", [MESHES[0], *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES[1:])], ids=str
+)
 def test_each_device_draws_its_part_of_the_same_bits(mesh):
     mesh, model = sharding.make_mesh(mesh=mesh), models.build(BERT, models.Pooled(2))
     parts = drawn(model, 3, mesh)
@@ -70,7 +73,7 @@ def test_each_device_draws_its_part_of_the_same_bits(mesh):
     assert_cut(mesh, model, parts.params)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in HALF)])
 def test_each_device_reads_its_part_of_the_same_bits(stored, dtype):
     mesh, recipe = sharding.make_mesh(mesh=MESHES[1]), recipe_of(stored / dtype)
     ready = prepare(recipe, mesh=mesh)
@@ -84,7 +87,7 @@ def test_each_device_reads_its_part_of_the_same_bits(stored, dtype):
         assert dtype != "float32" or not leaf.flags.owndata, path
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_what_a_checkpoint_lacks_is_drawn_as_without_a_mesh(stored, dtype):
     mesh, seed = sharding.make_mesh(mesh=MESHES[0]), 7
     settings = {"task": tasks.Classification(classes=8), "reset": ("blocks/01/.*",), "resize": 6, "seed": seed}

@@ -89,7 +89,7 @@ def test_a_wave_that_pauses_starts_fresh_and_has_no_state_meanwhile():
     identical(repeated.optimiser["0_1_2"], after.optimiser["0_1_2"])
 
 
-@pytest.mark.parametrize(("how", "devices"), [("jit", 8), ("pmap", 4)])
+@pytest.mark.parametrize(("how", "devices"), [("jit", 8), pytest.param("pmap", 4, marks=pytest.mark.slow)])
 def test_the_moving_average_is_that_of_the_parameters_with_bias_correction(how, devices):
     (plain,), (remaining,) = phases_of(ALL), phases_of(ALL, ema=0.9)
     calls = []
