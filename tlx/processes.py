@@ -25,6 +25,8 @@ from tlx.place import check_place, in_cluster, sign_of_cluster, warn_without_kub
 T = TypeVar("T")
 # Seconds until a process that does not answer counts as lost, and until all processes have met.
 LOST, MEETING = 20, 300
+# Seconds until a process says that it waits for others.
+HINT = 10
 # Seconds for which a process that ends by an error waits for the same of the others.
 PARTING = 5
 
@@ -65,12 +67,29 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         warn_without_kubernetes(os.environ)
     if jax.distributed.is_initialized() or (coordinator is None and not in_cluster(os.environ)):
         return
-    if coordinator is not None and process:
-        wait_for(coordinator)
+    hint = timer(HINT, lambda: print(f"tlx: waiting up to {MEETING} seconds for other processes", file=sys.stderr))
+    try:
+        if coordinator is not None and process:
+            wait_for(coordinator)
+        meet(coordinator, processes, process)
+    finally:
+        hint.cancel()
+    if jax.process_count() > 1 and os.name == "posix":
+        end_with_line()
+
+
+def timer(seconds: float, act: Callable[[], None]) -> threading.Timer:
+    """Start a timer that does not keep the program alive."""
+    started = threading.Timer(seconds, act)
+    started.daemon = True
+    started.start()
+    return started
+
+
+def meet(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Let JAX connect the processes. Raise ConnectionError where it cannot."""
     # JAX ends the program with a trace of C++ where a process does not come: this line comes before.
-    last = threading.Timer(MEETING, give_up)
-    last.daemon = True
-    last.start()
+    last = timer(MEETING, give_up)
     try:
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=2 * MEETING, heartbeat_timeout_seconds=LOST,
@@ -86,8 +105,6 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         raise ConnectionError(f"the processes did not meet at {coordinator or 'their cluster'}: {reason}") from None
     finally:
         last.cancel()
-    if jax.process_count() > 1 and os.name == "posix":
-        end_with_line()
 
 
 def end_with_line() -> None:

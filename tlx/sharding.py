@@ -70,7 +70,8 @@ class Mesh:
         named = math.prod(count for count in self.sizes.values() if count != ALL)
         if named > devices:
             use = f"use data={devices} or fewer" if self.fsdp == self.tensor == 1 else "use smaller numbers"
-            raise ValueError(f"mesh {self}: there are only {devices} devices; {use}, or data=-1 for all")
+            there = "is only 1 device" if devices == 1 else f"are only {devices} devices"
+            raise ValueError(f"mesh {self}: there {there}; {use}, or data=-1 for all")
         if ALL in self.sizes.values() and devices % named:
             near = " or ".join(str(named_size) for named_size in neighbours(named, devices))
             raise ValueError(
