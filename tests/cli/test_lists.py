@@ -142,3 +142,13 @@ def test_a_wrong_name_names_the_closest():
     for part in ("'Dan'", "close: 'Dann'", "tlx list terms"):
         assert part in line
     assert "close: 'Lora'" in error_line("Lroa")
+
+
+def test_the_families_of_models_have_their_costs_and_stages():
+    result = CliRunner().invoke(main, ["models", "cnn", "--json"])
+    assert result.exit_code == 0, result.output
+    [entry] = json.loads(result.output)
+    assert entry["name"] == "Cnn" and entry["parameters"] > 0 and entry["flops"] > 2 * entry["parameters"]
+    assert "stages: stem, blocks/00 to blocks/01, pool" in CliRunner().invoke(main, ["models", "Cnn"]).output
+    result = CliRunner().invoke(main, ["models", "Renset"])
+    assert result.exit_code == 2 and result.output.count("\n") == 1 and "'ResNet'" in result.output

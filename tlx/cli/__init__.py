@@ -6,6 +6,7 @@ from tlx.cli import (
     data,
     listing,
     lists,
+    models,
     negative,
     pages,
     plan,
