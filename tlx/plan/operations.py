@@ -82,7 +82,7 @@ def operations_of(jaxpr: Any) -> OperationCounts:
 
     A product of matrices has two operations for each multiplication; a convolution, too. A loop with a fixed number of
     rounds counts every round, one with an unknown number counts one round; of the branches of a condition the most
-    expensive one counts.
+    expensive one counts, and of those for each kind of device the one for chips.
 
     Args:
         jaxpr: `jax.jit(function).trace(...).jaxpr`.
@@ -91,7 +91,10 @@ def operations_of(jaxpr: Any) -> OperationCounts:
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name = equation.primitive.name
         inner = [operations_of(body) for body in bodies(equation.params)]
-        if name == "cond":
+        if name == "cond" and (platforms := equation.params.get("branches_platforms")):
+            # A choice by the kind of device. A plan is for a chip, never for a CPU.
+            total = total.plus(inner[platforms.index(None)])
+        elif name == "cond":
             total = total.plus(max(inner, key=lambda branch: branch.total, default=OperationCounts()))
         elif inner:
             rounds = equation.params.get("length", 1) if name == "scan" else 1
