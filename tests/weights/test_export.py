@@ -41,6 +41,8 @@ CONFIGS = {
     "dinov2-gated": models.Vit(family="dinov2", layer_scale=0.5, gated=True, **(IMAGE | {"mlp": 24})),
     "resnet": models.ResNet(size=12, channels=1, stem=6, widths=(8, 12), depths=(1, 2)),
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
+    "convnext": models.ConvNeXt(size=(13, 10), patch=3, channels=1, widths=(4, 6), depths=(1, 2)),
+    "convnextv2": models.ConvNeXt(size=9, layer_scale=None, response_norm=True, widths=(4, 6), depths=(2, 1)),
 }
 TASKS = {
     "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),
@@ -49,6 +51,8 @@ TASKS = {
     "numbers": tasks.Regression(outputs=3),
     "backbone": None,
 }
+# Architectures with the linear head of the others: one task is enough.
+LINEAR = (models.ConvNeXt,)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
 SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad film"]
@@ -110,7 +114,7 @@ def pixels(config):
     [
         (name, task) if (name, task) in QUICK else pytest.param(name, task, marks=pytest.mark.slow)
         for name in CONFIGS
-        for task in TASKS
+        for task in (("classes", "backbone") if isinstance(CONFIGS[name], LINEAR) else TASKS)
     ],
 )
 def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name, task):

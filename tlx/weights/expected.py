@@ -4,12 +4,11 @@
 the names in `tlx.models`, so that one checks the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from tlx.trees import Json
-
-Shape = tuple[int, ...]
-Shapes = Iterator[tuple[str, Shape]]
+from tlx.weights.expected_layers import Shape, Shapes, linear, norm
+from tlx.weights.expected_patches import convnext_backbone
 
 TEXT = {
     "bert": "Bert",
@@ -19,7 +18,14 @@ TEXT = {
     "distilbert": "DistilBert",
     "electra": "Electra",
 }
-IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "resnet": "ResNet"}
+IMAGE = {
+    "vit": "ViT",
+    "deit": "DeiT",
+    "dinov2": "Dinov2",
+    "resnet": "ResNet",
+    "convnext": "ConvNext",
+    "convnextv2": "ConvNextV2",
+}
 TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
@@ -39,26 +45,14 @@ def expected(document: Json) -> dict[str, Shape]:
             "with a known head"
         )
     if kind in IMAGE:
-        tensors = residual_backbone(document) if kind == "resnet" else image_backbone(kind, head, document)
+        special = BACKBONES.get(kind)
+        tensors = image_backbone(kind, head, document) if special is None else special(document)
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
         prefix = f"{kind}."
     else:
         backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
         prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
     return {(name if head == "Model" else prefix + name): shape for name, shape in backbone.items()} | top
-
-
-def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Shapes:
-    """Yield the tensors of a torch `Linear`."""
-    yield f"{name}.weight", (outputs, inputs)
-    if bias:
-        yield f"{name}.bias", (outputs,)
-
-
-def norm(name: str, width: int) -> Shapes:
-    """Yield the tensors of a torch `LayerNorm`."""
-    yield f"{name}.weight", (width,)
-    yield f"{name}.bias", (width,)
 
 
 def text_backbone(kind: str, head: str, document: Json) -> Shapes:
@@ -160,6 +154,9 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if kind == "resnet":
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
         return
+    if kind.startswith("convnext"):
+        yield from linear("classifier", document["hidden_sizes"][-1], outputs)
+        return
     width = document["hidden_size"] * (2 if kind == "dinov2" else 1)
     for name in ("cls_classifier", "distillation_classifier") if head.endswith("Teacher") else ("classifier",):
         yield from linear(name, width, outputs)
@@ -189,3 +186,10 @@ def residual_backbone(document: Json) -> Shapes:
             for n, (size, before, after) in enumerate(kernels):
                 yield from convolution(f"{layer}.layer.{n}", before, after, size)
             inputs = width
+
+
+BACKBONES: dict[str, Callable[[Json], Shapes]] = {
+    "resnet": residual_backbone,
+    "convnext": convnext_backbone,
+    "convnextv2": convnext_backbone,
+}

@@ -50,6 +50,16 @@ WORDS: dict[str, Form] = {
 BERT = TRANSFORMER | WORDS | {"type_vocab_size": maybe(Whole()), "classifier_dropout": maybe(SHARE)}
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
+IMAGE: dict[str, Form] = {
+    "image_size": SIDES,
+    "patch_size": SIDES,
+    "num_channels": maybe(Whole(1, 1024)),
+    "hidden_act": maybe(NAME),
+    "initializer_range": maybe(Real(0)),
+    "layer_norm_eps": maybe(EPSILON),
+    "drop_path_rate": maybe(SHARE),
+}
+CONVNEXT = IMAGE | {"hidden_sizes": maybe(Rows(SIZE)), "depths": maybe(Rows(Whole(1, 1000)))}
 FIELDS: dict[str, dict[str, Form]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
     "electra": BERT | {"embedding_size": maybe(SIZE)},
@@ -84,6 +94,8 @@ FIELDS: dict[str, dict[str, Form]] = {
         "downsample_in_first_stage": maybe(Flag()),
         "downsample_in_bottleneck": maybe(Flag()),
     },
+    "convnext": CONVNEXT | {"layer_scale_init_value": maybe(Real(0))},
+    "convnextv2": CONVNEXT,
     # Our own form: the architecture's record.
     "tlx": {"outputs": maybe(Whole(1))},
 }
