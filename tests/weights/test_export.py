@@ -24,6 +24,7 @@ from tlx.weights.formats.bert import BertFormat
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
 IMAGE = {"size": 8, "patch": 4} | TINY
+WINDOWS = {"patch": 2, "width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2}
 CONFIGS = {
     "bert": models.Bert(**TEXT),
     "bert-relu": models.Bert(activation="relu", types=3, epsilon=1e-6, **TEXT),
@@ -43,6 +44,8 @@ CONFIGS = {
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
     "convnext": models.ConvNeXt(size=(13, 10), patch=3, channels=1, widths=(4, 6), depths=(1, 2)),
     "convnextv2": models.ConvNeXt(size=9, layer_scale=None, response_norm=True, widths=(4, 6), depths=(2, 1)),
+    "swin": models.Swin(size=(13, 10), channels=1, mlp_ratio=1.5, **WINDOWS),
+    "swinv2": models.Swin(family="swinv2", size=10, pretrained_windows=(4, 0), qkv_bias=False, **WINDOWS),
 }
 TASKS = {
     "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),
@@ -52,7 +55,7 @@ TASKS = {
     "backbone": None,
 }
 # Architectures with the linear head of the others: one task is enough.
-LINEAR = (models.ConvNeXt,)
+LINEAR = (models.ConvNeXt, models.Swin)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
 SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad film"]
@@ -172,7 +175,7 @@ def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name
         return
     last = out.last_hidden_state.numpy()
     real = inputs.get("attention_mask", np.ones(taps["hidden"].shape[:2])) > 0
-    last = last.transpose(0, 2, 3, 1) if last.ndim == 4 else last
+    last = last.transpose(0, 2, 3, 1) if last.ndim == 4 else last.reshape(taps["hidden"].shape)
     np.testing.assert_allclose(np.asarray(taps["hidden"])[real], last[real], atol=1e-4, rtol=1e-5)
     if "pool" in pretrained.variables.params:
         np.testing.assert_allclose(taps["pooled"], out.pooler_output.numpy(), atol=1e-4, rtol=1e-5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, convnext, mlp, resnet, sizes, vit
+from tlx.models import bert, bridge, cnn, convnext, mlp, resnet, sizes, swin, vit
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
@@ -22,6 +22,7 @@ from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.resnet import ResNet
+from tlx.models.swin import Swin
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
@@ -38,6 +39,7 @@ __all__ = [
     "PerToken",
     "Pooled",
     "ResNet",
+    "Swin",
     "Vit",
     "architectures",
     "as_head",
@@ -60,6 +62,7 @@ __all__ = [
     "resnet",
     "sizes",
     "summary",
+    "swin",
     "tap_shapes",
     "text_room",
     "vit",

@@ -26,11 +26,14 @@ class Architecture:
             or its place, "module:Class", which is imported when a checkpoint is read or written.
         any_size: Whether no parameter depends on the size of the image, a field `size`. A checkpoint that states no
             size then has that of its image processor.
+        attention_maps: Whether every block compares all tokens with each other by plain dot products, so that
+            `attention_scores` can compute its attention maps.
     """
 
     supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled,)
     formats: ClassVar[tuple[Any, ...]] = ()
     any_size: ClassVar[bool] = False
+    attention_maps: ClassVar[bool] = True
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages with the declared parameters; the bare backbone if `head` is None."""

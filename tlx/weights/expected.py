@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tlx.trees import Json
 from tlx.weights.expected_layers import Shape, Shapes, linear, norm
-from tlx.weights.expected_patches import convnext_backbone
+from tlx.weights.expected_patches import convnext_backbone, swin_backbone
 
 TEXT = {
     "bert": "Bert",
@@ -25,6 +25,8 @@ IMAGE = {
     "resnet": "ResNet",
     "convnext": "ConvNext",
     "convnextv2": "ConvNextV2",
+    "swin": "Swin",
+    "swinv2": "Swinv2",
 }
 TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
@@ -154,8 +156,8 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if kind == "resnet":
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
         return
-    if kind.startswith("convnext"):
-        yield from linear("classifier", document["hidden_sizes"][-1], outputs)
+    if kind in LAST_WIDTHS:
+        yield from linear("classifier", LAST_WIDTHS[kind](document), outputs)
         return
     width = document["hidden_size"] * (2 if kind == "dinov2" else 1)
     for name in ("cls_classifier", "distillation_classifier") if head.endswith("Teacher") else ("classifier",):
@@ -188,8 +190,14 @@ def residual_backbone(document: Json) -> Shapes:
             inputs = width
 
 
+LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
+    **dict.fromkeys(("convnext", "convnextv2"), lambda document: document["hidden_sizes"][-1]),
+    **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
+}
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,
     "convnext": convnext_backbone,
     "convnextv2": convnext_backbone,
+    "swin": swin_backbone,
+    "swinv2": swin_backbone,
 }

@@ -30,3 +30,38 @@ def convnext_backbone(document: Json) -> Shapes:
                 yield f"{layer}.layer_scale_parameter", (width,)
         inputs = width
     yield from norm("layernorm", inputs)
+
+
+def swin_backbone(document: Json) -> Shapes:
+    """Yield the tensors of `SwinModel` or `Swinv2Model`."""
+    width, second, patch = document["embed_dim"], document["model_type"] == "swinv2", document["patch_size"]
+    yield from convolution("embeddings.patch_embeddings.projection", document["num_channels"], width, patch)
+    yield from norm("embeddings.norm", width)
+    for group, (depth, heads) in enumerate(zip(document["depths"], document["num_heads"], strict=True)):
+        for number in range(depth):
+            yield from swin_block(document, f"encoder.layers.{group}.blocks.{number}", width, heads)
+        if group + 1 < len(document["depths"]):
+            yield from norm(f"encoder.layers.{group}.downsample.norm", (2 if second else 4) * width)
+            yield from linear(f"encoder.layers.{group}.downsample.reduction", 4 * width, 2 * width, False)
+            width *= 2
+    yield from norm("layernorm", width)
+
+
+def swin_block(document: Json, name: str, width: int, heads: int) -> Shapes:
+    """Yield the tensors of `SwinLayer` or `Swinv2Layer`."""
+    second, bias, inner = document["model_type"] == "swinv2", document["qkv_bias"], f"{name}.attention.self"
+    units = int(document["mlp_ratio"] * width)
+    yield from linear(f"{inner}.query", width, width, bias)
+    yield from linear(f"{inner}.key", width, width, bias and not second)
+    yield from linear(f"{inner}.value", width, width, bias)
+    yield from linear(f"{name}.attention.output.dense", width, width)
+    if second:
+        yield f"{inner}.logit_scale", (heads, 1, 1)
+        yield from linear(f"{inner}.continuous_position_bias_mlp.0", 2, 512)
+        yield from linear(f"{inner}.continuous_position_bias_mlp.2", 512, heads, False)
+    else:
+        yield f"{inner}.relative_position_bias_table", ((2 * document["window_size"] - 1) ** 2, heads)
+    for place in ("layernorm_before", "layernorm_after"):
+        yield from norm(f"{name}.{place}", width)
+    yield from linear(f"{name}.intermediate.dense", width, units)
+    yield from linear(f"{name}.output.dense", units, width)

@@ -60,6 +60,17 @@ IMAGE: dict[str, Form] = {
     "drop_path_rate": maybe(SHARE),
 }
 CONVNEXT = IMAGE | {"hidden_sizes": maybe(Rows(SIZE)), "depths": maybe(Rows(Whole(1, 1000)))}
+SWIN = IMAGE | {
+    "embed_dim": maybe(SIZE),
+    "depths": maybe(Rows(Whole(1, 1000))),
+    "num_heads": maybe(Rows(SIZE)),
+    "window_size": maybe(Whole(1, 65536)),
+    "mlp_ratio": Real(0, 1024, above=True),
+    "qkv_bias": maybe(Flag()),
+    "hidden_dropout_prob": maybe(SHARE),
+    "attention_probs_dropout_prob": maybe(SHARE),
+    "use_absolute_embeddings": maybe(Flag()),
+}
 FIELDS: dict[str, dict[str, Form]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
     "electra": BERT | {"embedding_size": maybe(SIZE)},
@@ -96,6 +107,8 @@ FIELDS: dict[str, dict[str, Form]] = {
     },
     "convnext": CONVNEXT | {"layer_scale_init_value": maybe(Real(0))},
     "convnextv2": CONVNEXT,
+    "swin": SWIN,
+    "swinv2": SWIN | {"pretrained_window_sizes": maybe(Rows(Whole(0, 65536)))},
     # Our own form: the architecture's record.
     "tlx": {"outputs": maybe(Whole(1))},
 }
