@@ -24,6 +24,7 @@ from tlx.weights.formats.bert import BertFormat
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
 IMAGE = {"size": 8, "patch": 4} | TINY
+ROTATED = {"size": (8, 13), "patch": 4} | TINY | {"width": 24}
 WINDOWS = {"patch": 2, "width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2}
 CONFIGS = {
     "bert": models.Bert(**TEXT),
@@ -40,6 +41,13 @@ CONFIGS = {
     "deit-teacher": models.Vit(family="deit", distilled=True, **IMAGE),
     "dinov2": models.Vit(family="dinov2", layer_scale=1.0, **(IMAGE | {"mlp": 24})),
     "dinov2-gated": models.Vit(family="dinov2", layer_scale=0.5, gated=True, **(IMAGE | {"mlp": 24})),
+    "dinov2_with_registers": models.Vit(
+        family="dinov2_with_registers", layer_scale=1.0, registers=3, **(IMAGE | {"mlp": 24})
+    ),
+    "dinov3_vit": models.Vit(family="dinov3_vit", layer_scale=0.5, key_bias=False, registers=2, **ROTATED),
+    "dinov3_vit-gated": models.Vit(family="dinov3_vit", layer_scale=0.5, qkv_bias=False, gated=True, **ROTATED),
+    "siglip": models.Vit(family="siglip", channels=1, **IMAGE),
+    "siglip-tanh": models.Vit(family="siglip", pooler=False, activation="gelu_pytorch_tanh", **IMAGE),
     "resnet": models.ResNet(size=12, channels=1, stem=6, widths=(8, 12), depths=(1, 2)),
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
     "convnext": models.ConvNeXt(size=(13, 10), patch=3, channels=1, widths=(4, 6), depths=(1, 2)),

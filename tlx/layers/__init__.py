@@ -30,6 +30,7 @@ from tlx.layers.declare import (
 )
 from tlx.layers.dense import bottleneck, column_norms, dense
 from tlx.layers.noise import dropout, example_keys, keep_mask, mix, stochastic_depth
+from tlx.layers.probe import declare_probe, probe_tokens
 from tlx.layers.quantised import Quantised, dequantised
 from tlx.layers.transformer import (
     Angles,
@@ -51,9 +52,9 @@ from tlx.layers.windows import join_windows, log_distances, relative_places, spl
 __all__ = [
     "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "as_wide", "attend", "attention",
     "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
-    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
+    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_probe", "declare_statistics",
     "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
     "group_norm", "he", "he_out", "join_windows", "keep_mask", "keys_and_values", "layer_norm", "log_distances",
-    "max_pool", "mix", "normal", "ones", "relative_bias", "relative_places", "rms_norm", "rotary_angles", "rotate",
+    "max_pool", "mix", "normal", "ones", "probe_tokens", "relative_bias", "relative_places", "rms_norm", "rotary_angles", "rotate",
     "split_windows", "stochastic_depth", "window_mask", "zeros",
 ]  # fmt: skip

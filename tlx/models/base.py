@@ -26,14 +26,11 @@ class Architecture:
             or its place, "module:Class", which is imported when a checkpoint is read or written.
         any_size: Whether no parameter depends on the size of the image, a field `size`. A checkpoint that states no
             size then has that of its image processor.
-        attention_maps: Whether every block compares all tokens with each other by plain dot products, so that
-            `attention_scores` can compute its attention maps.
     """
 
     supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled,)
     formats: ClassVar[tuple[Any, ...]] = ()
     any_size: ClassVar[bool] = False
-    attention_maps: ClassVar[bool] = True
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages with the declared parameters; the bare backbone if `head` is None."""
@@ -64,6 +61,11 @@ class Architecture:
     def resize_positions(self, path: str, array: np.ndarray, size: int) -> np.ndarray | None:
         """Return the declared leaf at `path` resized to `size`; None if it does not depend on the size."""
         return None
+
+    def has_attention_maps(self) -> bool:
+        """Return whether the blocks compare all tokens with each other by plain dot products of queries and keys, so
+        that `attention_scores` can compute their attention maps."""
+        return True
 
     def attention_input(self, params: Tree, x: Array) -> Array:
         """Return the input of the attention of a block, computed from the hidden states `x` [B, T, W] before it.

@@ -89,7 +89,6 @@ class Swin(Architecture):
 
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.swin:SwinFormat",)
     any_size: ClassVar[bool] = True
-    attention_maps: ClassVar[bool] = False
 
     family: str = "swin"
     size: int | tuple[int, int] = 224
@@ -131,6 +130,10 @@ class Swin(Architecture):
 
     def input_fields(self) -> Mapping[str, Field]:
         return {"image": Field((*sides(self), self.channels), "float32")}
+
+    def has_attention_maps(self) -> bool:
+        # A token attends to its window only.
+        return False
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)

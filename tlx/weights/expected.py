@@ -8,7 +8,12 @@ from collections.abc import Callable
 
 from tlx.trees import Json
 from tlx.weights.expected_layers import Shape, Shapes, linear, norm
-from tlx.weights.expected_patches import convnext_backbone, swin_backbone
+from tlx.weights.expected_patches import (
+    convnext_backbone,
+    dinov3_backbone,
+    siglip_backbone,
+    swin_backbone,
+)
 
 TEXT = {
     "bert": "Bert",
@@ -19,6 +24,10 @@ TEXT = {
     "electra": "Electra",
 }
 IMAGE = {
+    "dinov2_with_registers": "Dinov2WithRegisters",
+    "dinov3_vit": "DINOv3ViT",
+    "siglip": "Siglip",
+    "siglip_vision_model": "SiglipVision",
     "vit": "ViT",
     "deit": "DeiT",
     "dinov2": "Dinov2",
@@ -50,7 +59,7 @@ def expected(document: Json) -> dict[str, Shape]:
         special = BACKBONES.get(kind)
         tensors = image_backbone(kind, head, document) if special is None else special(document)
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
-        prefix = f"{kind}."
+        prefix = "vision_model." if kind == "siglip" else f"{kind}."
     else:
         backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
         prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
@@ -107,15 +116,18 @@ def text_head(kind: str, head: str, document: Json) -> Shapes:
 
 
 def image_backbone(kind: str, head: str, document: Json) -> Shapes:
-    """Yield the tensors of `ViTModel`, `DeiTModel` or `Dinov2Model`."""
+    """Yield the tensors of `ViTModel`, `DeiTModel`, `Dinov2Model` or `Dinov2WithRegistersModel`."""
     width, patch, size = document["hidden_size"], document["patch_size"], document["image_size"]
     height, breadth = (size, size) if isinstance(size, int) else size
     places = (height // patch) * (breadth // patch) + (2 if kind == "deit" else 1)
     yield "embeddings.cls_token", (1, 1, width)
     if kind == "deit":
         yield "embeddings.distillation_token", (1, 1, width)
-    if document.get("use_mask_token", kind == "dinov2") and kind == "dinov2":
+    dino = kind.startswith("dinov2")
+    if dino and document.get("use_mask_token", True):
         yield "embeddings.mask_token", (1, width)
+    if kind == "dinov2_with_registers":
+        yield "embeddings.register_tokens", (1, document["num_register_tokens"], width)
     yield "embeddings.position_embeddings", (1, places, width)
     yield "embeddings.patch_embeddings.projection.weight", (width, document["num_channels"], patch, patch)
     yield "embeddings.patch_embeddings.projection.bias", (width,)
@@ -124,7 +136,7 @@ def image_backbone(kind: str, head: str, document: Json) -> Shapes:
         for name in ("query", "key", "value"):
             yield from linear(f"{block}.attention.attention.{name}", width, width, document.get("qkv_bias", True))
         yield from linear(f"{block}.attention.output.dense", width, width)
-        if kind != "dinov2":
+        if not dino:
             inner = document["intermediate_size"]
             yield from norm(f"{block}.layernorm_before", width)
             yield from norm(f"{block}.layernorm_after", width)
@@ -144,7 +156,7 @@ def image_backbone(kind: str, head: str, document: Json) -> Shapes:
             yield from linear(f"{block}.mlp.fc1", width, inner)
             yield from linear(f"{block}.mlp.fc2", inner, width)
     yield from norm("layernorm", width)
-    if head == "Model" and kind != "dinov2":
+    if head == "Model" and not dino:
         yield from linear("pooler.dense", width, width)
 
 
@@ -159,7 +171,7 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if kind in LAST_WIDTHS:
         yield from linear("classifier", LAST_WIDTHS[kind](document), outputs)
         return
-    width = document["hidden_size"] * (2 if kind == "dinov2" else 1)
+    width = document["hidden_size"] * (2 if kind.startswith("dinov2") else 1)
     for name in ("cls_classifier", "distillation_classifier") if head.endswith("Teacher") else ("classifier",):
         yield from linear(name, width, outputs)
 
@@ -192,10 +204,14 @@ def residual_backbone(document: Json) -> Shapes:
 
 LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
     **dict.fromkeys(("convnext", "convnextv2"), lambda document: document["hidden_sizes"][-1]),
+    "siglip": lambda document: document["vision_config"]["hidden_size"],
     **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
 }
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,
+    "dinov3_vit": dinov3_backbone,
+    "siglip": lambda document: siglip_backbone(document["vision_config"]),
+    "siglip_vision_model": siglip_backbone,
     "convnext": convnext_backbone,
     "convnextv2": convnext_backbone,
     "swin": swin_backbone,

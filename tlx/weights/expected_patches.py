@@ -65,3 +65,47 @@ def swin_block(document: Json, name: str, width: int, heads: int) -> Shapes:
         yield from norm(f"{name}.{place}", width)
     yield from linear(f"{name}.intermediate.dense", width, units)
     yield from linear(f"{name}.output.dense", units, width)
+
+
+def dinov3_backbone(document: Json) -> Shapes:
+    """Yield the tensors of `DINOv3ViTModel`."""
+    width, units = document["hidden_size"], document["intermediate_size"]
+    yield "embeddings.cls_token", (1, 1, width)
+    yield "embeddings.mask_token", (1, 1, width)
+    yield "embeddings.register_tokens", (1, document["num_register_tokens"], width)
+    yield from convolution("embeddings.patch_embeddings", document["num_channels"], width, document["patch_size"])
+    for number in range(document["num_hidden_layers"]):
+        layer = f"layer.{number}"
+        for name, field in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "proj")):
+            yield from linear(f"{layer}.attention.{name}_proj", width, width, document[f"{field}_bias"])
+        for part in ("1", "2"):
+            yield from norm(f"{layer}.norm{part}", width)
+            yield f"{layer}.layer_scale{part}.lambda1", (width,)
+        for name in ("gate", "up") if document["use_gated_mlp"] else ("up",):
+            yield from linear(f"{layer}.mlp.{name}_proj", width, units, document["mlp_bias"])
+        yield from linear(f"{layer}.mlp.down_proj", units, width, document["mlp_bias"])
+    yield from norm("norm", width)
+
+
+def siglip_backbone(document: Json) -> Shapes:
+    """Yield the tensors of `SiglipVisionModel`."""
+    width, units, patch = document["hidden_size"], document["intermediate_size"], document["patch_size"]
+    yield from convolution("embeddings.patch_embedding", document["num_channels"], width, patch)
+    yield "embeddings.position_embedding.weight", ((document["image_size"] // patch) ** 2, width)
+    for number in range(document["num_hidden_layers"]):
+        layer = f"encoder.layers.{number}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from linear(f"{layer}.self_attn.{name}", width, width)
+        yield from norm(f"{layer}.layer_norm1", width)
+        yield from norm(f"{layer}.layer_norm2", width)
+        yield from linear(f"{layer}.mlp.fc1", width, units)
+        yield from linear(f"{layer}.mlp.fc2", units, width)
+    yield from norm("post_layernorm", width)
+    if document["vision_use_head"]:
+        yield "head.probe", (1, 1, width)
+        yield "head.attention.in_proj_weight", (3 * width, width)
+        yield "head.attention.in_proj_bias", (3 * width,)
+        yield from linear("head.attention.out_proj", width, width)
+        yield from norm("head.layernorm", width)
+        yield from linear("head.mlp.fc1", width, units)
+        yield from linear("head.mlp.fc2", units, width)

@@ -50,6 +50,7 @@ WORDS: dict[str, Form] = {
 BERT = TRANSFORMER | WORDS | {"type_vocab_size": maybe(Whole()), "classifier_dropout": maybe(SHARE)}
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
+SIGLIP = VIT | {"attention_dropout": maybe(SHARE), "vision_use_head": maybe(Flag())}
 IMAGE: dict[str, Form] = {
     "image_size": SIDES,
     "patch_size": SIDES,
@@ -94,6 +95,25 @@ FIELDS: dict[str, dict[str, Form]] = {
         "layerscale_value": Real(),
         "drop_path_rate": SHARE,
     },
+    "dinov2_with_registers": VIT
+    | {
+        "mlp_ratio": Real(0, 1024, above=True),
+        "use_swiglu_ffn": Flag(),
+        "layerscale_value": Real(),
+        "drop_path_rate": SHARE,
+        "num_register_tokens": Whole(0, 10000),
+    },
+    "dinov3_vit": VIT
+    | {
+        **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp"), Flag()),
+        "attention_dropout": maybe(SHARE),
+        "layerscale_value": Real(),
+        "drop_path_rate": SHARE,
+        "num_register_tokens": Whole(0, 10000),
+        "rope_theta": Real(0, above=True),
+    },
+    "siglip_vision_model": SIGLIP,
+    "siglip": {"vision_config": maybe(Record({}, SIGLIP))},
     "resnet": {
         "image_size": SIDES,
         "num_channels": maybe(Whole(1, 1024)),
