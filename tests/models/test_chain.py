@@ -68,6 +68,7 @@ class OtherNet(nnx.Module):
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
+ROTATED = IMAGE | {"width": 12, "depth": 1}
 GROUPS: dict[str, Any] = {"size": SHAPE[:2], "patch": 2, "channels": 2, "stochastic_depth": 0.5}
 DROPOUT: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2}
 NOISE = DROPOUT | {"stochastic_depth": 0.5}
@@ -80,6 +81,7 @@ CONFIGS: dict[str, Any] = {
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
+    "dinov3": Vit(family="dinov3_vit", registers=2, layer_scale=0.1, gated=True, **ROTATED, **NOISE),
     "mlp": Mlp(inputs=SHAPE, widths=(7, 5, 6), dropout=0.2),
     "cnn": Cnn(size=9, channels=2, widths=(3, 5), dense=7),
     "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),

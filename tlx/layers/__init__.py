@@ -52,9 +52,10 @@ from tlx.layers.windows import join_windows, log_distances, relative_places, spl
 __all__ = [
     "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "as_wide", "attend", "attention",
     "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
-    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_probe", "declare_statistics",
-    "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
-    "group_norm", "he", "he_out", "join_windows", "keep_mask", "keys_and_values", "layer_norm", "log_distances",
-    "max_pool", "mix", "normal", "ones", "probe_tokens", "relative_bias", "relative_places", "rms_norm", "rotary_angles", "rotate",
-    "split_windows", "stochastic_depth", "window_mask", "zeros",
+    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_probe",
+    "declare_statistics", "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys",
+    "feed_forward", "gelu_exact", "group_norm", "he", "he_out", "join_windows", "keep_mask", "keys_and_values",
+    "layer_norm", "log_distances", "max_pool", "mix", "normal", "ones", "probe_tokens", "relative_bias",
+    "relative_places", "rms_norm", "rotary_angles", "rotate", "split_windows", "stochastic_depth", "window_mask",
+    "zeros",
 ]  # fmt: skip

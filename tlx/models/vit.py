@@ -1,5 +1,5 @@
-"""Vision transformers: ViT (Dosovitskiy et al., 2021), DeiT (Touvron et al., 2021), DINOv2 (Oquab et al., 2023) with and
-without registers (Darcet et al., 2024), DINOv3 (Simeoni et al., 2025), the images' side of SigLIP (Zhai et al., 2023).
+"""Vision transformers: ViT (Dosovitskiy et al., 2021), DeiT (Touvron et al., 2021), DINOv2 (Oquab et al., 2023), also
+with registers (Darcet et al., 2024), DINOv3 (Simeoni et al., 2025), and the images' side of SigLIP (Zhai et al., 2023).
 
 Stages: `stem`, `blocks/00` ..., `norm`, `pool` (where the family has one), `head`. Shapes: B batch, T tokens, W width,
 I height, J width of an image, C channels.

@@ -1,6 +1,7 @@
 """The form of the vision transformers of DINOv3 in `transformers`."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Dinov3Format(Format):
     The random rescaling of positions in training (`pos_embed_rescale`), a part of pretraining, is not applied.
     """
 
-    families = {KIND: KIND}
+    families: ClassVar[dict[str, str]] = {KIND: KIND}
     unused = (r".*mask_token", r".*register_tokens")
 
     def read(self, document: Json) -> Vit:

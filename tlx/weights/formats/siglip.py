@@ -1,6 +1,7 @@
 """The form of the images' side of SigLIP in `transformers`."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from tlx.models.heads import Head, Pooled
 from tlx.models.names import Name, conv_names, dense_names, norm_names
@@ -30,7 +31,7 @@ class SiglipFormat(Format):
     """The form of `transformers` for the family. The published checkpoints of SigLIP 2 for images of one size have it,
     too."""
 
-    families = {WHOLE: "siglip", ALONE: "siglip"}
+    families: ClassVar[dict[str, str]] = {WHOLE: "siglip", ALONE: "siglip"}
     unused = (
         r"text_model\..*",
         r"logit_(scale|bias)",
