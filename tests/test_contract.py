@@ -262,8 +262,8 @@ def test_everything_in_the_tables_is_tested():
     assert MAKE.keys() == EXPORTED.keys()
     assert set(TURNS) == {name for name, kind in EXPORTED.items() if kind.turns is not terms.Term.turns}
     # Nnx is one stage on the bridge of Linen and refuses the same; models/test_bridge.py tests its steps. The layers of
-    # ResNet are those of the small network, Cnn; ConvNeXt and Swin have those of Cnn and of Vit.
-    elsewhere = {models.Nnx, models.ResNet, models.ConvNeXt, models.Swin}
+    # ResNet and BiT are those of the small network, Cnn; ConvNeXt and Swin have those of Cnn and of Vit.
+    elsewhere = {models.Nnx, models.ResNet, models.BiT, models.ConvNeXt, models.Swin}
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - elsewhere
 
 

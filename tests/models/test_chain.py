@@ -16,6 +16,7 @@ from flax import nnx
 
 from tlx.models import (
     Bert,
+    BiT,
     Cnn,
     ConvNeXt,
     Linen,
@@ -86,6 +87,7 @@ CONFIGS: dict[str, Any] = {
     "cnn": Cnn(size=9, channels=2, widths=(3, 5), dense=7),
     "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),
     "resnet": ResNet(size=SHAPE[:2], channels=2, stem=4, widths=(8, 12), depths=(1, 2), stochastic_depth=0.5),
+    "bit": BiT(size=SHAPE[:2], channels=2, stem=8, widths=(8, 16), depths=(1, 1), groups=4, stochastic_depth=0.5),
     "convnext": ConvNeXt(layer_scale=0.5, response_norm=True, **GROUPS, widths=(6, 8), depths=(1, 2)),
     "swin": Swin(family="swinv2", window=2, width=6, heads=(3,), depths=(2,), **GROUPS, **DROPOUT),
     "linen": Linen(module=Net(), shape=SHAPE),

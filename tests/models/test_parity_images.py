@@ -45,6 +45,7 @@ SMALL = {"num_channels": 2, "embedding_size": 6, "hidden_sizes": [8, 12], "depth
 NEXT = {"num_channels": 2, "hidden_sizes": [6, 10], "depths": [2, 2], "num_stages": 2}
 SWIN = {"num_channels": 2, "embed_dim": 6, "depths": [2, 1], "num_heads": [2, 3], "window_size": 3}
 SWIN |= {"patch_size": 2, "drop_path_rate": 0.0}
+BIT = {"num_channels": 2, "embedding_size": 8, "hidden_sizes": [8, 24], "depths": [2, 1], "num_groups": 4}
 CASES = {
     "basic": Case(SMALL | {"layer_type": "basic"}, (33, 26)),
     "basic-equal": Case(SMALL | {"layer_type": "basic", "hidden_sizes": [6, 10]}, (19, 35)),
@@ -58,6 +59,9 @@ CASES = {
     "swin-padded": Case(SWIN | {"hidden_act": "relu", "mlp_ratio": 2.5}, (29, 37), "Swin"),
     "swinv2": Case(SWIN | {"window_size": 4, "pretrained_window_sizes": [3, 0]}, (23, 29), "Swinv2"),
     "swinv2-small": Case(SWIN | {"hidden_act": "gelu_new"}, (14, 21), "Swinv2"),
+    "bit": Case(BIT | {"global_padding": "SAME", "embedding_dynamic_padding": True}, (33, 46), "Bit"),
+    "bit-even": Case(BIT | {"hidden_act": "silu"}, (38, 27), "Bit"),
+    "bit-after": Case(BIT | {"layer_type": "bottleneck", "embedding_dynamic_padding": True}, (31, 40), "Bit"),
 }
 # Networks with running statistics are compared in training, too. Swin V2 has no noise here: one comparison is enough.
 TRAINED = {"ResNet": (False, True), "Swinv2": (True,)}

@@ -25,6 +25,7 @@ TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
 IMAGE = {"size": 8, "patch": 4} | TINY
 ROTATED = {"size": (8, 13), "patch": 4} | TINY | {"width": 24}
+BIT = {"stem": 8, "widths": (8, 16), "depths": (1, 2)}
 WINDOWS = {"patch": 2, "width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2}
 CONFIGS = {
     "bert": models.Bert(**TEXT),
@@ -52,6 +53,8 @@ CONFIGS = {
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
     "convnext": models.ConvNeXt(size=(13, 10), patch=3, channels=1, widths=(4, 6), depths=(1, 2)),
     "convnextv2": models.ConvNeXt(size=9, layer_scale=None, response_norm=True, widths=(4, 6), depths=(2, 1)),
+    "bit": models.BiT(size=(13, 10), channels=1, groups=4, **BIT),
+    "bit-after": models.BiT(size=9, preactivation=False, padding="even", padded_pool=False, groups=2, **BIT),
     "swin": models.Swin(size=(13, 10), channels=1, mlp_ratio=1.5, **WINDOWS),
     "swinv2": models.Swin(family="swinv2", size=10, pretrained_windows=(4, 0), qkv_bias=False, **WINDOWS),
 }
@@ -63,7 +66,7 @@ TASKS = {
     "backbone": None,
 }
 # Architectures with the linear head of the others: one task is enough. `transformers` has no classifier for DINOv3.
-LINEAR = ("convnext", "convnextv2", "swin", "swinv2", "siglip", "dinov2_with_registers")
+LINEAR = ("bit", "convnext", "convnextv2", "swin", "swinv2", "siglip", "dinov2_with_registers")
 BARE = ("dinov3_vit",)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]

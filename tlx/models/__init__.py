@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, convnext, mlp, resnet, sizes, swin, vit
+from tlx.models import bert, bit, bridge, cnn, convnext, mlp, resnet, sizes, swin, vit
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
+from tlx.models.bit import BiT
 from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
@@ -30,6 +31,7 @@ from tlx.types import ArrayMap, Model
 __all__ = [
     "Architecture",
     "Bert",
+    "BiT",
     "Cnn",
     "ConvNeXt",
     "Head",
@@ -47,6 +49,7 @@ __all__ = [
     "attention_stages",
     "bert",
     "beside",
+    "bit",
     "bridge",
     "build",
     "check_tokens",

@@ -3,6 +3,7 @@
 Shapes: I height, J width of a grid, W width, F rotated part of a head.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.layers import Angles
@@ -82,4 +83,4 @@ def patch_angles(grid: Grid, first: int, size: int, base: float) -> Angles:
     angles = np.float32(2 * np.pi) * places[:, :, None] * frequencies
     angles = np.tile(angles.reshape(len(places), -1), 2)
     angles = np.concatenate([np.zeros((first, size), np.float32), angles])
-    return Angles(np.cos(angles), np.sin(angles))
+    return Angles(jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles)))

@@ -265,8 +265,9 @@ def chain(config: Vit, head: Head | None) -> Model:
 
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         if config.family == "siglip":
-            act, form = ACTIVATIONS[config.activation], {"heads": config.heads, "epsilon": config.epsilon}
-            return carry | {"pooled": probe_tokens(params, carry["hidden"], act, context, **form)}, stats
+            act, heads, epsilon = ACTIVATIONS[config.activation], config.heads, config.epsilon
+            features = probe_tokens(params, carry["hidden"], act, context, heads=heads, epsilon=epsilon)
+            return carry | {"pooled": features}, stats
         return carry | {"pooled": jnp.tanh(dense(params, carry["pooled"], context, UP))}, stats
 
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tlx.trees import Json
 from tlx.weights.expected_layers import Shape, Shapes, linear, norm
 from tlx.weights.expected_patches import (
+    bit_backbone,
     convnext_backbone,
     dinov3_backbone,
     siglip_backbone,
@@ -32,6 +33,7 @@ IMAGE = {
     "deit": "DeiT",
     "dinov2": "Dinov2",
     "resnet": "ResNet",
+    "bit": "Bit",
     "convnext": "ConvNext",
     "convnextv2": "ConvNextV2",
     "swin": "Swin",
@@ -165,7 +167,7 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if head == "Model":
         return
     outputs = len(document["id2label"])
-    if kind == "resnet":
+    if kind in ("resnet", "bit"):
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
         return
     if kind in LAST_WIDTHS:
@@ -212,6 +214,7 @@ BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "dinov3_vit": dinov3_backbone,
     "siglip": lambda document: siglip_backbone(document["vision_config"]),
     "siglip_vision_model": siglip_backbone,
+    "bit": bit_backbone,
     "convnext": convnext_backbone,
     "convnextv2": convnext_backbone,
     "swin": swin_backbone,

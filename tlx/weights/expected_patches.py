@@ -109,3 +109,25 @@ def siglip_backbone(document: Json) -> Shapes:
         yield from norm("head.layernorm", width)
         yield from linear("head.mlp.fc1", width, units)
         yield from linear("head.mlp.fc2", units, width)
+
+
+def bit_backbone(document: Json) -> Shapes:
+    """Yield the tensors of `BitModel`."""
+    inputs, after = document["embedding_size"], document["layer_type"] == "bottleneck"
+    yield from convolution("embedder.convolution", document["num_channels"], inputs, 7, False)
+    if after:
+        yield from norm("embedder.norm", inputs)
+    for group, (width, depth) in enumerate(zip(document["hidden_sizes"], document["depths"], strict=True)):
+        for number in range(depth):
+            layer, inner = f"encoder.stages.{group}.layers.{number}", max(8, int(width / 4 + 4) // 8 * 8)
+            inner += 8 if inner < 0.9 * width / 4 else 0
+            if number == 0:
+                yield from convolution(f"{layer}.downsample.conv", inputs, width, 1, False)
+                if after:
+                    yield from norm(f"{layer}.downsample.norm", width)
+            for n, (size, before, behind) in enumerate(((1, inputs, inner), (3, inner, inner), (1, inner, width)), 1):
+                yield from convolution(f"{layer}.conv{n}", before, behind, size, False)
+                yield from norm(f"{layer}.norm{n}", behind if after else before)
+            inputs = width
+    if not after:
+        yield from norm("norm", inputs)

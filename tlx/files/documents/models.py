@@ -129,6 +129,21 @@ FIELDS: dict[str, dict[str, Form]] = {
     "convnextv2": CONVNEXT,
     "swin": SWIN,
     "swinv2": SWIN | {"pretrained_window_sizes": maybe(Rows(Whole(0, 65536)))},
+    "bit": {
+        "image_size": SIDES,
+        "num_channels": maybe(Whole(1, 1024)),
+        "embedding_size": maybe(SIZE),
+        "hidden_sizes": maybe(Rows(SIZE)),
+        "depths": maybe(Rows(Whole(1, 1000))),
+        "layer_type": maybe(OneOf(("preactivation", "bottleneck"))),
+        "hidden_act": maybe(NAME),
+        "global_padding": maybe(Text()),
+        "num_groups": maybe(SIZE),
+        "drop_path_rate": maybe(SHARE),
+        "embedding_dynamic_padding": maybe(Flag()),
+        "output_stride": maybe(SIZE),
+        "width_factor": maybe(SIZE),
+    },
     # Our own form: the architecture's record.
     "tlx": {"outputs": maybe(Whole(1))},
 }

@@ -1,7 +1,7 @@
 """The form of the images' side of SigLIP in `transformers`."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tlx.models.heads import Head, Pooled
 from tlx.models.names import Name, conv_names, dense_names, norm_names
@@ -23,7 +23,7 @@ FIELDS = {
     "epsilon": "layer_norm_eps",
     "attention_dropout": "attention_dropout",
 }
-ASSUMED = {"activation": "gelu_pytorch_tanh", "epsilon": 1e-6}
+ASSUMED: dict[str, Any] = {"activation": "gelu_pytorch_tanh", "epsilon": 1e-6}
 POOLER = "vision_use_head"
 
 
