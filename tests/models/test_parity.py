@@ -22,6 +22,7 @@ from tlx.models import Bert, Head, PerToken, Pooled, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
 from tlx.types import Variables
+from tlx.weights import load_pretrained, save_pretrained
 from tlx.weights.formats import foreign, foreign_kinds
 from tlx.weights.formats.vit import VitFormat
 
@@ -287,3 +288,20 @@ def holds(document: Any, part: Any) -> bool:
 def test_missing_fields_have_the_defaults_of_transformers(kind):
     config_class = transformers.AutoConfig.for_model(kind).__class__
     assert foreign(kind).read({"model_type": kind}) == foreign(kind).read(config_class().to_dict())
+
+
+# Tensors that pretraining or another class reads, and tlx does not keep.
+LOST = re.compile(r".*mask_token|vision_model\.head\..*")
+
+
+@pytest.mark.parametrize("name", ["registers-head", "registers", "dinov3", "dinov3-gated", "siglip", "siglip-head"])
+def test_weights_return_as_they_came(tmp_path, name):
+    model = reference(CASES[name])
+    model.save_pretrained(tmp_path / "theirs")
+    save_pretrained(load_pretrained(tmp_path / "theirs"), tmp_path / "ours")
+    again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    assert again.config.architectures == model.config.architectures or model.config.architectures is None
+    wanted = {key: tensor for key, tensor in model.state_dict().items() if not LOST.fullmatch(key)}
+    for key, tensor in wanted.items():
+        assert torch.equal(tensor, again.state_dict()[key]), key

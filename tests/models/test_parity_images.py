@@ -174,3 +174,15 @@ def test_a_round_trip_is_exact(tmp_path):
     for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind != "ResNet"])
+def test_weights_return_as_they_came(tmp_path, name):
+    model = reference(CASES[name])
+    model.save_pretrained(tmp_path / "theirs")
+    save_pretrained(load_pretrained(tmp_path / "theirs"), tmp_path / "ours")
+    kind = transformers.AutoModelForImageClassification
+    again, info = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(again) is type(model) and not any(info.values()), info
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[key]), key
