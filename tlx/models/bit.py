@@ -4,7 +4,7 @@ Stages: `stem`, `blocks/00` ... (a residual block each), `norm` (with pre-activa
 I height, J width of an image, C channels.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -104,7 +104,7 @@ class BiT(Architecture):
         return replace(self, size=size)
 
 
-class Block(NamedTuple):
+class BitBlock(NamedTuple):
     """A residual block from `inputs` to `width` channels with `inner` between; `first` of its group or not."""
 
     inputs: int
@@ -126,12 +126,12 @@ def inner_width(width: int) -> int:
     return rounded + DIVISOR if rounded < 0.9 * share else rounded
 
 
-def blocks(config: BiT) -> Iterator[Block]:
+def blocks(config: BiT) -> Iterator[BitBlock]:
     """Yield the residual blocks of the network."""
     inputs = config.stem
     for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
         for n in range(depth):
-            yield Block(inputs, inner_width(width), width, 2 if n == 0 and group > 0 else 1, n == 0)
+            yield BitBlock(inputs, inner_width(width), width, 2 if n == 0 and group > 0 else 1, n == 0)
             inputs = width
 
 
@@ -151,7 +151,7 @@ def declare(config: BiT, head: Head | None) -> Tree:
     return params
 
 
-def declared(config: BiT, block: Block) -> Tree:
+def declared(config: BiT, block: BitBlock) -> Tree:
     """Return the parameters of a block. The norm of a convolution is that before it, with pre-activation, or after."""
     steps = ((1, block.inputs, block.inner), (3, block.inner, block.inner), (1, block.inner, block.width))
     params: Tree = {}
@@ -172,51 +172,63 @@ def standardised(params: Tree) -> Tree:
     return {"kernel": centred * lax.rsqrt((centred * centred).mean((0, 1, 2)) + EPSILON)}
 
 
+def convolve(config: BiT, params: Tree, x: Array, stride: int = 1) -> Array:
+    """Convolve with a standardised kernel and the padding of the network."""
+    even = params["kernel"].shape[0] // 2
+    return conv(standardised(params), x, stride=stride, padding="SAME" if config.padding == "same" else even)
+
+
+def activated(config: BiT, params: Tree, x: Array) -> Array:
+    """Return the activation of the normalised input; `params` hold the norm of a convolution."""
+    return ACTIVATIONS[config.activation](group_norm(params["norm"], x, config.groups))
+
+
+def before(config: BiT, block: BitBlock, params: Tree, x: Array, way: Callable[[Array], Array]) -> Array:
+    """Run a block with norm and activation before each convolution; `way` is applied to the residual branch."""
+    first, second, third = (params[name] for name in LAYERS)
+    y = activated(config, first, x)
+    x = convolve(config, params["shortcut"], y, block.stride) if block.first else x
+    y = convolve(config, first, y)
+    y = convolve(config, second, activated(config, second, y), block.stride)
+    return x + way(convolve(config, third, activated(config, third, y)))
+
+
+def after(config: BiT, block: BitBlock, params: Tree, x: Array, way: Callable[[Array], Array]) -> Array:
+    """Run a block with norm and activation after each convolution; `way` is applied to the residual branch."""
+    first, second, third = (params[name] for name in LAYERS)
+    y = activated(config, first, convolve(config, first, x))
+    y = activated(config, second, convolve(config, second, y, block.stride))
+    y = group_norm(third["norm"], convolve(config, third, y), config.groups)
+    if block.first:
+        leaves = params["shortcut"]
+        x = group_norm(leaves["norm"], convolve(config, leaves, x, block.stride), config.groups)
+    return ACTIVATIONS[config.activation](x + way(y))
+
+
 def chain(config: BiT, head: Head | None) -> Model:
     """Build the chain of stages, with a linear head."""
-    act = ACTIVATIONS[config.activation]
-
-    def convolve(params: Tree, x: Array, stride: int = 1) -> Array:
-        even = params["kernel"].shape[0] // 2
-        return conv(standardised(params), x, stride=stride, padding="SAME" if config.padding == "same" else even)
-
-    def normed(params: Tree, x: Array) -> Array:
-        return group_norm(params["norm"], x, config.groups)
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
-        x = convolve(params, as_dtype(example(carry, "image", (*sides(config), config.channels)), context), 2)
+        image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
+        x = convolve(config, params, image, 2)
         if config.padding == "even":
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         if "norm" in params:
-            x = act(normed(params, x))
+            x = activated(config, params, x)
         return {"hidden": max_pool(completed(x) if config.padded_pool else x, 3, stride=2)}, stats
 
-    def before(block: Block, rate: float) -> Any:
-        def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-            x = carry["hidden"]
-            y = act(normed(params["first"], x))
-            way = convolve(params["shortcut"], y, block.stride) if block.first else x
-            y = convolve(params["first"], y)
-            y = convolve(params["second"], act(normed(params["second"], y)), block.stride)
-            y = convolve(params["third"], act(normed(params["third"], y)))
-            return carry | {"hidden": way + stochastic_depth(y, rate, context, 0)}, stats
+    def residual(block: BitBlock, rate: float) -> Any:
+        run = before if config.preactivation else after
 
-        return apply
-
-    def after(block: Block, rate: float) -> Any:
         def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-            x = carry["hidden"]
-            way = normed(params["shortcut"], convolve(params["shortcut"], x, block.stride)) if block.first else x
-            y = act(normed(params["first"], convolve(params["first"], x)))
-            y = act(normed(params["second"], convolve(params["second"], y, block.stride)))
-            y = normed(params["third"], convolve(params["third"], y))
-            return carry | {"hidden": act(way + stochastic_depth(y, rate, context, 0))}, stats
+            hidden = run(config, block, params, carry["hidden"], lambda y: stochastic_depth(y, rate, context, 0))
+            return carry | {"hidden": hidden}, stats
 
         return apply
 
     def norm(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"hidden": act(group_norm(params, carry["hidden"], config.groups))}, stats
+        return carry | {"hidden": activated(config, {"norm": params}, carry["hidden"])}, stats
 
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         hidden = carry["hidden"]
@@ -225,13 +237,10 @@ def chain(config: BiT, head: Head | None) -> Model:
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
-    every, residual = list(blocks(config)), before if config.preactivation else after
-    rates = np.linspace(0.0, config.stochastic_depth, len(every))
+    every = list(blocks(config))
     stages = [Stage("stem", stem)]
-    stages += [
-        Stage(f"blocks/{n:02d}", residual(block, float(rate)))
-        for n, (block, rate) in enumerate(zip(every, rates, strict=True))
-    ]
+    for n, (block, rate) in enumerate(zip(every, np.linspace(0.0, config.stochastic_depth, len(every)), strict=True)):
+        stages.append(Stage(f"blocks/{n:02d}", residual(block, float(rate))))
     stages += [Stage("norm", norm, joins="before")] if config.preactivation else []
     stages.append(Stage("pool", pool, "pooled"))
     if head is not None:

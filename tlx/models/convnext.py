@@ -104,7 +104,7 @@ class ConvNeXt(Architecture):
         return replace(self, size=size)
 
 
-class Block(NamedTuple):
+class ConvNeXtBlock(NamedTuple):
     """A residual block of `width` channels; `inputs` is the number before it where it halves the image, else None."""
 
     width: int
@@ -116,11 +116,11 @@ def sides(config: ConvNeXt) -> tuple[int, int]:
     return (config.size, config.size) if isinstance(config.size, int) else config.size
 
 
-def blocks(config: ConvNeXt) -> Iterator[Block]:
+def blocks(config: ConvNeXt) -> Iterator[ConvNeXtBlock]:
     """Yield the residual blocks of the network."""
     for group, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
         for n in range(depth):
-            yield Block(width, config.widths[group - 1] if group > 0 and n == 0 else None)
+            yield ConvNeXtBlock(width, config.widths[group - 1] if group > 0 and n == 0 else None)
 
 
 def declare(config: ConvNeXt, head: Head | None) -> Tree:
@@ -137,7 +137,7 @@ def declare(config: ConvNeXt, head: Head | None) -> Tree:
     return params
 
 
-def declared(config: ConvNeXt, block: Block) -> Tree:
+def declared(config: ConvNeXt, block: ConvNeXtBlock) -> Tree:
     """Return the parameters of a block."""
     init, width = normal(config.deviation), block.width
     params: Tree = {

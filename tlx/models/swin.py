@@ -139,7 +139,7 @@ class Swin(Architecture):
         return replace(self, size=size)
 
 
-class Block(NamedTuple):
+class WindowBlock(NamedTuple):
     """A transformer block.
 
     Attributes:
@@ -201,7 +201,7 @@ def grid(config: Swin, group: int) -> tuple[int, int]:
     return height, width
 
 
-def blocks(config: Swin) -> Iterator[Block]:
+def blocks(config: Swin) -> Iterator[WindowBlock]:
     """Yield the blocks of the network."""
     pretrained = config.pretrained_windows or (0,) * len(config.depths)
     for group, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
@@ -210,7 +210,7 @@ def blocks(config: Swin) -> Iterator[Block]:
         for n in range(depth):
             halves = group > 0 and n == 0
             width = config.width * 2**group
-            yield Block(width, heads, grid(config, group), window, shift * (n % 2), pretrained[group], halves)
+            yield WindowBlock(width, heads, grid(config, group), window, shift * (n % 2), pretrained[group], halves)
 
 
 def declare(config: Swin, head: Head | None) -> Tree:
@@ -229,7 +229,7 @@ def declare(config: Swin, head: Head | None) -> Tree:
     return params
 
 
-def declared(config: Swin, block: Block) -> Tree:
+def declared(config: Swin, block: WindowBlock) -> Tree:
     """Return the parameters of a block."""
     init, width, second = normal(config.deviation), block.width, config.family == "swinv2"
     units = int(config.mlp_ratio * width)
@@ -270,7 +270,7 @@ def chain(config: Swin, head: Head | None) -> Model:
         hidden = conv(params["patch"], image, stride=config.patch, padding="VALID")
         return {"hidden": dropout(layer_norm(params["norm"], hidden, EPSILON), config.dropout, context, 0)}, stats
 
-    def encoded(block: Block, rate: float) -> Any:
+    def encoded(block: WindowBlock, rate: float) -> Any:
         def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
             hidden = carry["hidden"]
             if "halve" in params:
@@ -308,7 +308,7 @@ def halve(config: Swin, params: Tree, x: Array, context: Context) -> Array:
     return dense(params, layer_norm(params["norm"], x, EPSILON), context, OUTER + 2)
 
 
-def encode(config: Swin, block: Block, rate: float, params: Tree, x: Array, context: Context) -> Array:
+def encode(config: Swin, block: WindowBlock, rate: float, params: Tree, x: Array, context: Context) -> Array:
     """Run one transformer block with stochastic depth at `rate`: [B, I, J, C] -> [B, I, J, C].
 
     The norm comes before the branch in version 1, and after it in version 2.
@@ -330,7 +330,7 @@ def encode(config: Swin, block: Block, rate: float, params: Tree, x: Array, cont
     return x + bottleneck(params["adapter"], x, context, OUTER) if "adapter" in params else x
 
 
-def mix_windows(config: Swin, block: Block, params: Tree, x: Array, context: Context) -> Array:
+def mix_windows(config: Swin, block: WindowBlock, params: Tree, x: Array, context: Context) -> Array:
     """Compute the attention within the windows of a block: [B, I, J, C] -> [B, I, J, C]."""
     layer = params["attention"]
     tokens = split_windows(x, block.window, block.shift)
@@ -348,7 +348,7 @@ def mix_windows(config: Swin, block: Block, params: Tree, x: Array, context: Con
     return join_windows(mixed, block.sides, block.window, block.shift)
 
 
-def position_bias(block: Block, params: Tree) -> Array:
+def position_bias(block: WindowBlock, params: Tree) -> Array:
     """Return the bias of the scores by the distance of two tokens of a window: float32[1, H, T, T]."""
     if "table" in params:
         table = jnp.asarray(params["table"])
