@@ -69,7 +69,6 @@ class OtherNet(nnx.Module):
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
-ROTATED = IMAGE | {"width": 12, "depth": 1}
 GROUPS: dict[str, Any] = {"size": SHAPE[:2], "patch": 2, "channels": 2, "stochastic_depth": 0.5}
 DROPOUT: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2}
 NOISE = DROPOUT | {"stochastic_depth": 0.5}
@@ -82,13 +81,12 @@ CONFIGS: dict[str, Any] = {
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
-    "dinov3": Vit(family="dinov3_vit", registers=2, layer_scale=0.1, gated=True, **ROTATED, **NOISE),
     "mlp": Mlp(inputs=SHAPE, widths=(7, 5, 6), dropout=0.2),
     "cnn": Cnn(size=9, channels=2, widths=(3, 5), dense=7),
     "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),
     "resnet": ResNet(size=SHAPE[:2], channels=2, stem=4, widths=(8, 12), depths=(1, 2), stochastic_depth=0.5),
-    "bit": BiT(size=SHAPE[:2], channels=2, stem=8, widths=(8, 16), depths=(1, 1), groups=4, stochastic_depth=0.5),
-    "convnext": ConvNeXt(layer_scale=0.5, response_norm=True, **GROUPS, widths=(6, 8), depths=(1, 2)),
+    "bit": BiT(size=SHAPE[:2], channels=2, stem=8, widths=(8,), depths=(2,), groups=4, stochastic_depth=0.5),
+    "convnext": ConvNeXt(layer_scale=0.5, response_norm=True, **GROUPS, widths=(6,), depths=(2,)),
     "swin": Swin(family="swinv2", window=2, width=6, heads=(3,), depths=(2,), **GROUPS, **DROPOUT),
     "linen": Linen(module=Net(), shape=SHAPE),
     "nnx": Nnx(make=OtherNet, shape=SHAPE),

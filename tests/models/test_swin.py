@@ -17,7 +17,7 @@ from tlx.types import Variables
 from tlx.weights.formats.swin import SwinFormat
 
 pytestmark = pytest.mark.usefixtures("quick")
-SMALL = {"size": (10, 12), "patch": 2, "channels": 1, "width": 6, "depths": (2, 1), "heads": (2, 3), "window": 2}
+SMALL = {"size": (10, 12), "patch": 2, "channels": 1, "width": 6, "depths": (2,), "heads": (2,), "window": 2}
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2])
@@ -59,11 +59,11 @@ def test_response_norm_by_hand():
     np.testing.assert_allclose(
         response_norm(params, jnp.asarray(x))[0, 0], [[3 * 4 + 0.5 + 3, 1], [4 * 4 + 0.5 + 4, 1]], rtol=1e-5
     )
-    slopes = jax.grad(lambda value: response_norm(params, value).sum())(jnp.asarray(x))
+    slopes = jax.jit(jax.grad(lambda value: response_norm(params, value).sum()))(jnp.asarray(x))
     assert np.isfinite(slopes).all()
 
 
-@pytest.mark.parametrize("family", ["swin", "swinv2"])
+@pytest.mark.parametrize("family", [pytest.param("swin", marks=pytest.mark.slow), "swinv2"])
 def test_adapters_act_in_every_block(family):
     model = build(Swin(family=family, deviation=0.3, **SMALL), 3)
     params = initialise(model, jax.random.key(0)).params
@@ -72,7 +72,7 @@ def test_adapters_act_in_every_block(family):
     images = np.random.default_rng(0).normal(size=(2, 10, 12, 1)).astype(np.float32)
     run = jax.jit(lambda params: forward(model, Variables(params, {}), {"image": images})[0])
     taps, rng = run(params), np.random.default_rng(0)
-    for number, kind in itertools.product(range(3), ("adapter", "prefix", "lora")):
+    for number, kind in itertools.product(range(2), ("adapter", "prefix", "lora")):
         grown = re.compile(rf"blocks/{number:02d}/.*/{kind}/.*")
         moved = map_named(
             lambda path, leaf, grown=grown: (

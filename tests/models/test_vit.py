@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tlx.models import Pooled, Vit, build, forward, initialise, vit
 from tlx.tasks import Classification
-from tlx.trees import flatten
+from tlx.trees import flatten, nest
 from tlx.types import Context, Variables
 from tlx.weights import Manifest, Pretrained, export_pretrained, load_pretrained, save_pretrained
 from tlx.weights.formats.dinov3 import Dinov3Format
@@ -75,6 +75,11 @@ def test_resizing_positions_keeps_the_extra_tokens_and_a_flat_grid():
     np.testing.assert_allclose(larger[2:], np.broadcast_to(array[2], (25, 15)), atol=1e-6)
 
 
+def drawn(model: Any) -> Variables:
+    """Return random parameters without compiling anything."""
+    return Variables(nest({path: draw(*param.shape) for path, param in flatten(model.params).items()}), {})
+
+
 def test_registers_stay_and_a_smaller_grid_is_smoothed():
     config = Vit(family="dinov2_with_registers", registers=4, **IMAGE)
     assert vit.extra(config) == 5
@@ -88,9 +93,7 @@ def test_a_dinov3_with_a_head_is_saved_for_tlx_alone(tmp_path):
     config = Vit(family="dinov3_vit", layer_scale=1.0, registers=1, **(IMAGE | {"width": 12, "depth": 1}))
     model = build(config, 3)
     task = Classification(classes=3, names=("a", "b", "c"))
-    pretrained = Pretrained(
-        model, initialise(model, jax.random.key(0)), None, Manifest("random", {"model_type": "dinov3_vit"}, ()), task
-    )
+    pretrained = Pretrained(model, drawn(model), None, Manifest("random", {"model_type": "dinov3_vit"}, ()), task)
     with pytest.raises(ValueError, match="no class for a DINOv3 with a classifier"):
         export_pretrained(pretrained, tmp_path / "exported")
     again = load_pretrained(save_pretrained(pretrained, tmp_path / "saved", untrained=True))
@@ -102,7 +105,7 @@ def test_a_head_finds_the_images_side_of_a_siglip_with_texts(tmp_path):
     """The published checkpoints hold the texts' side and the attention that pools, which a classifier does not read."""
     config = Vit(family="siglip", **(IMAGE | {"size": 8, "depth": 1}))
     model = build(config)
-    pretrained = Pretrained(model, initialise(model, jax.random.key(0)), None, Manifest("random", {}, ()), None)
+    pretrained = Pretrained(model, drawn(model), None, Manifest("random", {}, ()), None)
     save_pretrained(pretrained, tmp_path / "alone", untrained=True)
     document = json.loads((tmp_path / "alone" / "config.json").read_text())
     tensors = load_file(tmp_path / "alone" / "model.safetensors")
