@@ -14,7 +14,22 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from tlx.models import Bert, Cnn, Linen, Mlp, Nnx, ResNet, Vit, architectures, build, forward, initialise
+from tlx.models import (
+    Bert,
+    BiT,
+    Cnn,
+    ConvNeXt,
+    Linen,
+    Mlp,
+    Nnx,
+    ResNet,
+    Swin,
+    Vit,
+    architectures,
+    build,
+    forward,
+    initialise,
+)
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Model, Param, Stage, Variables
 
@@ -54,7 +69,9 @@ class OtherNet(nnx.Module):
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
-NOISE: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2, "stochastic_depth": 0.5}
+GROUPS: dict[str, Any] = {"size": SHAPE[:2], "patch": 2, "channels": 2, "stochastic_depth": 0.5}
+DROPOUT: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2}
+NOISE = DROPOUT | {"stochastic_depth": 0.5}
 
 CONFIGS: dict[str, Any] = {
     "bert": Bert(**TEXT),
@@ -68,6 +85,9 @@ CONFIGS: dict[str, Any] = {
     "cnn": Cnn(size=9, channels=2, widths=(3, 5), dense=7),
     "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),
     "resnet": ResNet(size=SHAPE[:2], channels=2, stem=4, widths=(8, 12), depths=(1, 2), stochastic_depth=0.5),
+    "bit": BiT(size=SHAPE[:2], channels=2, stem=8, widths=(8,), depths=(2,), groups=4, stochastic_depth=0.5),
+    "convnext": ConvNeXt(layer_scale=0.5, response_norm=True, **GROUPS, widths=(6,), depths=(2,)),
+    "swin": Swin(family="swinv2", window=2, width=6, heads=(3,), depths=(2,), **GROUPS, **DROPOUT),
     "linen": Linen(module=Net(), shape=SHAPE),
     "nnx": Nnx(make=OtherNet, shape=SHAPE),
 }
@@ -200,6 +220,9 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("vit", "dropout", "blocks/01"),
         ("vit", "attention_dropout", "blocks/01"),
         ("vit", "stochastic_depth", "blocks/01"),
+        ("swin", "dropout", "stem"),
+        ("swin", "dropout", "blocks/01"),
+        ("swin", "attention_dropout", "blocks/01"),
         ("mlp", "dropout", "stem"),
         ("mlp", "dropout", "blocks/01"),
         ("cnn", "dropout", "pool"),

@@ -55,6 +55,8 @@ IMAGE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
 }
+SWIN = {"image_size": 15, "patch_size": 4, "num_channels": 2, "embed_dim": 15, "depths": [2], "num_heads": [3]}
+SWIN |= {"window_size": 2}
 MODELS = {
     "bert": ("BertForSequenceClassification", TEXT),
     "roberta": ("RobertaForSequenceClassification", TEXT | {"type_vocab_size": 1}),
@@ -63,6 +65,8 @@ MODELS = {
     "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
     "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
     "dinov2": ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
+    "siglip": ("SiglipForImageClassification", {"vision_config": IMAGE | {"intermediate_size": 13}}),
+    "swin": ("SwinForImageClassification", SWIN),
 }
 TUNINGS = {
     "lora": tuning.Lora(rank=2, alpha=3.0, dropout=0.1),
@@ -73,15 +77,18 @@ TUNINGS = {
     "prefix": tuning.Prefix(tokens=3),
     "prompt": tuning.Prompt(tokens=3),
 }
+IMAGES = ("vit", "deit", "dinov2")
+# The adapters of these go the same way, from here to peft.
+FURTHER = ("siglip", "swin")
 # The names of the layers in peft: the tuned layers, and those of the feed-forward layer among them.
 BERT = (["query", "value", "key"], "layer.1.output.dense")
 NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
-    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2")
+    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in (*IMAGES, *FURTHER)
 }
-IMAGES = ("vit", "deit", "dinov2")
 PAIRS = [
     (name, how)
     for name in MODELS
+    if name not in FURTHER
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
     # These three differ in names and in the width of an embedding.
@@ -112,7 +119,7 @@ def theirs(base, name):
 def draw(name):
     """Inputs in the names of tlx: whole sentences, padded on the right, padded on the left; or images."""
     rng = np.random.default_rng(0)
-    if name in IMAGES:
+    if name in (*IMAGES, *FURTHER):
         return {"image": rng.normal(size=(3, 15, 15, 2)).astype(np.float32)}
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     inputs = {"input_ids": np.where(mask == 1, rng.integers(2, 23, mask.shape), 1), "attention_mask": mask}
@@ -143,7 +150,7 @@ def shaken(pretrained, how):
     return pretrained._replace(variables=pretrained.variables._replace(params=nest(params)))
 
 
-@pytest.mark.parametrize(("name", "how"), PAIRS)
+@pytest.mark.parametrize(("name", "how"), [*PAIRS, *((name, "lora") for name in FURTHER)])
 def test_peft_opens_tlx_adapters_with_the_same_logits(name, how, bases, tmp_path):
     before = tlx.load_pretrained(bases[name])
     tlx_side = shaken(before, TUNINGS[how])

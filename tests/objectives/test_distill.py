@@ -98,7 +98,9 @@ def test_an_incompatible_teacher_is_refused(mlp, tmp_path, monkeypatch):
         "config.json; give a checkpoint of a classifier"
     )
     assert refusal("vit") == "Distill: 'vit' reads 'image', but the model reads 'x'"
-    assert refusal("five", what="attention") == "Distill(what='attention') needs transformer blocks; Mlp has none"
+    assert refusal("five", what="attention") == (
+        "Distill(what='attention') needs transformer blocks with plain attention over all tokens; Mlp has none"
+    )
     assert "teacher 'heads' has 1 heads, but the model has 2" in refusal("heads", VIT, what="attention")
     for what, stage in (("hidden", "norm"), ("attention", "blocks/01")):
         message = refusal("small", VIT, what=what)

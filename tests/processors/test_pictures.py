@@ -159,6 +159,8 @@ def loaded(folder, **fields):
         {"resample": 0},
         {"do_center_crop": False, "crop_size": {"height": 4, "width": 4}},
         {"image_processor_type": "BitImageProcessor"},
+        {"image_processor_type": "SiglipImageProcessor"},
+        {"image_processor_type": "SiglipImageProcessorFast", "size": {"height": 5, "width": 9}},
         {"image_processor_type": "DeiTFeatureExtractor"},
         {"image_processor_type": "DeiTImageProcessor", "do_center_crop": None},
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "resample": 2},
@@ -172,11 +174,13 @@ def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transfor
     import transformers.models.bit.image_processing_pil_bit as bit
     import transformers.models.convnext.image_processing_pil_convnext as convnext
     import transformers.models.deit.image_processing_pil_deit as deit
+    import transformers.models.siglip.image_processing_pil_siglip as siglip
     import transformers.models.vit.image_processing_pil_vit as vit
 
     processor = loaded(tmp_path, **fields)
     kind = fields.get("image_processor_type", "ViT") or fields["feature_extractor_type"]
     value = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
+    value["Siglip"] = siglip.SiglipImageProcessorPil
     value["ConvNext"] = convnext.ConvNextImageProcessorPil
     reference = value[next(name for name in value if kind.startswith(name))].from_pretrained(tmp_path)
     image = np.asarray(COLOURS)
@@ -184,9 +188,32 @@ def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transfor
     np.testing.assert_allclose(processor({"image": image})["image"], wanted.transpose(1, 2, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(5, 7), (19, 13)])
+def test_the_processor_of_dinov3_is_within_one_grey_level(tmp_path, size):
+    """Its class resizes numbers from 0 to 1 with torch, which rounds none; it needs torchvision, which only passes the
+    pixels on to this function."""
+    import torch
+
+    height, width = size
+    settings = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": height, "width": width}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    processor = processors.load(tmp_path)
+    assert processor.mean == (0.485, 0.456, 0.406)
+    pixels = torch.tensor(np.asarray(COLOURS, np.float32).transpose(2, 0, 1)[None]) / 255
+    wanted = (
+        torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)[0].numpy().transpose(1, 2, 0)
+    )
+    got = processor({"image": np.asarray(COLOURS)})["image"] * processor.std + np.asarray(processor.mean)
+    assert abs(got - wanted).max() <= 1 / 255
+    processor.save(tmp_path)
+    kept = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert kept["image_processor_type"] == settings["image_processor_type"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"image_processor_type": "Siglip2ImageProcessor"}, "'Siglip2ImageProcessor', which makes patches of images"),
         ({"image_std": [0.5, 0.0, 0.5]}, "image_std[1] is 0.0; expected a number above 0"),
         ({"image_std": 0}, "image_std is 0; expected a number above 0"),
         ({"image_std": [0.5, -1, 0.5]}, "image_std[1] is -1; expected a number above 0"),

@@ -30,6 +30,7 @@ from tlx.layers.declare import (
 )
 from tlx.layers.dense import bottleneck, column_norms, dense
 from tlx.layers.noise import dropout, example_keys, keep_mask, mix, stochastic_depth
+from tlx.layers.probe import declare_probe, probe_tokens
 from tlx.layers.quantised import Quantised, dequantised
 from tlx.layers.transformer import (
     Angles,
@@ -46,12 +47,15 @@ from tlx.layers.transformer import (
     rotary_angles,
     rotate,
 )
+from tlx.layers.windows import join_windows, log_distances, relative_places, split_windows, window_mask
 
 __all__ = [
     "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "as_wide", "attend", "attention",
     "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
-    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
-    "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
-    "group_norm", "he", "he_out", "keep_mask", "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones",
-    "relative_bias", "rms_norm", "rotary_angles", "rotate", "stochastic_depth", "zeros",
+    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_probe",
+    "declare_statistics", "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys",
+    "feed_forward", "gelu_exact", "group_norm", "he", "he_out", "join_windows", "keep_mask", "keys_and_values",
+    "layer_norm", "log_distances", "max_pool", "mix", "normal", "ones", "probe_tokens", "relative_bias",
+    "relative_places", "rms_norm", "rotary_angles", "rotate", "split_windows", "stochastic_depth", "window_mask",
+    "zeros",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tlx.layers.basic import as_wide
 from tlx.layers.dense import STILL, dense
 from tlx.layers.noise import dropout
 from tlx.trees import Tree
@@ -20,6 +21,8 @@ from tlx.types import Array, Context
 
 # The salts of the dense layers' noise, apart from the other salts of a stage.
 SALTS = {"query": 10, "key": 11, "value": 12, "output": 13, "up": 14, "down": 15, "gate": 20}
+# Shorter vectors have no direction, as in torch.
+SHORTEST = 1e-12
 
 
 class KeyValue(NamedTuple):
@@ -78,6 +81,7 @@ def attention(
     causal: bool = False,
     bias: Array | None = None,
     rotary: Angles | None = None,
+    cosine: Array | None = None,
     scale: float | None = None,
     rate: float = 0.0,
     context: Context = STILL,
@@ -96,7 +100,9 @@ def attention(
         causal: Whether a token sees no later token. The last query token sees the last key token.
         bias: The array added to the scores, of a shape that broadcasts to [B, H, T, S].
         rotary: The angles of the tokens of `x`, for self-attention.
-        scale: The factor of the scores; None for D ** -0.5.
+        cosine: The factor [H, 1, 1] of cosine attention: the scores are cosines of queries and keys times this factor
+            (Liu et al., 2022); None for dot products.
+        scale: The factor of the scores of dot products; None for D ** -0.5.
         rate: The dropout rate of the attention probabilities.
         context: The context of the layers, with the key of the noise.
         salt: The number of this dropout, different for each dropout of a stage.
@@ -108,6 +114,9 @@ def attention(
     keys = keys_and_values(
         params, x if memory is None else memory, heads=key_heads or heads, rotary=rotary, context=context
     )
+    if cosine is not None:
+        factor = cosine.astype(query.dtype)
+        query, keys, scale = directions(query) * factor, keys._replace(key=directions(keys.key)), 1.0
     return answered(params, query, keys, mask, causal, bias, scale, rate, context, salt)
 
 
@@ -200,6 +209,14 @@ def attention_step(
     return jnp.where(length > places, jnp.nan, output), extended
 
 
+def directions(x: Array) -> Array:
+    """Return vectors along the last axis of `x` divided by their length; a vector of zeros stays one, without a slope
+    of its length."""
+    wide = as_wide(x)
+    square = (wide * wide).sum(-1, keepdims=True)
+    return (wide * lax.rsqrt(jnp.maximum(square, SHORTEST**2))).astype(x.dtype)
+
+
 def empty_cache(batch: int, tokens: int, heads: int, size: int, dtype: str = "float32") -> Cache:
     """Return a cache with places for `tokens` tokens of `heads` heads of keys and values of `size` numbers."""
     zeros = jnp.zeros((batch, heads, tokens, size), dtype)
@@ -249,16 +266,17 @@ def attend(
     groups, places = keys.key.shape[1:3]
     # Scaling the query and adding the mask touch less than scaling and selecting scores, forward and backward.
     query = query * (size**-0.5 if scale is None else scale)
+    wide = jnp.float64 if query.dtype == jnp.float64 else jnp.float32
     if groups == heads:
-        scores = jnp.einsum("BHTD,BHSD->BHTS", query, keys.key, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("BHTD,BHSD->BHTS", query, keys.key, preferred_element_type=wide)
     else:
         query = query.reshape(batch, groups, heads // groups, tokens, size)
-        scores = jnp.einsum("BGRTD,BGSD->BGRTS", query, keys.key, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("BGRTD,BGSD->BGRTS", query, keys.key, preferred_element_type=wide)
         scores = scores.reshape(batch, heads, tokens, places)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + jnp.asarray(bias, wide)
     if visible is not None:
-        scores = scores + jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min)
+        scores = scores + jnp.asarray(jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min), wide)
     probabilities = dropout(jax.nn.softmax(scores, -1), rate, context, salt).astype(query.dtype)
     if groups == heads:
         mixed = jnp.einsum("BHTS,BHSD->BHTD", probabilities, keys.value)

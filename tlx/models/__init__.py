@@ -10,17 +10,20 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, mlp, resnet, sizes, vit
+from tlx.models import bert, bit, bridge, cnn, convnext, mlp, resnet, sizes, swin, vit
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
+from tlx.models.bit import BiT
 from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
+from tlx.models.convnext import ConvNeXt
 from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.resnet import ResNet
+from tlx.models.swin import Swin
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
@@ -28,7 +31,9 @@ from tlx.types import ArrayMap, Model
 __all__ = [
     "Architecture",
     "Bert",
+    "BiT",
     "Cnn",
+    "ConvNeXt",
     "Head",
     "Linen",
     "Mlp",
@@ -36,6 +41,7 @@ __all__ = [
     "PerToken",
     "Pooled",
     "ResNet",
+    "Swin",
     "Vit",
     "architectures",
     "as_head",
@@ -43,10 +49,12 @@ __all__ = [
     "attention_stages",
     "bert",
     "beside",
+    "bit",
     "bridge",
     "build",
     "check_tokens",
     "cnn",
+    "convnext",
     "count",
     "example_inputs",
     "features",
@@ -57,6 +65,7 @@ __all__ = [
     "resnet",
     "sizes",
     "summary",
+    "swin",
     "tap_shapes",
     "text_room",
     "vit",

@@ -62,6 +62,11 @@ class Architecture:
         """Return the declared leaf at `path` resized to `size`; None if it does not depend on the size."""
         return None
 
+    def has_attention_maps(self) -> bool:
+        """Return whether the blocks compare all tokens with each other by plain dot products of queries and keys, so
+        that `attention_scores` can compute their attention maps."""
+        return True
+
     def attention_input(self, params: Tree, x: Array) -> Array:
         """Return the input of the attention of a block, computed from the hidden states `x` [B, T, W] before it.
 

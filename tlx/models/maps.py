@@ -11,7 +11,9 @@ from tlx.types import Array, ArrayMap, Model
 
 
 def attention_stages(model: Model) -> list[str]:
-    """Return the names of the stages with attention; empty if the model is not a transformer."""
+    """Return the names of the stages with attention over all tokens; empty if the model has no attention maps."""
+    if not model.config.has_attention_maps():
+        return []
     return [stage.name for stage in model.stages if "query" in subtree(model.params, f"{stage.name}/attention")]
 
 

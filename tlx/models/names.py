@@ -52,6 +52,12 @@ def dense_names(ours: str, foreign: str, *, bias: bool = True, head: bool = Fals
         yield Name(f"{ours}/bias", f"{foreign}.bias", "same", head)
 
 
+def conv_names(ours: str, foreign: str, *, bias: bool = True) -> Iterable[Name]:
+    yield Name(f"{ours}/kernel", f"{foreign}.weight", "convolution")
+    if bias:
+        yield Name(f"{ours}/bias", f"{foreign}.bias")
+
+
 def norm_names(ours: str, foreign: str) -> Iterable[Name]:
     yield Name(f"{ours}/scale", f"{foreign}.weight")
     yield Name(f"{ours}/bias", f"{foreign}.bias")

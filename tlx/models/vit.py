@@ -1,4 +1,5 @@
-"""Vision transformers: ViT (Dosovitskiy et al., 2021), DeiT (Touvron et al., 2021), DINOv2 (Oquab et al., 2023).
+"""Vision transformers: ViT (Dosovitskiy et al., 2021), DeiT (Touvron et al., 2021), DINOv2 (Oquab et al., 2023), also
+with registers (Darcet et al., 2024), DINOv3 (Simeoni et al., 2025), and the images' side of SigLIP (Zhai et al., 2023).
 
 Stages: `stem`, `blocks/00` ..., `norm`, `pool` (where the family has one), `head`. Shapes: B batch, T tokens, W width,
 I height, J width of an image, C channels.
@@ -14,6 +15,7 @@ import numpy as np
 from tlx.layers import (
     ACTIVATIONS,
     as_dtype,
+    as_wide,
     attention,
     bottleneck,
     constant,
@@ -21,26 +23,40 @@ from tlx.layers import (
     declare_attention,
     declare_dense,
     declare_norm,
+    declare_probe,
     dense,
     dropout,
     example,
     feed_forward,
     layer_norm,
     normal,
+    probe_tokens,
     stochastic_depth,
     zeros,
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
 from tlx.models.inputs import refuse_unread
+from tlx.models.positions import patch_angles, resize_grid
 from tlx.models.sizes import check_ranges, counted
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Field, Model, Param, Stage
 
 # The salts of the noise of the dense layers, apart from those of the attention (10 to 13) and of the other dropouts.
 UP, DOWN, INNER, OUTER = 14, 15, 16, 18
-FAMILIES = ("vit", "deit", "dinov2")
-POSITIVE = ("size", "patch", "channels", "width", "depth", "heads", "mlp", "epsilon")
+# The tokens before the patches that are learned and have a position, by family.
+TOKENS = {
+    "vit": ("class",),
+    "deit": ("class", "distillation"),
+    "dinov2": ("class",),
+    "dinov2_with_registers": ("class",),
+    "dinov3_vit": ("class",),
+    "siglip": (),
+}
+FAMILIES = tuple(TOKENS)
+# The head of these families reads the class token and the mean over the patches.
+DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+POSITIVE = ("size", "patch", "channels", "width", "depth", "heads", "mlp", "epsilon", "rotary")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +64,27 @@ class Vit(Architecture):
     """A member of the ViT family.
 
     Attributes:
-        family: "vit", "deit" or "dinov2". It decides the names, the extra tokens, the pooler and the head.
+        family: "vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit" or "siglip". It decides the names, the
+            positions, the extra tokens, the pooler and the head.
         size: The side of the image, or (height, width). Only whole patches are read.
-        gated: Whether the feed-forward layer is SwiGLU with `mlp` units.
+        gated: Whether the feed-forward layer is gated, with `mlp` units: by SiLU in DINOv2, by `activation` in DINOv3.
+        qkv_bias: Whether query, key and value have a bias.
+        key_bias: Whether the key has one where query and value have it.
         layer_scale: The initial scale of the residual branches; None for no scale.
         distilled: Whether the head of a DeiT has two classifiers, over the class and the distillation token, and
             averages their logits (`DeiTForImageClassificationWithTeacher`). Otherwise it reads the class token only.
-        pooler: Whether a ViT or DeiT without a head ends in the dense layer and tanh of `transformers`. Otherwise
-            `pooled` is the class token.
+        pooler: Whether a ViT or DeiT without a head ends in the dense layer and tanh of `transformers`, a SigLIP in
+            attention by a learned query. Otherwise `pooled` is the class token; in SigLIP, the mean over the tokens.
+        registers: The number of learned tokens without a position, between the class token and the patches.
+        rotary: The base of the rotary angles of DINOv3, which has no position embeddings.
         stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.vit:VitFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.vit:VitFormat",
+        "tlx.weights.formats.dinov3:Dinov3Format",
+        "tlx.weights.formats.siglip:SiglipFormat",
+    )
 
     family: str = "vit"
     size: int | tuple[int, int] = 224
@@ -72,10 +97,13 @@ class Vit(Architecture):
     activation: str = "gelu"
     gated: bool = False
     qkv_bias: bool = True
+    key_bias: bool = True
     epsilon: float = 1e-12
     layer_scale: float | None = None
     distilled: bool = False
     pooler: bool = True
+    registers: int = 0
+    rotary: float = 100.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
@@ -95,6 +123,15 @@ class Vit(Architecture):
             )
         if self.distilled and self.family != "deit":
             raise ValueError(f"distilled requires the family 'deit', not {self.family!r}")
+        if self.registers and self.family not in DINO[1:]:
+            raise ValueError(f"registers requires the family {' or '.join(map(repr, DINO[1:]))}, not {self.family!r}")
+        if self.registers < 0:
+            raise ValueError(f"registers={self.registers}; expected 0 or more tokens")
+        if self.family == "dinov3_vit" and self.width // self.heads % 4:
+            raise ValueError(
+                f"width {self.width} with {self.heads} heads gives a head {self.width // self.heads} dimensions; the "
+                "rotary positions of a dinov3_vit need a multiple of 4"
+            )
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with the image classifier of the family as the head."""
@@ -113,6 +150,10 @@ class Vit(Architecture):
         """Return the grid of positions resized bicubically; None for other leaves than the positions."""
         return resize_positions(self, array, size) if path.startswith("stem/positions") else None
 
+    def has_attention_maps(self) -> bool:
+        # The scores of rotated queries and keys are not their plain products.
+        return self.family != "dinov3_vit"
+
     def attention_input(self, params: Tree, x: Array) -> Array:
         return layer_norm(params["norm"], x, self.epsilon)
 
@@ -130,12 +171,12 @@ def grid(config: Vit) -> tuple[int, int]:
 
 def extra(config: Vit) -> int:
     """Return the number of tokens before those of the patches."""
-    return 2 if config.family == "deit" else 1
+    return len(TOKENS[config.family]) + config.registers
 
 
 def pooled(config: Vit, head: Head | None) -> bool:
-    """Return whether the chain has a `pool` stage: as in `transformers`, only without a head, and never in DINOv2."""
-    return config.pooler and head is None and config.family != "dinov2"
+    """Return whether the chain has a `pool` stage: as in `transformers`, only without a head, and in no DINO."""
+    return config.pooler and head is None and config.family not in DINO
 
 
 def declare(config: Vit, head: Head | None) -> Tree:
@@ -148,31 +189,47 @@ def declare(config: Vit, head: Head | None) -> Tree:
             "kernel": Param((config.patch, config.patch, config.channels, width), (None, None, None, "width"), init),
             "bias": Param((width,), ("width",), zeros),
         },
-        "class": token,
-        "positions": Param((extra(config) + rows * columns, width), (None, "width"), init),
-    }
-    if config.family == "deit":
-        stem["distillation"] = token
+    } | dict.fromkeys(TOKENS[config.family], token)
+    if config.family != "dinov3_vit":
+        places = len(TOKENS[config.family]) + rows * columns
+        stem["positions"] = Param((places, width), (None, "width"), init)
+    if config.registers:
+        stem["registers"] = Param((config.registers, width), (None, "width"), init)
+    block = declare_block(config)
+    params: Tree = {"stem": stem, "blocks": {f"{n:02d}": block for n in range(config.depth)}}
+    params["norm"] = declare_norm(width)
+    if pooled(config, head):
+        siglip = config.family == "siglip"
+        params["pool"] = (
+            declare_probe(width, config.mlp, init) if siglip else declare_dense(width, width, ("width", None), init)
+        )
+    if head is not None:
+        features = 2 * width if config.family in DINO else width
+        heads = ("output", "distillation") if config.distilled else ("output",)
+        params["head"] = {name: declare_dense(features, head.outputs, ("width", None), init) for name in heads}
+    return params
+
+
+def declare_block(config: Vit) -> Tree:
+    """Return the parameters of a block."""
+    init, width = normal(config.deviation), config.width
+    fused = config.gated and config.family != "dinov3_vit"
     block: Tree = {
         "attention": declare_attention(width, config.heads, init, config.qkv_bias) | {"norm": declare_norm(width)},
         "mlp": {
-            "up": declare_dense(width, config.mlp * (2 if config.gated else 1), ("width", "mlp"), init),
+            "up": declare_dense(width, config.mlp * (2 if fused else 1), ("width", "mlp"), init),
             "down": declare_dense(config.mlp, width, ("mlp", "width"), init),
             "norm": declare_norm(width),
         },
     }
+    if config.gated and not fused:
+        block["mlp"]["gate"] = declare_dense(width, config.mlp, ("width", "mlp"), init)
+    if not config.key_bias:
+        block["attention"]["key"].pop("bias", None)
     if config.layer_scale is not None:
         for branch in block.values():
             branch["scale"] = Param((width,), ("width",), constant(config.layer_scale))
-    params: Tree = {"stem": stem, "blocks": {f"{n:02d}": block for n in range(config.depth)}}
-    params["norm"] = declare_norm(width)
-    if pooled(config, head):
-        params["pool"] = declare_dense(width, width, ("width", None), init)
-    if head is not None:
-        features = 2 * width if config.family == "dinov2" else width
-        heads = ("output", "distillation") if config.distilled else ("output",)
-        params["head"] = {name: declare_dense(features, head.outputs, ("width", None), init) for name in heads}
-    return params
+    return block
 
 
 def chain(config: Vit, head: Head | None) -> Model:
@@ -183,17 +240,16 @@ def chain(config: Vit, head: Head | None) -> Model:
         image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
         patches = conv(params["patch"], image, stride=config.patch, padding="VALID")
         batch, *_, width = patches.shape
-        names = ("class", "distillation") if config.family == "deit" else ("class",)
+        names = TOKENS[config.family]
         tokens = [jnp.broadcast_to(as_dtype(params[name], context), (batch, 1, width)) for name in names]
         hidden = jnp.concatenate([*tokens, patches.reshape(batch, -1, width)], axis=1)
-        hidden += as_dtype(params["positions"], context)[None]
+        if "positions" in params:
+            hidden += as_dtype(params["positions"], context)[None]
+        if "registers" in params:
+            hidden = inserted(hidden, as_dtype(params["registers"], context), len(names))
         if "prompt" in params:
             # After the extra tokens and without a position, as in visual prompt tuning (Jia et al., 2022).
-            prompt = as_dtype(params["prompt"]["tokens"], context)
-            extra_tokens, patch_tokens = hidden[:, : len(names)], hidden[:, len(names) :]
-            hidden = jnp.concatenate(
-                [extra_tokens, jnp.broadcast_to(prompt, (batch, *prompt.shape)), patch_tokens], axis=1
-            )
+            hidden = inserted(hidden, as_dtype(params["prompt"]["tokens"], context), extra(config))
         return {"hidden": dropout(hidden, config.dropout, context, 0)}, stats
 
     def block(rate: float) -> Any:
@@ -204,13 +260,18 @@ def chain(config: Vit, head: Head | None) -> Model:
 
     def norm(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         hidden = layer_norm(params, carry["hidden"], config.epsilon)
-        return carry | {"hidden": hidden, "pooled": hidden[:, 0]}, stats
+        pooled = hidden[:, 0] if TOKENS[config.family] else as_wide(hidden).mean(1).astype(hidden.dtype)
+        return carry | {"hidden": hidden, "pooled": pooled}, stats
 
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
+        if config.family == "siglip":
+            act, heads, epsilon = ACTIVATIONS[config.activation], config.heads, config.epsilon
+            features = probe_tokens(params, carry["hidden"], act, context, heads=heads, epsilon=epsilon)
+            return carry | {"pooled": features}, stats
         return carry | {"pooled": jnp.tanh(dense(params, carry["pooled"], context, UP))}, stats
 
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        return carry | {"logits": classify(config, params, carry["hidden"], context).astype(jnp.float32)}, stats
+        return carry | {"logits": classify(config, params, carry, context).astype(jnp.float32)}, stats
 
     rates = np.linspace(0.0, config.stochastic_depth, config.depth)
     stages = [Stage("stem", stem)]
@@ -221,6 +282,12 @@ def chain(config: Vit, head: Head | None) -> Model:
     if head is not None:
         stages.append(Stage("head", classifier, "logits"))
     return Model(tuple(stages), declare(config, head), {}, config, head)
+
+
+def inserted(hidden: Array, tokens: Array, place: int) -> Array:
+    """Return the hidden states [B, T, W] with learned `tokens` [N, W] inserted before the token at `place`."""
+    learned = jnp.broadcast_to(tokens, (len(hidden), *tokens.shape))
+    return jnp.concatenate([hidden[:, :place], learned, hidden[:, place:]], axis=1)
 
 
 def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -> Array:
@@ -235,46 +302,38 @@ def encode(config: Vit, rate: float, params: Tree, x: Array, context: Context) -
 
     layer = params["attention"]
     normed = layer_norm(layer["norm"], x, config.epsilon)
-    mixed = attention(layer, normed, None, heads=config.heads, rate=config.attention_dropout, context=context, salt=0)
+    angles = None
+    if config.family == "dinov3_vit":
+        rows, columns = grid(config)
+        angles = patch_angles((rows, columns), x.shape[1] - rows * columns, config.width // config.heads, config.rotary)
+    rate_inside = config.attention_dropout
+    mixed = attention(layer, normed, heads=config.heads, rotary=angles, rate=rate_inside, context=context, salt=0)
     x = branch(layer, mixed, 1)
     mlp = params["mlp"]
     normed = layer_norm(mlp["norm"], x, config.epsilon)
-    activation = ACTIVATIONS["silu" if config.gated else config.activation]
-    x = branch(mlp, feed_forward(mlp, normed, activation, context, fused=config.gated), 3)
+    fused = config.gated and "gate" not in mlp
+    activation = ACTIVATIONS["silu" if fused else config.activation]
+    x = branch(mlp, feed_forward(mlp, normed, activation, context, fused=fused), 3)
     return x + bottleneck(params["adapter"], x, context, OUTER) if "adapter" in params else x
 
 
-def classify(config: Vit, params: Tree, hidden: Array, context: Context) -> Array:
-    """Compute the image classification head of the family: [B, T, W] -> [B, outputs]."""
-    if config.family == "dinov2":
-        mean = hidden[:, 1:].astype(jnp.float32).mean(1).astype(hidden.dtype)
+def classify(config: Vit, params: Tree, carry: Carry, context: Context) -> Array:
+    """Compute the image classification head of the family: [B, outputs]."""
+    hidden = carry["hidden"]
+    if config.family in DINO:
+        mean = hidden[:, extra(config) :].astype(jnp.float32).mean(1).astype(hidden.dtype)
         return dense(params["output"], jnp.concatenate([hidden[:, 0], mean], axis=-1), context, UP)
-    logits = dense(params["output"], hidden[:, 0], context, UP)
+    features = hidden[:, 0] if TOKENS[config.family] else carry["pooled"]
+    logits = dense(params["output"], features, context, UP)
     return (logits + dense(params["distillation"], hidden[:, 1], context, DOWN)) / 2 if config.distilled else logits
 
 
 def resize_positions(config: Vit, array: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Resize the position embeddings [T, W] of `config` to images of another `size`: float32 [T', W].
 
-    The embeddings of the extra tokens are unchanged. The interpolation over the grid is bicubic as in `torch` (Keys,
-    1981, with a = -0.75, edges repeated, half-pixel centres, no smoothing). `transformers` does the same for images of
-    another size.
+    The embeddings of the extra tokens are unchanged. The interpolation over the grid is bicubic; with registers it is
+    smoothed. `transformers` does the same for images of another size.
     """
-    new_grid = grid(replace(config, size=size))
-    rows, columns = (bicubic(old, new) for old, new in zip(grid(config), new_grid, strict=True))
-    array = np.asarray(array, np.float64)
-    extra_rows, places = array[: extra(config)], array[extra(config) :].reshape(*grid(config), -1)
-    places = np.einsum("iI,jJ,IJW->ijW", rows, columns, places)
-    return np.concatenate([extra_rows, places.reshape(-1, array.shape[1])]).astype(np.float32)
-
-
-def bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """Return the matrix [new, old] that resamples a line of `old` points at `new` points."""
-    centre = (np.arange(new) + 0.5) * old / new - 0.5
-    first_neighbour = np.floor(centre).astype(int)
-    matrix = np.zeros((new, old))
-    for step in (-1, 0, 1, 2):
-        x = np.abs(centre - first_neighbour - step)
-        near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        matrix[np.arange(new), np.clip(first_neighbour + step, 0, old - 1)] += np.where(x <= 1, near, far)
-    return matrix
+    old, new, extra_rows = grid(config), grid(replace(config, size=size)), len(TOKENS[config.family])
+    places = resize_grid(array[extra_rows:], old, new, smooth=config.family == "dinov2_with_registers")
+    return np.concatenate([array[:extra_rows], places]).astype(np.float32)

@@ -130,7 +130,8 @@ class Distill(Term):
                 candidates.append(hidden_stages(side_model, "Distill(what='hidden')"))
             elif not (stages := attention_stages(side_model)):
                 raise ValueError(
-                    f"Distill(what='attention') needs transformer blocks; {type(side_model.config).__name__} has none"
+                    f"Distill(what='attention') needs transformer blocks with plain attention over all tokens; "
+                    f"{type(side_model.config).__name__} has none"
                 )
             else:
                 candidates.append(stages)

@@ -28,8 +28,13 @@ USUAL: dict[str, dict[str, Any]] = {
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     },
+    "Siglip": {"resample": 3},
+    # Here the pixels are divided by 255 before the resizing, which then rounds none of them.
+    "DINOv3ViT": {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
 }
+# Image processors that make something else than one image of one shape.
+OTHERS = {"Siglip2": "patches of images of different proportions"}
 # From this side on, ConvNextImageProcessor changes the proportions of a picture and crops nothing.
 WARPED = 384
 NAMES = ("image_processor_type", "feature_extractor_type")
@@ -47,6 +52,11 @@ def picture_settings(stated: Json, file: Path) -> tuple[Json, Json]:
     """
     names = {name: stated[name] for name in NAMES if name in stated}
     kind = str(stated.get(NAMES[0]) or stated.get(NAMES[1]) or "ViT")
+    if other := next((words for name, words in OTHERS.items() if kind.startswith(name)), None):
+        raise ValueError(
+            f"{file} names the image processor {kind!r}, which makes {other}; tlx supports images of one shape only, "
+            "such as those of SiglipImageProcessor"
+        )
     usual = next((defaults for name, defaults in USUAL.items() if kind.startswith(name)), {})
     settings = USUAL["ViT"] | usual | stated
     if not kind.startswith("ConvNext"):

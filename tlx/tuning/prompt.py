@@ -35,8 +35,8 @@ class Prompt(Tuning):
         """Return `params` with the prompt; raise ValueError for a model that reads no tokens."""
         check_inserts(model, "Prompt")
         stem = subtree(model.params, "stem")
-        embeddings = stem.get("words", stem) if "words" in stem or "class" in stem else {}
-        leaf = embeddings.get("embedding", embeddings.get("class"))
+        embeddings = stem.get("words", stem)
+        leaf = next((embeddings[name] for name in ("embedding", "class", "positions") if name in embeddings), None)
         if leaf is None:
             raise ValueError(
                 f"Prompt requires a model that reads tokens; {type(model.config).__name__} does not read tokens"

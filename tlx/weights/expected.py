@@ -4,12 +4,17 @@
 the names in `tlx.models`, so that one checks the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from tlx.trees import Json
-
-Shape = tuple[int, ...]
-Shapes = Iterator[tuple[str, Shape]]
+from tlx.weights.expected_layers import Shape, Shapes, linear, norm
+from tlx.weights.expected_patches import (
+    bit_backbone,
+    convnext_backbone,
+    dinov3_backbone,
+    siglip_backbone,
+    swin_backbone,
+)
 
 TEXT = {
     "bert": "Bert",
@@ -19,7 +24,21 @@ TEXT = {
     "distilbert": "DistilBert",
     "electra": "Electra",
 }
-IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "resnet": "ResNet"}
+IMAGE = {
+    "dinov2_with_registers": "Dinov2WithRegisters",
+    "dinov3_vit": "DINOv3ViT",
+    "siglip": "Siglip",
+    "siglip_vision_model": "SiglipVision",
+    "vit": "ViT",
+    "deit": "DeiT",
+    "dinov2": "Dinov2",
+    "resnet": "ResNet",
+    "bit": "Bit",
+    "convnext": "ConvNext",
+    "convnextv2": "ConvNextV2",
+    "swin": "Swin",
+    "swinv2": "Swinv2",
+}
 TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
@@ -39,26 +58,14 @@ def expected(document: Json) -> dict[str, Shape]:
             "with a known head"
         )
     if kind in IMAGE:
-        tensors = residual_backbone(document) if kind == "resnet" else image_backbone(kind, head, document)
+        special = BACKBONES.get(kind)
+        tensors = image_backbone(kind, head, document) if special is None else special(document)
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
-        prefix = f"{kind}."
+        prefix = "vision_model." if kind == "siglip" else f"{kind}."
     else:
         backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
         prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
     return {(name if head == "Model" else prefix + name): shape for name, shape in backbone.items()} | top
-
-
-def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Shapes:
-    """Yield the tensors of a torch `Linear`."""
-    yield f"{name}.weight", (outputs, inputs)
-    if bias:
-        yield f"{name}.bias", (outputs,)
-
-
-def norm(name: str, width: int) -> Shapes:
-    """Yield the tensors of a torch `LayerNorm`."""
-    yield f"{name}.weight", (width,)
-    yield f"{name}.bias", (width,)
 
 
 def text_backbone(kind: str, head: str, document: Json) -> Shapes:
@@ -111,15 +118,18 @@ def text_head(kind: str, head: str, document: Json) -> Shapes:
 
 
 def image_backbone(kind: str, head: str, document: Json) -> Shapes:
-    """Yield the tensors of `ViTModel`, `DeiTModel` or `Dinov2Model`."""
+    """Yield the tensors of `ViTModel`, `DeiTModel`, `Dinov2Model` or `Dinov2WithRegistersModel`."""
     width, patch, size = document["hidden_size"], document["patch_size"], document["image_size"]
     height, breadth = (size, size) if isinstance(size, int) else size
     places = (height // patch) * (breadth // patch) + (2 if kind == "deit" else 1)
     yield "embeddings.cls_token", (1, 1, width)
     if kind == "deit":
         yield "embeddings.distillation_token", (1, 1, width)
-    if document.get("use_mask_token", kind == "dinov2") and kind == "dinov2":
+    dino = kind.startswith("dinov2")
+    if dino and document.get("use_mask_token", True):
         yield "embeddings.mask_token", (1, width)
+    if kind == "dinov2_with_registers":
+        yield "embeddings.register_tokens", (1, document["num_register_tokens"], width)
     yield "embeddings.position_embeddings", (1, places, width)
     yield "embeddings.patch_embeddings.projection.weight", (width, document["num_channels"], patch, patch)
     yield "embeddings.patch_embeddings.projection.bias", (width,)
@@ -128,7 +138,7 @@ def image_backbone(kind: str, head: str, document: Json) -> Shapes:
         for name in ("query", "key", "value"):
             yield from linear(f"{block}.attention.attention.{name}", width, width, document.get("qkv_bias", True))
         yield from linear(f"{block}.attention.output.dense", width, width)
-        if kind != "dinov2":
+        if not dino:
             inner = document["intermediate_size"]
             yield from norm(f"{block}.layernorm_before", width)
             yield from norm(f"{block}.layernorm_after", width)
@@ -148,7 +158,7 @@ def image_backbone(kind: str, head: str, document: Json) -> Shapes:
             yield from linear(f"{block}.mlp.fc1", width, inner)
             yield from linear(f"{block}.mlp.fc2", inner, width)
     yield from norm("layernorm", width)
-    if head == "Model" and kind != "dinov2":
+    if head == "Model" and not dino:
         yield from linear("pooler.dense", width, width)
 
 
@@ -157,10 +167,13 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if head == "Model":
         return
     outputs = len(document["id2label"])
-    if kind == "resnet":
+    if kind in ("resnet", "bit"):
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
         return
-    width = document["hidden_size"] * (2 if kind == "dinov2" else 1)
+    if kind in LAST_WIDTHS:
+        yield from linear("classifier", LAST_WIDTHS[kind](document), outputs)
+        return
+    width = document["hidden_size"] * (2 if kind.startswith("dinov2") else 1)
     for name in ("cls_classifier", "distillation_classifier") if head.endswith("Teacher") else ("classifier",):
         yield from linear(name, width, outputs)
 
@@ -189,3 +202,21 @@ def residual_backbone(document: Json) -> Shapes:
             for n, (size, before, after) in enumerate(kernels):
                 yield from convolution(f"{layer}.layer.{n}", before, after, size)
             inputs = width
+
+
+LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
+    **dict.fromkeys(("convnext", "convnextv2"), lambda document: document["hidden_sizes"][-1]),
+    "siglip": lambda document: document["vision_config"]["hidden_size"],
+    **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
+}
+BACKBONES: dict[str, Callable[[Json], Shapes]] = {
+    "resnet": residual_backbone,
+    "dinov3_vit": dinov3_backbone,
+    "siglip": lambda document: siglip_backbone(document["vision_config"]),
+    "siglip_vision_model": siglip_backbone,
+    "bit": bit_backbone,
+    "convnext": convnext_backbone,
+    "convnextv2": convnext_backbone,
+    "swin": swin_backbone,
+    "swinv2": swin_backbone,
+}

@@ -50,6 +50,28 @@ WORDS: dict[str, Form] = {
 BERT = TRANSFORMER | WORDS | {"type_vocab_size": maybe(Whole()), "classifier_dropout": maybe(SHARE)}
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
+SIGLIP = VIT | {"attention_dropout": maybe(SHARE), "vision_use_head": maybe(Flag())}
+IMAGE: dict[str, Form] = {
+    "image_size": SIDES,
+    "patch_size": SIDES,
+    "num_channels": maybe(Whole(1, 1024)),
+    "hidden_act": maybe(NAME),
+    "initializer_range": maybe(Real(0)),
+    "layer_norm_eps": maybe(EPSILON),
+    "drop_path_rate": maybe(SHARE),
+}
+CONVNEXT = IMAGE | {"hidden_sizes": maybe(Rows(SIZE)), "depths": maybe(Rows(Whole(1, 1000)))}
+SWIN = IMAGE | {
+    "embed_dim": maybe(SIZE),
+    "depths": maybe(Rows(Whole(1, 1000))),
+    "num_heads": maybe(Rows(SIZE)),
+    "window_size": maybe(Whole(1, 65536)),
+    "mlp_ratio": Real(0, 1024, above=True),
+    "qkv_bias": maybe(Flag()),
+    "hidden_dropout_prob": maybe(SHARE),
+    "attention_probs_dropout_prob": maybe(SHARE),
+    "use_absolute_embeddings": maybe(Flag()),
+}
 FIELDS: dict[str, dict[str, Form]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
     "electra": BERT | {"embedding_size": maybe(SIZE)},
@@ -73,6 +95,25 @@ FIELDS: dict[str, dict[str, Form]] = {
         "layerscale_value": Real(),
         "drop_path_rate": SHARE,
     },
+    "dinov2_with_registers": VIT
+    | {
+        "mlp_ratio": Real(0, 1024, above=True),
+        "use_swiglu_ffn": Flag(),
+        "layerscale_value": Real(),
+        "drop_path_rate": SHARE,
+        "num_register_tokens": Whole(0, 10000),
+    },
+    "dinov3_vit": VIT
+    | {
+        **dict.fromkeys(("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp"), Flag()),
+        "attention_dropout": maybe(SHARE),
+        "layerscale_value": Real(),
+        "drop_path_rate": SHARE,
+        "num_register_tokens": Whole(0, 10000),
+        "rope_theta": Real(0, above=True),
+    },
+    "siglip_vision_model": SIGLIP,
+    "siglip": {"vision_config": maybe(Record({}, SIGLIP))},
     "resnet": {
         "image_size": SIDES,
         "num_channels": maybe(Whole(1, 1024)),
@@ -83,6 +124,25 @@ FIELDS: dict[str, dict[str, Form]] = {
         "hidden_act": maybe(NAME),
         "downsample_in_first_stage": maybe(Flag()),
         "downsample_in_bottleneck": maybe(Flag()),
+    },
+    "convnext": CONVNEXT | {"layer_scale_init_value": maybe(Real(0))},
+    "convnextv2": CONVNEXT,
+    "swin": SWIN,
+    "swinv2": SWIN | {"pretrained_window_sizes": maybe(Rows(Whole(0, 65536)))},
+    "bit": {
+        "image_size": SIDES,
+        "num_channels": maybe(Whole(1, 1024)),
+        "embedding_size": maybe(SIZE),
+        "hidden_sizes": maybe(Rows(SIZE)),
+        "depths": maybe(Rows(Whole(1, 1000))),
+        "layer_type": maybe(OneOf(("preactivation", "bottleneck"))),
+        "hidden_act": maybe(NAME),
+        "global_padding": maybe(Text()),
+        "num_groups": maybe(SIZE),
+        "drop_path_rate": maybe(SHARE),
+        "embedding_dynamic_padding": maybe(Flag()),
+        "output_stride": maybe(SIZE),
+        "width_factor": maybe(SIZE),
     },
     # Our own form: the architecture's record.
     "tlx": {"outputs": maybe(Whole(1))},

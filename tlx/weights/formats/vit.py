@@ -1,17 +1,22 @@
-"""The form of ViT, DeiT and DINOv2 in `transformers`."""
+"""The form of ViT, DeiT and DINOv2, with and without registers, in `transformers`."""
 
 from collections.abc import Iterator
+
+import numpy as np
 
 from tlx.models.heads import Head
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.models.vit import Vit, pooled
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
+from tlx.weights.formats.images import image_size, patch_side, written_size
 
-FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2"}
-CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+CLASSES = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}
+FAMILIES = {family: family for family in CLASSES}
+REGISTERS = "dinov2_with_registers"
 UNUSED = (
     r".*\.mask_token",
+    r".*\.register_tokens",
     r"decoder\..*",
     r"pooler\..*",
     r"((cls|distillation)_)?classifier\..*",
@@ -51,15 +56,13 @@ class VitFormat(Format):
     def read(self, document: Json) -> Vit:
         """Return a `Vit` from config.json. Raises ValueError for settings that tlx does not cover."""
         family = FAMILIES[document["model_type"]]
-        fields = DINOV2_FIELDS if family == "dinov2" else FIELDS
+        dino = family.startswith("dinov2")
+        fields = DINOV2_FIELDS if dino else FIELDS
         values = {field: document[foreign] for field, foreign in fields.items() if document.get(foreign) is not None}
-        size, patch = document.get("image_size", 224), document.get("patch_size", 14 if family == "dinov2" else 16)
-        height, width = (size, size) if isinstance(size, int) else size
-        rows, columns = (patch, patch) if isinstance(patch, int) else patch
-        if rows != columns:
-            raise ValueError(f"config.json has patches of {rows}x{columns}; tlx supports square patches only")
-        values |= {"size": height if height == width else (height, width), "patch": rows}
-        if family == "dinov2":
+        values |= {"size": image_size(document), "patch": patch_side(document, 14 if family == "dinov2" else 16)}
+        if dino:
+            if family == REGISTERS:
+                values["registers"] = document.get("num_register_tokens", 4)
             values = {"epsilon": 1e-6, "layer_scale": 1.0} | values
             ratio, gated = document.get("mlp_ratio", 4), values.get("gated", False)
             return Vit(family=family, mlp=units(values.get("width", Vit.width), ratio, gated), **values)
@@ -81,14 +84,14 @@ class VitFormat(Format):
         Raises ValueError for settings without a foreign form: DINOv2 always has layer scale, the other families have
         neither layer scale nor gates, and `mlp` of DINOv2 is a whole multiple of its width.
         """
-        dino = config.family == "dinov2"
-        if (config.layer_scale is not None) != dino or (config.gated and not dino):
+        dino = config.family.startswith("dinov2")
+        if (config.layer_scale is not None) != dino or (config.gated and not dino) or not config.key_bias:
             raise ValueError(
-                f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated} has no equivalent in "
-                "transformers, so it cannot be saved in Hugging Face format"
+                f"a {config.family} with layer_scale={config.layer_scale}, gated={config.gated}, key_bias="
+                f"{config.key_bias} has no equivalent in transformers, so it cannot be saved in Hugging Face format"
             )
         values = {foreign: getattr(config, field) for field, foreign in (DINOV2_FIELDS if dino else FIELDS).items()}
-        values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
+        values["image_size"] = written_size(config.size)
         if dino:
             ratios = [ratio for ratio in range(1, 65) if units(config.width, ratio, config.gated) == config.mlp]
             if not ratios:
@@ -96,7 +99,10 @@ class VitFormat(Format):
                     f"mlp {config.mlp} is not a whole multiple of width {config.width}; config.json of a DINOv2 "
                     "requires this"
                 )
-            values |= {"mlp_ratio": ratios[0], "use_mask_token": False}
+            values["mlp_ratio"] = ratios[0]
+            values |= (
+                {"num_register_tokens": config.registers} if config.family == REGISTERS else {"use_mask_token": False}
+            )
         end = "Model" if head is None else "ForImageClassification" + ("WithTeacher" if config.distilled else "")
         values |= {"patch_size": config.patch, "model_type": config.family}
         return document | values | {"architectures": [CLASSES[config.family] + end]}
@@ -110,6 +116,8 @@ class VitFormat(Format):
         yield Name("stem/patch/bias", "embeddings.patch_embeddings.projection.bias")
         yield Name("stem/class", "embeddings.cls_token", squeeze=2)
         yield Name("stem/positions", "embeddings.position_embeddings", squeeze=1)
+        if config.registers:
+            yield Name("stem/registers", "embeddings.register_tokens", squeeze=1)
         if config.family == "deit":
             yield Name("stem/distillation", "embeddings.distillation_token", squeeze=2)
         for n in range(config.depth):
@@ -123,12 +131,23 @@ class VitFormat(Format):
         if config.distilled:
             yield from dense_names("head/distillation", "distillation_classifier", head=True)
 
+    def constants(self, config: Vit, head: Head | None) -> dict[str, np.ndarray]:
+        """Return the token of masked patches of a DINOv2 with registers, which pretraining alone uses, and an empty
+        list of registers."""
+        if config.family != REGISTERS:
+            return {}
+        prefix = "" if head is None else self.prefix(config)
+        constants = {f"{prefix}embeddings.mask_token": np.zeros((1, config.width), np.float32)}
+        if not config.registers:
+            constants[f"{prefix}embeddings.register_tokens"] = np.zeros((1, 0, config.width), np.float32)
+        return constants
+
     def in_memory(self, config: Vit, module: str) -> str | None:
         place, dot, block = module.partition("encoder.layer.")
         if not dot:
             return module
         number, _, name = block.partition(".")
-        stem = "encoder.layer" if config.family == "dinov2" else "layers"
+        stem = "encoder.layer" if config.family.startswith("dinov2") else "layers"
         return None if name == "mlp.weights_in" else f"{place}{stem}.{number}.{IN_MEMORY.get(name, name)}"
 
 
@@ -142,7 +161,7 @@ def block_names(config: Vit, ours: str, foreign: str) -> Iterator[Name]:
         module = f"{foreign}.attention.attention.{name}"
         yield from dense_names(f"{ours}/attention/{name}", module, bias=config.qkv_bias)
     yield from dense_names(f"{ours}/attention/output", f"{foreign}.attention.output.dense")
-    if config.family == "dinov2":
+    if config.family.startswith("dinov2"):
         mlp = ("mlp.weights_in", "mlp.weights_out") if config.gated else ("mlp.fc1", "mlp.fc2")
         norms = ("norm1", "norm2")
     else:
