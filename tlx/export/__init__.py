@@ -17,7 +17,7 @@ from tlx.trees import near_miss
 from tlx.weights import Pretrained, check_trained
 from tlx.weights.export import check_new, new_directory, note, refuse, write_checked
 from tlx.weights.form import OWN, inserted, written_kind
-from tlx.weights.pretrained import ADVICE
+from tlx.weights.saving import ADVICE
 
 __all__ = ["FORMS", "Export", "export_run"]
 

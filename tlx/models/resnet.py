@@ -67,7 +67,11 @@ class ResNet(Architecture):
         stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.resnet:ResNetFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.resnet:ResNetFormat",
+        "tlx.weights.formats.resnet_torch:ResNetTimm",
+        "tlx.weights.formats.resnet_torch:ResNetTorchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224
