@@ -1,5 +1,6 @@
 """Layers: functions on sub-dicts of parameters, and the declarations of those sub-dicts."""
 
+from tlx.layers.adaptive import adaptive_average_pool
 from tlx.layers.basic import (
     ACTIVATIONS,
     as_dtype,
@@ -48,7 +49,7 @@ from tlx.layers.transformer import (
 )
 
 __all__ = [
-    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "as_dtype", "as_wide", "attend", "attention",
+    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "adaptive_average_pool", "as_dtype", "as_wide", "attend", "attention",
     "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
     "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
     "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
