@@ -49,10 +49,11 @@ from tlx.layers.transformer import (
 )
 
 __all__ = [
-    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "adaptive_average_pool", "as_dtype", "as_wide", "attend", "attention",
-    "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms", "constant", "conv",
-    "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm", "declare_statistics",
-    "dense", "dequantised", "dropout", "embed", "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact",
-    "group_norm", "he", "he_out", "keep_mask", "keys_and_values", "layer_norm", "max_pool", "mix", "normal", "ones",
-    "relative_bias", "rms_norm", "rotary_angles", "rotate", "stochastic_depth", "zeros",
+    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "adaptive_average_pool", "as_dtype",
+    "as_wide", "attend", "attention", "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck",
+    "column_norms", "constant", "conv", "declare_attention", "declare_conv", "declare_dense", "declare_embedding",
+    "declare_norm", "declare_statistics", "dense", "dequantised", "dropout", "embed", "empty_cache", "example",
+    "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "he_out", "keep_mask", "keys_and_values",
+    "layer_norm", "max_pool", "mix", "normal", "ones", "relative_bias", "rms_norm", "rotary_angles", "rotate",
+    "stochastic_depth", "zeros",
 ]  # fmt: skip

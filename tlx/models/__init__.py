@@ -10,33 +10,42 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, mlp, resnet, sizes, vit
+from tlx.models import alexnet, bert, bridge, cnn, densenet, inception, mlp, resnet, sizes, vgg, vit
+from tlx.models.alexnet import AlexNet
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
+from tlx.models.densenet import DenseNet
 from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.resnet import ResNet
+from tlx.models.vgg import Vgg
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
 
 __all__ = [
+    "AlexNet",
     "Architecture",
     "Bert",
     "Cnn",
+    "DenseNet",
     "Head",
+    "InceptionV3",
     "Linen",
     "Mlp",
     "Nnx",
     "PerToken",
     "Pooled",
     "ResNet",
+    "Vgg",
     "Vit",
+    "alexnet",
     "architectures",
     "as_head",
     "attention_scores",
@@ -48,10 +57,12 @@ __all__ = [
     "check_tokens",
     "cnn",
     "count",
+    "densenet",
     "example_inputs",
     "features",
     "forward",
     "image_shape",
+    "inception",
     "initialise",
     "mlp",
     "resnet",
@@ -59,6 +70,7 @@ __all__ = [
     "summary",
     "tap_shapes",
     "text_room",
+    "vgg",
     "vit",
 ]  # fmt: skip
 

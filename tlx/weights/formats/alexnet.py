@@ -16,6 +16,7 @@ class AlexNetTorchvision(TorchvisionFormat):
     """The names of torchvision's `AlexNet`."""
 
     families = FAMILIES.torchvision
+    unused = (r"classifier\.6\..*",)
 
     def names(self, config: AlexNet, head: Head | None) -> Iterator[Name]:
         """Yield the foreign name of every parameter."""

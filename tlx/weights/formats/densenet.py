@@ -36,7 +36,7 @@ class DenseNetTorchvision(TorchvisionFormat):
             for ours, (number, foreign) in layers.items():
                 yield Name(f"{ours}/kernel", f"{foreign}conv{number}.weight", "convolution")
                 yield from statistics_names(f"{ours}/norm", f"{foreign}norm{number}")
-        yield from statistics_names("norm", f"features.norm{len(config.depths) + 1}")
+        yield from statistics_names("norm", "features.norm5")
         if head is not None:
             yield from dense_names("head", "classifier", head=True)
 

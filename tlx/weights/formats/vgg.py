@@ -16,7 +16,7 @@ class VggTorchvision(TorchvisionFormat):
     """The names of torchvision's `VGG`."""
 
     families = FAMILIES.torchvision
-    unused = (rf".*\.{COUNT}",)
+    unused = (rf".*\.{COUNT}", r"classifier\.6\..*")
 
     def names(self, config: Vgg, head: Head | None) -> Iterator[Name]:
         """Yield the foreign name of every parameter and statistic."""
