@@ -166,10 +166,9 @@ class ImageProcessor(Processor):
         changes: dict[str, Any] = {}
         if data.size is not None:
             changes.update(size=(data.size, data.size), crop=None)
-        if data.channels is not None and data.channels != original.channels:
-            mean, std = (float(np.mean(numbers)) for numbers in (original.mean, original.std))
-            changes.update(channels=data.channels, mean=(mean,), std=(std,))
         processor = replace(original, **changes)
+        if data.channels is not None:
+            processor = processor.with_channels(data.channels)
         check_model(processor, shape)
         return processor
 
@@ -182,6 +181,13 @@ class ImageProcessor(Processor):
             raise ValueError(f"the model reads images with {channels} channels; expected 1 (grey) or 3 (colour)")
         middle = (0.5,) * channels
         return ImageProcessor(size=(height, width), channels=1 if channels == 1 else 3, mean=middle, std=middle)
+
+    def with_channels(self, channels: Literal[1, 3]) -> ImageProcessor:
+        """Return the processor for grey (1) or colour (3) images, with the mean of the means and of the deviations."""
+        if channels == self.channels:
+            return self
+        mean, std = (float(np.mean(numbers)) for numbers in (self.mean, self.std))
+        return replace(self, channels=channels, mean=(mean,), std=(std,))
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
         if shape is not None and self.shape != shape:

@@ -63,6 +63,8 @@ def pretrained_model(recipe: Recipe, task: Task, mesh: Mesh | None = None) -> we
         reset=chosen.reset,
         resize=chosen.resize,
         pooling=chosen.pooling,
+        channels=recipe.data.channels,
+        first=chosen.first,
         model=recipe.model,
         processors=recipe.data.processors,
         seed=recipe.seed,
@@ -103,7 +105,9 @@ def notes_on(recipe: Recipe, processor: Any) -> tuple[str, ...]:
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
     """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
-    loads = [(other.weights, other.model, other.data.processors) for other in (recipe, like.recipe)]
+    loads = [
+        (other.weights, other.model, other.data.processors, other.data.channels) for other in (recipe, like.recipe)
+    ]
     # What a task takes from the labels of its subset does not matter for the weights.
     heads = [(other.names, other.head()) for other in (task, like.task)]
     return loads[0] == loads[1] and recipe.task == like.recipe.task and heads[0] == heads[1]

@@ -17,6 +17,8 @@ LAYOUTS = (Format.layout, "timm", TORCHVISION, OWN)
 # The layouts whose tensors are read without a config.json.
 STATELESS = (TORCHVISION, "timm")
 HALF = 0.5
+# The number of families that an error names.
+MOST = 2
 
 
 def kind_in(pretrained: Pretrained, layout: str | None) -> str:
@@ -86,13 +88,16 @@ def stateless(path: Path, model: Architecture | None) -> Json:
         for config in (kind() if model is None else model,)
         if (share := matching(form, config, shapes)) > 0
     ]
-    share, family, kind, form = max(matches, key=lambda match: match[0], default=(0.0, "", "", Format()))
+    # Where both libraries have the same names, the file is taken for one of torchvision.
+    matches.sort(key=lambda match: (match[0], match[3].layout == TORCHVISION), reverse=True)
     if model is None:
-        close = f"; its tensors are named as those of models.{family}" if family else ""
+        families = list(dict.fromkeys(f"models.{family}" for _, family, _, _ in matches))[:MOST]
+        close = f"; its tensors are named as those of {' or '.join(families)}" if families else ""
         raise ValueError(
             f"{path} has no config.json, so its architecture is not known{close}: pass it, such as "
-            f"model=models.{family or 'ResNet'}(...)"
+            f"model={families[0] if families else 'models.ResNet'}(...)"
         )
+    share, _, kind, form = matches[0] if matches else (0.0, "", "", Format())
     if share < HALF:
         names = ", ".join(map(repr, sorted(shapes)[:3]))
         raise ValueError(

@@ -21,6 +21,7 @@ from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
 from tlx.weights.adapters import kept_leaves, read_adapter, with_adapter
+from tlx.weights.channels import First, adapted, recoloured, with_channels
 from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files
 from tlx.weights.fitting import with_processor
 from tlx.weights.form import (
@@ -59,6 +60,8 @@ class Weights:
             never resizes.
         pooling: "mean" puts the head on the mean over the tokens of a text, as sentence encoders need it; None keeps
             the head of the family.
+        first: How the first convolution is changed for images with another number of channels (`Data(channels=...)`):
+            "sum" adds the kernels of all channels, for grey images; "repeat" repeats them, for more channels.
     """
 
     source: str
@@ -66,6 +69,7 @@ class Weights:
     reset: tuple[str, ...] = ()
     resize: int | None = None
     pooling: Literal["first", "mean"] | None = None
+    first: First | None = None
 
 
 def load_pretrained(
@@ -75,6 +79,8 @@ def load_pretrained(
     reset: Sequence[str] = (),
     resize: int | None = None,
     pooling: str | None = None,
+    channels: int | None = None,
+    first: First | None = None,
     model: Architecture | None = None,
     processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
@@ -96,6 +102,8 @@ def load_pretrained(
         reset: As in `Weights`.
         resize: As in `Weights`.
         pooling: As in `Weights`.
+        channels: The channels of the images; None for those of the checkpoint.
+        first: As in `Weights`; required if `channels` differs from the channels of the checkpoint.
         model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module, a state dict).
         processors: The user's classes of processors, which open a processor.json that names them.
         seed: The seed of the leaves that are initialised at random.
@@ -114,6 +122,7 @@ def load_pretrained(
     records.check_seed(seed, "seed")
     checkpoint = open_checkpoint(source, task, model)
     stored, settings = checkpoint.settings, requested_settings(checkpoint.settings, pooling, resize)
+    settings = with_channels(settings, channels, first)
     requested_task, task = task, task or checkpoint.stated.task
     head = checkpoint.stated.head if task is None else task.head()
     check_size(settings, head, checkpoint.directory)
@@ -121,7 +130,8 @@ def load_pretrained(
     adapter = stored_adapter(checkpoint, head)
     # The hash of a base that an adapter needs is one of whole parameters.
     spread = mesh is not None and not sharding.is_plain(mesh) and not adapter
-    arrays, entries = read_arrays(checkpoint, built, declared_resets(reset, built, adapter), resize, spread)
+    resets = declared_resets(reset, built, adapter)
+    arrays, entries = read_arrays(checkpoint, built, resets, resize, first=first, mapped=spread)
     order = None
     if requested_task is not None:
         arrays, entries, task, order = fit(built, arrays, entries, checkpoint.stated, requested_task, str(source))
@@ -137,7 +147,7 @@ def load_pretrained(
     pretrained = Pretrained(built, variables, None, manifest, task)
     kept_adapter = kept_leaves(adapter, reset, pretrained)
     pretrained = with_adapter(pretrained, kept_adapter, order, str(checkpoint.directory / ADAPTER))
-    return with_processor(pretrained, checkpoint.directory, processors)
+    return recoloured(with_processor(pretrained, checkpoint.directory, processors))
 
 
 class Checkpoint(NamedTuple):
@@ -226,12 +236,25 @@ def placer(mesh: Any, model: Model, whole: Sequence[str]) -> Place:
 
 
 def read_arrays(
-    checkpoint: Checkpoint, model: Model, reset: Sequence[str], resize: int | None, mapped: bool = False
+    checkpoint: Checkpoint,
+    model: Model,
+    reset: Sequence[str],
+    resize: int | None,
+    *,
+    first: First | None = None,
+    mapped: bool = False,
 ) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
     """Return the checked arrays of a checkpoint for `model`, and the entries of the manifest, as from `reconcile`.
     `mapped` is as in `read_file`."""
     stored, form, directory = checkpoint.settings, checkpoint.form, checkpoint.directory
     declared = {**model.params, **prefixed_stats(model)}
+    shapes = {path: param.shape for path, param in flatten(declared).items()}
+
+    def reshape(path: str, array: np.ndarray) -> np.ndarray | None:
+        if resize is not None and (resized := stored.resize_positions(path, widened(array), resize)) is not None:
+            return resized
+        return adapted(path, array, shapes[path], first)
+
     arrays, entries = reconcile(
         declared,
         name_table(checkpoint.kind, model),
@@ -241,7 +264,7 @@ def read_arrays(
         unused=form.unused,
         resettable=checkpoint.resettable(model),
         reset=reset,
-        reshape=None if resize is None else lambda path, array: stored.resize_positions(path, widened(array), resize),
+        reshape=reshape,
     )
     names = {entry.path: entry.foreign for entry in entries}
     check_values(arrays, names, flatten(declared), lambda key: tensor_files(directory)[key])
