@@ -78,7 +78,8 @@ def stateless(path: Path, model: Architecture | None) -> Json:
     Raises:
         ValueError: The architecture is not named, or the tensors have the names of no library for it.
     """
-    shapes = {name: read_header(file).tensors[name].shape for name, file in tensor_files(path).items()}
+    files = sorted(set(tensor_files(path).values()))
+    shapes = {name: extent.shape for file in files for name, extent in read_header(file).tensors.items()}
     kinds = models.architectures() if model is None else (type(model),)
     matches = [
         (share, kind.__name__, form.kind(config), form)
