@@ -1,4 +1,5 @@
-"""The convolutional networks of tlx compared with `transformers` and torchvision: outputs, gradients, and statistics.
+"""The convolutional networks of tlx compared with `transformers`, torchvision and timm: outputs, gradients,
+and statistics.
 
 Every parameter and statistic of torch is moved off its initial value. The images have odd sides and odd numbers of
 channels. In evaluation and in training, values and statistics must agree to a maximal absolute difference of 1e-5 of
@@ -21,7 +22,7 @@ import torch
 import transformers
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
-from tlx.models import AlexNet, DenseNet, InceptionV3, Pooled, Vgg, build, forward, image_shape
+from tlx.models import AlexNet, DenseNet, InceptionV3, Pooled, ResNet, Vgg, build, forward, image_shape
 from tlx.models.names import STATS, inward
 from tlx.tasks import Classification
 from tlx.trees import flatten, nest
@@ -133,6 +134,13 @@ def densenet(theirs: Any, config: Any) -> Any:
     return model
 
 
+def resnet_d(theirs: Any, config: Any) -> Any:
+    from timm.models.resnet import BasicBlock, ResNet
+
+    stem = {"stem_type": "deep", "stem_width": config.stem // 2, "avg_down": True}
+    return ResNet(BasicBlock, config.depths, CLASSES, config.channels, channels=config.widths, **stem)
+
+
 def inception(theirs: Any, config: Any) -> Any:
     """Return an Inception v3 with 1/16 of the channels."""
 
@@ -162,6 +170,20 @@ CASES = {
         AlexNet(size=(71, 127), channels=2, widths=(4, 5, 6, 5, 3), hidden=(7, 5), dropout=0),
         alexnet,
         "torchvision.alexnet",
+    ),
+    "resnet-d": Classic(
+        ResNet(
+            size=(67, 54),
+            channels=2,
+            stem=6,
+            widths=(6, 8, 7, 5),
+            depths=(1, 1, 1, 1),
+            bottleneck=False,
+            deep_stem=True,
+            average_shortcut=True,
+        ),
+        resnet_d,
+        "timm.resnet",
     ),
     "densenet": Classic(
         DenseNet(size=(37, 41), channels=2, stem=6, growth=3, bottleneck=2, depths=(2, 1)),

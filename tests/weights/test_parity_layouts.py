@@ -1,5 +1,8 @@
 """The layouts of timm and torchvision compared with these libraries: names, shapes, numbers, and prepared images."""
 
+import math
+
+import jax
 import numpy as np
 import pytest
 import torch
@@ -49,7 +52,12 @@ def shapes(form, config):
     ours = flatten(model.params) | {STATS + path: param for path, param in flatten(model.stats).items()}
     names = list(form.names(config, model.head))
     assert sorted(name.ours for name in names) == sorted(ours)
-    tensors = {name.foreign: SHAPES[name.layout](ours[name.ours].shape) for name in names}
+    tensors = {}
+    for name in names:
+        first, *rest = SHAPES[name.layout](ours[name.ours].shape)
+        if name.fold:
+            rest[-1] //= math.prod(name.fold)
+        tensors[name.foreign] = (*(1,) * name.squeeze, first * name.part[1], *rest, *name.fold)
     return tensors | {name: array.shape for name, array in form.constants(config, model.head).items()}
 
 
@@ -73,7 +81,8 @@ def test_the_tensors_and_the_ends_are_those_of_timm(networks, name):
     form, config = TIMM[name]
     assert shapes(form, config) == theirs(lambda **rest: networks.timm.create_model(name, **rest))
     settings = networks.timm.get_pretrained_cfg(name)
-    assert form.ends == (settings.first_conv, settings.classifier)
+    first, last = form.ends_of(config)
+    assert first == settings.first_conv and tuple(np.atleast_1d(last)) == tuple(np.atleast_1d(settings.classifier))
 
 
 def written(networks, folder, name, **settings):
@@ -90,21 +99,27 @@ def written(networks, folder, name, **settings):
     return model
 
 
+def logits(loaded, image):
+    # The program runs only once, so compiling it quickly is faster overall.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    step = jax.jit(lambda variables, x: forward(loaded.model, variables, {"image": x})[0], compiler_options=quick)
+    return step(loaded.variables, image)["logits"]
+
+
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 400, 3), dtype=np.uint8))
 
 
-def test_timm_and_tlx_open_the_directories_of_each_other(networks, tmp_path):
+@pytest.mark.parametrize("name", ["resnet18", "resnet18d", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_timm_and_tlx_open_the_directories_of_each_other(networks, tmp_path, name):
     timm = networks.timm
-    model = written(networks, tmp_path / "resnet18.a1_in1k", "resnet18")
-    loaded = load_pretrained(tmp_path / "resnet18.a1_in1k")
+    model = written(networks, tmp_path / name, name)
+    loaded = load_pretrained(tmp_path / name)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     batch = transform(PICTURE)[None]
     image = loaded.processor({"image": np.asarray(PICTURE)})["image"]
     np.testing.assert_array_equal(image.transpose(2, 0, 1), batch[0])
     wanted = model(batch).detach().numpy()
-    np.testing.assert_allclose(
-        forward(loaded.model, loaded.variables, {"image": image[None]})[0]["logits"], wanted, atol=1e-5
-    )
+    np.testing.assert_allclose(logits(loaded, image[None]), wanted, atol=1e-5)
     save_pretrained(loaded, tmp_path / "ours", layout="timm")
     opened = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
     assert opened.state_dict().keys() == model.state_dict().keys()
@@ -164,6 +179,4 @@ def test_torchvision_opens_a_state_dict_of_tlx(networks, tmp_path):
     model.load_state_dict(tensors)
     image = np.random.default_rng(0).normal(size=(2, 61, 61, 3)).astype(np.float32)
     wanted = model(torch.tensor(image.transpose(0, 3, 1, 2))).detach().numpy()
-    np.testing.assert_allclose(
-        forward(loaded.model, loaded.variables, {"image": image})[0]["logits"], wanted, atol=1e-5
-    )
+    np.testing.assert_allclose(logits(loaded, image), wanted, atol=1e-5)

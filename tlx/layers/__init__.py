@@ -1,6 +1,6 @@
 """Layers: functions on sub-dicts of parameters, and the declarations of those sub-dicts."""
 
-from tlx.layers.adaptive import adaptive_average_pool
+from tlx.layers.adaptive import adaptive_average_pool, mean_halves
 from tlx.layers.basic import (
     ACTIVATIONS,
     as_dtype,
@@ -54,6 +54,6 @@ __all__ = [
     "column_norms", "constant", "conv", "declare_attention", "declare_conv", "declare_dense", "declare_embedding",
     "declare_norm", "declare_statistics", "dense", "dequantised", "dropout", "embed", "empty_cache", "example",
     "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "he_out", "keep_mask", "keys_and_values",
-    "layer_norm", "max_pool", "mix", "normal", "ones", "relative_bias", "rms_norm", "rotary_angles", "rotate",
-    "stochastic_depth", "zeros",
+    "layer_norm", "max_pool", "mean_halves", "mix", "normal", "ones", "relative_bias", "rms_norm", "rotary_angles",
+    "rotate", "stochastic_depth", "zeros",
 ]  # fmt: skip

@@ -1,4 +1,7 @@
-"""Pooling to a fixed number of places. Shapes: B batch, I height, J width, P places along an axis, C channels."""
+"""Pooling to a fixed number of places, and to half of them.
+
+Shapes: B batch, I height, J width, P places along an axis, C channels.
+"""
 
 from functools import lru_cache
 
@@ -36,3 +39,15 @@ def adaptive_average_pool(x: Array, sides: tuple[int, int]) -> Array:
     # The precision of the means of the other layers, also where the device multiplies matrices in fewer bits.
     pooled = jnp.einsum("pi,bijc,qj->bpqc", rows, wide, columns, precision=lax.Precision.HIGHEST)
     return pooled.astype(x.dtype)
+
+
+def mean_halves(x: Array) -> Array:
+    """Average [B, I, J, C] over 2x2 windows that do not overlap; the last window of an odd side has only one pixel."""
+    sides = x.shape[1:3]
+    rows, columns = (-(-side // 2) for side in sides)
+    wide = as_wide(x)
+    padded = jnp.pad(wide, [(0, 0), (0, sides[0] % 2), (0, sides[1] % 2), (0, 0)])
+    total = padded.reshape(x.shape[0], rows, 2, columns, 2, x.shape[3]).sum((2, 4))
+    height, width = (np.minimum(2, side - 2 * np.arange(-(-side // 2))) for side in sides)
+    pixels = height[:, None, None] * width[:, None]
+    return (total / jnp.asarray(pixels, wide.dtype)).astype(x.dtype)

@@ -48,7 +48,10 @@ class Vgg(Architecture):
         momentum: The share of the old running statistics of batch norm in the new ones.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.vgg:VggTorchvision",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.vgg:VggTimm",
+        "tlx.weights.formats.vgg:VggTorchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224

@@ -59,7 +59,10 @@ class Vit(Architecture):
         stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.vit:VitFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.vit:VitFormat",
+        "tlx.weights.formats.vit_timm:VitTimm",
+    )
 
     family: str = "vit"
     size: int | tuple[int, int] = 224

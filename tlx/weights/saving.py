@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx import config as records
 from tlx import models
-from tlx.models.names import outward
+from tlx.models.names import tensors_of
 from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
@@ -77,9 +77,8 @@ def save_pretrained(
     # The names in a file of the bare backbone's class have no prefix.
     bare = kind == OWN or document.get("architectures", ["Model"])[0].endswith("Model")
     prefix = "" if bare else format_of(kind, model).prefix(model.config)
-    tensors = {
-        (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
-    }
+    table = [name if name.head else name._replace(foreign=prefix + name.foreign) for name in table]
+    tensors = tensors_of(table, arrays)
     constants = {} if kind == OWN else format_of(kind, model).constants(model.config, model.head)
     write_tensors(directory, tensors | constants)
     for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):

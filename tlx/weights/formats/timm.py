@@ -13,7 +13,7 @@ from tlx.weights.formats.base import Format
 # Arguments of timm's constructors that change nothing in evaluation, or that pretrained_cfg and num_classes repeat.
 HARMLESS = ("in_chans", "num_classes", "global_pool", "img_size", "drop_rate", "drop_path_rate")
 # Fields of an architecture that no parameter depends on, and that differ between equal networks.
-FREE = ("size", "channels", "dropout", "stochastic_depth", "momentum")
+FREE = ("size", "channels", "dropout", "attention_dropout", "stochastic_depth", "momentum", "deviation")
 POOLING = "avg"
 # Entries of other layouts, which timm does not read.
 OTHERS = ("model_type", "num_labels", "dtype")
@@ -76,7 +76,7 @@ class TimmFormat(Format):
         stated = document.get("architecture")
         height, width = two(config.size)
         settings = document.get("pretrained_cfg") or {}
-        first, last = self.ends
+        first, last = self.ends_of(config)
         outputs = 0 if head is None else head.outputs
         settings = settings | {"num_classes": outputs, "first_conv": first, "classifier": last}
         settings |= {"input_size": [config.channels, height, width]}
@@ -86,10 +86,14 @@ class TimmFormat(Format):
         arguments |= {} if config.any_size else {"img_size": [height, width]}
         return document | values | {"model_args": arguments}
 
+    def ends_of(self, config: Any) -> tuple[str, str | list[str]]:
+        """Return the names in timm of the first convolution and of the classifier, or of both classifiers."""
+        return self.ends
+
     def named(self, config: Any) -> Iterator[str]:
-        """Yield the names in timm of an architecture with the parameters of `config`."""
+        """Yield the names in timm of an architecture with the parameters of `config`; those of its size come first."""
         fields = {name: getattr(config, name) for name in FREE if hasattr(config, name)}
-        for name, base in self.architectures.items():
+        for name, base in sorted(self.architectures.items(), key=lambda item: item[1].size != config.size):
             if records.replace(base, **fields) == config:
                 yield name
 
