@@ -54,13 +54,13 @@ def processor_of(settings: Json, file: Path) -> ImageProcessor:
 
 
 def usual_processor(size: tuple[int, int], channels: int) -> ImageProcessor | None:
-    """Return the processor of torchvision's first ImageNet weights, for images of a size; None for other channels than
-    three or for a size that is not square."""
+    """Return the processor of torchvision's first ImageNet weights, for images of a size; None for a size that is not
+    square, and for other images than grey and colour images."""
     height, width = size
-    if channels != len(MEAN) or height != width:
+    if channels not in (1, 3) or height != width:
         return None
-    settings = {"input_size": (channels, height, width), "interpolation": "bilinear"}
-    return processor_of(settings, Path("torchvision"))
+    settings = {"input_size": (len(MEAN), height, width), "interpolation": "bilinear"}
+    return processor_of(settings, Path("torchvision")).with_channels(1 if channels == 1 else 3)
 
 
 def settings_of(processor: ImageProcessor) -> Json:

@@ -55,15 +55,20 @@ def program(init: Callable[..., Any], shape: tuple[int, ...], where: NamedShardi
 def pretrained_model(recipe: Recipe, task: Task, mesh: Mesh | None = None) -> weights.Pretrained:
     """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none.
     `mesh` is as in `load_pretrained`."""
-    chosen = recipe.weights
+    chosen, channels = recipe.weights, recipe.data.channels
     assert chosen is not None
+    if channels is not None and (stated := getattr(recipe.model, "channels", channels)) != channels:
+        raise ValueError(
+            f"data.channels is {channels}, but model reads images with {stated} channels; set "
+            f"model={type(recipe.model).__name__}(channels={channels}, ...)"
+        )
     pretrained = weights.load_pretrained(
         chosen.source,
         task,
         reset=chosen.reset,
         resize=chosen.resize,
         pooling=chosen.pooling,
-        channels=recipe.data.channels,
+        channels=channels,
         first=chosen.first,
         model=recipe.model,
         processors=recipe.data.processors,
