@@ -29,7 +29,7 @@ from tlx.trees import Tree
 from tlx.types import Carry, Context, Field, Model, Stage
 
 
-class Convolution(NamedTuple):
+class AlexNetLayer(NamedTuple):
     """A convolution: the side of its kernel, its step, the zeros on each side, and whether pooling follows."""
 
     side: int
@@ -39,11 +39,11 @@ class Convolution(NamedTuple):
 
 
 LAYERS = (
-    Convolution(11, 4, 2, True),
-    Convolution(5, 1, 2, True),
-    Convolution(3, 1, 1, False),
-    Convolution(3, 1, 1, False),
-    Convolution(3, 1, 1, True),
+    AlexNetLayer(11, 4, 2, True),
+    AlexNetLayer(5, 1, 2, True),
+    AlexNetLayer(3, 1, 1, False),
+    AlexNetLayer(3, 1, 1, False),
+    AlexNetLayer(3, 1, 1, True),
 )
 # The smallest side that leaves a pixel after the last pooling.
 SMALLEST = 63
@@ -95,7 +95,7 @@ def names(config: AlexNet) -> list[str]:
 def chain(config: AlexNet, head: Head | None) -> Model:
     """Build the chain of stages, with a linear head."""
 
-    def stage(name: str, layer: Convolution) -> Any:
+    def stage(name: str, layer: AlexNetLayer) -> Any:
         def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
             x = carry["hidden"] if name != "stem" else read_image(config, carry, context)
             y = jax.nn.relu(conv(params, x, stride=layer.stride, padding=layer.padding))

@@ -38,7 +38,7 @@ SCALES = tuple(2 * deviation for deviation in (0.229, 0.224, 0.225))
 SHIFTS = tuple(2 * mean - 1 for mean in (0.485, 0.456, 0.406))
 
 
-class Layer(NamedTuple):
+class InceptionLayer(NamedTuple):
     """A convolution with its norm: its name in the branch, the sides of its kernel, and its channels.
 
     `padded` is False if no zeros are added around the image. `beside` is True if the layer reads the same input as the
@@ -54,26 +54,26 @@ class Layer(NamedTuple):
 
 
 # The layers of each branch of a block, by the name of the branch.
-Branches = Mapping[str, tuple[Layer, ...]]
+Branches = Mapping[str, tuple[InceptionLayer, ...]]
 POOL = "pool"
 
 
-def square(name: int, side: int, outputs: int, stride: int = 1) -> Layer:
+def square(name: int, side: int, outputs: int, stride: int = 1) -> InceptionLayer:
     """Return a layer with a square kernel; with a stride of 2 no zeros are added around the image."""
-    return Layer(str(name), (side, side), outputs, stride, stride == 1)
+    return InceptionLayer(str(name), (side, side), outputs, stride, stride == 1)
 
 
-def wide(name: int, outputs: int) -> Layer:
-    return Layer(str(name), (1, 7), outputs)
+def wide(name: int, outputs: int) -> InceptionLayer:
+    return InceptionLayer(str(name), (1, 7), outputs)
 
 
-def tall(name: int, outputs: int) -> Layer:
-    return Layer(str(name), (7, 1), outputs)
+def tall(name: int, outputs: int) -> InceptionLayer:
+    return InceptionLayer(str(name), (7, 1), outputs)
 
 
-def split(name: int, outputs: int) -> tuple[Layer, Layer]:
+def split(name: int, outputs: int) -> tuple[InceptionLayer, InceptionLayer]:
     """Return a 1x3 and a 3x1 layer side by side."""
-    return Layer(f"{name}a", (1, 3), outputs), Layer(f"{name}b", (3, 1), outputs, beside=True)
+    return InceptionLayer(f"{name}a", (1, 3), outputs), InceptionLayer(f"{name}b", (3, 1), outputs, beside=True)
 
 
 def first_group(pool: int) -> Branches:
@@ -114,11 +114,11 @@ THIRD_GROUP: Branches = {
     POOL: (square(1, 1, 192),),
 }
 STEM = (
-    Layer("first", (3, 3), 32, 2, False),
-    Layer("second", (3, 3), 32, 1, False),
-    Layer("third", (3, 3), 64),
-    Layer("fourth", (1, 1), 80),
-    Layer("fifth", (3, 3), 192, 1, False),
+    InceptionLayer("first", (3, 3), 32, 2, False),
+    InceptionLayer("second", (3, 3), 32, 1, False),
+    InceptionLayer("third", (3, 3), 64),
+    InceptionLayer("fourth", (1, 1), 80),
+    InceptionLayer("fifth", (3, 3), 192, 1, False),
 )
 # The layers of the stem that pooling follows.
 POOLED = ("third", "fifth")
@@ -187,7 +187,7 @@ class Placed(NamedTuple):
     """A layer in its network: its path, and the channels that it reads and returns."""
 
     path: str
-    layer: Layer
+    layer: InceptionLayer
     inputs: int
     outputs: int
 
@@ -195,7 +195,7 @@ class Placed(NamedTuple):
 def placed(config: InceptionV3) -> Iterator[Placed]:
     """Yield the layers of the network."""
 
-    def scaled(layer: Layer) -> int:
+    def scaled(layer: InceptionLayer) -> int:
         return layer.outputs // UNIT * config.unit
 
     channels = config.channels
@@ -217,7 +217,7 @@ def placed(config: InceptionV3) -> Iterator[Placed]:
 def chain(config: InceptionV3, head: Head | None) -> Model:
     """Build the chain of stages, with a linear head."""
 
-    def basic(layer: Layer, params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Array, Tree]:
+    def basic(layer: InceptionLayer, params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Array, Tree]:
         padding = [side // 2 if layer.padded else 0 for side in layer.sides]
         y, new = torch_norm(config, params, stats, conv(params, x, stride=layer.stride, padding=padding), context)
         return jax.nn.relu(y), new

@@ -86,7 +86,7 @@ class Vgg(Architecture):
         return replace(self, size=size)
 
 
-class Convolution(NamedTuple):
+class VggLayer(NamedTuple):
     """A convolution: the name of its stage, its channels, and whether the image is halved after it."""
 
     name: str
@@ -95,20 +95,20 @@ class Convolution(NamedTuple):
     halves: bool
 
 
-def convolutions(config: Vgg) -> Iterator[Convolution]:
+def convolutions(config: Vgg) -> Iterator[VggLayer]:
     """Yield the convolutions of the network."""
     inputs, number = config.channels, -1
     for width, depth in zip(config.widths, config.depths, strict=True):
         for n in range(depth):
             name = "stem" if number < 0 else f"blocks/{number:02d}"
-            yield Convolution(name, inputs, width, n == depth - 1)
+            yield VggLayer(name, inputs, width, n == depth - 1)
             inputs, number = width, number + 1
 
 
 def chain(config: Vgg, head: Head | None) -> Model:
     """Build the chain of stages, with a linear head."""
 
-    def stage(layer: Convolution) -> Any:
+    def stage(layer: VggLayer) -> Any:
         def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
             x = carry["hidden"] if layer.name != "stem" else read_image(config, carry, context)
             y = conv(params, x, padding=1)
