@@ -46,6 +46,8 @@ def processor_of(settings: Json, file: Path) -> ImageProcessor:
         "mean": tuple(settings.get("mean") or MEAN),
         "std": tuple(settings.get("std") or STD),
         "rounding": "torchvision",
+        # The class of transformers with a shortest edge and a crop, for a model that is saved in its layout.
+        "extra": {"image_processor_type": "BitImageProcessor"},
     }
     try:
         return ImageProcessor(**values)
