@@ -40,11 +40,14 @@ def saved(folder, config, temperature=None, crop=None):
 def test_an_export_to_timm_says_how_images_are_prepared(tmp_path):
     source = saved(tmp_path / "model", BASIC, crop=36)
     export = export_run(source, tmp_path / "out", to="timm")
-    assert any("one pixel further" in note for note in export.notes)
+    assert any("timm cuts the middle of some images one pixel away" in note for note in export.notes)
     document = json.loads((tmp_path / "out" / "config.json").read_text())
     assert document["architecture"] == "resnet18" and document["label_names"] == list(NAMES)
     assert document["pretrained_cfg"]["input_size"] == [3, 33, 33]
     after = load_pretrained(tmp_path / "out")
+    back = export_run(tmp_path / "out", tmp_path / "back")
+    assert any("transformers cuts the middle" in note for note in back.notes)
+    assert load_pretrained(tmp_path / "back").processor.identity == after.processor.identity
     assert after.processor.size == 36 and after.processor.crop == (33, 33)
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'timm.create_model("local-dir:.", pretrained=True)' in card and "library_name: timm" in card

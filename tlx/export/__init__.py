@@ -93,7 +93,8 @@ def write_hugging_face(pretrained: Pretrained, directory: Path) -> tuple[str, st
     """Write the Hugging Face layout; return the library that opens it, how to use it, and notes."""
     write_checked(folded(pretrained), directory)
     library = "tlx" if written_kind(pretrained) == OWN else "transformers"
-    return library, of_hugging_face(pretrained), [note(pretrained), in_words(pretrained, "huggingface")]
+    place = None if library == "tlx" else torch_layouts.rounding_note(pretrained, "huggingface")
+    return library, of_hugging_face(pretrained), [note(pretrained), place, in_words(pretrained, "huggingface")]
 
 
 def write_for_jax(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:

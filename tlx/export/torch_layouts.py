@@ -13,6 +13,8 @@ from tlx.weights.export import PROGRAM_ADVICE, TOLERANCE, answers, sample
 from tlx.weights.form import inserted
 
 FORMS = ("timm", "torchvision")
+# The library of a form, and how it rounds the margin of a crop.
+ROUNDINGS = {"huggingface": ("transformers", "transformers"), "timm": ("timm", "torchvision")}
 WORDS = {
     "timm": "timm opens this directory, and so does tlx (`tlx predict`, `tlx.load_pretrained`).",
     "torchvision": "The tensors have the names of torchvision's network with the same sizes: its `load_state_dict` "
@@ -57,11 +59,11 @@ def lines(pretrained: Pretrained, layout: str) -> list[str]:
     ]
 
 
-def rounding_note(pretrained: Pretrained, layout: str) -> str | None:
-    """Return a note if the library cuts the middle of an image in another place than the processor of the run."""
+def rounding_note(pretrained: Pretrained, form: str) -> str | None:
+    """Return a note if the library of a form cuts the middle of an image in another place than the processor."""
     processor = pretrained.processor
-    if layout != "timm" or not isinstance(processor, ImageProcessor) or processor.rounding == "torchvision":
+    if form not in ROUNDINGS or not isinstance(processor, ImageProcessor) or processor.rounding == ROUNDINGS[form][1]:
         return None
     if processor.crop is None or processor.crop == processor.size:
         return None
-    return "timm cuts the middle of some images one pixel further right or down than this run did"
+    return f"{ROUNDINGS[form][0]} cuts the middle of some images one pixel away from the place where tlx cuts it"
