@@ -109,7 +109,15 @@ def logits(loaded, image):
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 400, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18d", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18d",
+        "vit_tiny_patch16_224",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("deit_tiny_distilled_patch16_224", marks=pytest.mark.slow),
+    ],
+)
 def test_timm_and_tlx_open_the_directories_of_each_other(networks, tmp_path, name):
     timm = networks.timm
     model = written(networks, tmp_path / name, name)
