@@ -131,6 +131,12 @@ def test_a_state_dict_of_torchvision_is_read_from_a_file_or_a_directory(tmp_path
     assert "architecture is not known" in str(error.value) and f"models.{kind}" in str(error.value)
 
 
+def test_tensors_of_no_known_library_need_their_config_json(tmp_path):
+    save_file({"encoder.weight": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"architecture is not known; copy config\.json"):
+        load_pretrained(tmp_path)
+
+
 def test_a_state_dict_has_the_usual_processor_of_torchvision(tmp_path):
     config = models.ResNet(stem=4, widths=(8,), depths=(1,))
     folder = save_pretrained(pretrained(config), tmp_path, layout="torchvision")

@@ -93,10 +93,12 @@ def stateless(path: Path, model: Architecture | None) -> Json:
     matches.sort(key=lambda match: (match[0], match[3].layout == TORCHVISION), reverse=True)
     if model is None:
         families = list(dict.fromkeys(f"models.{family}" for _, family, _, _ in matches))[:MOST]
-        close = f"; its tensors are named as those of {' or '.join(families)}" if families else ""
+        unknown = f"{path} has no config.json, so its architecture is not known"
+        if not families:
+            raise ValueError(f"{unknown}; copy config.json from the source of the model to this directory")
         raise ValueError(
-            f"{path} has no config.json, so its architecture is not known{close}: pass it, such as "
-            f"model={families[0] if families else 'models.ResNet'}(...)"
+            f"{unknown}; its tensors are named as those of {' or '.join(families)}: pass it, such as "
+            f"model={families[0]}(...)"
         )
     share, _, kind, form = matches[0] if matches else (0.0, "", "", Format())
     if share < HALF:

@@ -15,6 +15,8 @@ WEIGHTS = f"model{SAFETENSORS}"
 MODEL_ASSETS = ("minilm-l6",)
 # The description of an exported program (see `tlx.export.program`).
 PROGRAM = "program.json"
+# Files of directories whose tensors are no state dict.
+OTHERS = (PROGRAM, run_files.LEARNED, run_files.RESULT, run_files.RECIPE)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
@@ -38,7 +40,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
         return path / MODEL_IN_RUN
     if name in MODEL_ASSETS:
         return assets.extract(name)
-    if path.is_dir() and (path / WEIGHTS).is_file():
+    if (path / WEIGHTS).is_file() and not any(holds_file(path / name) for name in OTHERS):
         return path
     if path.is_dir():
         raise FileNotFoundError(without_model(path))
