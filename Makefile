@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 # as the programs of users do.
 OLD_py311 := --xla_cpu_use_fusion_emitters=false
 FAST_COMPILE := XLA_FLAGS="--xla_backend_optimization_level=0 $(OLD_$(LOCK))"
-test: $(VENV)/.tested
+test: $(VENV)/.tested $(VENV)/.networks
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m "not slow and not browser and not parity"
 	$(BIN)/python -m pytest -n 2 -m "parity and not slow" $(call with_mark,parity)
 
@@ -35,7 +35,7 @@ SLOW := $(call with_mark,slow)
 SLOW_COMPILED := $(filter $(COMPILED:%=tests/%%),$(SLOW))
 # PART=2/4 runs the second quarter of the slow tests.
 PART ?= 1/1
-test-slow: $(VENV)/.tested $(VENV)/.compilers
+test-slow: $(VENV)/.tested $(VENV)/.compilers $(VENV)/.networks
 	$(FAST_COMPILE) $(BIN)/python -m pytest -n 2 -m slow --durations=30 --part $(PART) $(SLOW_COMPILED)
 	$(BIN)/python -m pytest -n 2 -m slow --durations=30 --part $(PART) $(filter-out $(SLOW_COMPILED),$(SLOW))
 
@@ -77,6 +77,12 @@ $(VENV)/.tested: requirements/test.txt requirements/trackio.txt $(VENV)/.fast
 # `import jax` would look for their chips.
 $(VENV)/.compilers: requirements/compilers-$(LOCK).txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/compilers -r requirements/compilers-$(LOCK).txt
+	@touch $@
+
+# torchvision and timm lie in a folder of their own, which only parity tests put on the path: transformers prepares images in
+# another way if it can import torchvision.
+$(VENV)/.networks: requirements/networks.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/networks -r requirements/networks.txt
 	@touch $@
 
 # Write the newest package versions for this interpreter to requirements/. Run it with Python 3.11, and with 3.12 or later.

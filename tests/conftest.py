@@ -2,9 +2,12 @@
 
 import csv
 import os
+import sys
+import warnings
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -296,3 +299,41 @@ def reviewed(reviews, tmp_path_factory):
         train=Train(steps=60, batch=16, eval_batch=32, eval_every=60),
     )
     return tlx.run(recipe, folder / "run", quiet=True)
+
+
+# torchvision and timm have a folder of their own (see the Makefile).
+NETWORKS = Path(sys.prefix) / "networks"
+
+
+@pytest.fixture(scope="session")
+def networks():
+    """torchvision and timm. In other tests `transformers` must not see them, because it then prepares images with them.
+
+    The operators of torchvision for detection do not load beside a torch for CPUs only. The networks do not use them,
+    but the package declares them on import.
+    """
+    import torch
+    from transformers.utils import import_utils
+
+    assert NETWORKS.is_dir(), f"{NETWORKS} is missing: make {sys.prefix}/.networks"
+    for package in ("torchvision", "torchvision_v2", "timm"):
+        getattr(import_utils, f"is_{package}_available")()
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    sys.path.append(str(NETWORKS))
+    with warnings.catch_warnings():
+        # The decoders of images do not load either.
+        warnings.simplefilter("ignore")
+        try:
+            import torchvision
+        except RuntimeError:
+            for name in ("nms", "qnms"):
+                operators.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+            for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+                del sys.modules[name]
+            import torchvision
+        import timm
+        import timm.data
+    sys.path.remove(str(NETWORKS))
+    yield SimpleNamespace(torchvision=torchvision, timm=timm)
+    # The operators live as long as this value.
+    del operators

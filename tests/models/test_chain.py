@@ -15,15 +15,19 @@ from flax import linen as nn
 from flax import nnx
 
 from tlx.models import (
+    AlexNet,
     Bert,
     BiT,
     Cnn,
     ConvNeXt,
+    DenseNet,
+    InceptionV3,
     Linen,
     Mlp,
     Nnx,
     ResNet,
     Swin,
+    Vgg,
     Vit,
     architectures,
     build,
@@ -37,6 +41,8 @@ pytestmark = pytest.mark.usefixtures("quick")
 BATCH, TOKENS, CLASSES = 8, 7, 3
 # Six whole patches of side 4, so a ViT has as many tokens as a sentence, and the two share compiled operations.
 SHAPE = (9, 13, 2)
+# Networks that need larger images.
+SIDES = {"alexnet": (63, 64), "inception": (75, 76)}
 
 
 class Net(nn.Module):
@@ -88,11 +94,17 @@ CONFIGS: dict[str, Any] = {
     "bit": BiT(size=SHAPE[:2], channels=2, stem=8, widths=(8,), depths=(2,), groups=4, stochastic_depth=0.5),
     "convnext": ConvNeXt(layer_scale=0.5, response_norm=True, **GROUPS, widths=(6,), depths=(2,)),
     "swin": Swin(family="swinv2", window=2, width=6, heads=(3,), depths=(2,), **GROUPS, **DROPOUT),
+    "vgg": Vgg(size=SHAPE[:2], channels=2, widths=(4, 5), depths=(1, 2), normed=True, grid=2, hidden=(7,)),
+    "alexnet": AlexNet(size=SIDES["alexnet"], channels=2, widths=(4, 3, 5, 3, 4), grid=2, hidden=(7, 6)),
+    "densenet": DenseNet(size=SHAPE[:2], channels=2, stem=4, growth=3, bottleneck=2, depths=(1, 1), dropout=0.3),
+    "inception": InceptionV3(size=SIDES["inception"], channels=2, unit=1),
     "linen": Linen(module=Net(), shape=SHAPE),
     "nnx": Nnx(make=OtherNet, shape=SHAPE),
 }
-EVERY = pytest.mark.parametrize("name", CONFIGS)
-OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("linen", "nnx")])
+# Inception has 94 convolutions, too many to compile one by one; test_parity_images.py compares them as one program.
+LARGE = ("inception",)
+EVERY = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in LARGE])
+OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("linen", "nnx", *LARGE)])
 FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
 
 
@@ -120,7 +132,7 @@ def made(name: str) -> Made:
         kinds = rng.integers(0, max(config.types, 1), mask.shape)
         ids = np.where(mask == 1, rng.integers(2, 23, mask.shape), config.pad)
         return Made(model, variables, {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds})
-    shape = (9, 9, 2) if isinstance(config, Cnn) else SHAPE
+    shape = (9, 9, 2) if isinstance(config, Cnn) else (*SIDES[name], 2) if name in SIDES else SHAPE
     return Made(model, variables, {"image": rng.normal(size=(BATCH, *shape)).astype(np.float32)})
 
 
@@ -167,7 +179,7 @@ def test_every_stage_has_a_tap(name):
 
 
 @pytest.mark.parametrize("outputs", [None, CLASSES])
-@EVERY
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_parameter_is_fully_declared(name, outputs):
     model = build(CONFIGS[name], outputs)
     declared = flatten(model.params) | flatten(model.stats)
@@ -226,6 +238,8 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("mlp", "dropout", "stem"),
         ("mlp", "dropout", "blocks/01"),
         ("cnn", "dropout", "pool"),
+        ("vgg", "dropout", "hidden/00"),
+        ("alexnet", "dropout", "hidden/01"),
     ],
 )
 def test_each_dropout_rate_acts_at_its_place(name, rate, stage):
@@ -405,6 +419,12 @@ def test_a_missing_stage_names_the_nearest_ones():
         (lambda: Mlp(widths=()), "widths is empty; expected at least one"),
         (lambda: Mlp(activation="rele"), "activation 'rele'; close: 'relu'"),
         (lambda: Cnn(size=7), "size 7 cannot be halved 3 times"),
+        (lambda: Vgg(size=(224, 31)), r"size=\(224, 31\), .* at least 32 x 32"),
+        (lambda: AlexNet(size=62), "size=62, .* at least 63 x 63"),
+        (lambda: DenseNet(size=28), "size=28, .* at least 29 x 29"),
+        (lambda: InceptionV3(size=74), "size=74, .* at least 75 x 75"),
+        (lambda: Vgg(depths=(1, 1)), "differ in length"),
+        (lambda: InceptionV3(channels=1, transform_input=True), "transform_input is for images with 3 channels"),
     ],
 )
 def test_invalid_configs_are_refused(make, message):

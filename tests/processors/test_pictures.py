@@ -247,3 +247,17 @@ def test_a_preprocessor_of_another_size_than_the_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"preprocessor_config\.json.*\(1, 1, 3\).*\(8, 8, 3\)") as error:
         prepare_inputs(loaded, ["picture.png"])
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(("margin", "down", "nearest"), [(1, 0, 0), (2, 1, 1), (3, 1, 2), (5, 2, 2), (7, 3, 4)])
+def test_the_margin_of_a_crop_is_rounded_as_in_the_named_library(tmp_path, margin, down, nearest):
+    picture = np.random.default_rng(0).integers(0, 256, (8 + margin, 9, 3), dtype=np.uint8)
+    for rounding, top in (("transformers", down), ("torchvision", nearest)):
+        processor = ImageProcessor(size=None, crop=(8, 9), mean=(0.0,) * 3, std=(1.0,) * 3, rounding=rounding)
+        expected = picture[top : top + 8].astype(np.float32)
+        expected = expected * np.float32(1 / 255) if rounding == "transformers" else expected / np.float32(255)
+        np.testing.assert_array_equal(processor({"image": picture})["image"], expected)
+        processor.save(tmp_path)
+        assert ImageProcessor.load(tmp_path) == processor
+    with pytest.raises(ValueError, match="rounding is 'up'"):
+        ImageProcessor(size=None, crop=(8, 9), rounding="up")

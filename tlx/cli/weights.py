@@ -15,7 +15,7 @@ from tlx.trees import Json
     metavar="FORM",
     default="huggingface",
     show_default=True,
-    help="Form: huggingface, which transformers opens, or stablehlo, a program for jax alone.",
+    help="Form: huggingface (transformers), timm, torchvision, or stablehlo (jax).",
 )
 @config_option
 def export(source: str, directory: str, to: str, config: str | None) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from tlx.export import torch_layouts
 from tlx.export.blends import blend_of
 from tlx.export.card import NAME as CARD
 from tlx.export.card import card, records_of
@@ -17,11 +18,11 @@ from tlx.trees import near_miss
 from tlx.weights import Pretrained, check_trained
 from tlx.weights.export import check_new, new_directory, note, refuse, write_checked
 from tlx.weights.form import OWN, inserted, written_kind
-from tlx.weights.pretrained import ADVICE
+from tlx.weights.saving import ADVICE
 
 __all__ = ["FORMS", "Export", "export_run"]
 
-FORMS = ("huggingface", "stablehlo")
+FORMS = ("huggingface", *torch_layouts.FORMS, "stablehlo")
 # A form that users ask for; its reasons are in docs/decisions/no-onnx.md.
 NO_ONNX = (
     "there is no export to ONNX, because the converter jax2onnx (0.17) fails for some models and does not fit the "
@@ -46,8 +47,8 @@ def export_run(
     Args:
         source: The directory of the run, or another saved model.
         directory: The directory to write.
-        to: "huggingface" for the layout that transformers opens, "stablehlo" for a program of `jax.export` that needs
-            jax alone.
+        to: "huggingface" for the layout that transformers opens, "timm" or "torchvision" for the layouts of these
+            libraries, "stablehlo" for a program of `jax.export` that needs jax alone.
         recipe: The recipe of the run's config file; needed if the run uses a user's class.
 
     Returns:
@@ -66,8 +67,7 @@ def export_run(
         refuse(pretrained)
     records = records_of(source, None if recipe is None else resolved(Path(source), recipe.task))
     with new_directory(directory) as partial:
-        write = write_for_jax if to == "stablehlo" else write_hugging_face
-        library, use, limits = write(pretrained, partial)
+        library, use, limits = write(pretrained, partial, to)
         text = card(pretrained, records, to, library, use, blend_of(source))
         (partial / CARD).write_text(text, encoding="utf-8")
     return Export(Path(directory), tuple(filter(None, [*limits, *notes(pretrained.processor), unused(pretrained)])))
@@ -81,11 +81,20 @@ def check_form(to: str) -> None:
         raise ValueError(f"tlx has no form {to!r}{near_miss(to, FORMS)}")
 
 
+def write(pretrained: Pretrained, directory: Path, to: str) -> tuple[str, str, list[str | None]]:
+    """Write a form; return the library that opens it, how to use it, and notes."""
+    if to in torch_layouts.FORMS:
+        use, limits = torch_layouts.write_torch_layout(pretrained, directory, to)
+        return to, use, [*limits, in_words(pretrained, to)]
+    return write_for_jax(pretrained, directory) if to == "stablehlo" else write_hugging_face(pretrained, directory)
+
+
 def write_hugging_face(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:
     """Write the Hugging Face layout; return the library that opens it, how to use it, and notes."""
     write_checked(folded(pretrained), directory)
     library = "tlx" if written_kind(pretrained) == OWN else "transformers"
-    return library, of_hugging_face(pretrained), [note(pretrained), in_words(pretrained, "huggingface")]
+    place = None if library == "tlx" else torch_layouts.rounding_note(pretrained, "huggingface")
+    return library, of_hugging_face(pretrained), [note(pretrained), place, in_words(pretrained, "huggingface")]
 
 
 def write_for_jax(pretrained: Pretrained, directory: Path) -> tuple[str, str, list[str | None]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tlx import config, models, processors
+from tlx import config, models
 from tlx.data import Data, Dataset, Source, open_dataset
 from tlx.data.held_out import divided, held_out_splits
 from tlx.files.run_files import RECIPE, RESULT
@@ -26,6 +26,7 @@ from tlx.training.loop import Run, run
 from tlx.training.prepare import open_data
 from tlx.tuning import Probe, Tuning
 from tlx.weights import Weights
+from tlx.weights.fitting import processor_at
 from tlx.weights.pretrained import open_checkpoint
 
 __all__ = ["finetune", "recipe_for"]
@@ -170,7 +171,7 @@ def chosen(model: str | Path | Run | models.Architecture, source: Source, choice
         checkpoint = open_checkpoint(name, None, architecture)
         settings = checkpoint.settings
         room = settings.longest_text()
-        processor = processors.load(checkpoint.directory, room=room)
+        processor = processor_at(checkpoint.directory, checkpoint.document, settings, room)
         pooling = pooling_of(checkpoint.directory)
     budget = defaults.budget_of(tuning, settings, pretrained)
     shape, cached = models.image_shape(settings), isinstance(tuning, Probe)

@@ -7,8 +7,10 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from tlx.layers.basic import as_wide
 from tlx.trees import Tree
 from tlx.types import Array
 
@@ -90,5 +92,6 @@ def max_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Pad
 def average_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
     """Return the mean over windows, which are as in `max_pool`; padded zeros count, as in torch."""
     window, strides, pads = windows(x, size, stride, padding)
-    total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, window, strides, pads)
+    wide = as_wide(x)
+    total = lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, window, strides, pads)
     return (total / math.prod(window)).astype(x.dtype)

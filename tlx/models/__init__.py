@@ -10,7 +10,23 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bit, bridge, cnn, convnext, mlp, resnet, sizes, swin, vit
+from tlx.models import (
+    alexnet,
+    bert,
+    bit,
+    bridge,
+    cnn,
+    convnext,
+    densenet,
+    inception,
+    mlp,
+    resnet,
+    sizes,
+    swin,
+    vgg,
+    vit,
+)
+from tlx.models.alexnet import AlexNet
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bit import BiT
@@ -18,23 +34,29 @@ from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
 from tlx.models.convnext import ConvNeXt
+from tlx.models.densenet import DenseNet
 from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
+from tlx.models.vgg import Vgg
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
 
 __all__ = [
+    "AlexNet",
     "Architecture",
     "Bert",
     "BiT",
     "Cnn",
     "ConvNeXt",
+    "DenseNet",
     "Head",
+    "InceptionV3",
     "Linen",
     "Mlp",
     "Nnx",
@@ -42,7 +64,9 @@ __all__ = [
     "Pooled",
     "ResNet",
     "Swin",
+    "Vgg",
     "Vit",
+    "alexnet",
     "architectures",
     "as_head",
     "attention_scores",
@@ -56,10 +80,12 @@ __all__ = [
     "cnn",
     "convnext",
     "count",
+    "densenet",
     "example_inputs",
     "features",
     "forward",
     "image_shape",
+    "inception",
     "initialise",
     "mlp",
     "resnet",
@@ -68,6 +94,7 @@ __all__ = [
     "swin",
     "tap_shapes",
     "text_room",
+    "vgg",
     "vit",
 ]  # fmt: skip
 

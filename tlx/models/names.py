@@ -1,6 +1,6 @@
 """Names and layouts of our parameters in foreign checkpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,9 @@ class Name(NamedTuple):
         layout: The layout of the tensor, one of `LAYOUTS`.
         head: Whether the tensor belongs to the head, whose names have no prefix in a foreign file.
         squeeze: The number of leading axes of size one that we drop.
+        fold: The sizes of the trailing axes that we fold into the axis before them.
+        part: The number of our part of the first axis, and the number of parts, where a tensor holds several
+            parameters.
     """
 
     ours: str
@@ -30,20 +33,38 @@ class Name(NamedTuple):
     layout: str = "same"
     head: bool = False
     squeeze: int = 0
+    fold: tuple[int, ...] = ()
+    part: tuple[int, int] = (0, 1)
 
 
 def inward(name: Name, tensor: np.ndarray) -> np.ndarray:
-    """Return a foreign tensor in our layout."""
+    """Return a foreign tensor, or our part of it, in our layout."""
     order = LAYOUTS[name.layout]
+    number, parts = name.part
+    rows = tensor.shape[0] // parts if parts > 1 else 0
+    tensor = tensor[number * rows : (number + 1) * rows] if parts > 1 else tensor
+    tensor = tensor.reshape(*tensor.shape[: -len(name.fold) - 1], -1) if name.fold else tensor
     tensor = tensor.reshape(tensor.shape[name.squeeze :]) if name.squeeze else tensor
     return tensor if order is None else np.transpose(tensor, order)
 
 
 def outward(name: Name, array: np.ndarray) -> np.ndarray:
-    """Return our array in the foreign layout: the inverse of `inward`."""
+    """Return our array in the foreign layout: the inverse of `inward`, without the other parts of the tensor."""
     order = LAYOUTS[name.layout]
     array = array if order is None else np.transpose(array, np.argsort(order))
+    array = array.reshape(*array.shape[:-1], -1, *name.fold) if name.fold else array
     return np.ascontiguousarray(array.reshape((1,) * name.squeeze + array.shape))
+
+
+def tensors_of(names: Iterable[Name], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the foreign tensors of our `arrays` by name; the parts of a tensor are joined."""
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    for name in names:
+        parts.setdefault(name.foreign, {})[name.part[0]] = outward(name, arrays[name.ours])
+    return {
+        foreign: np.concatenate([by_number[n] for n in sorted(by_number)]) if len(by_number) > 1 else by_number[0]
+        for foreign, by_number in parts.items()
+    }
 
 
 def dense_names(ours: str, foreign: str, *, bias: bool = True, head: bool = False) -> Iterable[Name]:

@@ -25,10 +25,12 @@ from tlx.layers import (
     example,
     he_out,
     max_pool,
+    mean_halves,
     stochastic_depth,
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import nested
 from tlx.models.inputs import refuse_unread
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -60,6 +62,9 @@ class ResNet(Architecture):
         early_stride: Whether the first 1x1 convolution of a bottleneck halves the image, as in the paper; otherwise the
             3x3 convolution does (v1.5).
         halve_first: Whether the first group halves the image too.
+        deep_stem: Whether the stem has three 3x3 convolutions instead of a 7x7 convolution, the first two with half of
+            the channels (ResNet-D; He et al., 2019).
+        average_shortcut: Whether a shortcut halves the image by the mean over 2x2 pixels, not by a stride (ResNet-D).
         activation: The activation after the stem and after each block. Within a block it is ReLU, as in
             `transformers`.
         epsilon: The number added to the variance by batch norm.
@@ -67,7 +72,11 @@ class ResNet(Architecture):
         stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.resnet:ResNetFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.resnet:ResNetFormat",
+        "tlx.weights.formats.resnet_torch:ResNetTimm",
+        "tlx.weights.formats.resnet_torch:ResNetTorchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224
@@ -78,6 +87,8 @@ class ResNet(Architecture):
     bottleneck: bool = True
     early_stride: bool = False
     halve_first: bool = False
+    deep_stem: bool = False
+    average_shortcut: bool = False
     activation: str = "relu"
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -94,6 +105,8 @@ class ResNet(Architecture):
             raise ValueError(f"widths {self.widths} are not all multiples of {REDUCTION}, as a bottleneck requires")
         if self.early_stride and not self.bottleneck:
             raise ValueError("early_stride is for bottleneck=True: other blocks have no 1x1 convolution")
+        if self.deep_stem and self.stem % 2:
+            raise ValueError(f"stem is {self.stem}; expected an even number of channels with deep_stem=True")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 
@@ -116,6 +129,19 @@ class Layer(NamedTuple):
     inputs: int
     outputs: int
     stride: int = 1
+
+
+def stem_layers(config: ResNet) -> tuple[Layer, ...]:
+    """Return the convolutions of the stem; the path of the last is that of the stem itself."""
+    if not config.deep_stem:
+        return (Layer("stem", 7, config.channels, config.stem, 2),)
+    half = config.stem // 2
+    first, second, _ = LAYERS
+    return (
+        Layer(f"stem/{first}", 3, config.channels, half, 2),
+        Layer(f"stem/{second}", 3, half, half),
+        Layer("stem", 3, half, config.stem),
+    )
 
 
 class Block(NamedTuple):
@@ -176,9 +202,14 @@ def chain(config: ResNet, head: Head | None) -> Model:
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
-        image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
-        hidden, stats = normed(first, params, stats, image, context)
-        return {"hidden": max_pool(act(hidden), 3, stride=2, padding=1)}, stats
+        hidden = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
+        new: Tree = {}
+        for layer in starts:
+            name = layer.name.removeprefix("stem").lstrip("/")
+            leaves, moments = (params[name], stats[name]) if name else (params, stats)
+            hidden, moved = normed(layer, leaves, moments, hidden, context)
+            hidden, new = act(hidden), new | ({name: moved} if name else moved)
+        return {"hidden": max_pool(hidden, 3, stride=2, padding=1)}, new
 
     def residual(block: Block, rate: float) -> Any:
         def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
@@ -188,6 +219,8 @@ def chain(config: ResNet, head: Head | None) -> Model:
                 y = y if layer is block.layers[0] else jax.nn.relu(y)
                 y, new[layer.name] = normed(layer, params[layer.name], stats[layer.name], y, context)
             if (way := block.shortcut) is not None:
+                if config.average_shortcut and way.stride > 1:
+                    x, way = mean_halves(x), way._replace(stride=1)
                 x, new[way.name] = normed(way, params[way.name], stats[way.name], x, context)
             return carry | {"hidden": act(x + stochastic_depth(y, rate, context, 0))}, new
 
@@ -200,9 +233,9 @@ def chain(config: ResNet, head: Head | None) -> Model:
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
-    first = Layer("stem", 7, config.channels, config.stem, 2)
+    starts = stem_layers(config)
     every = list(blocks(config))
-    params, stats = declare(first, every)
+    params, stats = declare(starts, every)
     stages = [Stage("stem", stem)]
     for n, block in enumerate(every):
         rate = config.stochastic_depth * n / max(len(every) - 1, 1)
@@ -214,9 +247,9 @@ def chain(config: ResNet, head: Head | None) -> Model:
     return Model(tuple(stages), params, stats, config, head)
 
 
-def declare(first: Layer, every: list[Block]) -> tuple[Tree, Tree]:
+def declare(starts: tuple[Layer, ...], every: list[Block]) -> tuple[Tree, Tree]:
     """Return the parameters and the statistics of the network below its head."""
-    params, stats = ({"stem": part} for part in declared(first))
+    params, stats = (nested({layer.name: declared(layer)[part] for layer in starts}) for part in (0, 1))
     pairs = [
         {layer.name: declared(layer) for layer in (*block.layers, *filter(None, [block.shortcut]))} for block in every
     ]

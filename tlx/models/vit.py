@@ -84,6 +84,7 @@ class Vit(Architecture):
         "tlx.weights.formats.vit:VitFormat",
         "tlx.weights.formats.dinov3:Dinov3Format",
         "tlx.weights.formats.siglip:SiglipFormat",
+        "tlx.weights.formats.vit_timm:VitTimm",
     )
 
     family: str = "vit"

@@ -22,7 +22,7 @@ from tlx.tasks import Task
 from tlx.trees import Json
 from tlx.types import Column
 from tlx.weights import Pretrained, check_trained, load_pretrained
-from tlx.weights.pretrained import ADVICE
+from tlx.weights.saving import ADVICE
 from tlx.weights.source import MODEL_IN_RUN
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
@@ -32,10 +32,13 @@ FILE = "preprocessor_config.json"
 # Names the rule of decoding in the keys of stored features; change it with the rule.
 DECODING = "upright, colours, no transparency"
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic"]
+Rounding = Literal["transformers", "torchvision"]
 
 # The numbers of PIL.Image.Resampling, which preprocessor_config.json holds.
 _RESAMPLE: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic")
 GREY = ("1", "L", "LA", "La")
+# The entry of preprocessor_config.json for another rounding than that of transformers, which has no word for it.
+ROUNDING = "tlx_rounding"
 # Modes with pixels above 255, which Pillow would cut off.
 DEEP = ("I", "F")
 
@@ -83,6 +86,9 @@ class ImageProcessor(Processor):
     `size` is (height, width); or the length of the shortest edge with the proportions kept, where `crop` must give the
     size that is cut from the middle, so that all images have one shape; or None for no resizing. A pixel becomes
     `(pixel * scale - mean) / std`.
+
+    With `rounding="torchvision"`, as in timm, the margin of the crop is rounded to the nearest number, half a pixel to
+    the even one, and a pixel is divided by `1 / scale`; transformers rounds down, and multiplies.
     """
 
     size: tuple[int, int] | int | None
@@ -92,6 +98,7 @@ class ImageProcessor(Processor):
     scale: float = 1 / 255
     resample: Resample = "bilinear"
     crop: tuple[int, int] | None = None
+    rounding: Rounding = "transformers"
     extra: Json = field(default_factory=dict, compare=False, repr=False)
 
     reads: ClassVar[tuple[str, ...]] = ("image",)
@@ -102,6 +109,7 @@ class ImageProcessor(Processor):
         if self.channels not in (1, 3):
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
         check_choice("resample", self.resample, _RESAMPLE)
+        check_choice("rounding", self.rounding, get_args(Rounding))
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise ValueError(
@@ -158,10 +166,9 @@ class ImageProcessor(Processor):
         changes: dict[str, Any] = {}
         if data.size is not None:
             changes.update(size=(data.size, data.size), crop=None)
-        if data.channels is not None and data.channels != original.channels:
-            mean, std = (float(np.mean(numbers)) for numbers in (original.mean, original.std))
-            changes.update(channels=data.channels, mean=(mean,), std=(std,))
         processor = replace(original, **changes)
+        if data.channels is not None:
+            processor = processor.with_channels(data.channels)
         check_model(processor, shape)
         return processor
 
@@ -174,6 +181,13 @@ class ImageProcessor(Processor):
             raise ValueError(f"the model reads images with {channels} channels; expected 1 (grey) or 3 (colour)")
         middle = (0.5,) * channels
         return ImageProcessor(size=(height, width), channels=1 if channels == 1 else 3, mean=middle, std=middle)
+
+    def with_channels(self, channels: Literal[1, 3]) -> ImageProcessor:
+        """Return the processor for grey (1) or colour (3) images, with the mean of the means and of the deviations."""
+        if channels == self.channels:
+            return self
+        mean, std = (float(np.mean(numbers)) for numbers in (self.mean, self.std))
+        return replace(self, channels=channels, mean=(mean,), std=(std,))
 
     def check_shape(self, shape: tuple[int, ...] | None, directory: str) -> None:
         if shape is not None and self.shape != shape:
@@ -232,6 +246,7 @@ class ImageProcessor(Processor):
                 scale=settings["rescale_factor"] if settings["do_rescale"] else 1.0,
                 resample=_RESAMPLE[resample],
                 crop=crop,  # type: ignore[arg-type]
+                rounding=settings.get(ROUNDING, "transformers"),
                 extra=names,
             )
         except (TypeError, ValueError) as error:
@@ -263,6 +278,8 @@ class ImageProcessor(Processor):
         picture = self._crop(self._resize(picture if picture.mode == mode else picture.convert(mode)))
         pixels = np.asarray(picture, np.float32).reshape(*self.shape)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        if self.rounding == "torchvision":
+            return {"image": (pixels / np.float32(1 / self.scale) - mean) / std}
         return {"image": (pixels * np.float32(self.scale) - mean) / std}
 
     def picture(self, image: np.ndarray) -> np.ndarray | None:
@@ -289,6 +306,7 @@ class ImageProcessor(Processor):
             "image_std": list(self.std) * (self.channels if len(self.std) == 1 else 1),
             # A palette, or grey, becomes colours there as it does here.
             **({"do_convert_rgb": True} if self.channels == 3 else {}),
+            **({ROUNDING: self.rounding} if self.rounding != "transformers" else {}),
         }
         (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -308,6 +326,9 @@ class ImageProcessor(Processor):
         if self.crop is None:
             return picture
         height, width = self.crop
+        if self.rounding == "torchvision" and picture.width >= width and picture.height >= height:
+            left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+            return picture.crop((left, top, left + width, top + height))
         # Floor division also for the negative margins of an image smaller than the crop, which Pillow fills with black.
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))

@@ -55,14 +55,21 @@ def program(init: Callable[..., Any], shape: tuple[int, ...], where: NamedShardi
 def pretrained_model(recipe: Recipe, task: Task, mesh: Mesh | None = None) -> weights.Pretrained:
     """Return the pretrained model of the recipe, with a new head drawn from its seed where the checkpoint has none.
     `mesh` is as in `load_pretrained`."""
-    chosen = recipe.weights
+    chosen, channels = recipe.weights, recipe.data.channels
     assert chosen is not None
+    if channels is not None and (stated := getattr(recipe.model, "channels", channels)) != channels:
+        raise ValueError(
+            f"data.channels is {channels}, but model reads images with {stated} channels; set "
+            f"model={type(recipe.model).__name__}(channels={channels}, ...)"
+        )
     pretrained = weights.load_pretrained(
         chosen.source,
         task,
         reset=chosen.reset,
         resize=chosen.resize,
         pooling=chosen.pooling,
+        channels=channels,
+        first=chosen.first,
         model=recipe.model,
         processors=recipe.data.processors,
         seed=recipe.seed,
@@ -103,7 +110,9 @@ def notes_on(recipe: Recipe, processor: Any) -> tuple[str, ...]:
 
 def same_weights(recipe: Recipe, task: Task, like: Prepared) -> bool:
     """Return whether a recipe loads the same weights as another, except for what is drawn from its seed."""
-    loads = [(other.weights, other.model, other.data.processors) for other in (recipe, like.recipe)]
+    loads = [
+        (other.weights, other.model, other.data.processors, other.data.channels) for other in (recipe, like.recipe)
+    ]
     # What a task takes from the labels of its subset does not matter for the weights.
     heads = [(other.names, other.head()) for other in (task, like.task)]
     return loads[0] == loads[1] and recipe.task == like.recipe.task and heads[0] == heads[1]

@@ -22,7 +22,8 @@ from tlx.weights.expected import expected
 from tlx.weights.files import read_config, read_tensors
 from tlx.weights.form import OWN, Pretrained, foreign_kind, inserted, unanswered, written_kind
 from tlx.weights.heads import TASK
-from tlx.weights.pretrained import load_pretrained, save_pretrained
+from tlx.weights.pretrained import load_pretrained
+from tlx.weights.saving import save_pretrained
 
 TOLERANCE = 1e-5
 PROGRAM_ADVICE = "A program holds every model: tlx export RUN --to stablehlo --out DIRECTORY"

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx.files.documents import check, read_json
 from tlx.files.documents.checks import Mapped, Record, Text
-from tlx.files.documents.models import ANY, form
+from tlx.files.documents.models import ANY, TIMM, form
 from tlx.files.documents.reading import FETCH
 from tlx.trees import Json
 from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
@@ -27,18 +27,24 @@ CHECKSUM = "tlx_sha256"
 
 
 def read_config(directory: Path) -> Json:
-    """Return `config.json` as a dict. Raises FileNotFoundError if it is missing, ValueError if it is invalid."""
+    """Return `config.json` as a dict; that of timm has no `model_type`.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is invalid.
+    """
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
             f"{directory} has no {CONFIG}; expected a Hugging Face directory, which contains this file"
         )
-    document = read_json(path, ANY)
+    document = read_json(path)
+    if "model_type" not in document and "architecture" in document:
+        return check(document, TIMM, path, FETCH)
+    check(document, ANY, path, FETCH)
     return check(document, form(document["model_type"]), path, FETCH)
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
-    """Return the file of every tensor of a checkpoint, by the tensor's name.
+    """Return the file of every tensor of a checkpoint, by the tensor's name; `directory` may be a file of tensors.
 
     If both exist, `model.safetensors` is read and not the index, as in `transformers`. The index decides which shard a
     tensor is read from.
@@ -47,6 +53,8 @@ def tensor_files(directory: Path) -> dict[str, Path]:
         FileNotFoundError: There are no weights, or a shard that the index names is missing.
         ValueError: There are only pickles, a file is damaged, or the index and the shards contradict each other.
     """
+    if directory.is_file():
+        return dict.fromkeys(read_header(directory).tensors, directory)
     if (directory / WEIGHTS).is_file():
         return dict.fromkeys(read_header(directory / WEIGHTS).tensors, directory / WEIGHTS)
     if (directory / INDEX).is_file():

@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 
 from tlx import models, processors
+from tlx.models import Architecture
 from tlx.processors import Processor
+from tlx.processors.timm_settings import processor_of, usual_processor
+from tlx.trees import Json
+from tlx.weights.files import CONFIG
 from tlx.weights.form import Pretrained
+from tlx.weights.formats import Format, foreign_kinds
+from tlx.weights.layouts import TORCHVISION
 from tlx.weights.source import MODEL_IN_RUN
 
 RECIPE = "recipe.json"
@@ -20,8 +26,33 @@ def with_processor(pretrained: Pretrained, directory: Path, users: tuple[type[Pr
     Raises ValueError if the tokenizer does not fit the model.
     """
     room = models.text_room(pretrained.model, pretrained.variables.params)
-    processor = processors.load(directory, recipe_tokens(directory), room, users)
+    settings = pretrained.model.config
+    processor = processor_at(directory, pretrained.manifest.document, settings, room, users)
     return within(pretrained._replace(processor=processor))
+
+
+def processor_at(
+    directory: Path, document: Json, settings: Architecture, room: int | None, users: tuple[type[Processor], ...] = ()
+) -> Processor | None:
+    """Return the processor of a checkpoint; None if it has none.
+
+    A config.json of timm describes it. A state dict of torchvision has that of torchvision's first ImageNet weights.
+
+    Args:
+        directory: The directory or the file of the checkpoint.
+        document: The content of its config.json.
+        settings: The architecture.
+        room: As in `processors.load`.
+        users: As in `with_processor`.
+    """
+    kind, shape = str(document.get("model_type")), models.image_shape(settings)
+    form = foreign_kinds(type(settings)).get(kind, Format())
+    if form.layout == "timm" and shape is not None and shape[2] in (1, 3):
+        return processor_of(document.get("pretrained_cfg") or {}, directory / CONFIG)
+    processor = processors.load(directory, recipe_tokens(directory), room, users)
+    if processor is None and form.layout == TORCHVISION and shape is not None:
+        return usual_processor(shape[:2], shape[2])
+    return processor
 
 
 def within(pretrained: Pretrained) -> Pretrained:

@@ -49,18 +49,20 @@ class Pretrained(NamedTuple):
 
 
 def foreign_kind(pretrained: Pretrained) -> str:
-    """Return the `model_type` for a model's parameter names: the one that was read, that of its family, or ours."""
+    """Return the `model_type` of transformers for a model's parameter names: the one that was read, or that of its
+    family; ours if there is none."""
     model = pretrained.model
     return kind_of(pretrained.manifest.document, model.config, model.head)
 
 
 def kind_of(document: Json, settings: Architecture, head: Head | None) -> str:
     """Return `foreign_kind` for the `document` (config.json) that was read and the architecture `settings`."""
-    if (kind := document.get("model_type")) in foreign_kinds(type(settings)):
-        return str(kind)
+    form = foreign_kinds(type(settings)).get(str(document.get("model_type")))
+    if form is not None and form.layout == Format.layout:
+        return str(document["model_type"])
     for form in formats_of(type(settings)):
         kind = form.kind(settings)
-        if kind not in form.families:
+        if form.layout != Format.layout or kind not in form.families:
             continue
         try:
             form.write(settings, head, {})

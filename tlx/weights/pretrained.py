@@ -1,6 +1,5 @@
-"""Load and save pretrained models in the Hugging Face layout."""
+"""Load pretrained models in the layouts of Hugging Face, timm, torchvision and tlx."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -13,7 +12,6 @@ from tlx import config as records
 from tlx import models, sharding
 from tlx.files.documents import digests
 from tlx.models import Architecture, Head
-from tlx.models.names import outward
 from tlx.partition import compile_rule
 from tlx.processors import ImageProcessor, Processor
 from tlx.tasks import Task
@@ -22,8 +20,9 @@ from tlx.trees import Json, flatten
 from tlx.types import Model
 from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
-from tlx.weights.adapters import kept_leaves, read_adapter, save_adapter, with_adapter
-from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, write_tensors
+from tlx.weights.adapters import kept_leaves, read_adapter, with_adapter
+from tlx.weights.channels import First, adapted, recoloured, with_channels
+from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files
 from tlx.weights.fitting import with_processor
 from tlx.weights.form import (
     OWN,
@@ -31,28 +30,22 @@ from tlx.weights.form import (
     Place,
     Pretrained,
     fill,
-    format_of,
-    inserted,
     kind_of,
     name_table,
     prefixed_stats,
-    written_kind,
 )
 from tlx.weights.formats import Format, foreign
-from tlx.weights.heads import FIELDS, TASK, Stated, fit, left_out
+from tlx.weights.heads import Stated, fit, left_out
+from tlx.weights.layouts import completed, stateless
 from tlx.weights.mapped import widened
 from tlx.weights.peft_read import Found
 from tlx.weights.reconcile import Entry, Manifest, reconcile
 from tlx.weights.source import locate
-from tlx.weights.stated import stated_head, task_entries
-from tlx.weights.trained import check_trained, checksum_new_leaves
+from tlx.weights.stated import stated_head
+from tlx.weights.trained import checksum_new_leaves
 from tlx.weights.values import check_values
 
 ADAPTER = "adapter"
-ADVICE = "Correct the checkpoint (its config.json or its weights), or train it first: tlx run CONFIG"
-# Fields of the config.json read from a checkpoint that may be wrong for the written one: a dtype, a quantisation of the
-# tensors, code of a repository, a count beside the names of the classes.
-DROPPED = ("torch_dtype", "quantization_config", "auto_map", "num_labels", "_num_labels", "_name_or_path")
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,8 @@ class Weights:
             never resizes.
         pooling: "mean" puts the head on the mean over the tokens of a text, as sentence encoders need it; None keeps
             the head of the family.
+        first: How the first convolution is changed for images with another number of channels (`Data(channels=...)`):
+            "sum" adds the kernels of all channels, for grey images; "repeat" repeats them, for more channels.
     """
 
     source: str
@@ -74,6 +69,7 @@ class Weights:
     reset: tuple[str, ...] = ()
     resize: int | None = None
     pooling: Literal["first", "mean"] | None = None
+    first: First | None = None
 
 
 def load_pretrained(
@@ -83,6 +79,8 @@ def load_pretrained(
     reset: Sequence[str] = (),
     resize: int | None = None,
     pooling: str | None = None,
+    channels: int | None = None,
+    first: First | None = None,
     model: Architecture | None = None,
     processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
@@ -90,18 +88,23 @@ def load_pretrained(
 ) -> Pretrained:
     """Read a model from a local Hugging Face directory, a hub id, a named asset or a run directory.
 
+    The directory may be one of timm. A state dict of torchvision in a safetensors file does not describe its
+    architecture: pass it as `model`.
+
     Classes in another order are reordered by name. Names such as "LABEL_0" cannot be compared; the head is then kept by
     position.
 
     Args:
-        source: The directory, hub id, asset or run.
+        source: The directory, hub id, asset or run, or a safetensors file.
         task: The model gets the head of this task: the head of the checkpoint if its shape, its kind of task and its
             classes fit, else a head drawn from `seed`. A task without names gets those of the checkpoint. None takes
             the task that the checkpoint states; if it states none, the model is the bare backbone.
         reset: As in `Weights`.
         resize: As in `Weights`.
         pooling: As in `Weights`.
-        model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module).
+        channels: The channels of the images; None for those of the checkpoint.
+        first: As in `Weights`; required if `channels` differs from the channels of the checkpoint.
+        model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module, a state dict).
         processors: The user's classes of processors, which open a processor.json that names them.
         seed: The seed of the leaves that are initialised at random.
         mesh: The devices that will hold the parameters. Where it cuts them, tensors stay in their file until each
@@ -119,6 +122,7 @@ def load_pretrained(
     records.check_seed(seed, "seed")
     checkpoint = open_checkpoint(source, task, model)
     stored, settings = checkpoint.settings, requested_settings(checkpoint.settings, pooling, resize)
+    settings = with_channels(settings, channels, first)
     requested_task, task = task, task or checkpoint.stated.task
     head = checkpoint.stated.head if task is None else task.head()
     check_size(settings, head, checkpoint.directory)
@@ -126,7 +130,8 @@ def load_pretrained(
     adapter = stored_adapter(checkpoint, head)
     # The hash of a base that an adapter needs is one of whole parameters.
     spread = mesh is not None and not sharding.is_plain(mesh) and not adapter
-    arrays, entries = read_arrays(checkpoint, built, declared_resets(reset, built, adapter), resize, spread)
+    resets = declared_resets(reset, built, adapter)
+    arrays, entries = read_arrays(checkpoint, built, resets, resize, first=first, mapped=spread)
     order = None
     if requested_task is not None:
         arrays, entries, task, order = fit(built, arrays, entries, checkpoint.stated, requested_task, str(source))
@@ -142,7 +147,7 @@ def load_pretrained(
     pretrained = Pretrained(built, variables, None, manifest, task)
     kept_adapter = kept_leaves(adapter, reset, pretrained)
     pretrained = with_adapter(pretrained, kept_adapter, order, str(checkpoint.directory / ADAPTER))
-    return with_processor(pretrained, checkpoint.directory, processors)
+    return recoloured(with_processor(pretrained, checkpoint.directory, processors))
 
 
 class Checkpoint(NamedTuple):
@@ -181,7 +186,8 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Ar
     """
     directory = locate(source)
     digests.verify_below(directory)
-    document = read_config(directory)
+    described = (directory / CONFIG).is_file()
+    document = completed(read_config(directory), directory / CONFIG) if described else stateless(directory, model)
     kind = document["model_type"]
     # Our own form describes its head in the same way as a foreign form.
     form = Format() if kind == OWN else foreign(kind, None if model is None else type(model))
@@ -191,8 +197,8 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Ar
             f"{directory / CONFIG}: id2label uses one name for several classes {format_names(stated.names)}; correct "
             "it, or pass the task: tasks.Classification(names=...)"
         )
-    settings = own_settings(document, model) if kind == OWN else form.read(document)
-    if settings.any_size and kind != OWN and document.get("image_size") is None:
+    settings: Any = model if not described else own_settings(document, model) if kind == OWN else form.read(document)
+    if settings.any_size and kind != OWN and form.layout == Format.layout and document.get("image_size") is None:
         settings = sized(settings, directory)
     return Checkpoint(str(source), directory, document, form, stated, settings)
 
@@ -230,12 +236,25 @@ def placer(mesh: Any, model: Model, whole: Sequence[str]) -> Place:
 
 
 def read_arrays(
-    checkpoint: Checkpoint, model: Model, reset: Sequence[str], resize: int | None, mapped: bool = False
+    checkpoint: Checkpoint,
+    model: Model,
+    reset: Sequence[str],
+    resize: int | None,
+    *,
+    first: First | None = None,
+    mapped: bool = False,
 ) -> tuple[dict[str, np.ndarray], tuple[Entry, ...]]:
     """Return the checked arrays of a checkpoint for `model`, and the entries of the manifest, as from `reconcile`.
     `mapped` is as in `read_file`."""
     stored, form, directory = checkpoint.settings, checkpoint.form, checkpoint.directory
     declared = {**model.params, **prefixed_stats(model)}
+    shapes = {path: param.shape for path, param in flatten(declared).items()}
+
+    def reshape(path: str, array: np.ndarray) -> np.ndarray | None:
+        if resize is not None and (resized := stored.resize_positions(path, widened(array), resize)) is not None:
+            return resized
+        return adapted(path, array, shapes[path], first)
+
     arrays, entries = reconcile(
         declared,
         name_table(checkpoint.kind, model),
@@ -245,7 +264,7 @@ def read_arrays(
         unused=form.unused,
         resettable=checkpoint.resettable(model),
         reset=reset,
-        reshape=None if resize is None else lambda path, array: stored.resize_positions(path, widened(array), resize),
+        reshape=reshape,
     )
     names = {entry.path: entry.foreign for entry in entries}
     check_values(arrays, names, flatten(declared), lambda key: tensor_files(directory)[key])
@@ -293,81 +312,3 @@ def own_settings(document: Json, model: Architecture | None) -> Architecture:
         return records.load(document["model"], {kind.__name__: kind for kind in models.architectures()})
     except (ValueError, TypeError) as error:
         raise ValueError(f"the checkpoint does not describe its own architecture ({error}); pass model=...") from None
-
-
-def save_pretrained(pretrained: Pretrained, directory: str | os.PathLike[str], *, untrained: bool = False) -> Path:
-    """Write config.json, model.safetensors, and the files of the processor.
-
-    `transformers.AutoModel*.from_pretrained` opens the directory. An architecture without a form in transformers is
-    written for `load_pretrained`. Adapters are written beside the base in `adapter/`, and `load_pretrained` inserts
-    them again; `tlx.weights.merge` merges them into plain weights if that is possible.
-
-    Args:
-        pretrained: The model.
-        directory: The directory to write; it is created if needed.
-        untrained: Whether to write a head or a pooler that was drawn at random and never trained.
-
-    Returns:
-        The directory.
-
-    Raises:
-        ValueError: The head or the pooler was never trained, and `untrained` is not set.
-        OSError: The disk does not take the files. The error names the directory; existing files are not lost.
-    """
-    if not untrained:
-        check_trained(pretrained, f"{ADVICE}; save_pretrained(..., untrained=True) saves it without training")
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    model, variables = pretrained.model, pretrained.variables
-    kind = written_kind(pretrained)
-    arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables.params).items()}
-    arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
-    table = name_table(kind, model)
-    document = write_document(pretrained, kind)
-    # The names in a file of the bare backbone's class have no prefix.
-    bare = kind == OWN or document["architectures"][0].endswith("Model")
-    prefix = "" if bare else format_of(kind, model).prefix(model.config)
-    tensors = {
-        (name.foreign if name.head else prefix + name.foreign): outward(name, arrays[name.ours]) for name in table
-    }
-    constants = {} if kind == OWN else format_of(kind, model).constants(model.config, model.head)
-    write_tensors(directory, tensors | constants)
-    for name in (ADAPTER_CONFIG, ADAPTER_TENSORS):
-        (directory / ADAPTER / name).unlink(missing_ok=True)
-    if inserted(pretrained):
-        save_adapter(pretrained, directory / ADAPTER, untrained=untrained)
-    partial = directory / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, directory / CONFIG)
-    if pretrained.processor is not None:
-        pretrained.processor.save(directory)
-    return directory
-
-
-def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
-    """Return the `config.json` of a model to be saved."""
-    model, task = pretrained.model, pretrained.task
-    if kind == OWN:
-        document: Json = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
-        token = "Token" if isinstance(model.head, models.PerToken) else ""
-        has_head = task or token
-        document["architectures"] = [f"{type(model.config).__name__}For{token}Classification"] if has_head else []
-    else:
-        source_document = pretrained.manifest.document
-        base_document = dict(source_document) if source_document.get("model_type") == kind else {"model_type": kind}
-        document = format_of(kind, model).write(model.config, model.head, base_document) | {"dtype": "float32"}
-        for name in DROPPED:
-            document.pop(name, None)
-    if task is not None:
-        for name in (TASK, FIELDS):
-            document.pop(name, None)
-        document |= task_entries(task, document, format_of(kind, model) if kind != OWN else Format())
-    elif isinstance(model.head, models.PerToken):
-        stored = pretrained.manifest.document.get("id2label") or {}
-        names = tuple(str(stored.get(str(n), f"LABEL_{n}")) for n in range(model.head.outputs))
-        names = names if len(stored) == len(names) else tuple(f"LABEL_{n}" for n in range(len(names)))
-        document |= {
-            "id2label": {str(n): name for n, name in enumerate(names)},
-            "label2id": {name: n for n, name in enumerate(names)},
-        }
-    return document

@@ -143,7 +143,7 @@ def in_our_layout(
     name: Name, tensor: np.ndarray, shape: tuple[int, ...], reshape: Reshape | None
 ) -> tuple[np.ndarray, str]:
     """Return a foreign tensor in our layout, if possible in our `shape`, and the note on a change of its size."""
-    array = inward(name, tensor) if tensor.ndim == len(shape) + name.squeeze else tensor
+    array = inward(name, tensor) if tensor.ndim == len(shape) + name.squeeze + len(name.fold) else tensor
     if array.shape != shape and reshape is not None and (reshaped := reshape(name.ours, array)) is not None:
         return reshaped, f"resized from {array.shape}"
     return array, ""

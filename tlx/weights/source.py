@@ -10,13 +10,17 @@ from tlx.files.nearby import near_directories
 from tlx.weights import hub
 
 MODEL_IN_RUN = "model"
+SAFETENSORS = ".safetensors"
+WEIGHTS = f"model{SAFETENSORS}"
 MODEL_ASSETS = ("minilm-l6",)
 # The description of an exported program (see `tlx.export.program`).
 PROGRAM = "program.json"
+# Files of directories whose tensors are no state dict.
+OTHERS = (PROGRAM, run_files.LEARNED, run_files.RESULT, run_files.RECIPE)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """Return the Hugging Face directory of `source`.
+    """Return the Hugging Face directory of `source`, or the file or directory of a state dict without a config.json.
 
     A local directory comes first, then a named asset, then a hub id. A name is a hub id only if it has the form of one
     and cannot be a mistyped path: `a/b` is a path where the directory `a` exists, and `runs/b` always is. `hf://a/b` is
@@ -29,17 +33,21 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if name.startswith(hub.SCHEME):
         return explicit(name)
     path = Path(source).expanduser()
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path.suffix == SAFETENSORS and path.is_file()):
         return path
     if (path / MODEL_IN_RUN / "config.json").is_file():
         run_files.check_file(path, MODEL_IN_RUN)
         return path / MODEL_IN_RUN
     if name in MODEL_ASSETS:
         return assets.extract(name)
+    if (path / WEIGHTS).is_file() and not any(holds_file(path / name) for name in OTHERS):
+        return path
     if path.is_dir():
         raise FileNotFoundError(without_model(path))
     if path.exists():
-        raise FileNotFoundError(f"{path} is a file; expected the directory of a run or of a model")
+        raise FileNotFoundError(
+            f"{path} is a file; expected the directory of a run or of a model, or a file {SAFETENSORS} of tensors"
+        )
     near = near_directories(path, MODEL_ASSETS if path.parent == Path() else ())
     parent = name.rpartition("/")[0]
     if not hub.is_hub_id(name) or (parent and Path(parent).is_dir() and hub.cached(name) is None):

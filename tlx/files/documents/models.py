@@ -148,6 +148,34 @@ FIELDS: dict[str, dict[str, Form]] = {
     "tlx": {"outputs": maybe(Whole(1))},
 }
 OWN: dict[str, Form] = {"model": Either((Record({"kind": Text()}), Record({"repr": Text()})))}
+# The config.json of timm, which has no model_type.
+CLASSES = maybe(Whole(0, 10**5))
+TIMM = Record(
+    {"architecture": Text(r"[\w.-]+", "the name of an architecture")},
+    COMMON
+    | {
+        "num_classes": CLASSES,
+        "label_names": maybe(Rows(Text())),
+        "global_pool": maybe(Text()),
+        "model_args": maybe(
+            Record({}, {"in_chans": maybe(Whole(1, 1024)), "num_classes": CLASSES, "img_size": maybe(SIDES)})
+        ),
+        "pretrained_cfg": maybe(
+            Record(
+                {},
+                {
+                    "input_size": maybe(Rows(Whole(1, 65536), 3, 3)),
+                    "interpolation": maybe(Text()),
+                    "crop_pct": maybe(Real(0, 4, above=True)),
+                    "crop_mode": maybe(Text()),
+                    "mean": maybe(Rows(Real(), 1, 1024)),
+                    "std": maybe(Rows(Real(), 1, 1024)),
+                    "num_classes": CLASSES,
+                },
+            )
+        ),
+    },
+)
 ANY = Record({"model_type": Text(r"[\w.-]+", "the name of an architecture")}, COMMON)
 
 

@@ -55,5 +55,6 @@ def foreign(name: str, kind: type[Architecture] | None = None) -> Format:
     """
     formats = foreign_kinds(kind)
     if name not in formats:
-        raise ValueError(f"tlx has no architecture for model_type {name!r}{near_miss(name, formats)}")
+        stated = [known for known, form in formats.items() if form.layout == Format.layout]
+        raise ValueError(f"tlx has no architecture for model_type {name!r}{near_miss(name, stated)}")
     return formats[name]

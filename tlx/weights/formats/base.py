@@ -14,10 +14,12 @@ class Format:
     """The names, layouts and config.json of the models of an architecture in another library.
 
     Attributes:
+        layout: The library that has this layout, one of `tlx.weights.layouts.LAYOUTS`.
         families: Our name of the family for each `model_type` of config.json that is read.
         unused: Patterns of foreign tensors that may stay unread.
     """
 
+    layout: ClassVar[str] = "transformers"
     families: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
 
@@ -43,12 +45,19 @@ class Format:
         return ""
 
     def kind(self, config: Any) -> str:
-        """Return the `model_type` to write if none was read."""
-        return str(config.family)
+        """Return the `model_type` to write if none was read: the family of the architecture, or the only one."""
+        return str(getattr(config, "family", next(iter(self.families), "")))
 
     def head_in(self, document: Json) -> type[Head] | None:
         """Return the kind of head that config.json states; None if it states none."""
         return head_of_class((document.get("architectures") or [""])[0])
+
+    def finished(self, document: Json, processor: Any) -> Json:
+        """Return a complete config.json in the form of the library, with what it states about the processor.
+
+        Raises ValueError for a processor that the library has no form for.
+        """
+        return document
 
     def bare(self, config: Any, head: Head | None) -> bool:
         """Return whether the tensors are named as in a class without a head."""

@@ -44,8 +44,13 @@ class ResNetFormat(Format):
     def write(self, config: ResNet, head: Head | None, document: Json) -> Json:
         """Return a config.json for `config`, with other fields from an earlier `document`.
 
-        Raises ValueError for settings without a foreign form: another epsilon than that of torch.
+        Raises ValueError for settings without a foreign form: another epsilon than that of torch, or a ResNet-D.
         """
+        if config.deep_stem or config.average_shortcut:
+            raise ValueError(
+                f"a ResNet with deep_stem={config.deep_stem}, average_shortcut={config.average_shortcut} has no "
+                "equivalent in transformers, so it cannot be saved in Hugging Face format"
+            )
         if config.epsilon != ResNet.epsilon:
             raise ValueError(
                 f"a ResNet with epsilon={config.epsilon} has no equivalent in transformers, so it cannot be saved in "
