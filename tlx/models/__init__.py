@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, mlp, resnet, sizes, vit
+from tlx.models import bert, bridge, cnn, efficientnet, mlp, resnet, sizes, vit
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
+from tlx.models.efficientnet import EfficientNet
 from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
@@ -29,6 +30,7 @@ __all__ = [
     "Architecture",
     "Bert",
     "Cnn",
+    "EfficientNet",
     "Head",
     "Linen",
     "Mlp",
@@ -48,6 +50,7 @@ __all__ = [
     "check_tokens",
     "cnn",
     "count",
+    "efficientnet",
     "example_inputs",
     "features",
     "forward",
