@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tlx.trees import Json
 
 # The defaults of the image processors of `transformers` for fields that preprocessor_config.json leaves out, by the
@@ -28,6 +30,13 @@ USUAL: dict[str, dict[str, Any]] = {
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     },
+    "EfficientNet": {
+        "size": {"height": 346, "width": 346},
+        "resample": 3,
+        "crop_size": {"height": 289, "width": 289},
+        "rescale_offset": False,
+        "include_top": True,
+    },
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
 }
 # From this side on, ConvNextImageProcessor changes the proportions of a picture and crops nothing.
@@ -49,9 +58,27 @@ def picture_settings(stated: Json, file: Path) -> tuple[Json, Json]:
     kind = str(stated.get(NAMES[0]) or stated.get(NAMES[1]) or "ViT")
     usual = next((defaults for name, defaults in USUAL.items() if kind.startswith(name)), {})
     settings = USUAL["ViT"] | usual | stated
+    if kind.startswith("EfficientNet"):
+        return twice_divided(settings, file), {NAMES[0]: "ViTImageProcessor"}
     if not kind.startswith("ConvNext"):
         return settings, names
     return cropped(settings, file), {NAMES[0]: "BitImageProcessor"}
+
+
+def twice_divided(settings: Json, file: Path) -> Json:
+    """Return the settings of an `EfficientNetImageProcessor` as those of one normalisation.
+
+    It can take 1 from the scaled pixels (`rescale_offset`) and divide by the deviation a second time (`include_top`).
+    """
+    mean, std = (np.atleast_1d(settings[name]).astype(float) for name in ("image_mean", "image_std"))
+    offset = 1.0 if settings["rescale_offset"] and settings["do_rescale"] else 0.0
+    if not settings["do_normalize"]:
+        mean, std = np.zeros_like(mean), std if settings["include_top"] else np.ones_like(std)
+    elif settings["include_top"]:
+        std = std * std
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise ValueError(f"{file}: image_mean and image_std are null; set their values, or remove the fields")
+    return settings | {"image_mean": (mean + offset).tolist(), "image_std": std.tolist(), "do_normalize": True}
 
 
 def cropped(settings: Json, file: Path) -> Json:

@@ -7,6 +7,7 @@ the names in `tlx.models`, so that one checks the other.
 from collections.abc import Iterator
 
 from tlx.trees import Json
+from tlx.weights.expected_mobile import efficientnet_backbone
 
 Shape = tuple[int, ...]
 Shapes = Iterator[tuple[str, Shape]]
@@ -19,7 +20,7 @@ TEXT = {
     "distilbert": "DistilBert",
     "electra": "Electra",
 }
-IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "resnet": "ResNet"}
+IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "resnet": "ResNet", "efficientnet": "EfficientNet"}
 TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
@@ -39,7 +40,8 @@ def expected(document: Json) -> dict[str, Shape]:
             "with a known head"
         )
     if kind in IMAGE:
-        tensors = residual_backbone(document) if kind == "resnet" else image_backbone(kind, head, document)
+        convolutional = {"resnet": residual_backbone, "efficientnet": efficientnet_backbone}.get(kind)
+        tensors = convolutional(document) if convolutional else image_backbone(kind, head, document)
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
         prefix = f"{kind}."
     else:
@@ -157,6 +159,9 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if head == "Model":
         return
     outputs = len(document["id2label"])
+    if kind == "efficientnet":
+        yield from linear("classifier", document["hidden_dim"], outputs)
+        return
     if kind == "resnet":
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
         return
