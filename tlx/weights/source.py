@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-from tlx import assets
 from tlx.files import run_files
 from tlx.files.documents import holds_file
 from tlx.files.nearby import near_directories
-from tlx.weights import hub
+from tlx.weights import hub, pinned
 
 MODEL_IN_RUN = "model"
-MODEL_ASSETS = ("minilm-l6",)
+MODEL_ASSETS = ("minilm-l6", "efficientnet-lite0")
 # The description of an exported program (see `tlx.export.program`).
 PROGRAM = "program.json"
 
@@ -35,7 +34,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
         run_files.check_file(path, MODEL_IN_RUN)
         return path / MODEL_IN_RUN
     if name in MODEL_ASSETS:
-        return assets.extract(name)
+        return pinned.directory(name)
     if path.is_dir():
         raise FileNotFoundError(without_model(path))
     if path.exists():
