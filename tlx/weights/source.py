@@ -7,6 +7,7 @@ from tlx.files import run_files
 from tlx.files.documents import holds_file
 from tlx.files.nearby import near_directories
 from tlx.weights import hub, pinned
+from tlx.weights.files import pickled
 
 MODEL_IN_RUN = "model"
 MODEL_ASSETS = ("minilm-l6", "efficientnet-lite0")
@@ -38,7 +39,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise FileNotFoundError(without_model(path))
     if path.exists():
-        raise FileNotFoundError(f"{path} is a file; expected the directory of a run or of a model")
+        raise FileNotFoundError(pickled(path) or f"{path} is a file; expected the directory of a run or of a model")
     near = near_directories(path, MODEL_ASSETS if path.parent == Path() else ())
     parent = name.rpartition("/")[0]
     if not hub.is_hub_id(name) or (parent and Path(parent).is_dir() and hub.cached(name) is None):
@@ -73,4 +74,6 @@ def without_model(path: Path) -> str:
         )
     if holds_file(path / run_files.RECIPE):
         return f"{path} is an unfinished run; continue it: {run_files.finishing(path)}"
+    if reason := pickled(path):
+        return f"{reason}, and write a config.json beside it"
     return f"{path} contains neither config.json (a model) nor model/config.json (a finished run)"
