@@ -24,6 +24,8 @@ from tlx.weights.formats.bert import BertFormat
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
 IMAGE = {"size": 8, "patch": 4} | TINY
+SCALED = {"width_multiplier": 0.1, "widths": (90, 120), "depths": (1, 2), "kernels": (3, 5), "strides": (1, 2)}
+SCALED |= {"expansions": (1, 3)}
 CONFIGS = {
     "bert": models.Bert(**TEXT),
     "bert-relu": models.Bert(activation="relu", types=3, epsilon=1e-6, **TEXT),
@@ -41,6 +43,8 @@ CONFIGS = {
     "dinov2-gated": models.Vit(family="dinov2", layer_scale=0.5, gated=True, **(IMAGE | {"mlp": 24})),
     "resnet": models.ResNet(size=12, channels=1, stem=6, widths=(8, 12), depths=(1, 2)),
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
+    "efficientnet": models.EfficientNet(size=12, channels=1, **SCALED),
+    "efficientnet-even": models.EfficientNet(size=(21, 14), padding="even", odd=(1,), momentum=0.3, **SCALED),
 }
 TASKS = {
     "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),

@@ -118,8 +118,6 @@ def test_the_normalisation_is_that_of_the_training(lite, photographs):
     kernel, ratios = lite.variables.params["stem"]["kernel"], {}
     for name, processor in inputs.items():
         images = np.stack([processor({"image": image})["image"] for image in photographs])
-        variances = np.asarray(
-            conv({"kernel": lite.variables.params["stem"]["kernel"]}, images, stride=2).var((0, 1, 2))
-        )
+        variances = np.asarray(conv({"kernel": kernel}, images, stride=2).var((0, 1, 2)))
         ratios[name] = float(np.median(variances[used] / stored[used]))
     assert 1.0 < ratios["lite"] < 1.6 and ratios["imagenet"] > 4 and ratios["unit"] < 0.5, ratios
