@@ -263,7 +263,7 @@ def test_everything_in_the_tables_is_tested():
     assert set(TURNS) == {name for name, kind in EXPORTED.items() if kind.turns is not terms.Term.turns}
     # Nnx is one stage on the bridge of Linen and refuses the same; models/test_bridge.py tests its steps. The layers of
     # the convolutional networks are those of the small one, Cnn.
-    convolutional = {models.ResNet, models.EfficientNet}
+    convolutional = {models.ResNet, models.EfficientNet, models.MobileNetV2, models.MobileNetV3}
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx} - convolutional
 
 

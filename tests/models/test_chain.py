@@ -14,7 +14,22 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from tlx.models import Bert, Cnn, EfficientNet, Linen, Mlp, Nnx, ResNet, Vit, architectures, build, forward, initialise
+from tlx.models import (
+    Bert,
+    Cnn,
+    EfficientNet,
+    Linen,
+    Mlp,
+    MobileNetV2,
+    MobileNetV3,
+    Nnx,
+    ResNet,
+    Vit,
+    architectures,
+    build,
+    forward,
+    initialise,
+)
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Model, Param, Stage, Variables
 
@@ -56,6 +71,7 @@ TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
 SCALED: dict[str, Any] = {"stem": 4, "divisor": 2, "top": 12, "widths": (6, 8), "depths": (1, 1), "kernels": (3, 5)}
 SCALED |= {"strides": (1, 2), "expansions": (1, 2)}
+MOBILE: dict[str, Any] = {"stem": 4, "divisor": 2, "top": 12, "widths": (4, 6), "strides": (1, 2)}
 NOISE: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2, "stochastic_depth": 0.5}
 
 CONFIGS: dict[str, Any] = {
@@ -71,6 +87,17 @@ CONFIGS: dict[str, Any] = {
     "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),
     "resnet": ResNet(size=SHAPE[:2], channels=2, stem=4, widths=(8, 12), depths=(1, 2), stochastic_depth=0.5),
     "efficientnet": EfficientNet(size=SHAPE[:2], channels=2, stochastic_depth=0.6, **SCALED),
+    "mobilenet-v2": MobileNetV2(size=SHAPE[:2], channels=2, **(MOBILE | {"depths": (2, 1)})),
+    "mobilenet-v3": MobileNetV3(
+        size=SHAPE[:2],
+        channels=2,
+        kernels=(3, 5),
+        inner=(4, 8),
+        squeezed=(True, False),
+        hard=(False, True),
+        hidden=10,
+        **MOBILE,
+    ),
     "linen": Linen(module=Net(), shape=SHAPE),
     "nnx": Nnx(make=OtherNet, shape=SHAPE),
 }
@@ -207,6 +234,7 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("mlp", "dropout", "blocks/01"),
         ("cnn", "dropout", "pool"),
         ("efficientnet", "dropout", "head"),
+        ("mobilenet-v3", "dropout", "head"),
     ],
 )
 def test_each_dropout_rate_acts_at_its_place(name, rate, stage):

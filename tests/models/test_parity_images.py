@@ -46,6 +46,10 @@ INVERTED = {
     "out_channels": [90, 120], "kernel_sizes": [3, 5], "strides": [1, 2], "num_block_repeats": [1, 2],
     "expand_ratios": [1, 3], "dropout_rate": 0.0, "drop_connect_rate": 0.0, "squeeze_expansion_ratio": 0.3,
 }  # fmt: skip
+MOBILE = {
+    "num_channels": 5, "depth_multiplier": 0.05, "depth_divisible_by": 2, "min_depth": 4, "expand_ratio": 1.6,
+    "classifier_dropout_prob": 0.0,
+}  # fmt: skip
 CASES = {
     "basic": Case(SMALL | {"layer_type": "basic"}, (33, 26)),
     "basic-equal": Case(SMALL | {"layer_type": "basic", "hidden_sizes": [6, 10]}, (19, 35)),
@@ -57,6 +61,14 @@ CASES = {
         INVERTED | {"depth_coefficient": 1.3, "depthwise_padding": [1, 3], "hidden_act": "relu6"},
         (20, 21),
         "EfficientNet",
+    ),
+    "mobilenet-v2": Case(MOBILE, (33, 26), "MobileNetV2"),
+    "mobilenet-v2-dilated": Case(
+        MOBILE
+        | {"output_stride": 8, "tf_padding": False, "finegrained_output": False}
+        | {"first_layer_is_expansion": False},
+        (24, 41),
+        "MobileNetV2",
     ),
 }
 

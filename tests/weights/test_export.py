@@ -45,6 +45,10 @@ CONFIGS = {
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
     "efficientnet": models.EfficientNet(size=12, channels=1, **SCALED),
     "efficientnet-even": models.EfficientNet(size=(21, 14), padding="even", odd=(1,), momentum=0.3, **SCALED),
+    "mobilenet_v2": models.MobileNetV2(size=(33, 20), channels=1, width_multiplier=0.1, expansion=1.5),
+    "mobilenet_v2-both": models.MobileNetV2(
+        width_multiplier=0.1, expansion=1.5, size=14, padding="both", expand_first=True, scaled_top=True
+    ),
 }
 TASKS = {
     "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from tlx.models import bert, bridge, cnn, efficientnet, mlp, resnet, sizes, vit
+from tlx.models import bert, bridge, cnn, efficientnet, mlp, mobilenet, resnet, sizes, vit
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bridge import Linen, Nnx
@@ -21,6 +21,7 @@ from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
+from tlx.models.mobilenet import MobileNetV2, MobileNetV3
 from tlx.models.resnet import ResNet
 from tlx.models.vit import Vit
 from tlx.trees import Tree
@@ -34,6 +35,8 @@ __all__ = [
     "Head",
     "Linen",
     "Mlp",
+    "MobileNetV2",
+    "MobileNetV3",
     "Nnx",
     "PerToken",
     "Pooled",
@@ -57,6 +60,7 @@ __all__ = [
     "image_shape",
     "initialise",
     "mlp",
+    "mobilenet",
     "resnet",
     "sizes",
     "summary",

@@ -11,6 +11,7 @@ LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "same": None,
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
     "convolution": (2, 3, 1, 0),  # a torch Conv2d is (out, in, height, width), our kernel (height, width, in, out)
+    "pointwise": (2, 3, 1, 0),  # a torch Conv2d of one pixel, our kernel (in, out) of a dense layer
 }
 
 
@@ -36,12 +37,14 @@ def inward(name: Name, tensor: np.ndarray) -> np.ndarray:
     """Return a foreign tensor in our layout."""
     order = LAYOUTS[name.layout]
     tensor = tensor.reshape(tensor.shape[name.squeeze :]) if name.squeeze else tensor
-    return tensor if order is None else np.transpose(tensor, order)
+    tensor = tensor if order is None else np.transpose(tensor, order)
+    return tensor[0, 0] if name.layout == "pointwise" else tensor
 
 
 def outward(name: Name, array: np.ndarray) -> np.ndarray:
     """Return our array in the foreign layout: the inverse of `inward`."""
     order = LAYOUTS[name.layout]
+    array = array[None, None] if name.layout == "pointwise" else array
     array = array if order is None else np.transpose(array, np.argsort(order))
     return np.ascontiguousarray(array.reshape((1,) * name.squeeze + array.shape))
 

@@ -37,6 +37,11 @@ USUAL: dict[str, dict[str, Any]] = {
         "rescale_offset": False,
         "include_top": True,
     },
+    "MobileNetV2": {
+        "size": {"shortest_edge": 256},
+        "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224},
+    },
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
 }
 # From this side on, ConvNextImageProcessor changes the proportions of a picture and crops nothing.

@@ -7,7 +7,7 @@ the names in `tlx.models`, so that one checks the other.
 from collections.abc import Iterator
 
 from tlx.trees import Json
-from tlx.weights.expected_mobile import efficientnet_backbone
+from tlx.weights.expected_mobile import efficientnet_backbone, mobilenet_backbone, mobilenet_top
 
 Shape = tuple[int, ...]
 Shapes = Iterator[tuple[str, Shape]]
@@ -21,6 +21,7 @@ TEXT = {
     "electra": "Electra",
 }
 IMAGE = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2", "resnet": "ResNet", "efficientnet": "EfficientNet"}
+IMAGE |= {"mobilenet_v2": "MobileNetV2"}
 TOKENS = "ForTokenClassification"
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
@@ -40,7 +41,8 @@ def expected(document: Json) -> dict[str, Shape]:
             "with a known head"
         )
     if kind in IMAGE:
-        convolutional = {"resnet": residual_backbone, "efficientnet": efficientnet_backbone}.get(kind)
+        backbones = {"resnet": residual_backbone, "efficientnet": efficientnet_backbone}
+        convolutional = (backbones | {"mobilenet_v2": mobilenet_backbone}).get(kind)
         tensors = convolutional(document) if convolutional else image_backbone(kind, head, document)
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
         prefix = f"{kind}."
@@ -159,8 +161,9 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if head == "Model":
         return
     outputs = len(document["id2label"])
-    if kind == "efficientnet":
-        yield from linear("classifier", document["hidden_dim"], outputs)
+    if kind in ("efficientnet", "mobilenet_v2"):
+        width = document["hidden_dim"] if kind == "efficientnet" else mobilenet_top(document)
+        yield from linear("classifier", width, outputs)
         return
     if kind == "resnet":
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)

@@ -1,10 +1,11 @@
-"""Names and shapes of the tensors that the classes of EfficientNet in `transformers` read.
+"""Names and shapes of the tensors that the classes of EfficientNet and MobileNetV2 in `transformers` read.
 
 Like `tlx.weights.expected`, these lists are independent of the names in `tlx.models`.
 """
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tlx.trees import Json
 
@@ -54,3 +55,39 @@ def efficientnet_backbone(document: Json) -> Shapes:
             inputs, number = outputs, number + 1
     yield "encoder.top_conv.weight", (document["hidden_dim"], inputs, 1, 1)
     yield from batch_norm("encoder.top_bn", document["hidden_dim"])
+
+
+def mobilenet_backbone(document: Json) -> Shapes:
+    """Yield the tensors of `MobileNetV2Model`."""
+    divisor, smallest = document["depth_divisible_by"], document["min_depth"]
+
+    def scaled(channels: float, factor: float) -> int:
+        return multiple(round(channels * factor), divisor, smallest)
+
+    def layer(name: str, inputs: int, outputs: int, size: int) -> Shapes:
+        yield f"{name}.convolution.weight", (outputs, inputs, size, size)
+        yield from batch_norm(f"{name}.normalization", outputs)
+
+    factor = document["depth_multiplier"]
+    groups = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))
+    widths = [scaled(width, factor) for width, count in groups for _ in range(count)]
+    stem = scaled(32, factor)
+    yield from layer("conv_stem.first_conv", document["num_channels"], stem, 3)
+    if not document["first_layer_is_expansion"]:
+        yield from layer("conv_stem.expand_1x1", stem, stem, 1)
+    yield from layer("conv_stem.conv_3x3", 1, stem, 3)
+    yield from layer("conv_stem.reduce_1x1", stem, widths[0], 1)
+    for number, (inputs, outputs) in enumerate(pairwise(widths)):
+        inner = scaled(inputs, document["expand_ratio"])
+        yield from layer(f"layer.{number}.expand_1x1", inputs, inner, 1)
+        yield from layer(f"layer.{number}.conv_3x3", 1, inner, 3)
+        yield from layer(f"layer.{number}.reduce_1x1", inner, outputs, 1)
+    yield from layer("conv_1x1", widths[-1], mobilenet_top(document), 1)
+
+
+def mobilenet_top(document: Json) -> int:
+    """Return the channels of the last convolution of `MobileNetV2Model`."""
+    factor = document["depth_multiplier"]
+    if document["finegrained_output"] and factor < 1:
+        return 1280
+    return multiple(round(1280 * factor), document["depth_divisible_by"], document["min_depth"])

@@ -104,6 +104,18 @@ FIELDS: dict[str, dict[str, Form]] = {
         "tlx_padding": OneOf(("same",)),
         "tlx_expand_momentum": SHARE,
     },
+    "mobilenet_v2": {
+        "image_size": SIDES,
+        "num_channels": maybe(Whole(1, 1024)),
+        **dict.fromkeys(("depth_multiplier", "expand_ratio"), maybe(Real(0, 100, above=True))),
+        **dict.fromkeys(("depth_divisible_by", "min_depth", "output_stride"), maybe(SIZE)),
+        **dict.fromkeys(("first_layer_is_expansion", "finegrained_output", "tf_padding"), maybe(Flag())),
+        "hidden_act": maybe(NAME),
+        "layer_norm_eps": maybe(EPSILON),
+        "classifier_dropout_prob": maybe(SHARE),
+        "tlx_momentum": SHARE,
+        "tlx_stochastic_depth": SHARE,
+    },
     # Our own form: the architecture's record.
     "tlx": {"outputs": maybe(Whole(1))},
 }

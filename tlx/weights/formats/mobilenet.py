@@ -1,0 +1,161 @@
+"""The form of MobileNetV2 in `transformers`; the names of MobileNetV3 in torchvision and timm."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tlx.models.heads import Head
+from tlx.models.mobilenet import MobileNetV2, MobileNetV3, blocks_2, blocks_3
+from tlx.models.names import Name, dense_names, statistics_names
+from tlx.trees import Json
+from tlx.weights.formats.base import Format
+
+FAMILIES = {"mobilenet_v2": "mobilenet_v2"}
+FIELDS = {
+    "channels": "num_channels",
+    "width_multiplier": "depth_multiplier",
+    "divisor": "depth_divisible_by",
+    "smallest": "min_depth",
+    "expansion": "expand_ratio",
+    "output_stride": "output_stride",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "dropout": "classifier_dropout_prob",
+}
+# The share of the old statistics that the class of `transformers` sets; no field of it states that.
+MOMENTUM = 0.003
+# Entries of config.json for settings that the class of `transformers` does not have; the outputs are the same.
+STATED_MOMENTUM, STATED_DEPTH = "tlx_momentum", "tlx_stochastic_depth"
+# The layers, which the class of `transformers` does not state.
+FIXED = ("stem", "widths", "depths", "strides", "top")
+COUNT = "num_batches_tracked"
+PARTS = {"expand": "expand_1x1", "middle": "conv_3x3", "project": "reduce_1x1"}
+
+
+class MobileNetV2Format(Format):
+    """The form of `transformers` for the family."""
+
+    families = FAMILIES
+    unused = (rf".*\.{COUNT}", r"classifier\..*")
+
+    def read(self, document: Json) -> MobileNetV2:
+        """Return a `MobileNetV2` from config.json."""
+        values = {field: document[foreign] for field, foreign in FIELDS.items() if document.get(foreign) is not None}
+        size = document.get("image_size") or MobileNetV2.size
+        return MobileNetV2(
+            **{"dropout": 0.8} | values,
+            size=size if isinstance(size, int) else tuple(size),
+            expand_first=not document.get("first_layer_is_expansion", True),
+            scaled_top=not document.get("finegrained_output", True),
+            padding="same" if document.get("tf_padding", True) else "both",
+            momentum=document.get(STATED_MOMENTUM, MOMENTUM),
+            stochastic_depth=document.get(STATED_DEPTH, 0.0),
+        )
+
+    def write(self, config: MobileNetV2, head: Head | None, document: Json) -> Json:
+        """Return a config.json for `config`, with other fields from an earlier `document`.
+
+        Raises ValueError for settings without a foreign form, such as other numbers of blocks.
+        """
+        others = [name for name in FIXED if getattr(config, name) != getattr(MobileNetV2, name)]
+        others += ["padding"] if config.padding == "even" else []
+        if others:
+            raise ValueError(
+                f"a MobileNetV2 with {others[0]}={getattr(config, others[0])} has no equivalent in transformers, so it "
+                "cannot be saved in Hugging Face format"
+            )
+        values = {foreign: getattr(config, field) for field, foreign in FIELDS.items()}
+        values |= {"first_layer_is_expansion": not config.expand_first, "finegrained_output": not config.scaled_top}
+        values |= {"tf_padding": config.padding == "same", "model_type": "mobilenet_v2"}
+        values |= {"image_size": config.size if isinstance(config.size, int) else list(config.size)}
+        kept = {name: value for name, value in document.items() if name not in (STATED_MOMENTUM, STATED_DEPTH)}
+        kept |= {STATED_MOMENTUM: config.momentum} if config.momentum != MOMENTUM else {}
+        kept |= {STATED_DEPTH: config.stochastic_depth} if config.stochastic_depth else {}
+        name = "MobileNetV2Model" if head is None else "MobileNetV2ForImageClassification"
+        return kept | values | {"architectures": [name]}
+
+    def kind(self, config: MobileNetV2) -> str:
+        return "mobilenet_v2"
+
+    def prefix(self, config: MobileNetV2) -> str:
+        return "mobilenet_v2."
+
+    def names(self, config: MobileNetV2, head: Head | None) -> Iterator[Name]:
+        """Yield the foreign name of every parameter and statistic."""
+        for ours, foreign in modules(config):
+            yield from normed(ours, f"{foreign}.convolution", f"{foreign}.normalization")
+        if head is not None:
+            yield from dense_names("head", "classifier", head=True)
+
+    def constants(self, config: MobileNetV2, head: Head | None) -> dict[str, np.ndarray]:
+        """Return the number of batches seen by each norm, which torch counts and does not use."""
+        prefix = "" if head is None else self.prefix(config)
+        return {f"{prefix}{foreign}.normalization.{COUNT}": np.zeros((), np.int64) for _, foreign in modules(config)}
+
+
+def modules(config: MobileNetV2) -> Iterator[tuple[str, str]]:
+    """Yield our path and the foreign name of every convolution with its norm. The first block is in the stem there."""
+    yield "stem", "conv_stem.first_conv"
+    for n, block in enumerate(blocks_2(config)):
+        for layer in block.layers:
+            place = f"layer.{n - 1}" if n else "conv_stem"
+            yield f"blocks/{n:02d}/{layer.name}", f"{place}.{PARTS[layer.name]}"
+    yield "top", "conv_1x1"
+
+
+def normed(ours: str, kernel: str, norm: str) -> Iterator[Name]:
+    """Yield the names of a convolution with batch norm."""
+    yield Name(f"{ours}/kernel", f"{kernel}.weight", "convolution")
+    yield from statistics_names(f"{ours}/norm", norm)
+
+
+def biased(ours: str, foreign: str) -> Iterator[Name]:
+    """Yield the names of a convolution with a bias."""
+    yield Name(f"{ours}/kernel", f"{foreign}.weight", "convolution")
+    yield Name(f"{ours}/bias", f"{foreign}.bias")
+
+
+def torchvision_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
+    """Yield the name of every parameter and statistic of a MobileNetV3 in torchvision."""
+    yield from normed("stem", "features.0.0", "features.0.1")
+    number = 0
+    for number, block in enumerate(blocks_3(config), 1):
+        ours, place = f"blocks/{number - 1:02d}", 0
+        for layer in block.layers:
+            foreign = f"features.{number}.block.{place}"
+            yield from normed(f"{ours}/{layer.name}", f"{foreign}.0", f"{foreign}.1")
+            place += 1
+            if layer is block.middle and block.squeeze is not None:
+                for name, part in (("reduce", "fc1"), ("expand", "fc2")):
+                    yield from biased(f"{ours}/squeeze/{name}", f"features.{number}.block.{place}.{part}")
+                place += 1
+    yield from normed("top", f"features.{number + 1}.0", f"features.{number + 1}.1")
+    yield from dense_names("pool", "classifier.0")
+    if head is not None:
+        yield from dense_names("head", "classifier.3", head=True)
+
+
+def timm_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
+    """Yield the name of every parameter and statistic of a MobileNetV3 in timm.
+
+    timm groups the blocks: a group begins where the stride is 2 or the width changes, and the last convolution is a
+    group too. A block without an expansion has its norms numbered from 1.
+    """
+    yield from normed("stem", "conv_stem", "bn1")
+    group, place, width = -1, 0, 0
+    for n, block in enumerate(blocks_3(config)):
+        stride, outputs = block.middle.stride, block.layers[-1].outputs
+        group, place = (group + 1, 0) if stride > 1 or outputs != width else (group, place + 1)
+        width, ours, foreign = outputs, f"blocks/{n:02d}", f"blocks.{group}.{place}"
+        expands = len(block.layers) == 3
+        kernels = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
+        for number, (layer, kernel) in enumerate(zip(block.layers, kernels, strict=True), 1):
+            yield from normed(f"{ours}/{layer.name}", f"{foreign}.{kernel}", f"{foreign}.bn{number}")
+        if block.squeeze is not None:
+            for name in ("reduce", "expand"):
+                yield from biased(f"{ours}/squeeze/{name}", f"{foreign}.se.conv_{name}")
+    yield from normed("top", f"blocks.{group + 1}.0.conv", f"blocks.{group + 1}.0.bn1")
+    yield Name("pool/kernel", "conv_head.weight", "pointwise")
+    yield Name("pool/bias", "conv_head.bias")
+    if head is not None:
+        yield from dense_names("head", "classifier", head=True)
