@@ -43,7 +43,7 @@ CONFIGS = {
     "dinov2-gated": models.Vit(family="dinov2", layer_scale=0.5, gated=True, **(IMAGE | {"mlp": 24})),
     "resnet": models.ResNet(size=12, channels=1, stem=6, widths=(8, 12), depths=(1, 2)),
     "resnet-basic": models.ResNet(size=(9, 14), stem=6, widths=(6, 8), depths=(2, 1), bottleneck=False),
-    "efficientnet": models.EfficientNet(size=12, channels=1, **SCALED),
+    "efficientnet": models.EfficientNet(size=10, channels=1, **SCALED),
     "efficientnet-even": models.EfficientNet(size=(21, 14), padding="even", odd=(1,), momentum=0.3, **SCALED),
     "mobilenet_v2": models.MobileNetV2(size=(33, 20), channels=1, width_multiplier=0.1, expansion=1.5),
     "mobilenet_v2-both": models.MobileNetV2(

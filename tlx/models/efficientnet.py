@@ -18,8 +18,8 @@ from tlx.models.inverted import (
     Squeeze,
     Zeros,
     chain,
+    check_activation,
     check_lengths,
-    check_names,
     rounded,
     sides,
 )
@@ -96,7 +96,7 @@ class EfficientNet(Architecture):
         if self.expand_momentum is not None and not 0 <= self.expand_momentum <= 1:
             raise ValueError(f"EfficientNet has expand_momentum={self.expand_momentum}; expected a number from 0 to 1")
         check_lengths(self, GROUPS)
-        check_names(self, (self.activation,))
+        check_activation(self.activation)
         if even := [kernel for kernel in self.kernels if kernel % 2 == 0]:
             raise ValueError(f"EfficientNet has kernels={self.kernels}; expected odd numbers, not {even[0]}")
         if self.odd and self.padding != "even":

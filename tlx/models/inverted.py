@@ -38,7 +38,6 @@ from tlx.types import Array, Carry, Context, Key, Model, Stage
 # "same" is the rule of TensorFlow, which depends on the size of the input; "even" puts the zeros that it puts for an
 # even size, at every size; "both" puts equal zeros on both sides, as torch does.
 Zeros = Literal["same", "even", "both"]
-RULES: tuple[Zeros, ...] = ("same", "even", "both")
 
 
 class Convolution(NamedTuple):
@@ -118,13 +117,10 @@ def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def check_names(config: Any, activations: tuple[str, ...]) -> None:
-    """Raise ValueError for an unknown activation, or an unknown rule of the zeros (`config.padding`)."""
-    for name in activations:
-        if name not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {name!r}{near_miss(name, ACTIVATIONS)}")
-    if config.padding not in RULES:
-        raise ValueError(f"unknown padding {config.padding!r}; expected one of {', '.join(RULES)}")
+def check_activation(name: str) -> None:
+    """Raise ValueError for an unknown activation."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}{near_miss(name, ACTIVATIONS)}")
 
 
 def check_lengths(config: Any, names: tuple[str, ...]) -> None:

@@ -17,8 +17,8 @@ from tlx.models.inverted import (
     Squeeze,
     Zeros,
     chain,
+    check_activation,
     check_lengths,
-    check_names,
     rounded,
     sides,
 )
@@ -85,7 +85,7 @@ class MobileNetV2(Architecture):
         sizes = ("stem", "top", "divisor", "smallest", "output_stride", "expansion", "width_multiplier", "epsilon")
         check_ranges(self, ("size", "channels", *groups, *sizes), SHARES)
         check_lengths(self, groups)
-        check_names(self, (self.activation,))
+        check_activation(self.activation)
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head over the mean of the last activations."""
@@ -193,7 +193,6 @@ class MobileNetV3(Architecture):
         sizes = ("stem", "top", "hidden", "divisor", "width_multiplier", "epsilon")
         check_ranges(self, ("size", "channels", *numbers, *sizes), SHARES)
         check_lengths(self, (*numbers, "squeezed", "hard"))
-        check_names(self, ())
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head over the hidden units."""
