@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tlx import models
-from tlx.models import EfficientNet, MobileNetV2, MobileNetV3, Pooled, build, count, forward, initialise
+from tlx.models import EfficientNet, MobileNetV2, MobileNetV3, Pooled, build, count, forward
 from tlx.models.efficientnet import VARIANTS
 from tlx.models.mobilenet import VARIANTS as SIZES_3
 from tlx.models.names import outward
@@ -118,15 +118,15 @@ def test_settings_of_another_network_are_refused():
         assert part in str(error.value)
 
 
-def random_variables(model, seed=0):
-    """Variables off their initial values, with positive variances."""
-    rng, fresh = np.random.default_rng(seed), initialise(model, jax.random.key(0))
+def random_variables(model):
+    """Random variables; scales and variances are positive."""
+    rng = np.random.default_rng(0)
 
-    def moved(path, leaf):
-        noise = 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
-        return np.asarray(leaf) + (abs(noise) if "variance" in path else noise)
+    def drawn(path, param):
+        noise = rng.normal(0, 0.3, param.shape).astype(np.float32)
+        return 1 + abs(noise) if path.endswith(("scale", "variance")) else noise
 
-    return Variables(map_named(moved, fresh.params), map_named(moved, fresh.stats))
+    return Variables(map_named(drawn, model.params), map_named(drawn, model.stats))
 
 
 def logits_of(model, variables, inputs):

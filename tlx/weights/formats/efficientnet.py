@@ -96,7 +96,7 @@ class EfficientNetFormat(Format):
             )
         values = {foreign: getattr(config, field) for field, foreign in FIELDS.items()}
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        values |= {"in_channels": [config.stem, *config.widths[:-1]], "depthwise_padding": list(centred(config))}
+        values |= {"in_channels": [config.stem, *config.widths[:-1]], "depthwise_padding": list(centred(config) or ())}
         values |= {"hidden_dim": network(config).top.outputs, "model_type": "efficientnet"}
         values["batch_norm_momentum"] = round(1 - config.momentum, 12)
         momentum = config.momentum if config.expand_momentum is None else config.expand_momentum
