@@ -226,9 +226,9 @@ REFUSED = [
      "'blocks/00/attention/query'"),
     (lambda: params(tuning.Ia3(inputs="mlp/dwn")), "Ia3(inputs='mlp/dwn') matches no layer"),
     (lambda: params(tuning.Lora(on="stem/words")),
-     "Lora(on='stem/words') matches 'stem/words' ... dense layer: it has no kernel"),
-    (lambda: params(tuning.Dora(on="stem"), CNN),
-     "Dora(on='stem') matches 'stem' ... dense layer: its kernel is (3, 3, 1, 2)"),
+     "Lora(on='stem/words') matches 'stem/words' ... dense layer or a convolution: it has no kernel"),
+    (lambda: params(tuning.Vera(on="stem"), CNN),
+     "Vera(on='stem') matches 'stem' ... dense layer: its kernel is (3, 3, 1, 2)"),
     (lambda: params(tuning.Lora(on="("), CNN), "rule '(' is not a regular expression: missing ), unterminated "
      "subpattern at position 0"),
     (lambda: params(tuning.Lora(), LINEN),

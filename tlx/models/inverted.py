@@ -37,6 +37,8 @@ from tlx.types import Array, Carry, Context, Key, Model, Stage
 
 # "same" is the rule of TensorFlow, which depends on the size of the input; "even" puts the zeros that it puts for an
 # even size, at every size; "both" puts equal zeros on both sides, as torch does.
+# The layers of a stage, in the order of the numbers of their noise, after that of stochastic depth.
+SALTS = ("", "stem", "expand", "middle", "project", "top", "reduce", "expand in squeeze")
 Zeros = Literal["same", "even", "both"]
 
 
@@ -172,18 +174,22 @@ def normed(
     layer: Convolution, epsilon: float, params: Tree, stats: Tree, x: Array, context: Context
 ) -> tuple[Array, Tree]:
     """Return the activation of the normalised convolution, and its statistics."""
-    y = conv(params, x, stride=layer.stride, padding=layer.padding, groups=layer.groups, dilation=layer.dilation)
+    y = conv(
+        params, x, context, SALTS.index(layer.name), stride=layer.stride, padding=layer.padding, groups=layer.groups,
+        dilation=layer.dilation,
+    )  # fmt: skip
     y, norm = batch_norm(
         params["norm"], stats["norm"], y, context, epsilon=epsilon, momentum=layer.momentum, unbiased=True
     )
     return ACTIVATIONS[layer.activation](y), {"norm": norm}
 
 
-def squeezed(squeeze: Squeeze, params: Tree, x: Array) -> Array:
+def squeezed(squeeze: Squeeze, params: Tree, x: Array, context: Context) -> Array:
     """Multiply every channel of `x` [B, I, J, C] by its weight."""
     mean = as_wide(x).mean((1, 2), keepdims=True).astype(x.dtype)
-    inner = ACTIVATIONS[squeeze.activation](conv(params["reduce"], mean))
-    return x * ACTIVATIONS[squeeze.gate](conv(params["expand"], inner))
+    inner = ACTIVATIONS[squeeze.activation](conv(params["reduce"], mean, context, SALTS.index("reduce")))
+    gates = conv(params["expand"], inner, context, SALTS.index("expand in squeeze"))
+    return x * ACTIVATIONS[squeeze.gate](gates)
 
 
 def block_stage(block: Inverted, epsilon: float, rate: float) -> Any:
@@ -195,7 +201,7 @@ def block_stage(block: Inverted, epsilon: float, rate: float) -> Any:
         for layer in block.layers:
             x, new[layer.name] = normed(layer, epsilon, params[layer.name], stats[layer.name], x, context)
             if layer is block.middle and block.squeeze is not None:
-                x = squeezed(block.squeeze, params["squeeze"], x)
+                x = squeezed(block.squeeze, params["squeeze"], x, context)
         if block.residual:
             x = carry["hidden"] + stochastic_depth(x, rate, context, 0)
         return carry | {"hidden": x}, new

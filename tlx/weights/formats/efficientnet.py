@@ -8,9 +8,10 @@ import numpy as np
 from tlx.models.efficientnet import EfficientNet, blocks, network
 from tlx.models.heads import Head
 from tlx.models.inverted import sides
-from tlx.models.names import Name, dense_names, statistics_names
+from tlx.models.names import Name, dense_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
+from tlx.weights.formats.inverted import biased_names, normed_names
 
 FAMILIES = {"efficientnet": "efficientnet"}
 TUPLES = {
@@ -115,13 +116,12 @@ class EfficientNetFormat(Format):
     def names(self, config: EfficientNet, head: Head | None) -> Iterator[Name]:
         """Yield the foreign name of every parameter and statistic."""
         for ours, kernel, norm in modules(config):
-            yield Name(f"{ours}/kernel", f"{kernel}.weight", "convolution")
-            yield from statistics_names(f"{ours}/norm", norm)
+            yield from normed_names(ours, kernel, norm)
         for n, block in enumerate(blocks(config)):
             if block.squeeze is not None:
                 for part in ("reduce", "expand"):
                     place = f"blocks/{n:02d}/squeeze/{part}"
-                    yield from biased(place, f"encoder.blocks.{n}.squeeze_excite.{part}")
+                    yield from biased_names(place, f"encoder.blocks.{n}.squeeze_excite.{part}")
         if head is not None:
             yield from dense_names("head", "classifier", head=True)
 
@@ -191,28 +191,17 @@ def modules(config: EfficientNet) -> Iterator[tuple[str, str, str]]:
     yield "top", "encoder.top_conv", "encoder.top_bn"
 
 
-def biased(ours: str, foreign: str) -> Iterator[Name]:
-    """Yield the names of a convolution with a bias."""
-    yield Name(f"{ours}/kernel", f"{foreign}.weight", "convolution")
-    yield Name(f"{ours}/bias", f"{foreign}.bias")
-
-
 def package_names(config: EfficientNet, head: Head | None) -> Iterator[Name]:
     """Yield the name of every parameter and statistic in the package efficientnet_pytorch (Melas-Kyriazi)."""
-
-    def layer(ours: str, kernel: str, norm: str) -> Iterator[Name]:
-        yield Name(f"{ours}/kernel", f"{kernel}.weight", "convolution")
-        yield from statistics_names(f"{ours}/norm", norm)
-
-    yield from layer("stem", "_conv_stem", "_bn0")
+    yield from normed_names("stem", "_conv_stem", "_bn0")
     for n, block in enumerate(blocks(config)):
         ours, foreign = f"blocks/{n:02d}", f"_blocks.{n}"
         for part in block.layers:
             kernel, norm = PACKAGE_PARTS[part.name]
-            yield from layer(f"{ours}/{part.name}", f"{foreign}.{kernel}", f"{foreign}.{norm}")
+            yield from normed_names(f"{ours}/{part.name}", f"{foreign}.{kernel}", f"{foreign}.{norm}")
         if block.squeeze is not None:
             for name in ("reduce", "expand"):
-                yield from biased(f"{ours}/squeeze/{name}", f"{foreign}._se_{name}")
-    yield from layer("top", "_conv_head", "_bn1")
+                yield from biased_names(f"{ours}/squeeze/{name}", f"{foreign}._se_{name}")
+    yield from normed_names("top", "_conv_head", "_bn1")
     if head is not None:
         yield from dense_names("head", "_fc", head=True)

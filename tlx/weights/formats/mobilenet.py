@@ -6,9 +6,10 @@ import numpy as np
 
 from tlx.models.heads import Head
 from tlx.models.mobilenet import MobileNetV2, MobileNetV3, blocks_2, blocks_3
-from tlx.models.names import Name, dense_names, statistics_names
+from tlx.models.names import Name, dense_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
+from tlx.weights.formats.inverted import biased_names, normed_names
 
 FAMILIES = {"mobilenet_v2": "mobilenet_v2"}
 FIELDS = {
@@ -83,7 +84,7 @@ class MobileNetV2Format(Format):
     def names(self, config: MobileNetV2, head: Head | None) -> Iterator[Name]:
         """Yield the foreign name of every parameter and statistic."""
         for ours, foreign in modules(config):
-            yield from normed(ours, f"{foreign}.convolution", f"{foreign}.normalization")
+            yield from normed_names(ours, f"{foreign}.convolution", f"{foreign}.normalization")
         if head is not None:
             yield from dense_names("head", "classifier", head=True)
 
@@ -103,33 +104,21 @@ def modules(config: MobileNetV2) -> Iterator[tuple[str, str]]:
     yield "top", "conv_1x1"
 
 
-def normed(ours: str, kernel: str, norm: str) -> Iterator[Name]:
-    """Yield the names of a convolution with batch norm."""
-    yield Name(f"{ours}/kernel", f"{kernel}.weight", "convolution")
-    yield from statistics_names(f"{ours}/norm", norm)
-
-
-def biased(ours: str, foreign: str) -> Iterator[Name]:
-    """Yield the names of a convolution with a bias."""
-    yield Name(f"{ours}/kernel", f"{foreign}.weight", "convolution")
-    yield Name(f"{ours}/bias", f"{foreign}.bias")
-
-
 def torchvision_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
     """Yield the name of every parameter and statistic of a MobileNetV3 in torchvision."""
-    yield from normed("stem", "features.0.0", "features.0.1")
+    yield from normed_names("stem", "features.0.0", "features.0.1")
     number = 0
     for number, block in enumerate(blocks_3(config), 1):
         ours, place = f"blocks/{number - 1:02d}", 0
         for layer in block.layers:
             foreign = f"features.{number}.block.{place}"
-            yield from normed(f"{ours}/{layer.name}", f"{foreign}.0", f"{foreign}.1")
+            yield from normed_names(f"{ours}/{layer.name}", f"{foreign}.0", f"{foreign}.1")
             place += 1
             if layer is block.middle and block.squeeze is not None:
                 for name, part in (("reduce", "fc1"), ("expand", "fc2")):
-                    yield from biased(f"{ours}/squeeze/{name}", f"features.{number}.block.{place}.{part}")
+                    yield from biased_names(f"{ours}/squeeze/{name}", f"features.{number}.block.{place}.{part}")
                 place += 1
-    yield from normed("top", f"features.{number + 1}.0", f"features.{number + 1}.1")
+    yield from normed_names("top", f"features.{number + 1}.0", f"features.{number + 1}.1")
     yield from dense_names("pool", "classifier.0")
     if head is not None:
         yield from dense_names("head", "classifier.3", head=True)
@@ -141,7 +130,7 @@ def timm_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
     timm groups the blocks: a group begins where the stride is 2 or the width changes, and the last convolution is a
     group too. A block without an expansion has its norms numbered from 1.
     """
-    yield from normed("stem", "conv_stem", "bn1")
+    yield from normed_names("stem", "conv_stem", "bn1")
     group, place, width = -1, 0, 0
     for n, block in enumerate(blocks_3(config)):
         stride, outputs = block.middle.stride, block.layers[-1].outputs
@@ -150,11 +139,11 @@ def timm_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
         expands = len(block.layers) == 3
         kernels = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
         for number, (layer, kernel) in enumerate(zip(block.layers, kernels, strict=True), 1):
-            yield from normed(f"{ours}/{layer.name}", f"{foreign}.{kernel}", f"{foreign}.bn{number}")
+            yield from normed_names(f"{ours}/{layer.name}", f"{foreign}.{kernel}", f"{foreign}.bn{number}")
         if block.squeeze is not None:
             for name in ("reduce", "expand"):
-                yield from biased(f"{ours}/squeeze/{name}", f"{foreign}.se.conv_{name}")
-    yield from normed("top", f"blocks.{group + 1}.0.conv", f"blocks.{group + 1}.0.bn1")
+                yield from biased_names(f"{ours}/squeeze/{name}", f"{foreign}.se.conv_{name}")
+    yield from normed_names("top", f"blocks.{group + 1}.0.conv", f"blocks.{group + 1}.0.bn1")
     yield Name("pool/kernel", "conv_head.weight", "pointwise")
     yield Name("pool/bias", "conv_head.bias")
     if head is not None:
