@@ -55,9 +55,10 @@ IMAGE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
 }
-RESIDUAL = {"num_channels": 2, "embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 1]}
+RESIDUAL = {"image_size": 15, "num_channels": 2, "embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 1]}
 INVERTED = {
-    "num_channels": 2, "width_coefficient": 0.1, "depth_coefficient": 1.0, "hidden_dim": 128, "in_channels": [32, 90],
+    "image_size": 15, "num_channels": 2, "width_coefficient": 0.1, "depth_coefficient": 1.0, "hidden_dim": 128,
+    "in_channels": [32, 90],
     "out_channels": [90, 120], "kernel_sizes": [3, 5], "strides": [1, 2], "num_block_repeats": [1, 2],
     "expand_ratios": [1, 3],
 }  # fmt: skip
@@ -93,14 +94,10 @@ BERT = (["query", "value", "key"], "layer.1.output.dense")
 NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
     name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2")
 }
-# For a convolutional network, those of LoRA, of which the last one has another rank, and of IA3.
+# Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
 CONVOLUTION_NAMES = {
-    "resnet": ["stem.convolution", "layer.0.convolution", "layer.1.convolution"],
-    "efficientnet": ["expand_conv", "squeeze_excite.reduce", "project_conv"],
-}
-SCALED_NAMES = {
-    "resnet": (["layer.1.convolution", "layer.2.convolution"], "layer.2.convolution"),
-    "efficientnet": (["depthwise_conv.depthwise_conv", "expand_conv", "project_conv"], "project_conv"),
+    "resnet": (["embedder.convolution", "layer.0.convolution"], ["layer.0.convolution"], "layer.1.convolution"),
+    "efficientnet": (["expand_conv", "squeeze_excite.reduce"], ["depthwise_conv.depthwise_conv"], "project_conv"),
 }
 IMAGES = ("vit", "deit", "dinov2", *CONVOLUTION_NAMES)
 PAIRS = [
@@ -218,21 +215,22 @@ def test_trained_base_parameters_are_in_the_form_of_peft_only_if_peft_opens_it(n
 
 
 def peft_config(name, how):
-    attention, inner = NAMES.get(name, BERT)
+    adapted, inner = NAMES.get(name, BERT)
+    adapted, scaled = adapted[:2], adapted[1:]
+    if name in CONVOLUTION_NAMES:
+        adapted, scaled, inner = CONVOLUTION_NAMES[name]
     task = None if name in IMAGES else "SEQ_CLS"
     remaining = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
     dimensions = {"token_dim": 9 if name == "electra" else 15, "num_layers": 2, "num_attention_heads": 3}
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
-    lora = {"task_type": task, "target_modules": [*attention[:2], inner], **remaining}
-    scaled = [*attention[1:], inner]
-    if name in CONVOLUTION_NAMES:
-        lora |= {"target_modules": CONVOLUTION_NAMES[name]}
-        scaled, inner = SCALED_NAMES[name]
+    lora = {"task_type": task, "target_modules": [*adapted, inner], **remaining}
     return {
         "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3, rank_pattern={inner: 4}, alpha_pattern={inner: 5}, **lora),
         "rank-stabilised": lambda: peft.LoraConfig(r=4, use_rslora=True, lora_dropout=0.1, **lora),
         "dora": lambda: peft.LoraConfig(r=2, use_dora=True, **lora),
-        "ia3": lambda: peft.IA3Config(task_type=task, target_modules=scaled, feedforward_modules=[inner], **remaining),
+        "ia3": lambda: peft.IA3Config(
+            task_type=task, target_modules=[*scaled, inner], feedforward_modules=[inner], **remaining
+        ),
         "vera": lambda: peft.VeraConfig(r=4, **lora),
         "prefix": lambda: peft.PrefixTuningConfig(**tokens | {"token_dim": 15}),
         "prompt": lambda: peft.PromptTuningConfig(**tokens),
