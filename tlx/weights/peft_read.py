@@ -153,7 +153,7 @@ def why_not_layer(form: PeftLayout, document: Json, layer: str, module: str) -> 
 
 def check_groups(form: PeftLayout, kind: str, modules: Mapping[str, str], source: str) -> None:
     """Raise ValueError for LoRA of peft in a convolution with groups: it mixes the groups and equals no kernel."""
-    for layer, module in modules.items():
+    for layer, module in sorted(modules.items()):
         if kind != "IA3" and form.kernel_layout(layer) == "grouped":
             raise ValueError(
                 f"{source} has {kind} in {module!r}, a convolution with groups of channels, where tlx reads IA3 only; "
