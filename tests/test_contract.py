@@ -56,7 +56,7 @@ TUNINGS = {
     "Freeze": lambda name, stages: tuning.Freeze(through=stages[0], decay=0.5),
     "Rules": lambda name, stages: tuning.Rules((r".*/bias", None), (r".*", Learn(lr=0.5, weight_decay=0.1))),
     "Lora": lambda name, stages: tuning.Lora(rank=2, on=CONVOLUTIONS.get(name, DENSE), dropout=0.5, plus=4.0),
-    "Dora": lambda name, stages: tuning.Dora(rank=1, on=CONVOLUTIONS.get(name, DENSE), rank_stabilised=True),
+    "Dora": lambda name, stages: tuning.Dora(rank=1, on=ON.get(name, DENSE), rank_stabilised=True),
     "Vera": lambda name, stages: tuning.Vera(rank=3, on=ON.get(name, DENSE)),
     "Ia3": lambda name, stages: tuning.Ia3(
         on=CONVOLUTIONS.get(name, DENSE), inputs=CONVOLUTIONS.get(name, r".*/mlp/down")
