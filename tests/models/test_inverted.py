@@ -13,8 +13,9 @@ from tlx.models.mobilenet import VARIANTS as SIZES_3
 from tlx.models.names import outward
 from tlx.trees import flatten, map_named
 from tlx.types import Variables
-from tlx.weights.formats.efficientnet import EfficientNetFormat, package_names
-from tlx.weights.formats.mobilenet import MobileNetV2Format, timm_names, torchvision_names
+from tlx.weights.formats import efficientnet, mobilenet
+from tlx.weights.formats.efficientnet import EfficientNetFormat
+from tlx.weights.formats.mobilenet import MobileNetV2Format, torchvision_names_3
 
 # The numbers of torchvision's networks, and of timm's efficientnet_lite0 to 4.
 COUNTS = {
@@ -38,16 +39,23 @@ def test_the_networks_have_the_published_numbers_of_parameters():
     assert {name: count(config, 1000) for name, config in SIZES_3.items()} == {"large": 5_483_032, "small": 2_542_856}
 
 
-@pytest.mark.parametrize("table", [package_names, timm_names, torchvision_names])
-def test_a_table_names_every_parameter_once(table):
-    configs = VARIANTS.values() if table is package_names else SIZES_3.values()
-    for config in (*configs, *([TINY_3] if table is timm_names else [])):
-        for head in (None, Pooled(3)):
-            model, names = build(config, head), list(table(config, head))
-            assert {name.ours for name in names} == {
-                *flatten(model.params), *(f"stats:{path}" for path in flatten(model.stats))
-            }  # fmt: skip
-            assert len({name.foreign for name in names}) == len(names)
+@pytest.mark.parametrize(
+    ("config", "tables"),
+    [
+        *((config, (efficientnet.package_names, efficientnet.timm_names, efficientnet.torchvision_names)) for config in
+          (VARIANTS["b0"], VARIANTS["b7"], VARIANTS["lite4"])),
+        (MobileNetV2(expand_first=True), (mobilenet.timm_names_2, mobilenet.torchvision_names_2)),
+        *((config, (mobilenet.timm_names_3, mobilenet.torchvision_names_3)) for config in SIZES_3.values()),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_table_names_every_parameter_once(config, tables):
+    for head in (None, Pooled(3)):
+        model = build(config, head)
+        declared = {*flatten(model.params), *(f"stats:{path}" for path in flatten(model.stats))}
+        for names in (list(table(config, head)) for table in tables):
+            assert {name.ours for name in names} == declared
+            assert len({name.foreign for name in names}) == len(names) == len(declared)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +167,7 @@ def test_mobilenet_v3_computes_as_its_layers_in_torch():
     model = build(TINY_3, 3)
     variables = random_variables(model)
     leaves = flatten(variables.params) | {f"stats:{path}": leaf for path, leaf in flatten(variables.stats).items()}
-    weights = {n.foreign: torch.tensor(outward(n, leaves[n.ours])) for n in torchvision_names(TINY_3, Pooled(3))}
+    weights = {n.foreign: torch.tensor(outward(n, leaves[n.ours])) for n in torchvision_names_3(TINY_3, Pooled(3))}
 
     def layer(x, name, stride=1, groups=1):
         kernel = weights[f"{name}.0.weight"]

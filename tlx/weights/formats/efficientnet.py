@@ -1,17 +1,17 @@
-"""The form of EfficientNet in `transformers`, and the names of its tensors in the package efficientnet_pytorch."""
+"""The form of EfficientNet in `transformers`; its names in efficientnet_pytorch, timm and torchvision."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tlx.models.efficientnet import EfficientNet, blocks, network
+from tlx.models.efficientnet import EfficientNet, blocks, depths, network
 from tlx.models.heads import Head
 from tlx.models.inverted import sides
 from tlx.models.names import Name, dense_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
-from tlx.weights.formats.inverted import biased_names, normed_names
+from tlx.weights.formats.inverted import biased_names, normed_names, places_of, timm_blocks, torchvision_block
 
 FAMILIES = {"efficientnet": "efficientnet"}
 TUPLES = {
@@ -205,3 +205,24 @@ def package_names(config: EfficientNet, head: Head | None) -> Iterator[Name]:
     yield from normed_names("top", "_conv_head", "_bn1")
     if head is not None:
         yield from dense_names("head", "_fc", head=True)
+
+
+def timm_names(config: EfficientNet, head: Head | None) -> Iterator[Name]:
+    """Yield the name of every parameter and statistic in timm, of EfficientNet-Lite too."""
+    yield from normed_names("stem", "conv_stem", "bn1")
+    yield from timm_blocks(blocks(config), places_of(depths(config)))
+    yield from normed_names("top", "conv_head", "bn2")
+    if head is not None:
+        yield from dense_names("head", "classifier", head=True)
+
+
+def torchvision_names(config: EfficientNet, head: Head | None) -> Iterator[Name]:
+    """Yield the name of every parameter and statistic in torchvision."""
+    yield from normed_names("stem", "features.0.0", "features.0.1")
+    places = places_of(depths(config))
+    for n, (block, (group, place)) in enumerate(zip(blocks(config), places, strict=True)):
+        yield from torchvision_block(f"blocks/{n:02d}", f"features.{group + 1}.{place}.block", block)
+    last = f"features.{len(config.depths) + 1}"
+    yield from normed_names("top", f"{last}.0", f"{last}.1")
+    if head is not None:
+        yield from dense_names("head", "classifier.1", head=True)

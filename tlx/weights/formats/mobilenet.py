@@ -1,4 +1,4 @@
-"""The form of MobileNetV2 in `transformers`; the names of MobileNetV3 in torchvision and timm."""
+"""The form of MobileNetV2 in `transformers`; the names of MobileNetV2 and V3 in torchvision and timm."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tlx.models.mobilenet import MobileNetV2, MobileNetV3, blocks_2, blocks_3
 from tlx.models.names import Name, dense_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
-from tlx.weights.formats.inverted import biased_names, normed_names
+from tlx.weights.formats.inverted import normed_names, places_of, timm_blocks, torchvision_block
 
 FAMILIES = {"mobilenet_v2": "mobilenet_v2"}
 FIELDS = {
@@ -104,46 +104,59 @@ def modules(config: MobileNetV2) -> Iterator[tuple[str, str]]:
     yield "top", "conv_1x1"
 
 
-def torchvision_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
+def torchvision_names_2(config: MobileNetV2, head: Head | None) -> Iterator[Name]:
+    """Yield the name of every parameter and statistic of a MobileNetV2 in torchvision."""
+    yield from normed_names("stem", "features.0.0", "features.0.1")
+    number = 0
+    for number, block in enumerate(blocks_2(config), 1):
+        ours, foreign = f"blocks/{number - 1:02d}", f"features.{number}.conv"
+        *activated, last = block.layers
+        for place, layer in enumerate(activated):
+            yield from normed_names(f"{ours}/{layer.name}", f"{foreign}.{place}.0", f"{foreign}.{place}.1")
+        place = len(activated)
+        yield from normed_names(f"{ours}/{last.name}", f"{foreign}.{place}", f"{foreign}.{place + 1}")
+    yield from normed_names("top", f"features.{number + 1}.0", f"features.{number + 1}.1")
+    if head is not None:
+        yield from dense_names("head", "classifier.1", head=True)
+
+
+def torchvision_names_3(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
     """Yield the name of every parameter and statistic of a MobileNetV3 in torchvision."""
     yield from normed_names("stem", "features.0.0", "features.0.1")
     number = 0
     for number, block in enumerate(blocks_3(config), 1):
-        ours, place = f"blocks/{number - 1:02d}", 0
-        for layer in block.layers:
-            foreign = f"features.{number}.block.{place}"
-            yield from normed_names(f"{ours}/{layer.name}", f"{foreign}.0", f"{foreign}.1")
-            place += 1
-            if layer is block.middle and block.squeeze is not None:
-                for name, part in (("reduce", "fc1"), ("expand", "fc2")):
-                    yield from biased_names(f"{ours}/squeeze/{name}", f"features.{number}.block.{place}.{part}")
-                place += 1
+        yield from torchvision_block(f"blocks/{number - 1:02d}", f"features.{number}.block", block)
     yield from normed_names("top", f"features.{number + 1}.0", f"features.{number + 1}.1")
     yield from dense_names("pool", "classifier.0")
     if head is not None:
         yield from dense_names("head", "classifier.3", head=True)
 
 
-def timm_names(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
+def timm_names_2(config: MobileNetV2, head: Head | None) -> Iterator[Name]:
+    """Yield the name of every parameter and statistic of a MobileNetV2 in timm."""
+    yield from normed_names("stem", "conv_stem", "bn1")
+    yield from timm_blocks(blocks_2(config), places_of(config.depths))
+    yield from normed_names("top", "conv_head", "bn2")
+    if head is not None:
+        yield from dense_names("head", "classifier", head=True)
+
+
+def timm_names_3(config: MobileNetV3, head: Head | None) -> Iterator[Name]:
     """Yield the name of every parameter and statistic of a MobileNetV3 in timm.
 
-    timm groups the blocks: a group begins where the stride is 2 or the width changes, and the last convolution is a
-    group too. A block without an expansion has its norms numbered from 1.
+    A group of blocks begins where the stride is above 1 or the width changes; the last convolution is a group too.
     """
+    depths: list[int] = []
+    width = 0
+    for block in blocks_3(config):
+        outputs = block.layers[-1].outputs
+        if block.middle.stride > 1 or outputs != width:
+            depths.append(0)
+        depths[-1] += 1
+        width = outputs
     yield from normed_names("stem", "conv_stem", "bn1")
-    group, place, width = -1, 0, 0
-    for n, block in enumerate(blocks_3(config)):
-        stride, outputs = block.middle.stride, block.layers[-1].outputs
-        group, place = (group + 1, 0) if stride > 1 or outputs != width else (group, place + 1)
-        width, ours, foreign = outputs, f"blocks/{n:02d}", f"blocks.{group}.{place}"
-        expands = len(block.layers) == 3
-        kernels = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
-        for number, (layer, kernel) in enumerate(zip(block.layers, kernels, strict=True), 1):
-            yield from normed_names(f"{ours}/{layer.name}", f"{foreign}.{kernel}", f"{foreign}.bn{number}")
-        if block.squeeze is not None:
-            for name in ("reduce", "expand"):
-                yield from biased_names(f"{ours}/squeeze/{name}", f"{foreign}.se.conv_{name}")
-    yield from normed_names("top", f"blocks.{group + 1}.0.conv", f"blocks.{group + 1}.0.bn1")
+    yield from timm_blocks(blocks_3(config), places_of(depths))
+    yield from normed_names("top", f"blocks.{len(depths)}.0.conv", f"blocks.{len(depths)}.0.bn1")
     yield Name("pool/kernel", "conv_head.weight", "pointwise")
     yield Name("pool/bias", "conv_head.bias")
     if head is not None:
