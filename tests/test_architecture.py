@@ -69,7 +69,7 @@ BORDERS = {
     "click": ("cli/",),
     "rich": ("cli/", "records/progress.py"),
     "IPython": ("records/progress.py",),
-    "filelock": ("assets.py", "data/", "files/locks.py", "records/studies/", "study/", "training/", "tune/"),
+    "filelock": ("data/", "files/locks.py", "files/unpacked.py", "records/studies/", "study/", "training/", "tune/"),
     "pandas": ("study/table.py", "training/frames.py"),
     "PIL": ("data/", "processors/", "training/evaluate.py"),
     "codecarbon": ("training/energy.py",),

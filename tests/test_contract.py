@@ -47,16 +47,20 @@ MODELS = {
 }
 # The dense layers of each model, where LoRA and similar tunings may be inserted.
 ON = {"cnn": "pool", "mlp": r"stem|blocks/\d+"}
+# Some of these insert into convolutions, too.
+CONVOLUTIONS = ON | {"cnn": r"pool|blocks/\d+"}
 DENSE = r".*/attention/(query|value)"
 TUNINGS = {
     "Full": lambda name, stages: tuning.Full(decay=0.5),
     "Probe": lambda name, stages: tuning.Probe(),
     "Freeze": lambda name, stages: tuning.Freeze(through=stages[0], decay=0.5),
     "Rules": lambda name, stages: tuning.Rules((r".*/bias", None), (r".*", Learn(lr=0.5, weight_decay=0.1))),
-    "Lora": lambda name, stages: tuning.Lora(rank=2, on=ON.get(name, DENSE), dropout=0.5, plus=4.0),
+    "Lora": lambda name, stages: tuning.Lora(rank=2, on=CONVOLUTIONS.get(name, DENSE), dropout=0.5, plus=4.0),
     "Dora": lambda name, stages: tuning.Dora(rank=1, on=ON.get(name, DENSE), rank_stabilised=True),
     "Vera": lambda name, stages: tuning.Vera(rank=3, on=ON.get(name, DENSE)),
-    "Ia3": lambda name, stages: tuning.Ia3(on=ON.get(name, DENSE), inputs=ON.get(name, r".*/mlp/down")),
+    "Ia3": lambda name, stages: tuning.Ia3(
+        on=CONVOLUTIONS.get(name, DENSE), inputs=CONVOLUTIONS.get(name, r".*/mlp/down")
+    ),
     "BitFit": lambda name, stages: tuning.BitFit(),
     "NormTuning": lambda name, stages: tuning.NormTuning(),
     "AdaBN": lambda name, stages: tuning.AdaBN(),
@@ -265,6 +269,7 @@ def test_everything_in_the_tables_is_tested():
     # the larger networks are those of the small network, Cnn, and of Vit.
     larger = {models.ResNet, models.BiT, models.ConvNeXt, models.Swin}
     larger |= {models.Vgg, models.AlexNet, models.DenseNet, models.InceptionV3}
+    larger |= {models.EfficientNet, models.MobileNetV2, models.MobileNetV3}
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx} - larger
 
 

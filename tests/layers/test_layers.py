@@ -17,6 +17,7 @@ from tlx.layers import (
     keep_mask,
     normal,
 )
+from tlx.layers.merging import merged
 from tlx.trees import map_named
 from tlx.types import Context
 
@@ -130,3 +131,54 @@ def test_declared_convolutions_fit_their_layer():
         sides = [(side + 1) // 2 for side in shape[1:-1]]
         assert conv(params, jnp.ones(shape), groups=groups, stride=2).shape == (2, *sides, 12)
     assert declare_norm(4, bias=False).keys() == {"scale"}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(3, 2), (3,)], ids=["images", "sequences"])
+def test_a_convolution_with_adapters_is_that_of_its_merged_kernel(groups, shape):
+    rng = np.random.default_rng(0)
+
+    def drawn(*sides):
+        return jnp.asarray(rng.normal(size=sides), jnp.float32)
+
+    lora = {"a": drawn(*shape, 4 // groups, 2), "b": drawn(2, 8), "scale": jnp.float32(1.5)}
+    lora["magnitude"] = 1 + drawn(8) ** 2
+    ia3 = {"output": drawn(8)} | ({"input": drawn(4)} if groups == 1 else {})
+    kernel, bias = drawn(*shape, 4 // groups, 8), drawn(8)
+    x = drawn(3, *(9 + n for n in range(len(shape))), 4)
+    settings = {"stride": 2, "padding": 1, "groups": groups, "dilation": 2}
+
+    def plain(kernel, bias):
+        return conv({"kernel": kernel, "bias": bias}, x, **settings)
+
+    delta = kernel + 1.5 * jnp.einsum("...r,ro->...o", lora["a"], lora["b"])
+    cases = {
+        "lora": ({"lora": {name: lora[name] for name in ("a", "b", "scale")}}, plain(delta, bias)),
+        "dora": (
+            {"lora": lora},
+            plain(delta * lora["magnitude"] / jnp.linalg.norm(delta.reshape(-1, 8), axis=0), bias),
+        ),
+        "ia3": (
+            {"ia3": ia3},
+            plain(kernel * ia3.get("input", jnp.ones(4 // groups))[:, None], bias) * ia3["output"],
+        ),
+    }
+    for name, (adapter, wanted) in cases.items():
+        params = {"kernel": kernel, "bias": bias} | adapter
+        actual = conv(params, x, **settings)
+        np.testing.assert_allclose(actual, wanted, atol=2e-5, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(conv(merged(params), x, **settings), wanted, atol=2e-5, rtol=1e-5, err_msg=name)
+        assert float(abs(actual - plain(kernel, bias)).max()) > 0.1
+
+
+def test_the_dropout_of_lora_in_a_convolution_leaves_the_kernel_alone():
+    rng = np.random.default_rng(0)
+    lora = {"a": jnp.ones((1, 1, 2, 1)), "b": jnp.ones((1, 3)), "scale": jnp.float32(1), "dropout": jnp.float32(0.5)}
+    params = {"kernel": jnp.zeros((1, 1, 2, 3)), "lora": lora}
+    x = jnp.asarray(rng.normal(size=(4, 50, 50, 2)), jnp.float32)
+    train = Context(key=jax.random.key(0), train=True)
+    still, noisy = conv(params, x), conv(params, x, train, 1)
+    share = float((noisy == 0).mean())
+    assert 0.22 < share < 0.28 and not np.array_equal(noisy, conv(params, x, train, 2))
+    np.testing.assert_allclose(noisy.mean(), still.mean(), atol=0.05)
+    np.testing.assert_array_equal(conv(params | {"lora": lora | {"b": jnp.zeros((1, 3))}}, x, train, 1), 0)

@@ -21,9 +21,12 @@ from tlx.models import (
     Cnn,
     ConvNeXt,
     DenseNet,
+    EfficientNet,
     InceptionV3,
     Linen,
     Mlp,
+    MobileNetV2,
+    MobileNetV3,
     Nnx,
     ResNet,
     Swin,
@@ -78,6 +81,9 @@ IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 
 GROUPS: dict[str, Any] = {"size": SHAPE[:2], "patch": 2, "channels": 2, "stochastic_depth": 0.5}
 DROPOUT: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2}
 NOISE = DROPOUT | {"stochastic_depth": 0.5}
+SCALED: dict[str, Any] = {"stem": 4, "divisor": 2, "top": 12, "widths": (6, 8), "depths": (1, 1), "kernels": (3, 5)}
+SCALED |= {"strides": (1, 2), "expansions": (1, 2)}
+MOBILE: dict[str, Any] = {"stem": 4, "divisor": 2, "top": 12, "widths": (4, 6), "strides": (1, 2)}
 
 CONFIGS: dict[str, Any] = {
     "bert": Bert(**TEXT),
@@ -98,6 +104,18 @@ CONFIGS: dict[str, Any] = {
     "alexnet": AlexNet(size=SIDES["alexnet"], channels=2, widths=(4, 3, 5, 3, 4), grid=2, hidden=(7, 6)),
     "densenet": DenseNet(size=SHAPE[:2], channels=2, stem=4, growth=3, bottleneck=2, depths=(1, 1), dropout=0.3),
     "inception": InceptionV3(size=SIDES["inception"], channels=2, unit=1),
+    "efficientnet": EfficientNet(size=SHAPE[:2], channels=2, stochastic_depth=0.6, **SCALED),
+    "mobilenet-v2": MobileNetV2(size=SHAPE[:2], channels=2, **(MOBILE | {"depths": (2, 1)})),
+    "mobilenet-v3": MobileNetV3(
+        size=SHAPE[:2],
+        channels=2,
+        kernels=(3, 5),
+        inner=(4, 8),
+        squeezed=(True, False),
+        hard=(False, True),
+        hidden=10,
+        **MOBILE,
+    ),
     "linen": Linen(module=Net(), shape=SHAPE),
     "nnx": Nnx(make=OtherNet, shape=SHAPE),
 }
@@ -240,6 +258,8 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("cnn", "dropout", "pool"),
         ("vgg", "dropout", "hidden/00"),
         ("alexnet", "dropout", "hidden/01"),
+        ("efficientnet", "dropout", "head"),
+        ("mobilenet-v3", "dropout", "head"),
     ],
 )
 def test_each_dropout_rate_acts_at_its_place(name, rate, stage):

@@ -164,6 +164,18 @@ NEXT = {"num_channels": 2, "hidden_sizes": [6, 10], "depths": [2, 2], "num_stage
 SWIN = {"num_channels": 2, "embed_dim": 6, "depths": [2, 1], "num_heads": [2, 3], "window_size": 3}
 SWIN |= {"patch_size": 2, "drop_path_rate": 0.0}
 BIT = {"num_channels": 2, "embedding_size": 8, "hidden_sizes": [8, 24], "depths": [2, 1], "num_groups": 4}
+# No random noise: the reference draws other numbers.
+INVERTED = {
+    "num_channels": 5, "width_coefficient": 0.1, "depth_coefficient": 1.0, "hidden_dim": 128, "in_channels": [32, 90],
+    "out_channels": [90, 120], "kernel_sizes": [3, 5], "strides": [1, 2], "num_block_repeats": [1, 2],
+    "expand_ratios": [1, 3], "dropout_rate": 0.0, "drop_connect_rate": 0.0, "squeeze_expansion_ratio": 0.3,
+}  # fmt: skip
+DEEP = INVERTED | {"depth_coefficient": 1.3, "depthwise_padding": [1, 3], "hidden_act": "relu6"}
+MOBILE = {
+    "num_channels": 5, "depth_multiplier": 0.05, "depth_divisible_by": 2, "min_depth": 4, "expand_ratio": 1.6,
+    "classifier_dropout_prob": 0.0,
+}  # fmt: skip
+DILATED = {"output_stride": 8, "tf_padding": False, "finegrained_output": False, "first_layer_is_expansion": False}
 VGG = {"channels": 2, "widths": (4, 6), "depths": (1, 2), "hidden": (7, 5), "dropout": 0.0}
 CASES = {
     "basic": Case(SMALL | {"layer_type": "basic"}, (33, 26)),
@@ -181,6 +193,10 @@ CASES = {
     "bit": Case(BIT | {"global_padding": "SAME", "embedding_dynamic_padding": True}, (33, 46), "Bit"),
     "bit-even": Case(BIT | {"hidden_act": "silu"}, (38, 27), "Bit"),
     "bit-after": Case(BIT | {"layer_type": "bottleneck", "embedding_dynamic_padding": True}, (31, 40), "Bit"),
+    "efficientnet": Case(INVERTED, (33, 26), "EfficientNet"),
+    "efficientnet-deep": Case(DEEP, (20, 21), "EfficientNet"),
+    "mobilenet-v2": Case(MOBILE, (33, 26), "MobileNetV2"),
+    "mobilenet-v2-dilated": Case(MOBILE | DILATED, (24, 41), "MobileNetV2"),
     "vgg": Classic(Vgg(size=(33, 26), **VGG), vgg, "torchvision.vgg"),
     "vgg-norm": Classic(Vgg(size=(21, 30), normed=True, **(VGG | {"depths": (1, 1)})), vgg, "torchvision.vgg"),
     "alexnet": Classic(

@@ -57,6 +57,13 @@ IMAGE = {
 }
 SWIN = {"image_size": 15, "patch_size": 4, "num_channels": 2, "embed_dim": 15, "depths": [2], "num_heads": [3]}
 SWIN |= {"window_size": 2}
+RESIDUAL = {"image_size": 15, "num_channels": 2, "embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 1]}
+INVERTED = {
+    "image_size": 15, "num_channels": 2, "width_coefficient": 0.1, "depth_coefficient": 1.0, "hidden_dim": 128,
+    "in_channels": [32, 90],
+    "out_channels": [90, 120], "kernel_sizes": [3, 5], "strides": [1, 2], "num_block_repeats": [1, 2],
+    "expand_ratios": [1, 3],
+}  # fmt: skip
 MODELS = {
     "bert": ("BertForSequenceClassification", TEXT),
     "roberta": ("RobertaForSequenceClassification", TEXT | {"type_vocab_size": 1}),
@@ -67,6 +74,8 @@ MODELS = {
     "dinov2": ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
     "siglip": ("SiglipForImageClassification", {"vision_config": IMAGE | {"intermediate_size": 13}}),
     "swin": ("SwinForImageClassification", SWIN),
+    "resnet": ("ResNetForImageClassification", RESIDUAL),
+    "efficientnet": ("EfficientNetForImageClassification", INVERTED),
 }
 TUNINGS = {
     "lora": tuning.Lora(rank=2, alpha=3.0, dropout=0.1),
@@ -77,23 +86,35 @@ TUNINGS = {
     "prefix": tuning.Prefix(tokens=3),
     "prompt": tuning.Prompt(tokens=3),
 }
-IMAGES = ("vit", "deit", "dinov2")
 # The adapters of these go the same way, from here to peft.
 FURTHER = ("siglip", "swin")
+CONVOLUTIONS = {
+    ("resnet", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r"stem|blocks/.*/(first|second|shortcut)"),
+    ("resnet", "dora"): tuning.Dora(rank=2, on=r"blocks/.*/(second|third)"),
+    ("resnet", "ia3"): tuning.Ia3(on=r"blocks/.*/first", inputs=r"blocks/.*/third"),
+    ("efficientnet", "lora"): tuning.Lora(rank=1, on=r"top|blocks/.*/(expand|project|reduce)"),
+    ("efficientnet", "ia3"): tuning.Ia3(on=r"blocks/.*/middle", inputs=r"blocks/.*/project"),
+}
 # The names of the layers in peft: the tuned layers, and those of the feed-forward layer among them.
 BERT = (["query", "value", "key"], "layer.1.output.dense")
 NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
-    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in (*IMAGES, *FURTHER)
+    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)
 }
+# Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
+CONVOLUTION_NAMES = {
+    "resnet": (["embedder.convolution", "layer.0.convolution"], ["layer.0.convolution"], "layer.1.convolution"),
+    "efficientnet": (["expand_conv", "squeeze_excite.reduce"], ["depthwise_conv.depthwise_conv"], "project_conv"),
+}
+IMAGES = ("vit", "deit", "dinov2", *CONVOLUTION_NAMES)
 PAIRS = [
     (name, how)
     for name in MODELS
-    if name not in FURTHER
+    if name not in CONVOLUTION_NAMES and name not in FURTHER
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
     # These three differ in names and in the width of an embedding.
     if name not in ("electra", "deit", "dinov2") or how in ("lora", "prompt")
-]
+] + list(CONVOLUTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +174,9 @@ def shaken(pretrained, how):
 @pytest.mark.parametrize(("name", "how"), [*PAIRS, *((name, "lora") for name in FURTHER)])
 def test_peft_opens_tlx_adapters_with_the_same_logits(name, how, bases, tmp_path):
     before = tlx.load_pretrained(bases[name])
-    tlx_side = shaken(before, TUNINGS[how])
+    tlx_side = shaken(before, CONVOLUTIONS.get((name, how), TUNINGS[how]))
     tlx.save_adapter(tlx_side, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
     inputs = draw(name)
     wanted = torch_logits(peft.PeftModel.from_pretrained(theirs(bases[name], name), tmp_path).eval(), inputs)
     np.testing.assert_allclose(our_logits(tlx_side, inputs), wanted, rtol=0, atol=TOLERANCE)
@@ -199,18 +221,21 @@ def test_trained_base_parameters_are_in_the_form_of_peft_only_if_peft_opens_it(n
 
 
 def peft_config(name, how):
-    attention, inner = NAMES.get(name, BERT)
+    adapted, inner = NAMES.get(name, BERT)
+    adapted, scaled = adapted[:2], adapted[1:]
+    if name in CONVOLUTION_NAMES:
+        adapted, scaled, inner = CONVOLUTION_NAMES[name]
     task = None if name in IMAGES else "SEQ_CLS"
     remaining = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
     dimensions = {"token_dim": 9 if name == "electra" else 15, "num_layers": 2, "num_attention_heads": 3}
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
-    lora = {"task_type": task, "target_modules": [*attention[:2], inner], **remaining}
+    lora = {"task_type": task, "target_modules": [*adapted, inner], **remaining}
     return {
         "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3, rank_pattern={inner: 4}, alpha_pattern={inner: 5}, **lora),
         "rank-stabilised": lambda: peft.LoraConfig(r=4, use_rslora=True, lora_dropout=0.1, **lora),
         "dora": lambda: peft.LoraConfig(r=2, use_dora=True, **lora),
         "ia3": lambda: peft.IA3Config(
-            task_type=task, target_modules=[*attention[1:], inner], feedforward_modules=[inner], **remaining
+            task_type=task, target_modules=[*scaled, inner], feedforward_modules=[inner], **remaining
         ),
         "vera": lambda: peft.VeraConfig(r=4, **lora),
         "prefix": lambda: peft.PrefixTuningConfig(**tokens | {"token_dim": 15}),

@@ -166,6 +166,11 @@ def loaded(folder, **fields):
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "resample": 2},
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "crop_pct": 0.7},
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+        {"image_processor_type": "EfficientNetImageProcessor"},
+        {"image_processor_type": "EfficientNetImageProcessor", "include_top": False, "rescale_offset": True},
+        {"image_processor_type": "EfficientNetImageProcessor", "do_normalize": False, "image_std": [0.4, 0.5, 0.6]},
+        {"image_processor_type": "MobileNetV2ImageProcessor", "size": {"shortest_edge": 14}, "crop_size": 11},
+        {"image_processor_type": "MobileNetV2ImageProcessor", "do_center_crop": False},
         {"feature_extractor_type": "ConvNextFeatureExtractor", "image_processor_type": None, "size": 11},
     ],
     ids=str,
@@ -174,6 +179,8 @@ def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transfor
     import transformers.models.bit.image_processing_pil_bit as bit
     import transformers.models.convnext.image_processing_pil_convnext as convnext
     import transformers.models.deit.image_processing_pil_deit as deit
+    import transformers.models.efficientnet.image_processing_pil_efficientnet as efficientnet
+    import transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 as mobilenet
     import transformers.models.siglip.image_processing_pil_siglip as siglip
     import transformers.models.vit.image_processing_pil_vit as vit
 
@@ -182,6 +189,8 @@ def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transfor
     value = {"Bit": bit.BitImageProcessorPil, "DeiT": deit.DeiTImageProcessorPil, "ViT": vit.ViTImageProcessorPil}
     value["Siglip"] = siglip.SiglipImageProcessorPil
     value["ConvNext"] = convnext.ConvNextImageProcessorPil
+    value["MobileNetV2"] = mobilenet.MobileNetV2ImageProcessorPil
+    value["EfficientNet"] = efficientnet.EfficientNetImageProcessorPil
     reference = value[next(name for name in value if kind.startswith(name))].from_pretrained(tmp_path)
     image = np.asarray(COLOURS)
     wanted = reference(image, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]

@@ -17,6 +17,8 @@ from tlx.types import Context, Variables
 
 BERT = models.build(models.Bert(vocabulary=11, width=6, depth=2, heads=2, mlp=10, positions=9), 3)
 CNN = models.build(models.Cnn(size=4, widths=(2, 2), dense=4), 3)
+SMALL = {"widths": (6, 8), "depths": (1, 1), "kernels": (3, 3), "strides": (1, 2), "expansions": (1, 2)}
+MOBILE = models.build(models.EfficientNet(size=8, stem=4, divisor=2, top=12, **SMALL), 3)
 MLP = models.build(models.Mlp(inputs=(4,), widths=(3, 3), input="x"), 3)
 LINEN = models.build(models.Linen(module=linen.Dense(3), shape=(4,), input="x"), 3)
 KEY = jax.random.key(0)
@@ -226,9 +228,12 @@ REFUSED = [
      "'blocks/00/attention/query'"),
     (lambda: params(tuning.Ia3(inputs="mlp/dwn")), "Ia3(inputs='mlp/dwn') matches no layer"),
     (lambda: params(tuning.Lora(on="stem/words")),
-     "Lora(on='stem/words') matches 'stem/words' ... dense layer: it has no kernel"),
-    (lambda: params(tuning.Dora(on="stem"), CNN),
-     "Dora(on='stem') matches 'stem' ... dense layer: its kernel is (3, 3, 1, 2)"),
+     "Lora(on='stem/words') matches 'stem/words' ... dense layer or a convolution: it has no kernel"),
+    (lambda: params(tuning.Vera(on="stem"), CNN),
+     "Vera(on='stem') matches 'stem' ... dense layer: its kernel is (3, 3, 1, 2)"),
+    (lambda: params(tuning.Ia3(on=None, inputs="blocks/.*/middle"), MOBILE), "Ia3(inputs=...) matches "
+     "'blocks/00/middle', a convolution with groups of channels; scale its outputs"),
+    (lambda: params(tuning.Lora(rank=10, on="blocks/.*/middle"), MOBILE), "rank 10 is too large ... 9x4"),
     (lambda: params(tuning.Lora(on="("), CNN), "rule '(' is not a regular expression: missing ), unterminated "
      "subpattern at position 0"),
     (lambda: params(tuning.Lora(), LINEN),

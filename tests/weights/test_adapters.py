@@ -15,6 +15,7 @@ from tlx.types import Variables
 from tlx.weights import Manifest, Pretrained, inserted
 
 TINY = {"width": 6, "depth": 2, "heads": 2, "mlp": 5}
+GROUPS = {"widths": (90, 120), "depths": (1, 1), "kernels": (3, 5), "strides": (1, 2), "expansions": (1, 3)}
 CONFIGS = {
     "bert": models.Bert(vocabulary=9, positions=12, **TINY),
     "mean": models.Bert(vocabulary=9, positions=12, pooling="mean", **TINY),
@@ -23,6 +24,7 @@ CONFIGS = {
     "own": models.Vit(size=4, patch=2, channels=1, layer_scale=0.1, **TINY),
     "mlp": models.Mlp(inputs=(4,), widths=(5, 4), input="x"),
     "cnn": models.Cnn(size=4, widths=(2, 2), dense=4),
+    "efficientnet": models.EfficientNet(size=8, channels=1, width_multiplier=0.1, **GROUPS),
 }
 REMEDY = "save the adapter again with the library that wrote it"
 TASK = tasks.Classification(classes=3)
@@ -34,6 +36,9 @@ FORMS = {
     ("bert", "Vera"): "VERA",
     ("bert", "Prefix"): "PREFIX_TUNING",
     ("bert", "Prompt"): "PROMPT_TUNING",
+    ("efficientnet", "projections"): "LORA",
+    ("efficientnet", "depthwise"): "TLX",
+    ("efficientnet", "factors"): "IA3",
     ("bert", "Adapter"): "TLX",
     ("bert", "SideHead"): "TLX",
     ("bert", "Bottleneck"): "TLX",
@@ -61,6 +66,9 @@ TUNINGS = {
     "Bottleneck": tuning.Bottleneck(width=3),
     "up": tuning.Lora(rank=2, on=r".*/mlp/up"),
     "stem": tuning.Lora(rank=2, on="stem"),
+    "projections": tuning.Lora(rank=2, on=r"blocks/.*/project"),
+    "depthwise": tuning.Dora(rank=2, on=r"blocks/.*/middle"),
+    "factors": tuning.Ia3(on=r"blocks/.*/middle", inputs=None),
     "pool": tuning.Lora(rank=2, on="pool"),
 }
 
@@ -344,6 +352,27 @@ def test_directories_without_an_adapter_are_refused(saved, tmp_path):
         ValueError, match=r"adapter_config.json: the document is \[\]; expected an object with 'peft_type'"
     ):
         tlx.load_adapter(base("bert"), saved)
+
+
+def test_lora_of_peft_in_a_convolution_with_groups_is_refused(tmp_path):
+    before = base("efficientnet")
+    tlx.save_adapter(adapted(before, "projections"), tmp_path)
+    document = json.loads((tmp_path / "adapter_config.json").read_text())
+    document["target_modules"].append("depthwise_conv.depthwise_conv")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError) as error:
+        tlx.load_adapter(before, tmp_path)
+    for part in ("LORA", "depthwise_conv.depthwise_conv'", "a convolution with groups", "reads IA3 only"):
+        assert part in str(error.value)
+
+
+def test_all_linear_names_no_convolution(tmp_path):
+    before = base("efficientnet")
+    tlx.save_adapter(adapted(before, "projections"), tmp_path)
+    document = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(document | {"target_modules": "all-linear"}))
+    with pytest.raises(ValueError, match=r"project_conv\.lora_A.*names dense layers only"):
+        tlx.load_adapter(before, tmp_path)
 
 
 def test_a_reset_removes_inserted_parameters_too(tmp_path):

@@ -27,6 +27,8 @@ IMAGE = {"size": 8, "patch": 4} | TINY
 ROTATED = {"size": (8, 13), "patch": 4} | TINY | {"width": 24}
 BIT = {"stem": 8, "widths": (8, 16), "depths": (1, 2)}
 WINDOWS = {"patch": 2, "width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2}
+SCALED = {"width_multiplier": 0.1, "widths": (90, 120), "depths": (1, 2), "kernels": (3, 5), "strides": (1, 2)}
+SCALED |= {"expansions": (1, 3)}
 CONFIGS = {
     "bert": models.Bert(**TEXT),
     "bert-relu": models.Bert(activation="relu", types=3, epsilon=1e-6, **TEXT),
@@ -57,7 +59,15 @@ CONFIGS = {
     "bit-after": models.BiT(size=9, preactivation=False, padding="even", padded_pool=False, groups=2, **BIT),
     "swin": models.Swin(size=(13, 10), channels=1, mlp_ratio=1.5, **WINDOWS),
     "swinv2": models.Swin(family="swinv2", size=10, pretrained_windows=(4, 0), qkv_bias=False, **WINDOWS),
+    "efficientnet": models.EfficientNet(size=10, channels=1, **SCALED),
+    "efficientnet-even": models.EfficientNet(size=(21, 14), padding="even", odd=(1,), momentum=0.3, **SCALED),
+    "mobilenet_v2": models.MobileNetV2(size=(33, 20), channels=1, width_multiplier=0.1, expansion=1.5),
+    "mobilenet_v2-both": models.MobileNetV2(
+        width_multiplier=0.1, expansion=1.5, size=14, padding="both", expand_first=True, scaled_top=True
+    ),
 }
+# The networks with the slowest compilation, whose heads are those of the others.
+LONG = ("efficientnet", "mobilenet_v2")
 TASKS = {
     "classes": tasks.Classification(classes=3, names=("low", "middle", "high")),
     "two": tasks.Classification(classes=2, names=("negative", "positive")),

@@ -4,11 +4,14 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tlx.weights import load_pretrained
 from tlx.weights.files import CHECKSUM, read_config, read_file, read_tensors, write_file, write_tensors
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.weight": np.ones(4, np.float32)}
@@ -325,20 +328,42 @@ def test_one_file_comes_before_an_index_as_in_transformers(tmp_path):
     assert read_tensors(tmp_path).keys() == {"only"}
 
 
-def test_a_pickle_is_refused_without_opening(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (pytest.fail, ("the pickle was opened",))
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("the pickle was opened",))
 
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+
+@pytest.mark.parametrize("place", ["pytorch_model.bin", "a.pth", "a.pt"])
+def test_a_pickle_is_refused_without_opening(tmp_path, place):
+    (tmp_path / place).write_bytes(pickle.dumps(Trap()))
+    refused = [(read_tensors, tmp_path), (load_pretrained, tmp_path), (load_pretrained, tmp_path / place)]
+    for read, source in refused:
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            read(source)
+        subject = f"{source} is a pickle" if source.is_file() else f"{source} contains {place}, a pickle"
+        for part in (subject, "tlx reads safetensors only", "convert it once: python -c "):
+            assert part in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_the_command_in_the_refusal_of_a_pickle_converts_it(tmp_path):
+    import torch
+
+    torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "a.pth")
     with pytest.raises(ValueError) as error:
         read_tensors(tmp_path)
-    for part in (
-        f"{tmp_path} contains pytorch_model.bin, a pickle",
-        "tlx reads safetensors only",
-        f"AutoModel.from_pretrained('{tmp_path}').save_pretrained(NEW_DIRECTORY)",
-    ):
-        assert part in str(error.value)
+    command = str(error.value).partition('python -c "')[2].removesuffix('"')
+    subprocess.run([sys.executable, "-c", command], check=True)
+    np.testing.assert_array_equal(read_tensors(tmp_path)["a"], np.arange(6.0).reshape(2, 3).T)
+
+
+def test_a_pickle_in_shards_is_refused_with_the_way_to_convert_it(tmp_path):
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    with pytest.raises(ValueError) as error:
+        read_tensors(tmp_path)
+    assert f"AutoModel.from_pretrained('{tmp_path}').save_pretrained(NEW_DIRECTORY)" in str(error.value)
 
 
 def test_a_config_must_be_there_be_json_and_name_its_type(tmp_path):

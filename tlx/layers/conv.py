@@ -1,6 +1,10 @@
 """Convolutions and pooling over images and sequences, channels last.
 
-Shapes: B batch, I height, J width of an image, or I steps of a sequence, C channels.
+Shapes: B batch, I height, J width of an image, or I steps of a sequence, C channels, R rank.
+
+A convolution reads the adapters `lora` and `ia3` of its sub-dict, as `layers.dense` does. `lora/a` has the shape of the
+kernel with R outputs. With groups of channels, `a @ b` is added to the kernel, seen as a matrix with a row for each
+place and each input channel of a group.
 """
 
 import math
@@ -11,8 +15,10 @@ import numpy as np
 from jax import lax
 
 from tlx.layers.basic import as_wide
+from tlx.layers.dense import STILL, column_norms
+from tlx.layers.noise import dropout
 from tlx.trees import Tree
-from tlx.types import Array
+from tlx.types import Array, Context
 
 # The letters of the axes, by the number of axes that a kernel slides over.
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
@@ -35,6 +41,8 @@ def padding_of(padding: Padding, axes: int) -> str | list[tuple[int, int]]:
 def conv(
     params: Tree,
     x: Array,
+    context: Context = STILL,
+    salt: int = 0,
     *,
     stride: int | Sequence[int] = 1,
     padding: Padding = "SAME",
@@ -44,8 +52,11 @@ def conv(
     """Convolve over one or two axes: [B, I, J, C] -> [B, I', J', C'], or [B, I, C] -> [B, I', C'].
 
     Args:
-        params: `kernel` [height, width, C / groups, C'], or [width, C / groups, C'], and optionally `bias` [C'].
+        params: `kernel` [height, width, C / groups, C'], or [width, C / groups, C'], optionally `bias` [C'], and
+            adapters.
         x: The input.
+        context: The context of the dropout before LoRA.
+        salt: The number of this layer's noise, different for each layer of a stage.
         stride: The step of the kernel, one number or one for each axis.
         padding: "SAME" (as many outputs as inputs at a stride of 1; JAX puts the odd zero last), "VALID" (none), or the
             number of zeros on both sides: one number, one for each axis, or (before, after) for each axis. torch's
@@ -55,16 +66,32 @@ def conv(
     """
     kernel = params["kernel"]
     axes = kernel.ndim - 2
-    y = lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        each_axis(stride, axes),
-        padding_of(padding, axes),
-        rhs_dilation=each_axis(dilation, axes),
-        dimension_numbers=LAYOUTS[axes],
-        feature_group_count=groups,
-    )
-    return y + params["bias"].astype(x.dtype) if "bias" in params else y
+
+    def convolved(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            each_axis(stride, axes),
+            padding_of(padding, axes),
+            rhs_dilation=each_axis(dilation, axes),
+            dimension_numbers=LAYOUTS[axes],
+            feature_group_count=groups,
+        )
+
+    ia3 = params.get("ia3", {})
+    if "input" in ia3:
+        x = x * ia3["input"].astype(x.dtype)
+    y = convolved(x, kernel)
+    if "lora" in params:
+        lora = params["lora"]
+        dropped = dropout(x, lax.stop_gradient(lora["dropout"]), context, salt) if "dropout" in lora else x
+        a, b, scale = (lora[name].astype(x.dtype) for name in ("a", "b", "scale"))
+        # Within groups the inputs of a row of `b` differ from group to group; the product is as small as the kernel.
+        y = y + (convolved(dropped, a) @ b * scale if groups == 1 else convolved(dropped, a @ b * scale))
+        if "magnitude" in lora:
+            y = y * (lora["magnitude"] / column_norms(lora, kernel)).astype(x.dtype)
+    y = y + params["bias"].astype(x.dtype) if "bias" in params else y
+    return y * ia3["output"].astype(x.dtype) if "output" in ia3 else y
 
 
 def windows(

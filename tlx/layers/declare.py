@@ -56,9 +56,12 @@ def declare_norm(width: int, bias: bool = True) -> Tree:
 def declare_conv(
     size: int | tuple[int, ...], inputs: int, outputs: int, init: Init = he, bias: bool = True, groups: int = 1
 ) -> Tree:
-    """Declare the parameters of a convolution; `size` is the side of a square kernel, or the size along each axis."""
+    """Declare the parameters of a convolution; `size` is the side of a square kernel, or the size along each axis.
+
+    The inputs of a kernel with groups have no axis name: they are those of one group.
+    """
     sizes = (size, size) if isinstance(size, int) else size
-    axes = (*[None] * len(sizes), "width", "mlp")
+    axes = (*[None] * len(sizes), "width" if groups == 1 else None, "mlp")
     params: Tree = {"kernel": Param((*sizes, inputs // groups, outputs), axes, init)}
     if bias:
         params["bias"] = Param((outputs,), ("mlp",), zeros)

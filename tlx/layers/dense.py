@@ -63,10 +63,12 @@ def low_rank(lora: Tree, kernel: Array, x: Array, y: Array, context: Context, sa
 def column_norms(lora: Tree, kernel: Array) -> Array:
     """Compute |kernel + scale a b| of each output [O], a constant to the gradient (Liu et al., 2024, section 4.3).
 
-    A column of zeros gets the smallest positive norm, so that it has a direction too.
+    For a convolution, the norm is over its places and inputs. A column of zeros gets the smallest positive norm, so
+    that it has a direction too.
     """
     adapted = kernel + lora["scale"] * (lora["a"] @ lora["b"])
-    return jax.lax.stop_gradient(jnp.maximum(jnp.sqrt((adapted * adapted).sum(0)), jnp.finfo(jnp.float32).tiny))
+    square = (adapted * adapted).sum(tuple(range(adapted.ndim - 1)))
+    return jax.lax.stop_gradient(jnp.maximum(jnp.sqrt(square), jnp.finfo(jnp.float32).tiny))
 
 
 def bottleneck(params: Tree, x: Array, context: Context = STILL, salt: int = 0) -> Array:

@@ -1,4 +1,4 @@
-"""Merge adapters into the kernels beside them. Shapes: I inputs, O outputs of a dense layer.
+"""Merge adapters into the kernels beside them. Shapes: I inputs, O outputs of a dense layer or a convolution.
 
 LoRA: Hu et al., 2022; DoRA: Liu et al., 2024; VeRA: Kopiczko et al., 2024; IA3: Liu et al., 2022.
 """
@@ -16,7 +16,7 @@ BESIDE_KERNELS = ("lora", "vera", "ia3")
 
 
 def merged(tree: Mapping[str, Any]) -> Tree:
-    """Return the tree with every dense layer in it merged."""
+    """Return the tree with every dense layer and every convolution in it merged."""
     plain = {name: merged(branch) if isinstance(branch, Mapping) else branch for name, branch in tree.items()}
     if "kernel" not in tree or not any(name in tree for name in BESIDE_KERNELS):
         return plain
@@ -26,7 +26,7 @@ def merged(tree: Mapping[str, Any]) -> Tree:
 
 
 def merged_dense(params: Tree) -> Tree:
-    """Return the merged `kernel` [I, O], and `bias` [O] if any, of one dense layer, in the order of `layers.dense`."""
+    """Return the merged `kernel` [..., I, O], and `bias` [O] if any, of one layer, in the order of `layers.dense`."""
     kernel = jnp.asarray(params["kernel"])
     if "lora" in params:
         lora = {name: jnp.asarray(leaf) for name, leaf in params["lora"].items()}

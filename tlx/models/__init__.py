@@ -18,8 +18,10 @@ from tlx.models import (
     cnn,
     convnext,
     densenet,
+    efficientnet,
     inception,
     mlp,
+    mobilenet,
     resnet,
     sizes,
     swin,
@@ -35,11 +37,13 @@ from tlx.models.chain import beside, features, forward, initialise, prefix_lengt
 from tlx.models.cnn import Cnn
 from tlx.models.convnext import ConvNeXt
 from tlx.models.densenet import DenseNet
+from tlx.models.efficientnet import EfficientNet
 from tlx.models.heads import Head, PerToken, Pooled
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
+from tlx.models.mobilenet import MobileNetV2, MobileNetV3
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
 from tlx.models.vgg import Vgg
@@ -55,10 +59,13 @@ __all__ = [
     "Cnn",
     "ConvNeXt",
     "DenseNet",
+    "EfficientNet",
     "Head",
     "InceptionV3",
     "Linen",
     "Mlp",
+    "MobileNetV2",
+    "MobileNetV3",
     "Nnx",
     "PerToken",
     "Pooled",
@@ -81,6 +88,7 @@ __all__ = [
     "convnext",
     "count",
     "densenet",
+    "efficientnet",
     "example_inputs",
     "features",
     "forward",
@@ -88,6 +96,7 @@ __all__ = [
     "inception",
     "initialise",
     "mlp",
+    "mobilenet",
     "resnet",
     "sizes",
     "summary",

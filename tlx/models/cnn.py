@@ -74,7 +74,8 @@ def chain(config: Cnn, head: Head | None) -> Model:
     """Build the chain of stages, with a linear head."""
 
     def layer(params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Carry, Tree]:
-        normed, norm = batch_norm(params["norm"], stats["norm"], conv(params, x), context, momentum=config.momentum)
+        y = conv(params, x, context, 1)
+        normed, norm = batch_norm(params["norm"], stats["norm"], y, context, momentum=config.momentum)
         return {"hidden": max_pool(ACTIVATIONS["relu"](normed))}, {"norm": norm}
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:

@@ -11,6 +11,8 @@ LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "same": None,
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
     "convolution": (2, 3, 1, 0),  # a torch Conv2d is (out, in, height, width), our kernel (height, width, in, out)
+    "grouped": (2, 3, 1, 0),  # the same with groups of channels: both have the inputs of one group
+    "pointwise": (2, 3, 1, 0),  # a torch Conv2d of one pixel, our kernel (in, out) of a dense layer
 }
 
 
@@ -45,12 +47,14 @@ def inward(name: Name, tensor: np.ndarray) -> np.ndarray:
     tensor = tensor[number * rows : (number + 1) * rows] if parts > 1 else tensor
     tensor = tensor.reshape(*tensor.shape[: -len(name.fold) - 1], -1) if name.fold else tensor
     tensor = tensor.reshape(tensor.shape[name.squeeze :]) if name.squeeze else tensor
-    return tensor if order is None else np.transpose(tensor, order)
+    tensor = tensor if order is None else np.transpose(tensor, order)
+    return tensor[0, 0] if name.layout == "pointwise" else tensor
 
 
 def outward(name: Name, array: np.ndarray) -> np.ndarray:
     """Return our array in the foreign layout: the inverse of `inward`, without the other parts of the tensor."""
     order = LAYOUTS[name.layout]
+    array = array[None, None] if name.layout == "pointwise" else array
     array = array if order is None else np.transpose(array, np.argsort(order))
     array = array.reshape(*array.shape[:-1], -1, *name.fold) if name.fold else array
     return np.ascontiguousarray(array.reshape((1,) * name.squeeze + array.shape))

@@ -40,6 +40,8 @@ from tlx.types import Array, Carry, Context, Field, Model, Stage
 REDUCTION = 4
 # The paths of the layers of a block below its own, apart from the shortcut.
 LAYERS = ("first", "second", "third")
+# The layers of a stage, in the order of the numbers of their noise, after that of stochastic depth.
+SALTS = ("stem", *LAYERS, "shortcut")
 POSITIVE = ("size", "channels", "stem", "widths", "depths", "epsilon")
 
 
@@ -194,7 +196,8 @@ def chain(config: ResNet, head: Head | None) -> Model:
 
     def normed(layer: Layer, params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Array, Tree]:
         """Return the normalised convolution, with the zeros on both sides that torch adds, and its statistics."""
-        y = conv(params, x, stride=layer.stride, padding=layer.size // 2)
+        salt = SALTS.index(layer.name) + 1
+        y = conv(params, x, context, salt, stride=layer.stride, padding=layer.size // 2)
         y, norm = batch_norm(
             params["norm"], stats["norm"], y, context, epsilon=config.epsilon, momentum=config.momentum, unbiased=True
         )

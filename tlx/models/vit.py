@@ -239,7 +239,7 @@ def chain(config: Vit, head: Head | None) -> Model:
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
         image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
-        patches = conv(params["patch"], image, stride=config.patch, padding="VALID")
+        patches = conv(params["patch"], image, context, 1, stride=config.patch, padding="VALID")
         batch, *_, width = patches.shape
         names = TOKENS[config.family]
         tokens = [jnp.broadcast_to(as_dtype(params[name], context), (batch, 1, width)) for name in names]

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tlx.trees import Json
 
 # The defaults of the image processors of `transformers` for fields that preprocessor_config.json leaves out, by the
@@ -31,6 +33,18 @@ USUAL: dict[str, dict[str, Any]] = {
     "Siglip": {"resample": 3},
     # Here the pixels are divided by 255 before the resizing, which then rounds none of them.
     "DINOv3ViT": {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+    "EfficientNet": {
+        "size": {"height": 346, "width": 346},
+        "resample": 3,
+        "crop_size": {"height": 289, "width": 289},
+        "rescale_offset": False,
+        "include_top": True,
+    },
+    "MobileNetV2": {
+        "size": {"shortest_edge": 256},
+        "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224},
+    },
     "ConvNext": {"size": {"shortest_edge": 384}, "resample": 3, "crop_pct": 224 / 256},
 }
 # Image processors that make something else than one image of one shape.
@@ -59,9 +73,27 @@ def picture_settings(stated: Json, file: Path) -> tuple[Json, Json]:
         )
     usual = next((defaults for name, defaults in USUAL.items() if kind.startswith(name)), {})
     settings = USUAL["ViT"] | usual | stated
+    if kind.startswith("EfficientNet"):
+        return twice_divided(settings, file), {NAMES[0]: "ViTImageProcessor"}
     if not kind.startswith("ConvNext"):
         return settings, names
     return cropped(settings, file), {NAMES[0]: "BitImageProcessor"}
+
+
+def twice_divided(settings: Json, file: Path) -> Json:
+    """Return the settings of an `EfficientNetImageProcessor` as those of one normalisation.
+
+    It can take 1 from the scaled pixels (`rescale_offset`) and divide by the deviation a second time (`include_top`).
+    """
+    mean, std = (np.atleast_1d(settings[name]).astype(float) for name in ("image_mean", "image_std"))
+    offset = 1.0 if settings["rescale_offset"] and settings["do_rescale"] else 0.0
+    if not settings["do_normalize"]:
+        mean, std = np.zeros_like(mean), std if settings["include_top"] else np.ones_like(std)
+    elif settings["include_top"]:
+        std = std * std
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise ValueError(f"{file}: image_mean and image_std are null; set their values, or remove the fields")
+    return settings | {"image_mean": (mean + offset).tolist(), "image_std": std.tolist(), "do_normalize": True}
 
 
 def cropped(settings: Json, file: Path) -> Json:

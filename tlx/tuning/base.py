@@ -167,17 +167,20 @@ def groups(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mappi
             yield from groups(value, inner_path)
 
 
-def places(model: Model, on: str, who: str, field: str = "on") -> dict[str, tuple[int, int]]:
-    """Return the dense layers with a path that `on` matches in full, with the shapes of their kernels.
+def places(
+    model: Model, on: str, who: str, field: str = "on", *, convolutions: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Return the layers with a path that `on` matches in full, with the shapes of their kernels.
 
     Args:
         model: the model that trains.
         on: the regex for paths.
         who: the tuning, for messages.
         field: the name of its field that holds `on`, for messages.
+        convolutions: whether `on` may match convolutions; otherwise dense layers only.
 
     Raises:
-        ValueError: `on` matches nothing or something other than a dense layer, or the model comes from another library,
+        ValueError: `on` matches nothing or something other than such a layer, or the model comes from another library,
             whose layers would ignore an added leaf.
     """
     check_inserts(model, who)
@@ -186,11 +189,13 @@ def places(model: Model, on: str, who: str, field: str = "on") -> dict[str, tupl
     if not matches:
         names = [path for path, group in groups(model.params) if "kernel" in group]
         raise ValueError(f"{who}({field}={on!r}) matches no layer{near_pattern(on, names)}")
-    others = [path for path, group in matches.items() if len(getattr(group.get("kernel"), "shape", ())) != 2]
+    sizes = (2, 3, 4) if convolutions else (2,)
+    others = [path for path, group in matches.items() if len(getattr(group.get("kernel"), "shape", ())) not in sizes]
     if others:
+        words = " or a convolution" if convolutions else ""
         shape = getattr(matches[others[0]].get("kernel"), "shape", None)
         reason = f"its kernel is {shape}" if shape else "it has no kernel"
-        raise ValueError(f"{who}({field}={on!r}) matches {others[0]!r}, which is not a dense layer: {reason}")
+        raise ValueError(f"{who}({field}={on!r}) matches {others[0]!r}, which is not a dense layer{words}: {reason}")
     return {path: group["kernel"].shape for path, group in sorted(matches.items())}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tlx.trees import Json
 from tlx.weights.expected_layers import Shape, Shapes, linear, norm
+from tlx.weights.expected_mobile import efficientnet_backbone, mobilenet_backbone, mobilenet_top
 from tlx.weights.expected_patches import (
     bit_backbone,
     convnext_backbone,
@@ -33,6 +34,8 @@ IMAGE = {
     "deit": "DeiT",
     "dinov2": "Dinov2",
     "resnet": "ResNet",
+    "efficientnet": "EfficientNet",
+    "mobilenet_v2": "MobileNetV2",
     "bit": "Bit",
     "convnext": "ConvNext",
     "convnextv2": "ConvNextV2",
@@ -167,6 +170,10 @@ def image_head(kind: str, head: str, document: Json) -> Shapes:
     if head == "Model":
         return
     outputs = len(document["id2label"])
+    if kind in ("efficientnet", "mobilenet_v2"):
+        width = document["hidden_dim"] if kind == "efficientnet" else mobilenet_top(document)
+        yield from linear("classifier", width, outputs)
+        return
     if kind in ("resnet", "bit"):
         yield from linear("classifier.1", document["hidden_sizes"][-1], outputs)
         return
@@ -211,6 +218,8 @@ LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
 }
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,
+    "efficientnet": efficientnet_backbone,
+    "mobilenet_v2": mobilenet_backbone,
     "dinov3_vit": dinov3_backbone,
     "siglip": lambda document: siglip_backbone(document["vision_config"]),
     "siglip_vision_model": siglip_backbone,

@@ -59,14 +59,35 @@ def tensor_files(directory: Path) -> dict[str, Path]:
         return dict.fromkeys(read_header(directory / WEIGHTS).tensors, directory / WEIGHTS)
     if (directory / INDEX).is_file():
         return indexed_files(directory / INDEX)
-    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
-    if pickles:
-        raise ValueError(
-            f"{directory} contains {pickles[0]}, a pickle, which can run code when it is opened; tlx reads safetensors "
-            "only. If you trust the file, convert it once with transformers: "
-            f"AutoModel.from_pretrained({str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
-        )
+    if reason := pickled(directory):
+        raise ValueError(reason)
     raise FileNotFoundError(f"{directory} holds no {WEIGHTS}")
+
+
+def pickled(place: Path) -> str | None:
+    """Return why the pickle at `place`, or in the directory `place`, is not read, and the command that converts it.
+
+    None where there is no pickle.
+    """
+    pickles = sorted(path.name for pattern in PICKLES for path in place.glob(pattern))
+    if any(place.match(pattern) for pattern in PICKLES):
+        file, subject = place, f"{place} is a pickle"
+    elif pickles:
+        file, subject = place / pickles[0], f"{place} contains {pickles[0]}, a pickle"
+    else:
+        return None
+    if file.suffix == ".json":
+        command = f"transformers.AutoModel.from_pretrained({str(place)!r}).save_pretrained(NEW_DIRECTORY)"
+    else:
+        command = (
+            'python -c "import torch, safetensors.torch as s; '
+            f"t = torch.load({str(file)!r}, map_location='cpu', weights_only=True); "
+            f's.save_file({{n: t[n].contiguous() for n in t}}, {str(file.parent / WEIGHTS)!r})"'
+        )
+    return (
+        f"{subject}, which can run code when it is opened; tlx reads safetensors only. If you trust the file, convert "
+        f"it once: {command}"
+    )
 
 
 def indexed_files(index: Path) -> dict[str, Path]:

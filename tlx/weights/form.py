@@ -18,6 +18,8 @@ from tlx.weights.mapped import is_half, widened
 from tlx.weights.reconcile import Manifest
 
 OWN = "tlx"
+# The characters of a task that the description of a model shows; the names of 1,000 classes have more.
+LONGEST_TASK = 200
 # Returns a parameter on the devices, given its path and its numbers.
 Place = Callable[[str, Any], Any]
 
@@ -43,7 +45,9 @@ class Pretrained(NamedTuple):
         """Return the architecture, the number of parameters, the task, and the origin of the weights."""
         count = sum(map(size, flatten(self.variables.params).values()))
         parts = [f"{type(self.model.config).__name__} with {len(self.model.stages)} stages, {count:,} parameters"]
-        parts += [] if self.task is None else [source(self.task)]
+        if self.task is not None:
+            text = source(self.task)
+            parts.append(text if len(text) <= LONGEST_TASK else f"{text[:LONGEST_TASK]}...")
         parts += [] if self.processor is None else [type(self.processor).__name__]
         return f"Pretrained({', '.join(parts)}; {self.manifest})"
 

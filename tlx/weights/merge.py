@@ -1,6 +1,6 @@
 """Merge adapters into the kernels beside them, and several adapters into one.
 
-Shapes: I inputs, O outputs of a dense layer, R rank.
+Shapes: I inputs, O outputs of a dense layer or a convolution, R rank.
 """
 
 from collections.abc import Sequence
@@ -116,7 +116,7 @@ def sum_adapters(adapted: Sequence[Pretrained], weights: Sequence[float]) -> Pre
         ]
         parts = zip(loras, weights, strict=True)
         leaves[f"{layer}/b"] = jnp.concatenate([lora["b"] * (lora["scale"] * weight) for lora, weight in parts])
-        leaves[f"{layer}/a"] = jnp.concatenate([lora["a"] for lora in loras], axis=1)
+        leaves[f"{layer}/a"] = jnp.concatenate([lora["a"] for lora in loras], axis=-1)
         leaves[f"{layer}/scale"] = jnp.ones_like(loras[0]["scale"])
     return first._replace(variables=first.variables._replace(params=nest(leaves)))
 

@@ -4,7 +4,9 @@
 | --- | --- | --- |
 | LORA | `lora_A.weight` [R, I], `lora_B.weight` [O, R] | `lora/a`, `lora/b` |
 | with `use_dora` | and `lora_magnitude_vector` [O] | `lora/magnitude` |
+| of a convolution | [R, I, height, width], [O, R, 1, 1], [1, O, 1, 1] | |
 | IA3 | `ia3_l` [O, 1], or [1, I] in `feedforward_modules` | `ia3/output`, `ia3/input` |
+| of a convolution | [1, O, 1, 1], or [1, I, 1, 1] | |
 | VERA | `vera_lambda_d` [R], `vera_lambda_b` [O] | `vera/inner`, `vera/outer` |
 | once for all | `vera_A` [R, I], `vera_B` [O, R] | `vera/a`, `vera/b` |
 | PREFIX_TUNING | `prompt_embeddings` [P, layers x (key, value) x width] | `prefix/key`, `prefix/value` |
@@ -26,6 +28,7 @@ Leaves = Mapping[str, np.ndarray]
 Layers = dict[str, dict[str, np.ndarray]]
 Written = tuple[dict[str, Any], dict[str, np.ndarray]]
 MODEL = "base_model.model."
+CONVOLUTIONS = ("convolution", "grouped")
 LEARNED_TOKENS = ("PREFIX_TUNING", "PROMPT_TUNING")
 
 
@@ -73,12 +76,16 @@ class PeftLayout(NamedTuple):
     spellings: tuple[Spelling, ...]
 
     def module(self, layer: str) -> str | None:
-        """Return the module of one of our dense layers; None if it has none."""
+        """Return the module of one of our dense layers or convolutions; None if it has none."""
         place = self.places.get(f"{layer}/kernel")
-        return place.module if place and place.name.layout == "transpose" else None
+        return place.module if place and place.name.layout in ("transpose", *CONVOLUTIONS) else None
+
+    def kernel_layout(self, layer: str) -> str:
+        """Return the layout of the kernel of a layer that has a module."""
+        return self.places[f"{layer}/kernel"].name.layout
 
     def layer(self, module: str) -> str | None:
-        """Return our dense layer for a module; None if there is none."""
+        """Return our dense layer or convolution for a module; None if there is none."""
         path = self.modules.get(module, {}).get("weight", "")
         return path.removesuffix("/kernel") if path in self.places and self.module(path[: -len("/kernel")]) else None
 
@@ -183,15 +190,17 @@ def write_lora(form: PeftLayout, layers: Layers) -> Written | None:
     rates = {float(leaves.get("dropout", 0.0)) for leaves in layers.values()}
     if None in modules.values() or len(kinds) > 1 or len(rates) > 1:
         return None
+    if any(form.kernel_layout(layer) == "grouped" for layer in layers):
+        # There `a` mixes the groups, so its product with `b` is no kernel.
+        return None
     tensors, ranks, alphas = {}, {}, {}
     for layer, leaves in layers.items():
         module = str(modules[layer])
-        ranks[module] = leaves["a"].shape[1]
+        ranks[module] = leaves["a"].shape[-1]
         alphas[module] = float(leaves["scale"]) * ranks[module]
-        tensors[f"{MODEL}{module}.lora_A.weight"] = leaves["a"].T
-        tensors[f"{MODEL}{module}.lora_B.weight"] = leaves["b"].T
-        if "magnitude" in leaves:
-            tensors[f"{MODEL}{module}.lora_magnitude_vector"] = leaves["magnitude"]
+        for name, ours in (("lora_A.weight", "a"), ("lora_B.weight", "b"), ("lora_magnitude_vector", "magnitude")):
+            if ours in leaves:
+                tensors[f"{MODEL}{module}.{name}"] = turned(form.kernel_layout(layer), leaves[ours])
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     fields = {
         "peft_type": "LORA",
@@ -210,6 +219,15 @@ def write_lora(form: PeftLayout, layers: Layers) -> Written | None:
     return fields, tensors
 
 
+def turned(kernel_layout: str, leaf: np.ndarray) -> np.ndarray:
+    """Return a leaf of LoRA in the layout of peft: torch's, in which a vector has the axes of a kernel's outputs."""
+    if kernel_layout == "transpose":
+        return leaf.T
+    if leaf.ndim == 1:
+        return leaf[None, :, None, None]
+    return np.transpose(leaf if leaf.ndim == 4 else leaf[None, None], (3, 2, 0, 1))
+
+
 def write_ia3(form: PeftLayout, layers: Layers) -> Written | None:
     modules = {layer: form.module(layer) for layer in layers}
     if None in modules.values() or any(len(leaves) != 1 for leaves in layers.values()):
@@ -217,7 +235,9 @@ def write_ia3(form: PeftLayout, layers: Layers) -> Written | None:
     tensors, inner = {}, []
     for layer, leaves in layers.items():
         ((side, factor),) = leaves.items()
-        tensors[f"{MODEL}{modules[layer]}.ia3_l"] = factor[None] if side == "input" else factor[:, None]
+        shape = (1, -1) if side == "input" else (-1, 1)
+        convolution = form.kernel_layout(layer) in CONVOLUTIONS
+        tensors[f"{MODEL}{modules[layer]}.ia3_l"] = factor.reshape((1, -1, 1, 1) if convolution else shape)
         inner += [str(modules[layer])] * (side == "input")
     targets = sorted(map(str, modules.values()))
     fields = {"peft_type": "IA3", "target_modules": targets, "feedforward_modules": sorted(inner)}

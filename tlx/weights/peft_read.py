@@ -87,7 +87,7 @@ def read(
         if bare[key] in (("vera_A", "vera_B") if kind == "VERA" else ("prompt_embeddings",) * (kind in LEARNED_TOKENS)):
             reading.once(shared, bare[key], tensor, key)
         elif suffix and (layer := form.layer(module := bare[key].removesuffix(suffix))):
-            if reason := why_not(document, module):
+            if reason := why_not_layer(form, document, layer, module):
                 reading.extra.append(f"{key!r} {tensor.shape}: {reason}")
             else:
                 reading.once(layers.setdefault(layer, {}), PARTS[kind][suffix], tensor, key)
@@ -130,14 +130,35 @@ def read_layers(
 ) -> None:
     """Add the leaves of every layer that the config names, from the tensors in `layers` and those that layers share."""
     module_names = {layer: module for module in spelling.modules if (layer := form.layer(module))}
-    expected_layers = {layer for layer, module in module_names.items() if not why_not(document, module)}
+    expected_layers = {
+        layer for layer, module in module_names.items() if not why_not_layer(form, document, layer, module)
+    }
     if not spelling.whole:  # A bare backbone has no head that the config could name.
         expected_layers -= {layer for layer in expected_layers if form.places[f"{layer}/kernel"].name.head}
     check_patterns(document, form, {layer: module_names[layer] for layer in layers}, source)
     read = READERS[document["peft_type"]]
+    check_groups(form, document["peft_type"], {layer: module_names[layer] for layer in expected_layers}, source)
     for layer in sorted(layers.keys() | expected_layers):
         shape = shapes[f"{layer}/kernel"]
         read(module_names[layer], document, layer, shape, layers.get(layer, {}), shared, reading)
+
+
+def why_not_layer(form: PeftLayout, document: Json, layer: str, module: str) -> str:
+    """Return why peft puts no adapter into one of our layers; "" if it does."""
+    dense = form.kernel_layout(layer) == "transpose"
+    if document["peft_type"] == "VERA" and not dense:
+        return "VeRA is for dense layers"
+    return why_not(document, module, dense)
+
+
+def check_groups(form: PeftLayout, kind: str, modules: Mapping[str, str], source: str) -> None:
+    """Raise ValueError for LoRA of peft in a convolution with groups: it mixes the groups and equals no kernel."""
+    for layer, module in sorted(modules.items()):
+        if kind != "IA3" and form.kernel_layout(layer) == "grouped":
+            raise ValueError(
+                f"{source} has {kind} in {module!r}, a convolution with groups of channels, where tlx reads IA3 only; "
+                "train the adapter without this layer, or with a tuning of tlx"
+            )
 
 
 def read_lora(
@@ -145,15 +166,20 @@ def read_lora(
 ) -> None:
     rank = int(pattern(document, "rank_pattern", module, document["r"]))
     alpha = pattern(document, "alpha_pattern", module, document["lora_alpha"])
-    expected: dict[str, Shape] = {"lora/a": (rank, shape[0]), "lora/b": (shape[1], rank)}
+    inputs, outputs = shape[-2:]
+    places, one = shape[:-2], (1,) * len(shape[:-2])
+    expected: dict[str, Shape] = {"lora/a": (rank, inputs, *places), "lora/b": (outputs, rank, *one)}
     if document.get("use_dora"):
-        expected["lora/magnitude"] = (shape[1],)
+        expected["lora/magnitude"] = (1, outputs, *one) if one else (outputs,)
     for name, size in expected.items():
         if name not in tensors:
             reading.missing.append(f"{layer}/{name} {size[::-1]}")
-        else:
-            tensor, key = tensors[name]
-            reading.take(f"{layer}/{name}", tensor, key, size, turned=True)
+            continue
+        tensor, key = tensors[name]
+        reading.take(f"{layer}/{name}", tensor, key, size, turned=not one)
+        if one and f"{layer}/{name}" in reading.arrays:
+            array = tensor.reshape(-1) if name == "lora/magnitude" else np.transpose(tensor, (2, 3, 1, 0))
+            reading.arrays[f"{layer}/{name}"] = (array[0, 0] if name == "lora/b" else array, key)
     if extra_names := tensors.keys() - expected.keys():
         tensor, key = tensors[min(extra_names)]
         reading.extra.append(f"{key!r} {tensor.shape}")
@@ -168,12 +194,13 @@ def read_ia3(
 ) -> None:
     inner = document.get("feedforward_modules") or []
     on_inputs = full(inner, module, "feedforward_modules") if isinstance(inner, str) else module.endswith(tuple(inner))
-    path, size = (f"{layer}/ia3/input", shape[0]) if on_inputs else (f"{layer}/ia3/output", shape[1])
+    path, size = (f"{layer}/ia3/input", shape[-2]) if on_inputs else (f"{layer}/ia3/output", shape[-1])
     if "ia3" not in tensors:
         reading.missing.append(f"{path} {(size,)}")
         return
     tensor, key = tensors["ia3"]
-    reading.take(path, tensor, key, (1, size) if on_inputs else (size, 1))
+    of_dense = (1, size) if on_inputs else (size, 1)
+    reading.take(path, tensor, key, of_dense if len(shape) == 2 else (1, size, 1, 1))
     if path in reading.arrays:
         reading.arrays[path] = (tensor.reshape(-1), key)
 

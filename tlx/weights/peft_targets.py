@@ -54,8 +54,11 @@ def kept_names(config: Json) -> list[str]:
     return [*(config.get("modules_to_save") or ()), *(HEADS if config.get("task_type") in CLASSIFYING else ())]
 
 
-def why_not(config: Json, module: str) -> str:
-    """Return why peft puts no adapter into a module; "" if it does. (peft: `check_target_module_exists`.)"""
+def why_not(config: Json, module: str, dense: bool = True) -> str:
+    """Return why peft puts no adapter into a module; "" if it does. (peft: `check_target_module_exists`.)
+
+    `dense` is whether the module is a dense layer, not a convolution.
+    """
     if config.get("exclude_modules") and listed(config["exclude_modules"], module, "exclude_modules"):
         return f"exclude_modules {format_value(config['exclude_modules'])} excludes it"
     for name in kept_names(config):
@@ -63,7 +66,7 @@ def why_not(config: Json, module: str) -> str:
             return f"modules_to_save trains {name!r} in full, without an adapter"
     targets = config["target_modules"]
     if isinstance(targets, str) and targets.lower() == ALL:
-        return ""
+        return "" if dense else f"target_modules {targets!r} names dense layers only"
     if isinstance(targets, list) and module in targets:
         return ""
     if not listed(targets, module, "target_modules"):

@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from tlx import assets
 from tlx.files import run_files
 from tlx.files.documents import holds_file
 from tlx.files.nearby import near_directories
-from tlx.weights import hub
+from tlx.weights import hub, pinned
+from tlx.weights.files import pickled
 
 MODEL_IN_RUN = "model"
 SAFETENSORS = ".safetensors"
 WEIGHTS = f"model{SAFETENSORS}"
-MODEL_ASSETS = ("minilm-l6",)
+MODEL_ASSETS = ("minilm-l6", "efficientnet-lite0")
 # The description of an exported program (see `tlx.export.program`).
 PROGRAM = "program.json"
 # Files of directories whose tensors are no state dict.
@@ -39,15 +39,14 @@ def locate(source: str | os.PathLike[str]) -> Path:
         run_files.check_file(path, MODEL_IN_RUN)
         return path / MODEL_IN_RUN
     if name in MODEL_ASSETS:
-        return assets.extract(name)
+        return pinned.directory(name)
     if (path / WEIGHTS).is_file() and not any(holds_file(path / name) for name in OTHERS):
         return path
     if path.is_dir():
         raise FileNotFoundError(without_model(path))
     if path.exists():
-        raise FileNotFoundError(
-            f"{path} is a file; expected the directory of a run or of a model, or a file {SAFETENSORS} of tensors"
-        )
+        reason = f"{path} is a file; expected the directory of a run or of a model, or a file {SAFETENSORS} of tensors"
+        raise FileNotFoundError(pickled(path) or reason)
     near = near_directories(path, MODEL_ASSETS if path.parent == Path() else ())
     parent = name.rpartition("/")[0]
     if not hub.is_hub_id(name) or (parent and Path(parent).is_dir() and hub.cached(name) is None):
@@ -82,4 +81,6 @@ def without_model(path: Path) -> str:
         )
     if holds_file(path / run_files.RECIPE):
         return f"{path} is an unfinished run; continue it: {run_files.finishing(path)}"
+    if reason := pickled(path):
+        return f"{reason}, and write a config.json beside it"
     return f"{path} contains neither config.json (a model) nor model/config.json (a finished run)"

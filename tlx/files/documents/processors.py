@@ -81,6 +81,8 @@ PREPROCESSOR = Record(
         "do_center_crop": maybe(Flag()),
         "do_rescale": maybe(Flag()),
         "do_normalize": maybe(Flag()),
+        "rescale_offset": maybe(Flag()),
+        "include_top": maybe(Flag()),
         "size": SIZE,
         "crop_size": SIZE,
         "crop_pct": maybe(Real(0, 1, above=True)),
