@@ -47,7 +47,7 @@ def test_the_networks_have_the_published_numbers_of_parameters():
         (MobileNetV2(expand_first=True), (mobilenet.timm_names_2, mobilenet.torchvision_names_2)),
         *((config, (mobilenet.timm_names_3, mobilenet.torchvision_names_3)) for config in SIZES_3.values()),
     ],
-    ids=repr,
+    ids=("b0", "b7", "lite4", "v2", *SIZES_3),
 )  # fmt: skip
 def test_a_table_names_every_parameter_once(config, tables):
     for head in (None, Pooled(3)):

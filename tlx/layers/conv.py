@@ -15,13 +15,12 @@ import numpy as np
 from jax import lax
 
 from tlx.layers.basic import as_wide
+from tlx.layers.cpu_conv import Window, convolve
 from tlx.layers.dense import STILL, column_norms
 from tlx.layers.noise import dropout
 from tlx.trees import Tree
 from tlx.types import Array, Context
 
-# The letters of the axes, by the number of axes that a kernel slides over.
-LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 Padding = str | int | Sequence[int | tuple[int, int]]
 
 
@@ -65,18 +64,12 @@ def conv(
         dilation: The distance between inputs that neighbouring places of the kernel read.
     """
     kernel = params["kernel"]
-    axes = kernel.ndim - 2
+    window = window_of(x.shape, kernel.shape, stride, padding, dilation, groups)
 
     def convolved(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            each_axis(stride, axes),
-            padding_of(padding, axes),
-            rhs_dilation=each_axis(dilation, axes),
-            dimension_numbers=LAYOUTS[axes],
-            feature_group_count=groups,
-        )
+        kernel = kernel.astype(x.dtype)
+        # A sequence is an image of height 1.
+        return convolve(window, x, kernel) if x.ndim == 4 else convolve(window, x[:, None], kernel[None])[:, 0]
 
     ia3 = params.get("ia3", {})
     if "input" in ia3:
@@ -92,6 +85,27 @@ def conv(
             y = y * (lora["magnitude"] / column_norms(lora, kernel)).astype(x.dtype)
     y = y + params["bias"].astype(x.dtype) if "bias" in params else y
     return y * ia3["output"].astype(x.dtype) if "output" in ia3 else y
+
+
+def window_of(
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: int | Sequence[int],
+    padding: Padding,
+    dilation: int | Sequence[int],
+    groups: int,
+) -> Window:
+    """Return how a kernel of shape `kernel` moves over an input of shape `shape`; the arguments are those of `conv`."""
+    axes = len(kernel) - 2
+    sizes, strides, distances = kernel[:axes], each_axis(stride, axes), each_axis(dilation, axes)
+    zeros = padding_of(padding, axes)
+    if isinstance(zeros, str):
+        reach = [(size - 1) * distance + 1 for size, distance in zip(sizes, distances, strict=True)]
+        zeros = lax.padtype_to_pads(shape[1:-1], reach, strides, zeros)
+    first: tuple[int, ...] = (1,) * (2 - axes)
+    size, step, distance = ((*first, *values) for values in (sizes, strides, distances))
+    sides = [(0, 0)] * (2 - axes) + [(before, after) for before, after in zeros]
+    return Window((size[0], size[1]), (step[0], step[1]), (sides[0], sides[1]), (distance[0], distance[1]), groups)
 
 
 def windows(

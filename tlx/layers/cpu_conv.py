@@ -1,9 +1,10 @@
 """Convolutions over images that a CPU computes fast.
 
-On a CPU, XLA computes depthwise convolutions and the gradients of all kernels slowly. Here a convolution of one place
-per input or of separate patches is a product of matrices, a depthwise convolution is a sum of shifted products, and the
-gradient of a kernel is a product of matrices for each place of the kernel. The shapes decide when the program is
-traced. Other devices use the convolution of XLA. `benchmarks/convolutions.py` measures all of them.
+On a CPU, XLA computes depthwise convolutions, several kernels at once, and the gradients of kernels slowly. Here a
+convolution of single pixels or of separate patches is a product of matrices, a depthwise convolution is a sum of
+shifted products, and several kernels at once are a product of matrices over the inputs of each output. The shapes
+decide when the program is traced. Other convolutions and other devices use the convolution of XLA.
+`benchmarks/convolutions.py` measures all of them.
 
 Shapes: B batch, I height, J width of an image, C channels; outputs have primes.
 """
@@ -94,8 +95,7 @@ def gradients_on_cpu(window: Window, x: Array, kernel: Array, slope: Array) -> t
         patches = patches_of(window, x)
         by_kernel = jnp.einsum("bijp,bijo->po", patches, slope).reshape(kernel.shape)
         return image_of(window, slope @ matrix.T, x.shape), by_kernel
-    taps = [jnp.einsum("bijc,bijo->co", part, slope) for part in shifted(window, x, slope.shape)]
-    return dense_image_gradient(window, x.shape)(kernel, slope), jnp.stack(taps).reshape(kernel.shape)
+    return dense_gradients(window)(x, kernel, slope)
 
 
 def is_depthwise(window: Window, x: Array, kernel: Array) -> bool:
@@ -146,12 +146,17 @@ def outputs_of(window: Window, shape: tuple[int, ...]) -> Pair:
 
 def shifted(window: Window, x: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """Yield for each place of the kernel the inputs that it multiplies [B, I', J', C]."""
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*zeros, 0) for zeros in window.padding), (0, 0, 0)))
+    padded = with_zeros(window, x)
     lengths = [(count - 1) * stride + 1 for count, stride in zip(shape[1:3], window.stride, strict=True)]
     for row, column in product(*map(range, window.size)):
         top, left = row * window.dilation[0], column * window.dilation[1]
         ends = (x.shape[0], top + lengths[0], left + lengths[1], x.shape[3])
         yield lax.slice(padded, (0, top, left, 0), ends, (1, *window.stride, 1))
+
+
+def with_zeros(window: Window, x: Array) -> Array:
+    """Return the image with its padding."""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*zeros, 0) for zeros in window.padding), (0, 0, 0)))
 
 
 def depthwise(window: Window, x: Array, kernel: Array) -> Array:
@@ -163,10 +168,22 @@ def depthwise(window: Window, x: Array, kernel: Array) -> Array:
 
 
 def depthwise_kernel_gradient(window: Window, x: Array, kernel: Array, slope: Array) -> Array:
-    """Return the gradient of a depthwise kernel: a sum of products for each of its places."""
-    wide = as_wide(slope)
-    sums = [(part * wide).sum((0, 1, 2)) for part in shifted(window, as_wide(x), slope.shape)]
-    return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    """Return the gradient of a depthwise kernel: a sum of products for each of its places.
+
+    The rows of the outputs are taken one after another. A row is small enough for the caches of the processor, and all
+    places of the kernel read it there.
+    """
+    padded, wide = with_zeros(window, as_wide(x)), as_wide(slope)
+    strip = Window(window.size, window.stride, ((0, 0), (0, 0)), window.dilation)
+    height = window.dilation[0] * (window.size[0] - 1) + 1
+
+    def add(row: Array, sums: Array) -> Array:
+        inputs = lax.dynamic_slice_in_dim(padded, row * window.stride[0], height, 1)
+        outputs = lax.dynamic_slice_in_dim(wide, row, 1, 1)
+        return sums + jnp.stack([(part * outputs).sum((0, 1, 2)) for part in shifted(strip, inputs, outputs.shape)])
+
+    start = jnp.zeros((window.size[0] * window.size[1], x.shape[3]), wide.dtype)
+    return lax.fori_loop(0, slope.shape[1], add, start).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def depthwise_image_gradient(window: Window, x: Array, kernel: Array, slope: Array) -> Array:
@@ -240,32 +257,21 @@ def by_columns(window: Window, x: Array, kernel: Array) -> Array:
 
 
 @cache
-def dense_image_gradient(window: Window, shape: tuple[int, ...]) -> Callable[[Array, Array], Array]:
-    """Return the function of a kernel and the slope that returns the gradient of an image [B, I, J, C]."""
-    if window.stride == (1, 1):
-        (up, down), (left, right) = (
-            (reach - zeros[0], reach - zeros[1])
-            for zeros, reach in (
-                (window.padding[axis], window.dilation[axis] * (window.size[axis] - 1)) for axis in range(2)
-            )
-        )
-        back = dense(window._replace(padding=((up, down), (left, right))))
-        return lambda kernel, slope: back(slope, kernel[::-1, ::-1].swapaxes(2, 3))
-
-    def transposed(convolution: Callable[..., Array], kernel: Array, slope: Array) -> Array:
-        image = jax.ShapeDtypeStruct((slope.shape[0], *shape[1:]), slope.dtype)
-        return jax.linear_transpose(lambda x: convolution(window, x, kernel), image)(slope)[0]
+def dense_gradients(window: Window) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    """Return the gradients of the convolution of XLA for one kernel; for several runs at once, products of matrices."""
 
     @custom_vmap
-    def one(kernel: Array, slope: Array) -> Array:
-        return transposed(native, kernel, slope)
+    def one(x: Array, kernel: Array, slope: Array) -> tuple[Array, Array]:
+        return native_gradients(window, x, kernel, slope)
 
     @one.def_vmap
-    def several(count: int, batched: tuple[bool, bool], kernel: Array, slope: Array) -> tuple[Array, bool]:
-        if batched[0]:
-            axes = (0, 0 if batched[1] else None)
-            return jax.vmap(partial(transposed, by_columns), axes)(kernel, slope), True
-        together = one(kernel, slope.reshape(-1, *slope.shape[2:]))
-        return together.reshape(count, -1, *together.shape[1:]), True
+    def several(
+        count: int, batched: tuple[bool, bool, bool], x: Array, kernel: Array, slope: Array
+    ) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
+        def by_matrices(x: Array, kernel: Array, slope: Array) -> tuple[Array, Array]:
+            return jax.vjp(partial(by_columns, window), x, kernel)[1](slope)
+
+        axes = tuple(0 if has_runs else None for has_runs in batched)
+        return jax.vmap(by_matrices, axes)(x, kernel, slope), (True, True)
 
     return one

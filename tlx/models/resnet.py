@@ -196,8 +196,7 @@ def chain(config: ResNet, head: Head | None) -> Model:
 
     def normed(layer: Layer, params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Array, Tree]:
         """Return the normalised convolution, with the zeros on both sides that torch adds, and its statistics."""
-        salt = SALTS.index(layer.name) + 1
-        y = conv(params, x, context, salt, stride=layer.stride, padding=layer.size // 2)
+        y = conv(params, x, context, SALTS.index(layer.name) + 1, stride=layer.stride, padding=layer.size // 2)
         y, norm = batch_norm(
             params["norm"], stats["norm"], y, context, epsilon=config.epsilon, momentum=config.momentum, unbiased=True
         )
