@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from tlx.data.augment import Augmentation, Crop, Flip, Noise
+    from tlx.data.augment import Augmentation, Crop, Flip, Noise, RandomErasing
+    from tlx.data.augment_pictures import ColourJitter, OfPictures, RandAugment, RandomResizedCrop, TrivialAugment
     from tlx.data.examples import Examples, Sealed, open_dataset
     from tlx.data.held_out import has_test
     from tlx.data.oddities import notes
@@ -98,6 +99,7 @@ _HOMES = {
     "BackgroundNoise": "sound_shifts",
     "Blur": "shifts",
     "Codec": "sound_shifts",
+    "ColourJitter": "augment_pictures",
     "Concat": "sources",
     "Contrast": "shifts",
     "Crop": "augment",
@@ -116,8 +118,12 @@ _HOMES = {
     "Noise": "augment",
     "Numbers": "sources",
     "Occlude": "shifts",
+    "OfPictures": "augment_pictures",
     "Order": "pipeline",
     "Parquet": "sources",
+    "RandAugment": "augment_pictures",
+    "RandomErasing": "augment",
+    "RandomResizedCrop": "augment_pictures",
     "Rotate": "shifts",
     "Sealed": "examples",
     "Shift": "shifts",
@@ -128,6 +134,7 @@ _HOMES = {
     "Table": "table",
     "Test": "settings",
     "Tfds": "sources",
+    "TrivialAugment": "augment_pictures",
     "Typos": "shifts",
     "Where": "sources",
     "evaluation_batches": "pipeline",

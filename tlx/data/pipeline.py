@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlx.data.augment import Augmentation, augmented_images
+from tlx.data.augment import Augment, augmented_example, augmented_images, begins_with_pictures
 from tlx.data.examples import Examples
 from tlx.data.readers import Batch, Gather, Share, Targets, reader
 from tlx.data.table import Table
@@ -39,7 +39,7 @@ def train_batches(
     seed: int,
     buckets: Sequence[int] = (),
     group: int = 1,
-    augment: tuple[Augmentation, ...] = (),
+    augment: Augment = (),
     views: int | None = None,
     first: int = 0,
     process_index: int = 0,
@@ -89,11 +89,14 @@ def train_batches(
         ready.measure(gather, process_index, process_count)
     elif 2 * draws >= len(examples):
         ready.prepare()
+    of_pictures = begins_with_pictures(augment) and not isinstance(processor, Table)
     order = Order(examples, processor, batch=batch, seed=seed, group=group, targets=targets, sampling=sampling)
 
     def assemble(step: int) -> Batch:
         positions, epochs = order(step)
         viewed = epochs % views if views else np.zeros_like(epochs)
+        if of_pictures:
+            return changed_batch(ready, positions[mine], augment, (seed, step), viewed[mine] if views else None)
         arrays = ready.batch(positions, mine, buckets, viewed)
         if augment and not isinstance(processor, Table):
             arrays["image"] = augmented_images(arrays, augment, (seed, step), viewed[mine] if views else None)
@@ -102,7 +105,24 @@ def train_batches(
     return iter(grain.MapDataset.range(first, _ENDLESS).map(assemble).to_iter_dataset(_reading()))
 
 
-def _check_trainable(examples: Examples, processor: Processor | Table, augment: tuple[Augmentation, ...]) -> None:
+def changed_batch(
+    ready: Any,
+    positions: np.ndarray,
+    augment: Augment,
+    draw: tuple[int, int],
+    views: np.ndarray | None,
+) -> Batch:
+    """Return the batch of these positions with changed pictures, by the (seed, step) of `draw` or in fixed `views`."""
+    draws = [draw] * len(positions) if views is None else [(0, int(view)) for view in views]
+
+    def image(example: Any, n: int) -> np.ndarray:
+        seed, step = draws[n]
+        return augmented_example(example, ready.processor, augment, seed=seed, step=step, index=int(example["index"]))
+
+    return ready.with_images(positions, image)
+
+
+def _check_trainable(examples: Examples, processor: Processor | Table, augment: Augment) -> None:
     """Raise ValueError where there are no examples, or where they are no images and `augment` is for images."""
     if not len(examples):
         raise ValueError(f"{examples!r} is empty; expected at least one training example")

@@ -167,6 +167,15 @@ class Processed:
         rows = [self[position] for position in positions[mine].tolist()]
         return collate(rows, self.fields, limits(buckets, self.processor.longest), longest)
 
+    def with_images(self, positions: np.ndarray, image: Callable[[Example, int], np.ndarray]) -> Batch:
+        """Return the batch of these positions with the images that `image(example, row)` makes of raw examples."""
+        rows = []
+        for n, position in enumerate(positions.tolist()):
+            example = self.examples[position]
+            labels = self.labels.of(example, self.processor)
+            rows.append({"image": image(example, n), **labels, "index": example["index"]})
+        return collate(rows, self.fields)
+
 
 class Tabled:
     """The batches of examples whose rows lie in a table. It has the methods of `Processed`."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from tlx.config import check_choice, check_seed
-from tlx.data.augment import Augmentation
+from tlx.data.augment import Augmentation, begins_with_pictures
+from tlx.data.augment_pictures import OfPictures
 from tlx.data.shifts import Shift
 from tlx.data.sources.base import Source
 from tlx.processors.base import Processor
@@ -134,7 +135,7 @@ class Data:
     size: int | None = None
     channels: int | None = None
     seconds: float = 2.0
-    augment: tuple[Augmentation, ...] = ()
+    augment: tuple[Augmentation | OfPictures, ...] = ()
     views: int | None = None
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     eps_y: float = 0.0
@@ -207,6 +208,7 @@ class Data:
             raise ValueError(f"sampling={self.sampling!r}; expected 'shuffled' or 'balanced'")
         if self.group < 1:
             raise ValueError(f"group={self.group}; expected at least 1 batch")
+        begins_with_pictures(self.augment)
         if self.views is not None and (self.views < 1 or not self.augment):
             raise ValueError(f"views={self.views}; expected at least 1, and augment=(...) for images")
         if self.size is not None and self.size < 1:

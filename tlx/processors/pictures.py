@@ -258,6 +258,10 @@ class ImageProcessor(Processor):
 
         `pictures.decode` decodes a file. Of an array with 2 or 4 channels the last is transparency, which is dropped.
         """
+        return self.converted(self.opened(example))
+
+    def opened(self, example: Example) -> Image:
+        """Return the picture of an example in the mode L (grey) or RGB, in its size."""
         from PIL.Image import fromarray
 
         image = example["image"]
@@ -275,7 +279,11 @@ class ImageProcessor(Processor):
                 )
             picture = plain(fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array))
         mode = "L" if self.channels == 1 else "RGB"
-        picture = self._crop(self._resize(picture if picture.mode == mode else picture.convert(mode)))
+        return picture if picture.mode == mode else picture.convert(mode)
+
+    def converted(self, picture: Image) -> Inputs:
+        """Return the input of the model for a picture that `opened` has returned."""
+        picture = self._crop(self._resize(picture))
         pixels = np.asarray(picture, np.float32).reshape(*self.shape)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if self.rounding == "torchvision":

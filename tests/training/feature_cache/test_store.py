@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tlx import Weights, run, terms, tuning
-from tlx.data import Crop, Flip, Leaf, Table
+from tlx.data import Crop, Flip, Leaf, RandomResizedCrop, Table, TrivialAugment
 from tlx.data.shifts import Blur
 from tlx.records.log import read_metrics
 from tlx.training.active_run import setting
@@ -200,8 +200,9 @@ def test_a_full_disk_is_detected_before_features_are_computed(text, store, tmp_p
 
 
 @pytest.mark.slow
-def test_fixed_views_are_equal_with_the_cache_and_differ_from_each_other(image, changed, store, tmp_path):
-    recipe = changed(image, data={"augment": (Crop(padding=2), Flip()), "views": 3})
+@pytest.mark.parametrize("augment", [(Crop(padding=2), Flip()), (RandomResizedCrop(), TrivialAugment(), Flip())])
+def test_fixed_views_are_equal_with_the_cache_and_differ_from_each_other(image, changed, store, tmp_path, augment):
+    recipe = changed(image, data={"augment": augment, "views": 3})
     actual, expected = (run(recipe, tmp_path / name, how=how) for name, how in (("a", STORED), ("b", PLAIN)))
     assert actual.result["prefix"][0]["computed"] == 3 * 40 + sum(
         len(getattr(open_data(recipe), name)) for name in ("validation", "test")

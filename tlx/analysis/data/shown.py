@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlx.data.augment import augmented
+from tlx.data.augment import augmented, augmented_example, begins_with_pictures
 from tlx.processors.columns import LABEL
 from tlx.processors.previews import data_uri, resized
 from tlx.processors.sounds import draw_sound
@@ -91,7 +91,11 @@ def after(example: Mapping[str, Any], data: Data, processor: Processor) -> Json:
     if data.augment and processor.augments:
         index = int(example["index"])
         for step in range(VERSIONS):
-            changed = augmented(arrays["image"], data.augment, seed=0, step=step, index=index)
+            draw = {"seed": 0, "step": step, "index": index}
+            if begins_with_pictures(data.augment):
+                changed = augmented_example(example, processor, data.augment, **draw)
+            else:
+                changed = augmented(arrays["image"], data.augment, **draw)
             images.append(np.asarray(processor.picture(changed)))
     return {"images": [uri(image) for image in images], "size": " × ".join(map(str, picture.shape))}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tlx import processes
 from tlx.data import Examples, Table, evaluation_batches, inputs_of
-from tlx.data.augment import augmented
+from tlx.data.augment import augmented, augmented_example, begins_with_pictures
 from tlx.data.readers import reader
 from tlx.training.feature_cache.cut import Cut, prefix
 from tlx.training.interrupt import locked, look
@@ -119,7 +119,6 @@ def computed(
 ) -> tuple[np.ndarray, np.ndarray | None, list[np.ndarray]] | None:
     """Return `(indices, lengths, arrays)` of a new shard, from batches of the examples, short texts with short ones;
     None where there is no batch. `view` is as in `grow`."""
-    recipe = ready.recipe
     assert cut.stage is not None
     run = jax.jit(partial(prefix, ready, cut.stage, cut.reads))
     variables = jax.device_put(ready.variables)
@@ -131,9 +130,7 @@ def computed(
         look()
         is_real, inputs = batch["weight"] > 0, inputs_of(batch)
         if view is not None:
-            rows = zip(batch["image"], batch["index"].tolist(), strict=True)
-            images = [augmented(image, recipe.data.augment, seed=0, step=view, index=index) for image, index in rows]
-            inputs["image"] = np.stack(images)
+            inputs["image"] = images_of_view(ready, batch, examples, view)
         arrays = [np.asarray(array)[is_real] for array in run(variables, inputs)]
         check_numbers(arrays, batch["index"][is_real], examples, cut.stage)
         indices.append(batch["index"][is_real].astype(np.int64) * table.views + (view or 0))
@@ -150,6 +147,20 @@ def computed(
         return None
     together = [np.concatenate(piece) for piece in pieces]
     return np.concatenate(indices), np.concatenate(lengths) if lengths else None, together
+
+
+def images_of_view(ready: Prepared, batch: ArrayMap, examples: Examples, view: int) -> np.ndarray:
+    """Return the images of a batch in one of their fixed views."""
+    augment = ready.recipe.data.augment
+    rows = zip(batch["image"], batch["index"].tolist(), batch["position"].tolist(), strict=True)
+    if not begins_with_pictures(augment):
+        return np.stack([augmented(image, augment, seed=0, step=view, index=index) for image, index, _ in rows])
+    return np.stack(
+        [
+            augmented_example(examples[position], ready.processor, augment, seed=0, step=view, index=index)
+            for _, index, position in rows
+        ]
+    )
 
 
 def check_numbers(arrays: Sequence[np.ndarray], indices: np.ndarray, examples: Examples, stage: str) -> None:
