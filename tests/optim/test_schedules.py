@@ -107,3 +107,13 @@ def test_kernels_between_the_first_and_the_last_stage_are_hidden():
     actual = hidden_kernels(model, flatten(model.params))
     assert len(actual) == 6
     assert all(path.startswith("blocks/00/") and path.endswith("/kernel") for path in actual)
+
+
+def test_the_inverse_schedule_is_that_of_transfer_learning_library():
+    """It has lr (1 + 0.001 i) ** -0.75 at step i; here the scale counts for the whole run of 20 epochs of 1,000."""
+    optim = Optim("sgd", lr=0.01, schedule="inverse", inverse_scale=20.0)
+    for step in (0, 1, 777, 19_999):
+        actual = rate(optim, step, 20_000)
+        assert actual == pytest.approx(0.01 * (1 + 0.001 * step) ** -0.75, rel=1e-5)
+    with pytest.raises(ValueError, match="inverse_scale is -1"):
+        Optim(inverse_scale=-1.0)

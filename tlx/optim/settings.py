@@ -6,8 +6,8 @@ from typing import Literal
 from tlx.optim.directions import BY_NAME, Optimiser
 from tlx.trees import near_miss
 
-Schedule = Literal["cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular", "plateau"]
-SCHEDULES = ("cosine", "linear", "constant", "rsqrt", "one-cycle", "slanted-triangular", "plateau")
+Schedule = Literal["cosine", "linear", "constant", "rsqrt", "inverse", "one-cycle", "slanted-triangular", "plateau"]
+SCHEDULES = ("cosine", "linear", "constant", "rsqrt", "inverse", "one-cycle", "slanted-triangular", "plateau")
 OPTIMISERS = tuple(BY_NAME)
 
 
@@ -23,6 +23,8 @@ class Optim:
     None does not clip. `momentum` applies to `sgd` and `muon`; None is no momentum. `beta1`, `beta2` and `epsilon`
     apply to Adam and related optimisers (the papers use beta2 0.99 for `lion`, epsilon 1e-6 for `lamb`, momentum 0.95
     for `muon`).
+
+    "inverse" falls from lr to lr / (1 + `inverse_scale`) ** `inverse_power` (Ganin and Lempitsky, 2015).
 
     The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. `beta1`
     (`momentum` for `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
@@ -53,6 +55,8 @@ class Optim:
     cycle_start: float = 25.0
     cycle_end: float = 1e5
     cycle_momentum: tuple[float, float] = (0.0, 0.0)
+    inverse_scale: float = 10.0
+    inverse_power: float = 0.75
     slant_peak: float = 0.1
     slant_ratio: float = 32.0
     plateau_divisor: int = 10
@@ -85,6 +89,11 @@ class Optim:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected 1 or more, because it divides the peak learning rate"
                 )
+        if self.inverse_scale < 0 or self.inverse_power < 0:
+            raise ValueError(
+                f"inverse_scale is {self.inverse_scale} and inverse_power is {self.inverse_power}; both must be 0 or "
+                "more"
+            )
         if self.plateau_divisor < 2 or self.plateau_falls < 0:
             raise ValueError(
                 f"plateau_divisor is {self.plateau_divisor} and plateau_falls is {self.plateau_falls}; expected a "
