@@ -1,6 +1,7 @@
 """The layouts of timm and torchvision compared with these libraries: names, shapes, numbers, and prepared images."""
 
 import math
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 from PIL import Image
 
 from tlx import models
-from tlx.models import AlexNet, DenseNet, InceptionV3, Pooled, ResNet, Vgg, build, forward
+from tlx.models import AlexNet, DenseNet, InceptionV3, MobileNetV2, Pooled, ResNet, Vgg, build, forward
+from tlx.models.efficientnet import VARIANTS
+from tlx.models.mobilenet import VARIANTS as SIZES_3
 from tlx.models.names import STATS
 from tlx.processors.timm_settings import processor_of
 from tlx.trees import flatten
 from tlx.weights import load_pretrained, save_pretrained
 from tlx.weights.formats import formats_of
+from tlx.weights.formats.mobile_layouts import TORCH
 from tlx.weights.layouts import kind_in
 
 pytestmark = pytest.mark.parity
@@ -31,6 +35,11 @@ TORCHVISION = {
     "densenet121": DenseNet(),
     "densenet161": DenseNet(stem=96, growth=48, depths=(6, 12, 36, 24)),
     "inception_v3": InceptionV3(),
+    "efficientnet_b0": replace(VARIANTS["b0"], **TORCH),
+    "efficientnet_b7": replace(VARIANTS["b7"], padding="both"),
+    "mobilenet_v2": MobileNetV2(**TORCH),
+    "mobilenet_v3_large": SIZES_3["large"],
+    "mobilenet_v3_small": SIZES_3["small"],
 }
 TIMM = {
     name: (form, config)
@@ -43,6 +52,8 @@ SHAPES = {
     "same": lambda shape: shape,
     "transpose": lambda shape: shape[::-1],
     "convolution": lambda shape: (shape[3], shape[2], *shape[:2]),
+    "grouped": lambda shape: (shape[3], shape[2], *shape[:2]),
+    "pointwise": lambda shape: (*shape[::-1], 1, 1),
 }
 
 
@@ -115,6 +126,10 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 400, 3
         "resnet18d",
         "vit_tiny_patch16_224",
         pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", marks=pytest.mark.slow),
+        pytest.param("tf_efficientnet_lite0", marks=pytest.mark.slow),
+        pytest.param("mobilenetv2_050", marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_100", marks=pytest.mark.slow),
         pytest.param("deit_tiny_distilled_patch16_224", marks=pytest.mark.slow),
     ],
 )
@@ -127,7 +142,7 @@ def test_timm_and_tlx_open_the_directories_of_each_other(networks, tmp_path, nam
     image = loaded.processor({"image": np.asarray(PICTURE)})["image"]
     np.testing.assert_array_equal(image.transpose(2, 0, 1), batch[0])
     wanted = model(batch).detach().numpy()
-    np.testing.assert_allclose(logits(loaded, image[None]), wanted, atol=1e-5)
+    np.testing.assert_allclose(logits(loaded, image[None]), wanted, rtol=0, atol=1e-5 * max(1.0, np.abs(wanted).max()))
     save_pretrained(loaded, tmp_path / "ours", layout="timm")
     opened = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
     assert opened.state_dict().keys() == model.state_dict().keys()

@@ -65,7 +65,11 @@ class EfficientNet(Architecture):
         stochastic_depth: The rate after the last block. It grows linearly from 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.efficientnet:EfficientNetFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.efficientnet:EfficientNetFormat",
+        "tlx.weights.formats.mobile_layouts:EfficientNetTimm",
+        "tlx.weights.formats.mobile_layouts:EfficientNetTorchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224

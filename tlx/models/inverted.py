@@ -35,10 +35,10 @@ from tlx.models.inputs import refuse_unread
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Key, Model, Stage
 
-# "same" is the rule of TensorFlow, which depends on the size of the input; "even" puts the zeros that it puts for an
-# even size, at every size; "both" puts equal zeros on both sides, as torch does.
 # The layers of a stage, in the order of the numbers of their noise, after that of stochastic depth.
 SALTS = ("", "stem", "expand", "middle", "project", "top", "reduce", "expand in squeeze")
+# "same" is the rule of TensorFlow, which depends on the size of the input; "even" puts the zeros that it puts for an
+# even size, at every size; "both" puts equal zeros on both sides, as torch does.
 Zeros = Literal["same", "even", "both"]
 
 

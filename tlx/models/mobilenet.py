@@ -56,7 +56,11 @@ class MobileNetV2(Architecture):
         stochastic_depth: The rate after the last block. It grows linearly from 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.mobilenet:MobileNetV2Format",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.mobilenet:MobileNetV2Format",
+        "tlx.weights.formats.mobile_layouts:MobileNetV2Timm",
+        "tlx.weights.formats.mobile_layouts:MobileNetV2Torchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224
@@ -167,6 +171,10 @@ class MobileNetV3(Architecture):
         stochastic_depth: The rate after the last block. It grows linearly from 0 in the first block.
     """
 
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.mobile_layouts:MobileNetV3Timm",
+        "tlx.weights.formats.mobile_layouts:MobileNetV3Torchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224

@@ -87,7 +87,8 @@ def reconcile(
         source: The checkpoint, for the errors.
         prefix: The prefix of the backbone in foreign names.
         unused: Patterns of tensors that may stay unread.
-        resettable: Stages that may be missing from the checkpoint or have another shape (a new head).
+        resettable: Stages that may be missing from the checkpoint. The first one may also have another shape there (a
+            new head).
         reset: Patterns of the user over our paths.
         reshape: `reshape(path, array)` returns an array of the right shape (position embeddings), or None.
 
@@ -105,7 +106,7 @@ def reconcile(
     keys: dict[str, str | None] = {}
     for name in names:
         key = keys[name.ours] = find(name.foreign, name.head, tensors, prefix)
-        shape, may_reset = params[name.ours].shape, name.ours.split("/")[0] in resettable
+        shape, stage = params[name.ours].shape, name.ours.split("/")[0]
         if name.ours in reset_paths:
             entries.append(Entry("reset", name.ours, key or "", "matches Weights(reset=...)"))
         elif key is not None:
@@ -113,7 +114,7 @@ def reconcile(
             if array.shape == shape:
                 arrays[name.ours] = array
                 entries.append(loaded(name, key, note))
-            elif may_reset:
+            elif stage == resettable[0]:
                 entries.append(
                     Entry(
                         "reset",
@@ -124,7 +125,7 @@ def reconcile(
                 )
             else:
                 misshapen.append(f"{name.ours} expects {shape}, but {key!r} is {array.shape}")
-        elif may_reset:
+        elif stage in resettable:
             entries.append(Entry("reset", name.ours, "", "not in the checkpoint"))
         else:
             missing.append(f"{name.ours} {shape} (as {prefix + name.foreign!r})")
@@ -143,7 +144,8 @@ def in_our_layout(
     name: Name, tensor: np.ndarray, shape: tuple[int, ...], reshape: Reshape | None
 ) -> tuple[np.ndarray, str]:
     """Return a foreign tensor in our layout, if possible in our `shape`, and the note on a change of its size."""
-    array = inward(name, tensor) if tensor.ndim == len(shape) + name.squeeze + len(name.fold) else tensor
+    axes = len(shape) + name.squeeze + len(name.fold) + 2 * (name.layout == "pointwise")
+    array = inward(name, tensor) if tensor.ndim == axes else tensor
     if array.shape != shape and reshape is not None and (reshaped := reshape(name.ours, array)) is not None:
         return reshaped, f"resized from {array.shape}"
     return array, ""
