@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from tlx import models, processors, sharding, weights
 from tlx.data import Splits
 from tlx.models.chain import leaf_key
-from tlx.processors.base import FILE, users_class
+from tlx.processors.base import FILE, format_source, users_class
 from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.trees import flatten, map_named, nest
@@ -22,6 +22,9 @@ from tlx.weights.source import locate
 
 if TYPE_CHECKING:
     from tlx.training.prepare import Prepared
+
+# The channels of a colour image.
+COLOURS = 3
 
 
 def drawn(model: Model, seed: int, mesh: Mesh | None) -> Variables:
@@ -95,7 +98,23 @@ def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:
                 f"{directory / FILE} is of the class {name!r} of your own; give it: Data(processor={name}(...))"
             )
     shape = models.image_shape(model.config)
+    if recipe.weights is not None and recipe.data.channels is None and shape is not None:
+        check_colours(recipe, shape[2], splits)
     return processors.fit(recipe.data, splits.columns, processor, shape, lambda: splits.validation[0])
+
+
+def check_colours(recipe: Recipe, channels: int, splits: Splits) -> None:
+    """Raise ValueError for grey arrays and weights of colour images, where the recipe does not say what a grey pixel
+    becomes. Image files are decoded by the processor, as everywhere."""
+    image = splits.validation[0].get("image")
+    if channels != COLOURS or not isinstance(image, np.ndarray) or not (image.ndim == 2 or image.shape[2] == 1):
+        return
+    assert recipe.weights is not None
+    raise ValueError(
+        f"{format_source(recipe.data.target)} has grey images, but the weights {recipe.weights.source!r} read "
+        f"{COLOURS} channels: set Data(channels={COLOURS}) to read a grey pixel as equal channels, or Data(channels=1) "
+        'and Weights(first="sum") to add up the kernels of the first convolution'
+    )
 
 
 def notes_on(recipe: Recipe, processor: Any) -> tuple[str, ...]:
