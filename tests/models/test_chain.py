@@ -78,6 +78,8 @@ class OtherNet(nnx.Module):
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
+# ResNet-D, whose stem has several layers.
+DEEP: dict[str, Any] = {"deep_stem": True, "average_shortcut": True}
 GROUPS: dict[str, Any] = {"size": SHAPE[:2], "patch": 2, "channels": 2, "stochastic_depth": 0.5}
 DROPOUT: dict[str, Any] = {"dropout": 0.2, "attention_dropout": 0.2}
 NOISE = DROPOUT | {"stochastic_depth": 0.5}
@@ -96,7 +98,7 @@ CONFIGS: dict[str, Any] = {
     "mlp": Mlp(inputs=SHAPE, widths=(7, 5, 6), dropout=0.2),
     "cnn": Cnn(size=9, channels=2, widths=(3, 5), dense=7),
     "cnn-average": Cnn(size=9, channels=2, widths=(3, 5), dense=None),
-    "resnet": ResNet(size=SHAPE[:2], channels=2, stem=4, widths=(8, 12), depths=(1, 2), stochastic_depth=0.5),
+    "resnet": ResNet(size=SHAPE[:2], channels=2, stem=4, widths=(8, 12), depths=(1, 2), stochastic_depth=0.5, **DEEP),
     "bit": BiT(size=SHAPE[:2], channels=2, stem=8, widths=(8,), depths=(2,), groups=4, stochastic_depth=0.5),
     "convnext": ConvNeXt(layer_scale=0.5, response_norm=True, **GROUPS, widths=(6,), depths=(2,)),
     "swin": Swin(family="swinv2", window=2, width=6, heads=(3,), depths=(2,), **GROUPS, **DROPOUT),

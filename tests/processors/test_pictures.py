@@ -197,6 +197,7 @@ def test_zero_counts_as_a_value_and_missing_fields_have_the_defaults_of_transfor
     np.testing.assert_allclose(processor({"image": image})["image"], wanted.transpose(1, 2, 0), atol=1e-5)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("size", [(5, 7), (19, 13)])
 def test_the_processor_of_dinov3_is_within_one_grey_level(tmp_path, size):
     """Its class resizes numbers from 0 to 1 with torch, which rounds none; it needs torchvision, which only passes the

@@ -24,8 +24,8 @@ WRONG = {
         "Lora(on='block/\\\\d+/mlp/up') matches no layer; close: 'blocks/\\\\d+/mlp/up'",
     ),
     "no matrix": (
-        tuning.Lora(rank=1, on="stem/patch"),
-        "Lora(on='stem/patch') matches 'stem/patch' ... dense layer: its kernel is (4, 4, 1, 8)",
+        tuning.Vera(rank=1, on="stem/patch"),
+        "Vera(on='stem/patch') matches 'stem/patch' ... dense layer: its kernel is (4, 4, 1, 8)",
     ),
     "rank": (
         tuning.Dora(rank=9),

@@ -41,7 +41,7 @@ REDUCTION = 4
 # The paths of the layers of a block below its own, apart from the shortcut.
 LAYERS = ("first", "second", "third")
 # The layers of a stage, in the order of the numbers of their noise, after that of stochastic depth.
-SALTS = ("stem", *LAYERS, "shortcut")
+SALTS = ("stem", *LAYERS, "shortcut", *(f"stem/{name}" for name in LAYERS[:2]))
 POSITIVE = ("size", "channels", "stem", "widths", "depths", "epsilon")
 
 
