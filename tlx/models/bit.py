@@ -29,6 +29,7 @@ from tlx.layers import (
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import sides_of
 from tlx.models.inputs import refuse_unread
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -98,7 +99,7 @@ class BiT(Architecture):
         return chain(self, head)
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)
@@ -112,11 +113,6 @@ class BitBlock(NamedTuple):
     width: int
     stride: int
     first: bool
-
-
-def sides(config: BiT) -> tuple[int, int]:
-    """Return (height, width) of an image."""
-    return (config.size, config.size) if isinstance(config.size, int) else config.size
 
 
 def inner_width(width: int) -> int:
@@ -210,7 +206,7 @@ def chain(config: BiT, head: Head | None) -> Model:
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
-        image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
+        image = as_dtype(example(carry, "image", (*sides_of(config.size), config.channels)), context)
         x = convolve(config, params, image, 2)
         if config.padding == "even":
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

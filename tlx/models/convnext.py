@@ -30,6 +30,7 @@ from tlx.layers import (
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import sides_of
 from tlx.models.inputs import refuse_unread
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -85,7 +86,7 @@ class ConvNeXt(Architecture):
                 f"widths {self.widths} and depths {self.depths} differ in length; expected one width and one depth for "
                 "each group of blocks"
             )
-        if min(sides(self)) < (least := self.patch * 2 ** (len(self.widths) - 1)):
+        if min(sides_of(self.size)) < (least := self.patch * 2 ** (len(self.widths) - 1)):
             raise ValueError(
                 f"an image of size {self.size} is too small for {len(self.widths)} groups of blocks; expected at least "
                 f"{least} pixels on each side"
@@ -98,7 +99,7 @@ class ConvNeXt(Architecture):
         return chain(self, head)
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)
@@ -109,11 +110,6 @@ class ConvNeXtBlock(NamedTuple):
 
     width: int
     inputs: int | None
-
-
-def sides(config: ConvNeXt) -> tuple[int, int]:
-    """Return (height, width) of an image."""
-    return (config.size, config.size) if isinstance(config.size, int) else config.size
 
 
 def blocks(config: ConvNeXt) -> Iterator[ConvNeXtBlock]:
@@ -163,7 +159,7 @@ def chain(config: ConvNeXt, head: Head | None) -> Model:
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
-        image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
+        image = as_dtype(example(carry, "image", (*sides_of(config.size), config.channels)), context)
         hidden = conv(params["patch"], image, stride=config.patch, padding="VALID")
         return {"hidden": layer_norm(params["norm"], hidden, EPSILON)}, stats
 

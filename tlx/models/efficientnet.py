@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import sides_of
 from tlx.models.inverted import (
     Convolution,
     Inverted,
@@ -21,7 +22,6 @@ from tlx.models.inverted import (
     check_activation,
     check_lengths,
     rounded,
-    sides,
 )
 from tlx.models.sizes import check_ranges
 from tlx.types import Field, Model
@@ -108,10 +108,10 @@ class EfficientNet(Architecture):
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head over the mean of the last activations."""
-        return chain(network(self), self, head, (*sides(self.size), self.channels))
+        return chain(network(self), self, head, (*sides_of(self.size), self.channels))
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self.size), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)

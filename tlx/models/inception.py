@@ -42,7 +42,7 @@ class InceptionLayer(NamedTuple):
     """A convolution with its norm: its name in the branch, the sides of its kernel, and its channels.
 
     `padded` is False if no zeros are added around the image. `beside` is True if the layer reads the same input as the
-    layer before it, whose outputs then precede its own.
+    layer before it, whose outputs come first.
     """
 
     name: str

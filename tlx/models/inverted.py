@@ -109,14 +109,10 @@ class Network(NamedTuple):
 
 
 def rounded(channels: float, divisor: int = 8, smallest: int | None = None) -> int:
-    """Return `channels` as a multiple of `divisor`, at most 10 % below it, and at least `smallest` (the divisor)."""
+    """Return `channels` as a multiple of `divisor`, at most 10 % below it. `smallest` is the
+    lowest result, by default the divisor."""
     multiple = max(divisor if smallest is None else smallest, int(channels + divisor / 2) // divisor * divisor)
     return multiple + divisor if multiple < 0.9 * channels else multiple
-
-
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of an image."""
-    return (size, size) if isinstance(size, int) else size
 
 
 def check_activation(name: str) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import sides_of
 from tlx.models.inverted import (
     Convolution,
     Inverted,
@@ -20,7 +21,6 @@ from tlx.models.inverted import (
     check_activation,
     check_lengths,
     rounded,
-    sides,
 )
 from tlx.models.sizes import check_ranges
 from tlx.types import Field, Model
@@ -93,10 +93,10 @@ class MobileNetV2(Architecture):
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head over the mean of the last activations."""
-        return chain(network_2(self), self, head, (*sides(self.size), self.channels))
+        return chain(network_2(self), self, head, (*sides_of(self.size), self.channels))
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self.size), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)
@@ -204,10 +204,10 @@ class MobileNetV3(Architecture):
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages, with a linear head over the hidden units."""
-        return chain(network_3(self), self, head, (*sides(self.size), self.channels))
+        return chain(network_3(self), self, head, (*sides_of(self.size), self.channels))
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self.size), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from tlx.layers import (
     ACTIVATIONS,
     as_dtype,
-    as_wide,
     batch_norm,
     conv,
     declare_conv,
@@ -30,7 +29,7 @@ from tlx.layers import (
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
-from tlx.models.image_stages import nested
+from tlx.models.image_stages import mean_pool, nested, sides_of
 from tlx.models.inputs import refuse_unread
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -117,7 +116,7 @@ class ResNet(Architecture):
         return chain(self, head)
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def resized(self, size: int) -> Self:
         return replace(self, size=size)
@@ -151,11 +150,6 @@ class Block(NamedTuple):
 
     layers: tuple[Layer, ...]
     shortcut: Layer | None
-
-
-def sides(config: ResNet) -> tuple[int, int]:
-    """Return (height, width) of an image."""
-    return (config.size, config.size) if isinstance(config.size, int) else config.size
 
 
 def blocks(config: ResNet) -> Iterator[Block]:
@@ -204,7 +198,7 @@ def chain(config: ResNet, head: Head | None) -> Model:
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
-        hidden = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
+        hidden = as_dtype(example(carry, "image", (*sides_of(config.size), config.channels)), context)
         new: Tree = {}
         for layer in starts:
             name = layer.name.removeprefix("stem").lstrip("/")
@@ -228,10 +222,6 @@ def chain(config: ResNet, head: Head | None) -> Model:
 
         return apply
 
-    def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        hidden = carry["hidden"]
-        return carry | {"pooled": as_wide(hidden).mean((1, 2)).astype(hidden.dtype)}, stats
-
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         return carry | {"logits": dense(params, carry["pooled"], context, 1).astype(jnp.float32)}, stats
 
@@ -242,7 +232,7 @@ def chain(config: ResNet, head: Head | None) -> Model:
     for n, block in enumerate(every):
         rate = config.stochastic_depth * n / max(len(every) - 1, 1)
         stages.append(Stage(f"blocks/{n:02d}", residual(block, rate)))
-    stages.append(Stage("pool", pool, "pooled"))
+    stages.append(Stage("pool", mean_pool, "pooled"))
     if head is not None:
         params["head"] = declare_dense(config.widths[-1], head.outputs, ("width", None))
         stages.append(Stage("head", classifier, "logits"))

@@ -41,6 +41,7 @@ from tlx.layers import (
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import sides_of
 from tlx.models.inputs import refuse_unread
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -129,7 +130,7 @@ class Swin(Architecture):
         return chain(self, head)
 
     def input_fields(self) -> Mapping[str, Field]:
-        return {"image": Field((*sides(self), self.channels), "float32")}
+        return {"image": Field((*sides_of(self.size), self.channels), "float32")}
 
     def has_attention_maps(self) -> bool:
         # A token attends to its window only.
@@ -161,11 +162,6 @@ class WindowBlock(NamedTuple):
     halves: bool
 
 
-def sides(config: Swin) -> tuple[int, int]:
-    """Return (height, width) of an image."""
-    return (config.size, config.size) if isinstance(config.size, int) else config.size
-
-
 def check_windows(config: Swin) -> None:
     """Raise ValueError for windows that do not fit the image of a group."""
     windows = config.pretrained_windows
@@ -191,13 +187,13 @@ def room(config: Swin, group: int) -> int:
     """Return the number of patches that limits the windows of a group, as in `transformers`."""
     if config.family == "swinv2":
         # It counts whole patches along the height.
-        return sides(config)[0] // config.patch // 2**group
+        return sides_of(config.size)[0] // config.patch // 2**group
     return min(grid(config, group))
 
 
 def grid(config: Swin, group: int) -> tuple[int, int]:
     """Return (height, width) of the image of a group in patches."""
-    height, width = (-(-length // (config.patch * 2**group)) for length in sides(config))
+    height, width = (-(-length // (config.patch * 2**group)) for length in sides_of(config.size))
     return height, width
 
 
@@ -264,8 +260,8 @@ def chain(config: Swin, head: Head | None) -> Model:
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         refuse_unread(carry, ("image",))
-        image = as_dtype(example(carry, "image", (*sides(config), config.channels)), context)
-        below, right = (-length % config.patch for length in sides(config))
+        image = as_dtype(example(carry, "image", (*sides_of(config.size), config.channels)), context)
+        below, right = (-length % config.patch for length in sides_of(config.size))
         image = jnp.pad(image, ((0, 0), (0, below), (0, right), (0, 0)))
         hidden = conv(params["patch"], image, stride=config.patch, padding="VALID")
         return {"hidden": dropout(layer_norm(params["norm"], hidden, EPSILON), config.dropout, context, 0)}, stats
@@ -341,7 +337,7 @@ def mix_windows(config: Swin, block: WindowBlock, params: Tree, x: Array, contex
     factor = layer.get("factor")
     if factor is not None:
         factor = jnp.exp(jnp.minimum(factor, math.log(MOST)))
-    # Each window has noise of its own, from its place in the global batch.
+    # Each window has separate noise, from its place in the global batch.
     context = context._replace(offset=context.offset * (tokens.shape[0] // x.shape[0]))
     rate = config.attention_dropout
     mixed = attention(layer, tokens, heads=block.heads, bias=bias, cosine=factor, rate=rate, context=context, salt=0)

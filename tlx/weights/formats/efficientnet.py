@@ -7,7 +7,7 @@ import numpy as np
 
 from tlx.models.efficientnet import EfficientNet, blocks, depths, network
 from tlx.models.heads import Head
-from tlx.models.inverted import sides
+from tlx.models.image_stages import sides_of
 from tlx.models.names import Name, dense_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
@@ -156,7 +156,7 @@ def difference(config: EfficientNet) -> str | None:
         return f"stem={config.stem} and top={config.top}"
     if config.fixed_ends and (config.width_multiplier, config.depth_multiplier) != (1.0, 1.0):
         return "fixed_ends=True"
-    if config.padding == "same" and any(side % 2 for side in sides(config.size)):
+    if config.padding == "same" and any(side % 2 for side in sides_of(config.size)):
         return f"padding='same' for images of the odd size {config.size}"
     if centred(config) is None:
         return f"padding='same' for images of the size {config.size}, whose sides do not become odd in the same blocks"
@@ -170,7 +170,7 @@ def centred(config: EfficientNet) -> tuple[int, ...] | None:
     """
     if config.padding != "same":
         return config.odd
-    height, width = ((side + 1) // 2 for side in sides(config.size))
+    height, width = ((side + 1) // 2 for side in sides_of(config.size))
     numbers = []
     for n, block in enumerate(blocks(config)):
         if (stride := block.middle.stride) > 1:
