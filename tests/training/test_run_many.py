@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 from tlx import Data, Optim, Recipe, Train, models, tasks
+from tlx.layers import conv
 from tlx.training import run_many
 from tlx.training.active_run import opened
 from tlx.training.loop import How
@@ -83,19 +86,32 @@ def test_a_group_is_chosen_by_flops_and_not_by_the_clock(load, steps, together):
 
 
 @pytest.mark.slow
-def test_the_first_convolution_of_a_group_has_a_kernel_for_each_run_and_a_product_has_none(tmp_path):
-    for name, model, grouped in (
-        ("cnn", models.Cnn(size=8, widths=(3,), dense=None), True),
-        ("mlp", RECIPE.model, False),
-    ):
-        recipes = [varied(RECIPE, model=model, seed=seed) for seed in (0, 1)]
-        runs = [opened(recipe, tmp_path / f"{name}-{n}") for n, recipe in enumerate(recipes)]
-        setup, needed, load = run_many.weighed(runs, 0, LEAN)
-        assert load.grouped == grouped
-        assert load.group == pytest.approx(2 * load.alone, rel=0.2)
-        assert needed > 0 and setup.step == 0
-        for active in runs:
-            active.close()
+@pytest.mark.parametrize("model", [models.Cnn(size=8, widths=(3,), dense=None), RECIPE.model], ids=["cnn", "mlp"])
+def test_the_operations_of_a_group_are_those_of_its_runs(tmp_path, model):
+    recipes = [varied(RECIPE, model=model, seed=seed) for seed in (0, 1)]
+    runs = [opened(recipe, tmp_path / str(n)) for n, recipe in enumerate(recipes)]
+    setup, needed, load = run_many.weighed(runs, 0, LEAN)
+    assert not load.grouped
+    assert load.group == pytest.approx(2 * load.alone, rel=0.2)
+    assert needed > 0 and setup.step == 0
+    for active in runs:
+        active.close()
+
+
+@pytest.mark.parametrize(
+    ("channel_groups", "with_kernels"),
+    # The layers of tlx make products of matrices from several kernels, unless the kernels have groups of channels.
+    [(1, 1), (2, 6)],
+)
+def test_kernels_of_several_runs_are_groups_of_a_convolution(channel_groups, with_kernels):
+    def layer(kernel, x):
+        return conv({"kernel": kernel}, x, groups=channel_groups)
+
+    x, kernels = np.ones((3, 2, 5, 5, 4), np.float32), np.ones((3, 3, 3, 4 // channel_groups, 6), np.float32)
+    alone = jax.jit(layer).lower(kernels[0], x[0]).as_text()
+    together = jax.jit(jax.vmap(layer)).lower(kernels, x).as_text()
+    assert run_many.most_groups(alone) == channel_groups
+    assert run_many.most_groups(together) == with_kernels
 
 
 @pytest.mark.slow

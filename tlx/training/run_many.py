@@ -34,7 +34,8 @@ DEVICE_ROOM, ROOM = 0.6, 0.25
 STEP = {"cpu": (1e-4, 5e9), "other": (2e-3, 1e13)}
 # Seconds that a run needs before its first step.
 BEGIN = 1.0
-# On CPUs XLA has no fast convolution with a separate kernel for every run; such steps take longer by this factor.
+# On CPUs XLA has no fast convolution with a separate kernel for every run; such steps take longer by this factor. The
+# layers of tlx avoid it (see `tlx.layers.cpu_conv`), unless their kernels have groups of channels.
 GROUPED = 2.0
 CONVOLUTION_GROUPS = re.compile(r"(?:feature|batch)_group_count = (\d+)")
 
