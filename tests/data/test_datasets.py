@@ -7,9 +7,10 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tlx.data import DATASETS, open_dataset
-from tlx.data.datasets import fashion_mnist
+from tlx.data.datasets import emoji, fashion_mnist, solar_cells
 from tlx.data.datasets.sentiment import sentences
 from tlx.data.datasets.splits import by_hash, stratified
 from tlx.data.examples import Examples
@@ -80,6 +81,56 @@ def test_images_equal_the_originals(opened):
     assert {image.tobytes() for image in images} == original and len(images) == 1797
     image = opened["mnist5k"].splits["train"][0]["image"]
     assert image.shape == (28, 28, 1) and image.max() > 200 and image[:2].max() == 0
+
+
+def test_the_things_of_emoji_have_one_code_point_and_one_of_six_categories():
+    entry = {"unified": "1F34C", "name": "BANANA", "short_name": "banana", "category": "Food & Drink"}
+    entries = [
+        entry,
+        entry | {"unified": "2615-FE0F", "name": None, "short_name": "coffee"},
+        entry | {"unified": "1F468-200D-1F33E"},
+        entry | {"category": "Flags"},
+    ]
+    document = json.dumps(entries).encode()
+    assert [tuple(thing) for thing in emoji.things(document)] == [
+        ("1F34C", "banana", "Food & Drink"),
+        ("2615", "coffee", "Food & Drink"),
+    ]
+
+
+def test_transparent_parts_of_an_emoji_are_white():
+    picture = Image.new("RGBA", (36, 36))
+    picture.putpixel((0, 0), (255, 0, 0, 255))
+    flat = np.asarray(emoji.on_white(picture))
+    assert flat.shape == (72, 72, 3) and (flat[10:] == 255).all() and flat[0, 0, 0] > flat[0, 0, 1] + 99
+
+
+def test_solar_cells_that_divided_the_experts_are_left_out():
+    table = "a.png  1.0   mono\nb.png  0.3333333333333333 mono\nc.png 0.6666666666666666 mono\nd.png 0.0 poly\n"
+    assert solar_cells.cells("mono", table) == [("a.png", 1), ("c.png", 1)]
+    assert solar_cells.cells("poly", table) == [("d.png", 0)]
+
+
+@pytest.mark.slow
+def test_all_styles_draw_the_same_things_and_divide_them_alike(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    ids = []
+    for style in emoji.STYLES:
+        splits = open_dataset(f"emoji/{style}").splits
+        assert [len(splits[name]) for name in ("train", "validation", "test")] == [693, 101, 211]
+        ids.append({name: [record["id"] for record in examples.source] for name, examples in splits.items()})
+        image = splits["test"][0]["image"]
+        assert image.shape == (72, 72, 3) and 0 < (image < 250).mean() < 0.9
+    assert ids[0] == ids[1] == ids[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "sizes"), [("mono", (670, 95, 192)), ("poly", (960, 138, 274))])
+def test_solar_cells_have_the_documented_sizes(kind, sizes, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    splits = open_dataset(f"solar_cells/{kind}").splits
+    assert tuple(len(splits[name]) for name in ("train", "validation", "test")) == sizes
+    assert splits["test"][0]["image"].shape == (300, 300, 1)
 
 
 def test_splits_depend_on_identity_only():

@@ -49,6 +49,8 @@ class Shipped(NamedTuple):
 _SENTIMENT = "tlx.data.datasets.sentiment:Sentiment"
 _FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _SPOKEN = "tlx.data.datasets.spoken:Spoken"
+_EMOJI, _SOLAR = "tlx.data.datasets.emoji:Emoji", "tlx.data.datasets.solar_cells:SolarCells"
+_THINGS, _CELLS = ("smiley", "animal", "food", "travel", "activity", "object"), ("intact", "defective")
 _FEELINGS, _DIGITS = ("negative", "positive"), tuple("0123456789")
 DATASETS: dict[str, Shipped] = {
     row[0]: Shipped(*row)
@@ -74,6 +76,11 @@ DATASETS: dict[str, Shipped] = {
             ("fashion-mnist",),
             "tlx.data.datasets.fashion_mnist:FashionMnist",
         ),
+        ("emoji/twemoji", "1,000 emoji of Twitter, 72x72", "image", _THINGS, ("emoji-data", "twemoji"), _EMOJI),
+        ("emoji/openmoji", "1,000 emoji of OpenMoji, 72x72", "image", _THINGS, ("emoji-data", "openmoji"), _EMOJI),
+        ("emoji/noto", "1,000 emoji of Google, 72x72", "image", _THINGS, ("emoji-data", "noto-emoji"), _EMOJI),
+        ("solar_cells/mono", "990 solar cells of one crystal, 300x300", "image", _CELLS, ("solar-cells",), _SOLAR),
+        ("solar_cells/poly", "1,400 solar cells of many crystals, 300x300", "image", _CELLS, ("solar-cells",), _SOLAR),
         (
             "spoken/studio",
             "2.2 thousand prompts in four languages, one voice for each language",
