@@ -182,6 +182,18 @@ class ImageProcessor(Processor):
         middle = (0.5,) * channels
         return ImageProcessor(size=(height, width), channels=1 if channels == 1 else 3, mean=middle, std=middle)
 
+    def with_sides(self, sides: tuple[int, int]) -> ImageProcessor:
+        """Return the processor for images of (height, width). A crop has the same share of the resized picture."""
+        if self.shape[:2] == sides:
+            return self
+        if self.crop is None or self.size is None:
+            return replace(self, size=sides, crop=None)
+        shares = [new / old for new, old in zip(sides, self.crop, strict=True)]
+        if isinstance(self.size, int):
+            return replace(self, size=max(round(self.size * max(shares)), *sides), crop=sides)
+        height, width = (max(round(old * share), new) for old, share, new in zip(self.size, shares, sides, strict=True))
+        return replace(self, size=(height, width), crop=sides)
+
     def with_channels(self, channels: Literal[1, 3]) -> ImageProcessor:
         """Return the processor for grey (1) or colour (3) images, with the mean of the means and of the deviations."""
         if channels == self.channels:

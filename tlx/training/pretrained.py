@@ -82,7 +82,16 @@ def pretrained_model(recipe: Recipe, task: Task, mesh: Mesh | None = None) -> we
         raise ValueError(
             f"the weights {chosen.source!r} have another architecture, {pretrained.model.config}; leave model out"
         )
-    return pretrained
+    return at_size(pretrained, recipe.data.size)
+
+
+def at_size(pretrained: weights.Pretrained, size: int | None) -> weights.Pretrained:
+    """Return the model for images of `size`, if none of its parameters depends on the size."""
+    config = pretrained.model.config
+    shape = models.image_shape(config) if config.any_size else None
+    if size is None or shape is None or shape[:2] == (size, size):
+        return pretrained
+    return pretrained._replace(model=models.build(config.resized(size), pretrained.model.head))
 
 
 def fitted(recipe: Recipe, splits: Splits, model: Model, processor: Any) -> Any:

@@ -64,6 +64,14 @@ def within(pretrained: Pretrained) -> Pretrained:
     return pretrained._replace(processor=pretrained.processor.within(rows, room))
 
 
+def resized(pretrained: Pretrained) -> Pretrained:
+    """Return the model with a processor that makes images of the size of the model."""
+    shape, processor = models.image_shape(pretrained.model.config), pretrained.processor
+    if shape is None or type(processor) is not processors.ImageProcessor:
+        return pretrained
+    return pretrained._replace(processor=processor.with_sides(shape[:2]))
+
+
 def recipe_tokens(directory: Path) -> int | None:
     """Return the text length of the run with its model in `directory`; None if it belongs to no run."""
     path = directory.parent / RECIPE

@@ -24,7 +24,7 @@ from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
 from tlx.weights.adapters import kept_leaves, read_adapter, with_adapter
 from tlx.weights.channels import First, adapted, recoloured, with_channels
 from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files
-from tlx.weights.fitting import with_processor
+from tlx.weights.fitting import resized, with_processor
 from tlx.weights.form import (
     OWN,
     STATS,
@@ -58,7 +58,7 @@ class Weights:
         reset: Patterns of leaves (fullmatch on the path) that are initialised at random instead of loaded; `(r".*",)`
             trains the same network from scratch.
         resize: The new image side, or the new number of text positions, to which position embeddings are resized; None
-            never resizes.
+            never resizes. A network whose parameters do not depend on the size takes that of `Data(size=...)` too.
         pooling: "mean" puts the head on the mean over the tokens of a text, as sentence encoders need it; None keeps
             the head of the family.
         first: How the first convolution is changed for images with another number of channels (`Data(channels=...)`):
@@ -150,7 +150,8 @@ def load_pretrained(
     pretrained = Pretrained(built, variables, None, manifest, task)
     kept_adapter = kept_leaves(adapter, reset, pretrained)
     pretrained = with_adapter(pretrained, kept_adapter, order, str(checkpoint.directory / ADAPTER))
-    return recoloured(with_processor(pretrained, checkpoint.directory, processors))
+    pretrained = with_processor(pretrained, checkpoint.directory, processors)
+    return recoloured(pretrained if resize is None else resized(pretrained))
 
 
 class Checkpoint(NamedTuple):
