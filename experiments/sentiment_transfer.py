@@ -17,6 +17,7 @@ movies to amazon, CORAL on amazon to tweets), and CORAL is shown to be worse on 
 """
 
 import argparse
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def study(seeds: int = 5) -> Study:
     )
 
 
-def results_table(out: Path) -> str:
+def results_table(out: Path, methods: Sequence[str] = tuple(METHODS)) -> str:
     """Return a Markdown table with one row per pair.
 
     Two sentences below it state on how many pairs the best method is shown to be better, and which methods are shown to
@@ -73,14 +74,14 @@ def results_table(out: Path) -> str:
     """
     table = studies.compare(studies.read(out))
     means = {(summary.arm.names["pair"], summary.arm.names["method"]): summary.mean for summary in table.summaries}
-    lines = ["| pair | " + " | ".join(METHODS) + " | best: difference [95 %] | p, Holm | verdict |"]
-    lines.append("| --- |" + " ---: |" * len(METHODS) + " --- | ---: | --- |")
+    lines = ["| pair | " + " | ".join(methods) + " | best: difference [95 %] | p, Holm | verdict |"]
+    lines.append("| --- |" + " ---: |" * len(methods) + " --- | ---: | --- |")
     better, worse = [], []
     for pair in dict.fromkeys(pair for pair, _ in means):
         comparisons = [comparison for comparison in table.comparisons if comparison.arm.names["pair"] == pair]
         best = max(comparisons, key=lambda comparison: comparison.difference.mean)
         gap = best.difference
-        accuracies = [f"{100 * means[pair, name]:.1f}" for name in METHODS]
+        accuracies = [f"{100 * means[pair, name]:.1f}" for name in methods]
         interval = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
         row = [
             pair,
