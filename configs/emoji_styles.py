@@ -16,7 +16,7 @@ def recipe() -> Recipe:
         task=tasks.Classification(classes=6, neck=models.Neck(width=256)),
         weights=Weights("efficientnet-lite0"),
         tuning=tuning.Probe(),
-        objective=(terms.Supervised(on="source"), terms.Supervised(on="labelled"), terms.Mcc()),
+        objective=(terms.Supervised(on="source"), terms.Mcc()),
         optim=Optim(lr=1e-3, weight_decay=0.01, warmup=0.1),
         train=Train(steps=300, batch=32, eval_every=300),
     )
