@@ -98,10 +98,17 @@ REFUSED = {
 PAIRS = [pair for pair in itertools.product(MODELS, TUNINGS) if pair not in REFUSED]
 
 
+TRANSFORMERS = ("bert", "vit")
+
+
 def spread(pairs):
-    """Test every tuning or term with one of the models that accept it, in turn; the slow tests use all models."""
+    """Test every tuning or term with one of the models that accept it, in turn; the slow tests use all models.
+
+    Transformers compile longest, so they test what no other model accepts.
+    """
     quick = [pair for pair in pairs if pair[0] != "bert" or pair[1] not in ELSEWHERE]
     names = {other: [name for name, value in quick if value == other] for _, other in quick}
+    names = {other: [name for name in value if name not in TRANSFORMERS] or value for other, value in names.items()}
     near = {(value[n % len(value)], other) for n, (other, value) in enumerate(names.items())}
     return [pytest.param(*pair, marks=[] if pair in near else [pytest.mark.slow]) for pair in pairs]
 

@@ -94,6 +94,7 @@ def test_running_statistics_cover_all_streams_together_or_the_targets_one_after_
         check(walked(parts, start, batch, 1)[0], pieces, start)
 
 
+@pytest.mark.slow
 def test_features_are_normalised_by_the_moments_of_all_streams():
     """The loss of a stream depends on another stream only in this way."""
     risk = (terms.Supervised(), terms.Mcc(weight=0.0))
@@ -105,6 +106,7 @@ def test_features_are_normalised_by_the_moments_of_all_streams():
         assert (abs(actual[0] - actual[1]) > 1e-3) == joint
 
 
+@pytest.mark.slow
 def test_every_piece_has_its_part_of_all_streams():
     batch = streams()
     parts, start = begun(CNN, joint=True, accumulate=4)

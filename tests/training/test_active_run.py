@@ -77,7 +77,7 @@ def recorded_numbers(folder):
     ("recipe", "stops"),
     [
         pytest.param(WAVES, (4,), marks=pytest.mark.slow),
-        (WAVES, (2,)),
+        pytest.param(WAVES, (2,), marks=pytest.mark.slow),
         (WAVES, (3,)),
         pytest.param(AVERAGED, (2, 4, 6), marks=pytest.mark.slow),
         pytest.param(TURNS, (5,), marks=pytest.mark.slow),

@@ -120,7 +120,8 @@ def test_after_an_interruption_the_same_command_continues(longer, copy, monkeypa
     same_end(lengthen(copy, steps=8, how=QUIET), longer)
 
 
-@pytest.mark.parametrize("place", ["the result", pytest.param("the recipe", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["the result", "the recipe"])
 def test_a_kill_while_the_folder_changes_hands_loses_nothing(finished, longer, copy, monkeypatch, place):
     def killed(*arguments, **options):
         raise KeyboardInterrupt

@@ -258,7 +258,11 @@ def test_a_run_saves_float32_weights_that_answer_as_it_did(tmp_path, no_page):
     assert {dtype for dtype, _, _ in arrays.values()} <= {"float32", "int32", "uint32"}
 
 
-@pytest.mark.parametrize("settings", [{"frozen_dtype": "int8"}, {"parameter_dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"frozen_dtype": "int8"}, pytest.param({"parameter_dtype": "bfloat16"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_run_resumes_with_the_same_bits(settings, no_page, goes_on):
     goes_on(recipe_of(**settings), [4])
 

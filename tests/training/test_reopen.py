@@ -41,6 +41,7 @@ def same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+@pytest.mark.slow
 def test_the_initial_weights_are_rebuilt(runs):
     first, second = map(reopen, (one.folder for one in runs))
     assert first.ready.recipe == runs[0].recipe

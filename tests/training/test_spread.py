@@ -63,9 +63,8 @@ def assert_cut(mesh, model, params):
         assert leaf.sharding.spec == spec, path
 
 
-@pytest.mark.parametrize(
-    "mesh", [MESHES[0], *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES[1:])], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_each_device_draws_its_part_of_the_same_bits(mesh):
     mesh, model = sharding.make_mesh(mesh=mesh), models.build(BERT, models.Pooled(2))
     parts = drawn(model, 3, mesh)

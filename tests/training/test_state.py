@@ -104,6 +104,7 @@ def test_the_moving_average_is_that_of_the_parameters_with_bias_correction(how, 
     assert begin(plain).average == {}
 
 
+@pytest.mark.slow
 def test_an_average_does_not_change_the_training():
     results = []
     for more in ({}, {"ema": 0.5}):

@@ -243,7 +243,7 @@ def test_a_term_of_weight_0_equals_leaving_it_out(walked):
     assert metrics["anchor/distance"] > 0
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_values_that_a_term_remembers_survive_the_donation_of_the_state(devices):
     parts = parts_of(terms=(Supervised(), Anchor(weight=0.1)))
     variables, key = variables_of(parts), jax.random.key(0)
@@ -330,7 +330,7 @@ def test_every_hyperparameter_is_in_the_state():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(stored))
 
 
-@pytest.mark.parametrize(("how", "devices"), [("jit", 1), ("jit", 8), ("pmap", 4)])
+@pytest.mark.parametrize(("how", "devices"), [("jit", 1), ("jit", 8), pytest.param("pmap", 4, marks=pytest.mark.slow)])
 def test_micro_batches_give_the_undivided_step(walked, how, devices):
     # This includes dropout: noise depends on the example, not on its place.
     state, metrics = walk(parts_of(accumulate=2), how, devices)

@@ -227,7 +227,7 @@ def test_running_statistics_move_once_and_the_average_counts_one_step():
         assert float(value["weight"]) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("rate", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_every_turn_has_separate_noise(rate):
     """If nothing moves, the gradients of the same turn differ by the noise only."""
     settings = dataclasses.replace(MLP, dropout=rate)

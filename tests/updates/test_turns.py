@@ -73,6 +73,7 @@ def test_a_vectorised_run_equals_the_run_alone(name, tmp_path, monkeypatch, sour
             ), (n, measure)
 
 
+@pytest.mark.slow
 def test_the_head_of_adda_is_frozen_for_every_tuning(source_run):
     for way in (tuning.Full(), tuning.BitFit()):
         moving = prepare(adda(source_run, tuning=way)).trainable

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tlx import report
 from tlx.records import studies
 
@@ -71,6 +73,7 @@ def check_answers(answers):
     assert all(len(answer) == 1 and answer[0] in "0123456789" for answer in answers)
 
 
+@pytest.mark.slow
 def test_a_user_defined_task_supports_all_steps(check_recipe):
     """Run all steps; the metrics and scores of the task are in every record."""
     artifacts = check_recipe(FILE, "task.sharpness", (0.5, 2.0), check_answers=check_answers)

@@ -269,6 +269,7 @@ def test_a_partly_written_shard_is_ignored(text, store, tmp_path):
     assert run(text, tmp_path / "b", how=STORED).result["prefix"][0]["computed"] == 0
 
 
+@pytest.mark.slow
 def test_deleted_features_stay_readable_for_a_run_that_has_them_open(text, changed, store):
     recipe = changed(text, tuning=tuning.Probe())
     splits = open_data(recipe)
