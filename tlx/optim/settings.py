@@ -28,8 +28,8 @@ class Optim:
     torch). `beta1`, `beta2` and `epsilon` apply to Adam and related optimisers (the papers use beta2 0.99 for `lion`,
     epsilon 1e-6 for `lamb`, momentum 0.95 for `muon`).
 
-    "inverse" falls from lr to lr / (1 + `inverse_scale`) ** `inverse_power` (Ganin and Lempitsky, 2015). "steps" divides
-    the rate by `steps_divisor` at each of the shares `steps_at` of all steps, the warm-up included.
+    "inverse" falls from lr to lr / (1 + `inverse_scale`) ** `inverse_power` (Ganin and Lempitsky, 2015). "steps"
+    divides the rate by `steps_divisor` at each of the shares `steps_at` of all steps, the warm-up included.
 
     The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. `beta1`
     (`momentum` for `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
