@@ -129,6 +129,6 @@ def test_steps_divide_the_rate_at_whole_steps_as_in_optax():
     assert actual[749] == pytest.approx(0.1) and actual[750] == pytest.approx(0.01)
     # 0.7 and 10 steps: rounding moves no boundary.
     np.testing.assert_allclose(
-        course(Optim(lr=1.0, schedule="steps", steps_at=(0.7,), steps_divisor=2.0), 10), [1.0] * 7 + [0.5] * 4
+        course(Optim(lr=1.0, schedule="steps", boundaries=(0.7,), boundary_divisor=2.0), 10), [1.0] * 7 + [0.5] * 4
     )
-    assert (course(Optim(lr=1.0, schedule="steps", steps_at=()), 10) == 1.0).all()
+    assert (course(Optim(lr=1.0, schedule="steps", boundaries=()), 10) == 1.0).all()

@@ -353,7 +353,7 @@ def test_a_wave_has_the_parameters_that_are_trainable_in_the_same_phases():
     [
         Optim(),
         Optim("sgd", clip=1.0),
-        Optim("sgd", nesterov=True, coupled=True, weight_decay=0.1, schedule="steps", steps_at=(0.2, 0.6)),
+        Optim("sgd", nesterov=True, coupled=True, weight_decay=0.1, schedule="steps", boundaries=(0.2, 0.6)),
         Optim("adam", schedule="linear", warmup=0.5),
         Optim("lion", schedule="one-cycle"),
         Optim("muon", schedule="slanted-triangular"),
@@ -391,9 +391,9 @@ def test_every_number_may_be_traced(optim):
         ({"momentum": -0.1}, "momentum is -0.1; expected a decay in [0, 1)"),
         ({"name": "adam", "nesterov": True}, "nesterov=True with name='adam'"),
         ({"name": "sgd", "nesterov": True, "momentum": None}, "nesterov=True with name='sgd' and momentum=None"),
-        ({"schedule": "steps", "steps_at": (0.5, 0.2)}, "steps_at is (0.5, 0.2); expected rising shares"),
-        ({"schedule": "steps", "steps_at": (0.5, 1.0)}, "steps_at is (0.5, 1.0); expected rising shares"),
-        ({"schedule": "steps", "steps_divisor": 0.1}, "steps_divisor is 0.1; expected 1 or more"),
+        ({"schedule": "steps", "boundaries": (0.5, 0.2)}, "boundaries is (0.5, 0.2); expected rising shares"),
+        ({"schedule": "steps", "boundaries": (0.5, 1.0)}, "boundaries is (0.5, 1.0); expected rising shares"),
+        ({"schedule": "steps", "boundary_divisor": 0.1}, "boundary_divisor is 0.1; expected 1 or more"),
         ({"epsilon": -1e-8}, "epsilon is -1e-08; expected 0 or more"),
         ({"cycle_peak": 1.0}, "cycle_peak is 1.0; expected a share of the schedule in (0, 1)"),
         (

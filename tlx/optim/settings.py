@@ -29,7 +29,7 @@ class Optim:
     epsilon 1e-6 for `lamb`, momentum 0.95 for `muon`).
 
     "inverse" falls from lr to lr / (1 + `inverse_scale`) ** `inverse_power` (Ganin and Lempitsky, 2015). "steps"
-    divides the rate by `steps_divisor` at each of the shares `steps_at` of all steps, the warm-up included.
+    divides the rate by `boundary_divisor` at each of the shares `boundaries` of all steps, the warm-up included.
 
     The one-cycle rises from lr / `cycle_start` to lr in the share `cycle_peak`, and falls to lr / `cycle_end`. `beta1`
     (`momentum` for `sgd` and `muon`) goes from the first number of `cycle_momentum` to the second, where the rate is at
@@ -64,8 +64,8 @@ class Optim:
     cycle_momentum: tuple[float, float] = (0.0, 0.0)
     inverse_scale: float = 10.0
     inverse_power: float = 0.75
-    steps_at: tuple[float, ...] = (0.3, 0.6, 0.9)
-    steps_divisor: float = 10.0
+    boundaries: tuple[float, ...] = (0.3, 0.6, 0.9)
+    boundary_divisor: float = 10.0
     slant_peak: float = 0.1
     slant_ratio: float = 32.0
     plateau_divisor: int = 10
@@ -93,9 +93,9 @@ class Optim:
         for name in ("cycle_peak", "slant_peak"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share of the schedule in (0, 1)")
-        if not all(0 < share < 1 for share in self.steps_at) or list(self.steps_at) != sorted(set(self.steps_at)):
-            raise ValueError(f"steps_at is {self.steps_at}; expected rising shares of the run in (0, 1)")
-        for name in ("cycle_start", "cycle_end", "slant_ratio", "steps_divisor"):
+        if not all(0 < share < 1 for share in self.boundaries) or list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError(f"boundaries is {self.boundaries}; expected rising shares of the run in (0, 1)")
+        for name in ("cycle_start", "cycle_end", "slant_ratio", "boundary_divisor"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected 1 or more, because it divides the peak learning rate"
