@@ -27,6 +27,7 @@ from tlx.layers.declare import (
     he_out,
     normal,
     ones,
+    uniform,
     zeros,
 )
 from tlx.layers.dense import bottleneck, column_norms, dense
@@ -58,5 +59,5 @@ __all__ = [
     "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "he_out", "join_windows", "keep_mask",
     "keys_and_values", "layer_norm", "log_distances", "max_pool", "mean_halves", "mix", "normal", "ones",
     "probe_tokens", "relative_bias", "relative_places", "rms_norm", "rotary_angles", "rotate", "split_windows",
-    "stochastic_depth", "window_mask", "zeros",
+    "stochastic_depth", "uniform", "window_mask", "zeros",
 ]  # fmt: skip

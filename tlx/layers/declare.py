@@ -28,6 +28,11 @@ def normal(deviation: float = 0.02) -> Init:
     return lambda key, shape: deviation * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
 
+def uniform(bound: float) -> Init:
+    """Return a uniform initialiser from -bound to bound."""
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
 def he(key: Key, shape: tuple[int, ...]) -> Array:
     """Initialise as He et al. (2015), with all axes except the last as fan in."""
     return jax.nn.initializers.he_normal()(key, shape, jnp.float32)

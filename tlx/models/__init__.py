@@ -38,7 +38,7 @@ from tlx.models.cnn import Cnn
 from tlx.models.convnext import ConvNeXt
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, Neck, PerToken, Pooled
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
@@ -66,6 +66,7 @@ __all__ = [
     "Mlp",
     "MobileNetV2",
     "MobileNetV3",
+    "Neck",
     "Nnx",
     "PerToken",
     "Pooled",

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from tlx.models.heads import Head, Pooled
+from tlx.models.neck import neck_of, with_neck
 from tlx.models.sizes import total
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Field, Model
@@ -122,14 +123,16 @@ def build(config: Architecture, head: Head | int | None = None) -> Model:
     """
     architecture, head = check_architecture(config), as_head(head)
     check_head(architecture, head)
-    return architecture.build(head)
+    if head is None or (neck := neck_of(head)) is None:
+        return architecture.build(head)
+    return with_neck(architecture.build(Pooled(head.outputs)), head, neck, example_inputs(architecture))
 
 
 def count(config: Architecture, head: Head | int | None = None) -> int:
     """Count the parameters that the model of an architecture has; `head` is as in `build`."""
     architecture, head = check_architecture(config), as_head(head)
     check_head(architecture, head)
-    return architecture.count(head)
+    return architecture.count(head) if neck_of(head) is None else total(build(architecture, head).params)
 
 
 def image_shape(config: Architecture) -> tuple[int, int, int] | None:

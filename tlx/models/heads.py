@@ -17,9 +17,38 @@ class Head:
             raise ValueError(f"{type(self).__name__} has outputs={self.outputs!r}; expected a whole number above 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Neck:
+    """A hidden layer between the features of a model and its classifier: dense, batch norm, ReLU, dropout.
+
+    It is the "bottleneck" of Transfer-Learning-Library. Its outputs are then the features that losses compare and
+    `features` returns. Every tuning that trains the head trains the neck too.
+
+    Attributes:
+        width: The number of its outputs.
+        norm: Whether it has batch norm.
+        dropout: The rate of dropout after it.
+    """
+
+    width: int = 256
+    norm: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
+            raise ValueError(f"Neck has width={self.width!r}; expected a whole number above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Neck has dropout={self.dropout!r}; expected a rate in [0, 1)")
+
+
 @dataclass(frozen=True)
 class Pooled(Head):
-    """Logits of the whole example, [B, outputs]: classification, regression, several labels for each example."""
+    """Logits of the whole example, [B, outputs]: classification, regression, several labels for each example.
+
+    `neck` is a hidden layer below the classifier; None leaves the head of the architecture as it is.
+    """
+
+    neck: Neck | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tlx import config
 from tlx.files import class_names
 from tlx.functional.metrics import Metric, of_scores
 from tlx.functional.scores import Scores
-from tlx.models.heads import Head
+from tlx.models.heads import Head, Neck
 from tlx.trees import Example, Json, near_miss
 from tlx.types import Array, ArrayMap, Column, Field
 
@@ -106,7 +106,9 @@ class Task:
         for name, value in values.items():
             if name not in self.kept:
                 raise ValueError(f"{type(self).__name__} keeps no field {name!r}{near_miss(name, self.kept)}")
-            typed[name] = config.conform(config.load(value, {}), hints[name], f"{type(self).__name__}.{name}")
+            typed[name] = config.conform(
+                config.load(value, {Neck.__name__: Neck}), hints[name], f"{type(self).__name__}.{name}"
+            )
         return config.replace(self, **typed) if typed else self
 
     def of_run(self, result: Mapping[str, Any]) -> Self:

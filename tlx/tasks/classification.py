@@ -13,7 +13,7 @@ from tlx.functional.agreement import macro_f1
 from tlx.functional.calibration import at_temperature, fit_temperature
 from tlx.functional.metrics import STANDARD, Metric, share_metric
 from tlx.functional.scores import TOP, Scores, check_labels, softmax
-from tlx.models.heads import Pooled
+from tlx.models.heads import Neck, Pooled
 from tlx.tasks.base import STORED_CLASSES, Batch, Outputs, Statement, Task, check_names, numbered
 from tlx.tasks.classes import contradictions, format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
@@ -44,6 +44,7 @@ class Classification(Task):
             divides the logits of every later prediction; metrics of it are measured beside the others.
         temperature: The temperature; None leaves the logits unchanged.
         extra_metrics: The user's own metrics.
+        neck: A hidden layer between the features and the classifier; None for none.
     """
 
     classes: int | None = None
@@ -54,6 +55,7 @@ class Classification(Task):
     calibrate: bool = False
     temperature: float | None = None
     extra_metrics: tuple[ExtraMetric, ...] = ()
+    neck: Neck | None = None
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": STANDARD["accuracy"],
@@ -66,7 +68,7 @@ class Classification(Task):
             for name in ("weighted_f1", "mcc", "kappa", "auroc", "average_precision", "top5", "brier", *CALIBRATED)
         },
     }
-    kept: ClassVar[tuple[str, ...]] = ("temperature",)
+    kept: ClassVar[tuple[str, ...]] = ("temperature", "neck")
     exclusive: ClassVar[bool] = True
     by_class: ClassVar[bool] = True
     problem: ClassVar[str] = "single_label_classification"
@@ -156,7 +158,7 @@ class Classification(Task):
     def head(self) -> Pooled:
         if self.classes is None:
             raise ValueError("the task does not state its number of classes; set tasks.Classification(classes=...)")
-        return Pooled(self.classes)
+        return Pooled(self.classes, self.neck)
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         if self.focal is None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.metrics import STANDARD, Metric
-from tlx.models.heads import Pooled
+from tlx.models.heads import Neck, Pooled
 from tlx.tasks.base import STORED_CLASSES, Batch, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
@@ -29,17 +29,19 @@ class MultiLabel(Task):
             in torch's `BCEWithLogitsLoss`. "balanced" gives both sides of a class the same total weight in the training
             examples.
         extra_metrics: The user's own metrics.
+        neck: A hidden layer between the features and the classifier; None for none.
     """
 
     names: tuple[str, ...] = ()
     threshold: float = 0.5
     class_weights: ClassWeights = ()
     extra_metrics: tuple[ExtraMetric, ...] = ()
+    neck: Neck | None = None
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         name: STANDARD[name] for name in ("micro_f1", "macro_f1", "exact_match", "loss", "auroc", "average_precision")
     }
-    kept: ClassVar[tuple[str, ...]] = ("threshold",)
+    kept: ClassVar[tuple[str, ...]] = ("threshold", "neck")
     by_class: ClassVar[bool] = True
     problem: ClassVar[str] = "multi_label_classification"
 
@@ -84,7 +86,7 @@ class MultiLabel(Task):
     def head(self) -> Pooled:
         if not self.names:
             raise ValueError("the task does not state the names of its classes; set tasks.MultiLabel(names=...)")
-        return Pooled(len(self.names))
+        return Pooled(len(self.names), self.neck)
 
     def fields(self) -> Mapping[str, Field]:
         return {"label": Field((len(self.names),), "float32")}

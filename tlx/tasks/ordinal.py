@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.metrics import STANDARD, Metric
-from tlx.models.heads import Pooled
+from tlx.models.heads import Neck, Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names, numbered
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
@@ -29,16 +29,18 @@ class Ordinal(Task):
         names: The class names from the lowest to the highest. Empty takes those of the data set, if they are numbers.
         ranks: The rank of each class of the data set, in the order of its labels.
         extra_metrics: The user's own metrics.
+        neck: A hidden layer between the features and the classifier; None for none.
     """
 
     names: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
     extra_metrics: tuple[ExtraMetric, ...] = ()
+    neck: Neck | None = None
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         name: STANDARD[name] for name in ("mae", "quadratic_kappa", "accuracy", "loss")
     }
-    kept: ClassVar[tuple[str, ...]] = ("names", "ranks")
+    kept: ClassVar[tuple[str, ...]] = ("names", "ranks", "neck")
 
     def __post_init__(self) -> None:
         check_names(self.names)
@@ -78,7 +80,7 @@ class Ordinal(Task):
     def head(self) -> Pooled:
         if not self.names:
             raise ValueError("the task does not state the names of its classes; set tasks.Ordinal(names=...)")
-        return Pooled(len(self.names) - 1)
+        return Pooled(len(self.names) - 1, self.neck)
 
     def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
         """Return `label`, the rank of the class of the example."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlx.functional import losses
 from tlx.functional.metrics import STANDARD, Metric
-from tlx.models.heads import Pooled
+from tlx.models.heads import Neck, Pooled
 from tlx.tasks.base import Batch, Outputs, Statement, Task, numbered
 from tlx.tasks.extra import ExtraMetric, check_extra
 from tlx.trees import Json
@@ -29,6 +29,7 @@ class Regression(Task):
         deviation: The standard deviation of each output, [K]; None takes that of the training examples, or 1 for an
             output that does not vary there.
         extra_metrics: The user's own metrics.
+        neck: A hidden layer between the features and the classifier; None for none.
     """
 
     outputs: int = 1
@@ -36,12 +37,13 @@ class Regression(Task):
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
     extra_metrics: tuple[ExtraMetric, ...] = ()
+    neck: Neck | None = None
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         name: STANDARD[name] for name in ("mse", "mae", "r2", "pearson", "rmse", "spearman")
     }
     problem: ClassVar[str] = "regression"
-    kept: ClassVar[tuple[str, ...]] = ("standardise", "mean", "deviation")
+    kept: ClassVar[tuple[str, ...]] = ("standardise", "mean", "deviation", "neck")
 
     def __post_init__(self) -> None:
         check_extra(self.extra_metrics, self.metrics)
@@ -111,7 +113,7 @@ class Regression(Task):
         return numbered([f"LABEL_{n}" for n in range(self.outputs)]) | {"problem_type": self.problem}
 
     def head(self) -> Pooled:
-        return Pooled(self.outputs)
+        return Pooled(self.outputs, self.neck)
 
     def fields(self) -> Mapping[str, Field]:
         return {"label": Field(() if self.outputs == 1 else (self.outputs,), "float32")}

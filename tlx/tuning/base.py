@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 
 from tlx.layers.merging import merged
+from tlx.models.neck import NECK, neck_of
 from tlx.partition import compile_rule, near_pattern
 from tlx.trees import Tree, subtree
 from tlx.types import Apply, Key, Learn, Model, Phase, Rule
@@ -96,7 +97,7 @@ def stage_rule(stage: str, learn: Learn | None) -> Rule:
 
 
 def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
-    """Return the rule that trains the last stage with parameters, except its `FIXED` leaves.
+    """Return the rule that trains the last stage with parameters and a neck below it, except their `FIXED` leaves.
 
     A new task needs its own head, also where few other parameters are trained.
 
@@ -108,7 +109,8 @@ def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
         raise ValueError(
             f"{who}() requires a stage below the head, but this model has the stages {stages}; use Rules(...)"
         )
-    return (f"{stages[-1]}/(?!{FIXED}$).*", learn)
+    names = stages[-1] if neck_of(model.head) is None else f"({NECK}|{stages[-1]})"
+    return (f"{names}/(?!{FIXED}$).*", learn)
 
 
 def with_head(model: Model, who: str, *rules: Rule) -> tuple[Phase, ...]:

@@ -19,7 +19,7 @@ class Bottleneck(Tuning):
 
     This is the bottleneck of domain adaptation (256 units between a network and a new head; Long et al., 2015) as a
     residual adapter (Houlsby et al., 2019). `up` starts at zero, so the initial model computes the pretrained function.
-    Everything below the bottleneck is computed once.
+    Everything below the bottleneck is computed once. For the layer of the paper see `models.Neck`.
     """
 
     unmergeable = (("neck", "a bottleneck"),)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from tlx import models
+from tlx.models.neck import neck_of
 from tlx.processors.base import Processor
 from tlx.trees import Json
 from tlx.weights.expected import expected
@@ -119,7 +120,9 @@ def note(pretrained: Pretrained) -> str | None:
     """Return a message for a model that `transformers` has no class for; None if it has one."""
     if written_kind(pretrained) != OWN:
         return None
-    return f"transformers has no class for {type(pretrained.model.config).__name__}; only tlx can open this directory"
+    neck = " with a neck" if neck_of(pretrained.model.head) else ""
+    kind = type(pretrained.model.config).__name__
+    return f"transformers has no class for {kind}{neck}; only tlx can open this directory"
 
 
 def check_export(pretrained: Pretrained, directory: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from tlx.config import source
 from tlx.models import Architecture, Head, initialise
 from tlx.models.names import STATS, Name
+from tlx.models.neck import HEAD, neck_names, neck_of
 from tlx.tasks import Task
 from tlx.trees import Json, flatten, nest, size
 from tlx.types import Model, Variables
@@ -61,6 +62,8 @@ def foreign_kind(pretrained: Pretrained) -> str:
 
 def kind_of(document: Json, settings: Architecture, head: Head | None) -> str:
     """Return `foreign_kind` for the `document` (config.json) that was read and the architecture `settings`."""
+    if neck_of(head) is not None:
+        return OWN
     form = foreign_kinds(type(settings)).get(str(document.get("model_type")))
     if form is not None and form.layout == Format.layout:
         return str(document["model_type"])
@@ -121,7 +124,11 @@ def fill(model: Model, arrays: dict[str, np.ndarray], seed: int, place: Place | 
 def name_table(kind: str, model: Model) -> list[Name]:
     """Return the foreign name of every parameter and statistic, or our name if the form is ours."""
     if kind != OWN:
-        return list(format_of(kind, model).names(model.config, model.head))
+        form = format_of(kind, model)
+        names = form.names(model.config, model.head)
+        if neck_of(model.head) is None:
+            return list(names)
+        return [*(name for name in names if not name.ours.startswith(f"{HEAD}/")), *neck_names(model)]
     return [Name(path, path) for path in (*flatten(model.params), *prefixed_stats(model))]
 
 

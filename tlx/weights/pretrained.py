@@ -12,6 +12,7 @@ from tlx import config as records
 from tlx import models, sharding
 from tlx.files.documents import digests
 from tlx.models import Architecture, Head
+from tlx.models.neck import NECK
 from tlx.partition import compile_rule
 from tlx.processors import ImageProcessor, Processor
 from tlx.tasks import Task
@@ -146,6 +147,8 @@ def load_pretrained(
             f"the checkpoint's head reads pooling={stored.pooling!r}, the new head reads pooling={settings.pooling!r}"
         )
         arrays, entries = left_out(built, arrays, entries, reason)
+    if any(entry.action == "reset" and entry.path.startswith(f"{NECK}/") for entry in entries):
+        arrays, entries = left_out(built, arrays, entries, "the neck below it is new")
     place = placer(mesh, built, checkpoint.resettable(built)) if spread else None
     variables = fill(built, arrays, seed, place)
     new_leaves = checksum_new_leaves(entries, variables, checkpoint.resettable(built))
@@ -182,7 +185,7 @@ class Checkpoint(NamedTuple):
 
     def resettable(self, model: Model) -> tuple[str, ...]:
         """Return the stages of `model` that the checkpoint may lack."""
-        return (model.stages[-1].name, "pool") if self.kind == OWN else ("head", "pool")
+        return (model.stages[-1].name if self.kind == OWN else "head", "pool", NECK)
 
 
 def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Architecture | None) -> Checkpoint:

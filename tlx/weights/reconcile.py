@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.models.names import Name, inward
+from tlx.models.names import STATS, Name, inward
 from tlx.partition import compile_rule, near_pattern
 from tlx.trees import Json, flatten
 
@@ -106,7 +106,7 @@ def reconcile(
     keys: dict[str, str | None] = {}
     for name in names:
         key = keys[name.ours] = find(name.foreign, name.head, tensors, prefix)
-        shape, stage = params[name.ours].shape, name.ours.split("/")[0]
+        shape, stage = params[name.ours].shape, name.ours.removeprefix(STATS).split("/")[0]
         if name.ours in reset_paths:
             entries.append(Entry("reset", name.ours, key or "", "matches Weights(reset=...)"))
         elif key is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tlx.models.neck import NECK
 from tlx.trees import flatten
 from tlx.types import Array, Model, Variables
 from tlx.weights.form import Pretrained
@@ -59,8 +60,10 @@ def check_trained(pretrained: Pretrained, advice: str) -> None:
 
 
 def part_of(model: Model, path: str) -> str:
-    """Return "pooler" or "head", the part of the model that a parameter belongs to."""
+    """Return "pooler", "neck" or "head", the part of the model that a parameter belongs to."""
     stage = next((candidate for candidate in model.stages if path.startswith(f"{candidate.name}/")), None)
+    if stage is not None and stage.name == NECK:
+        return NECK
     return "pooler" if stage is not None and stage.output == "pooled" else "head"
 
 
