@@ -1,9 +1,9 @@
-"""Fine-tune a ResNet-50 of ImageNet on the 19 tasks of VTAB-1k: the light protocol of Zhai et al. (2019).
+r"""Fine-tune a ResNet-50 of ImageNet on the 19 tasks of VTAB-1k: the light protocol of Zhai et al. (2019).
 
-tlx study configs/published/vtab.py                 # four settings for each task, on 800 examples and 200 for validation
-tlx run configs/published/vtab.py --set data.target.path=data/vtab-1k/svhn/train800val200.txt \
-    --set data.target.validation=data/vtab-1k/svhn/val200.txt --set data.target.test=data/vtab-1k/svhn/test.txt \
-    --set "data.target.classes=tuple(map(str, range(10)))" --set optim.lr=0.1   # one task, on all 1,000 examples
+tlx study configs/published/vtab.py      # four settings for each task, on 800 examples
+tlx run configs/published/vtab.py --set optim.lr=0.1 \
+    --set "data.target=ImageList('data/vtab-1k/svhn/train800val200.txt',
+    validation='data/vtab-1k/svhn/val200.txt', test='data/vtab-1k/svhn/test.txt')"     # one task, on all 1,000 examples
 
 Not run here. Published accuracies in percent with 1,000 examples (docs/data/results.csv of task_adaptation), for a
 ResNet-50 v2 trained with all labels of ImageNet ("Sup-100%") and for the same network from scratch:
