@@ -5,9 +5,9 @@ decay in the gradient of every parameter, a tenth of the rate below the hidden l
 and the rate lr (1 + gamma i) ** -0.75 at step i. A checkpoint is chosen at each of its epochs by the accuracy on the
 target ("oracle"), as there; `--set train.select=last` measures what a user without labels would get.
 
-What differs, for every data set: the discriminators of DANN and CDAN have no batch norm; the classifiers of MDD are
-linear and have one hidden layer, there both have a hidden layer with dropout; new layers start as torch's do, there
-some start from normal numbers.
+What differs, for every data set: the discriminators of DANN and CDAN have no batch norm, and their biases no decay; of
+the two classifiers of MDD one is linear and one has a hidden layer, there both have a hidden layer with dropout; new
+layers start as torch's do, there some start from normal numbers.
 """
 
 from typing import Any, NamedTuple

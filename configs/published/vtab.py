@@ -19,8 +19,8 @@ augmentation; learning rate 0.1 or 0.01, and 2,500 or 10,000 steps, with a tenth
 the steps on. The best of the four on the 200 validation examples is trained again on all 1,000 examples.
 
 The data: the folder `data/vtab-1k` in its usual form, with the lists train800.txt, val200.txt, train800val200.txt and
-test.txt in a folder for each task. Tasks with one label in TFDS also run by name (--set data.target=eurosat
---set data.fraction=0.05), with other examples than the published ones.
+test.txt in a folder for each task. A data set of TFDS with one label also runs by name, with other examples than the
+published ones: --set data.target=svhn_cropped --set data.shots=100.
 
 What differs: the network is ResNet-50 v1.5 of torchvision, because tlx does not read modules of TF Hub, with its
 normalisation of the colours; in the run on 1,000 examples the validation split is a part of the training split.

@@ -90,6 +90,28 @@ class Optim:
                 raise ValueError(f"{name} is {share}; expected a decay in [0, 1)")
         if self.epsilon < 0:
             raise ValueError(f"epsilon is {self.epsilon}; expected 0 or more")
+        self._check_course()
+        if self.optimiser().needs_momentum and self.momentum is None:
+            raise ValueError(
+                f"{self.name} needs a momentum, because it makes the momentum orthogonal and not the gradient; set "
+                "momentum=0.9, for example"
+            )
+        if self.nesterov and (self.momentum is None or self.name != "sgd"):
+            raise ValueError(
+                f"nesterov=True with name={self.name!r} and momentum={self.momentum}; it changes the momentum of 'sgd' "
+                "only: remove it, or choose 'sgd' with a momentum"
+            )
+        if self.averages and not 0 < self.beta1 < 1:
+            raise ValueError(
+                f"beta1 is {self.beta1}; {self.name} needs beta1 in (0, 1), because it interpolates with it"
+            )
+        if self.averages and self.schedule != "constant":
+            raise ValueError(
+                f"{self.name} averages the parameters and needs schedule='constant', not {self.schedule!r}"
+            )
+
+    def _check_course(self) -> None:
+        """Raise ValueError for numbers that no schedule can have."""
         for name in ("cycle_peak", "slant_peak"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share of the schedule in (0, 1)")
@@ -114,24 +136,6 @@ class Optim:
             raise ValueError(
                 f"cycle_momentum is {self.cycle_momentum}; expected two numbers in [0, 1): the momentum at the ends "
                 "and at the peak"
-            )
-        if self.optimiser().needs_momentum and self.momentum is None:
-            raise ValueError(
-                f"{self.name} needs a momentum, because it makes the momentum orthogonal and not the gradient; set "
-                "momentum=0.9, for example"
-            )
-        if self.nesterov and (self.momentum is None or self.name != "sgd"):
-            raise ValueError(
-                f"nesterov=True with name={self.name!r} and momentum={self.momentum}; it changes the momentum of 'sgd' "
-                "only: remove it, or choose 'sgd' with a momentum"
-            )
-        if self.averages and not 0 < self.beta1 < 1:
-            raise ValueError(
-                f"beta1 is {self.beta1}; {self.name} needs beta1 in (0, 1), because it interpolates with it"
-            )
-        if self.averages and self.schedule != "constant":
-            raise ValueError(
-                f"{self.name} averages the parameters and needs schedule='constant', not {self.schedule!r}"
             )
 
     def optimiser(self) -> Optimiser:
