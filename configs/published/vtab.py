@@ -17,6 +17,8 @@ ResNet-50 v2 trained with all labels of ImageNet ("Sup-100%") and for the same n
 The protocol: SGD with momentum 0.9, batches of 512, no warm-up, no weight decay, images of 224 pixels without
 augmentation; learning rate 0.1 or 0.01, and 2,500 or 10,000 steps, with a tenth of the rate from 0.3, 0.6 and 0.9 of
 the steps on. The best of the four on the 200 validation examples is trained again on all 1,000 examples.
+The README of task_adaptation has the rate 0.01 and 2,500 steps, and its results state four settings; the other rate and
+length are those of the paper as we know it, and were not checked against its text.
 
 The data: the folder `data/vtab-1k` in its usual form, with the lists train800.txt, val200.txt, train800val200.txt and
 test.txt in a folder for each task. A data set of TFDS with one label also runs by name, with other examples than the
