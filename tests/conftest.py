@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 
 import tlx
-from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, config, models, param, prod, tasks, tuning
+from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, config, models, param, prod, sharding, tasks, tuning
 from tlx.functional.metrics import document as declaration
 from tlx.functional.scores import scores_of
 from tlx.predict.opening import ModelInputs, OpenedModel
@@ -36,6 +36,9 @@ from tlx.records.progress import Progress
 from tlx.records.run_directory import Predictions, write_predictions
 from tlx.study import run_study
 from tlx.study.base import document, settle
+from tlx.training.prepare import open_data, prepare, training_batches
+from tlx.training.step import compile_step, initial_state
+from tlx.trees import flatten
 from tlx.types import Column, Variables
 from tlx.weights import Manifest, Pretrained, save_pretrained
 
@@ -337,3 +340,26 @@ def networks():
     yield SimpleNamespace(torchvision=torchvision, timm=timm)
     # The operators live as long as this value.
     del operators
+
+
+@pytest.fixture(scope="session")
+def two_steps():
+    """A function that takes two steps of a recipe on two devices: the losses are finite, and only what learns moves."""
+
+    def take(recipe):
+        splits = open_data(recipe)
+        ready = prepare(recipe, splits)
+        parts = ready.parts(0)
+        compiled = compile_step(parts, sharding.make_mesh(jax.devices()[:2]), recipe.train.compile)
+        state = compiled.place(initial_state(parts, ready.variables, 2, jax.random.key(0)))
+        batches = training_batches(ready, splits)
+        for _ in range(2):
+            state, metrics = compiled.train(state, compiled.put(next(batches)))
+            assert np.isfinite(float(metrics["loss"]))
+        before, after = flatten(ready.variables.params), flatten(compiled.fetch(state).variables.params)
+        for name, learn in parts.partition.items():
+            assert learn is not None or np.array_equal(before[name], after[name]), name
+        assert not all(np.array_equal(before[name], after[name]) for name, learn in parts.partition.items() if learn)
+        return ready
+
+    return take

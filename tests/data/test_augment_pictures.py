@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlx.data import ColourJitter, Data, Flip, RandAugment, RandomErasing, RandomResizedCrop, TrivialAugment
+from tlx.data import ColourJitter, Data, Flip, RandAugment, RandomErasing, RandomResizedCrop, Resize, TrivialAugment
 from tlx.data.augment import augmented_example
 from tlx.data.augment_pictures import narrow_operations, wide_operations
 from tlx.processors import ImageProcessor
@@ -68,10 +68,23 @@ def test_a_part_that_no_draw_fits_is_the_middle():
     assert crop.part((12, 40), np.random.default_rng(0)) == (0, 18, 12, 4)
 
 
-def test_the_whole_picture_as_the_part_is_a_plain_resize():
-    crop = RandomResizedCrop(share=(1.0, 1.0), ratio=(31 / 23, 31 / 23))
-    plain = ImageProcessor(size=SIZE, resample="bicubic")
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_the_whole_picture_as_the_part_is_a_plain_resize(resample):
+    crop = RandomResizedCrop(share=(1.0, 1.0), ratio=(31 / 23, 31 / 23), resample=resample)
+    plain = ImageProcessor(size=SIZE, resample=resample)
     np.testing.assert_array_equal(draw((crop,)), plain(example())["image"])
+
+
+def test_a_part_of_a_resized_picture_is_cut_from_a_square():
+    """The proportions of the part are those within the square, so a whole square is the whole picture."""
+    crop = RandomResizedCrop(share=(1.0, 1.0), ratio=(1.0, 1.0), resample="bilinear")
+    square = np.asarray(Image.fromarray(pixels()).resize((20, 20), Image.Resampling.BILINEAR))
+    plain = ImageProcessor(size=SIZE, resample="bilinear")
+    np.testing.assert_array_equal(draw((Resize(size=20), crop)), plain({"image": square})["image"])
+    with pytest.raises(ValueError, match="resample is 'nearest'"):
+        Resize(size=20, resample="nearest")
+    with pytest.raises(ValueError, match="size=0"):
+        Resize(size=0)
 
 
 def test_changes_without_a_crop_keep_the_geometry_of_the_processor():

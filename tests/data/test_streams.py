@@ -53,6 +53,8 @@ def test_a_class_with_too_few_examples_is_named():
         ({"validation": 1.0}, "validation=1.0; expected a share between 0 and 1"),
         ({"tokens": 0}, "tokens=0, buckets=(32, 64, 128); expected lengths of at least 1"),
         ({"size": 0}, "size=0; expected at least 1 pixel"),
+        ({"before_crop": 9}, "before_crop=9 and size=None; expected sides of at least `size` pixels"),
+        ({"before_crop": (9, 7), "size": 8}, "before_crop=(9, 7) and size=8; expected sides of at least"),
         ({"channels": 2}, "channels=2; expected 1 (grey) or 3 (colour)"),
     ],
 )

@@ -14,6 +14,7 @@ def test_numbers_are_the_floats_only_and_come_back_as_arrays():
     numbers = hyperparameters(optim)
     named = {"lr", "weight_decay", "warmup", "beta1", "beta2", "epsilon", "momentum", "slant_peak", "slant_ratio"}
     named |= {"cycle_peak", "cycle_start", "cycle_end", "cycle_momentum", "inverse_scale", "inverse_power"}
+    named |= {"boundaries", "boundary_divisor"}
     assert named == numbers.keys()
     assert hyperparameters(dataclasses.replace(optim, clip=1)) == numbers | {"clip": 1.0}
     assert hyperparameters(tasks.Classification(classes=3)) == {"smoothing": 0.0, "class_weights": {}}

@@ -117,3 +117,18 @@ def test_the_inverse_schedule_is_that_of_transfer_learning_library():
         assert actual == pytest.approx(0.01 * (1 + 0.001 * step) ** -0.75, rel=1e-5)
     with pytest.raises(ValueError, match="inverse_scale is -1"):
         Optim(inverse_scale=-1.0)
+
+
+def test_steps_divide_the_rate_at_whole_steps_as_in_optax():
+    """The boundaries are those of the light protocol of VTAB; they count the steps of the warm-up."""
+    optim = Optim("sgd", lr=0.1, schedule="steps", warmup=0.02)
+    reference = optax.piecewise_constant_schedule(0.1, {750: 0.1, 1500: 0.1, 2250: 0.1})
+    actual = course(optim, 2500)[:2500]
+    expected = [float(reference(step)) for step in range(50, 2500)]
+    np.testing.assert_allclose(actual[50:], expected, rtol=1e-5)
+    assert actual[749] == pytest.approx(0.1) and actual[750] == pytest.approx(0.01)
+    # 0.7 and 10 steps: rounding moves no boundary.
+    np.testing.assert_allclose(
+        course(Optim(lr=1.0, schedule="steps", boundaries=(0.7,), boundary_divisor=2.0), 10), [1.0] * 7 + [0.5] * 4
+    )
+    assert (course(Optim(lr=1.0, schedule="steps", boundaries=()), 10) == 1.0).all()

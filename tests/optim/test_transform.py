@@ -65,6 +65,37 @@ def test_sgd_agrees_with_optax():
     assert jax.tree.leaves(state) == []
 
 
+def test_nesterov_and_coupled_decay_agree_with_optax():
+    """Decay before the momentum is another method than decay after it, also for Adam."""
+    options = {"lr": 0.1, "schedule": "constant", "weight_decay": 0.3}
+    decay = optax.add_decayed_weights(0.3, MATRICES)
+    nesterov = Optim("sgd", nesterov=True, **options)
+    close(walk(dataclasses.replace(nesterov, weight_decay=0.0))[0], independent(optax.sgd(0.1, 0.9, nesterov=True)))
+    coupled = walk(dataclasses.replace(nesterov, coupled=True))[0]
+    close(coupled, independent(optax.chain(decay, optax.sgd(0.1, 0.9, nesterov=True))))
+    assert np.abs(coupled["stem"]["kernel"] - walk(nesterov)[0]["stem"]["kernel"]).max() > 1e-3
+    close(walk(Optim("adam", coupled=True, **options))[0], independent(optax.chain(decay, optax.adam(0.1))))
+    clipped = Optim("sgd", coupled=True, clip=0.5, **options)
+    close(walk(clipped)[0], independent(optax.chain(optax.clip_by_global_norm(0.5), decay, optax.sgd(0.1, 0.9))))
+
+
+@pytest.mark.parity
+def test_nesterov_and_coupled_decay_agree_with_torch():
+    import torch
+
+    names = {path: np.array(leaf) for path, leaf in flatten(PARAMS).items()}
+    theirs = {path: torch.nn.Parameter(torch.tensor(leaf)) for path, leaf in names.items()}
+    optimiser = torch.optim.SGD(theirs.values(), 0.1, momentum=0.9, weight_decay=0.3, nesterov=True)
+    for gradients in GRADIENTS:
+        for path, leaf in flatten(gradients).items():
+            theirs[path].grad = torch.tensor(np.array(leaf))
+        optimiser.step()
+    optim = Optim("sgd", lr=0.1, schedule="constant", weight_decay=0.3, nesterov=True, coupled=True)
+    actual = flatten(walk(optim, ((r".*", Learn(weight_decay=0.3)),))[0])
+    for path, leaf in theirs.items():
+        np.testing.assert_allclose(actual[path], leaf.detach().numpy(), rtol=1e-6, atol=2e-7)
+
+
 def test_decay_skips_biases_and_norms_unless_a_rule_says_otherwise():
     optim = Optim(weight_decay=0.3)
     parts = partition(PARAMS, ((r"head/bias", Learn(weight_decay=0.7)), (r"head/.*", Learn(weight_decay=0.0)), *ALL))
@@ -322,6 +353,7 @@ def test_a_wave_has_the_parameters_that_are_trainable_in_the_same_phases():
     [
         Optim(),
         Optim("sgd", clip=1.0),
+        Optim("sgd", nesterov=True, coupled=True, weight_decay=0.1, schedule="steps", boundaries=(0.2, 0.6)),
         Optim("adam", schedule="linear", warmup=0.5),
         Optim("lion", schedule="one-cycle"),
         Optim("muon", schedule="slanted-triangular"),
@@ -357,6 +389,11 @@ def test_every_number_may_be_traced(optim):
         ({"clip": 0.0}, "clip is 0.0; expected "),
         ({"beta2": 1.0}, "beta2 is 1.0; expected a decay in [0, 1)"),
         ({"momentum": -0.1}, "momentum is -0.1; expected a decay in [0, 1)"),
+        ({"name": "adam", "nesterov": True}, "nesterov=True with name='adam'"),
+        ({"name": "sgd", "nesterov": True, "momentum": None}, "nesterov=True with name='sgd' and momentum=None"),
+        ({"schedule": "steps", "boundaries": (0.5, 0.2)}, "boundaries is (0.5, 0.2); expected rising shares"),
+        ({"schedule": "steps", "boundaries": (0.5, 1.0)}, "boundaries is (0.5, 1.0); expected rising shares"),
+        ({"schedule": "steps", "boundary_divisor": 0.1}, "boundary_divisor is 0.1; expected 1 or more"),
         ({"epsilon": -1e-8}, "epsilon is -1e-08; expected 0 or more"),
         ({"cycle_peak": 1.0}, "cycle_peak is 1.0; expected a share of the schedule in (0, 1)"),
         (

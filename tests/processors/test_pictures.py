@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlx import models, processors
+from tlx import Data, models, processors
 from tlx.data.examples import Examples
 from tlx.predict import prepare_inputs
 from tlx.processors import ImageProcessor
@@ -271,3 +271,20 @@ def test_the_margin_of_a_crop_is_rounded_as_in_the_named_library(tmp_path, margi
         assert ImageProcessor.load(tmp_path) == processor
     with pytest.raises(ValueError, match="rounding is 'up'"):
         ImageProcessor(size=None, crop=(8, 9), rounding="up")
+
+
+@pytest.mark.parametrize(("before", "sides"), [(None, (8, 8)), (9, (9, 10)), ((10, 11), (11, 10))])
+def test_the_data_say_what_a_picture_is_before_the_crop(before, sides):
+    """A number keeps the proportions, a pair of height and width does not: the pixels are those of Pillow."""
+    data = Data(target="pictures", size=8, before_crop=before)
+    columns = {"image": Column("image"), "label": Column("class", ("a", "b"))}
+    processor = processors.fit(data, columns, ImageProcessor(size=40, crop=(32, 32), resample="bilinear"))
+    assert processor.shape == (8, 8, 3)
+    resized = np.asarray(COLOURS.resize(sides, Image.Resampling.BILINEAR))
+    top, left = ((resized.shape[0] - 8) // 2, (resized.shape[1] - 8) // 2)
+    cut = resized[top : top + 8, left : left + 8]
+    np.testing.assert_allclose(processor({"image": np.asarray(COLOURS)})["image"], cut / 127.5 - 1, atol=1e-5)
+    sounds = {"audio": Column("audio", rate=8000), "label": columns["label"]}
+    if before is not None:
+        with pytest.raises(ValueError, match=r"before_crop=.* is for pictures"):
+            processors.fit(data, sounds)

@@ -226,6 +226,9 @@ def test_pooling_is_chosen_at_loading_and_refused_if_it_has_no_meaning(saved, tm
     save_pretrained(random(CONFIGS["vit"]), tmp_path / "vit")
     with pytest.raises(ValueError, match="pooling='mean' is for text models; Vit has no such setting"):
         load_pretrained(tmp_path / "vit", pooling="mean")
+    assert load_pretrained(tmp_path / "vit", stochastic_depth=0.3).model.config.stochastic_depth == 0.3
+    with pytest.raises(ValueError, match=r"stochastic_depth=0\.3 is for image networks .* Bert has no such setting"):
+        load_pretrained(saved, stochastic_depth=0.3)
 
 
 @pytest.mark.parity

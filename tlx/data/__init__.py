@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tlx.data.augment import Augmentation, Crop, Flip, Noise, RandomErasing
-    from tlx.data.augment_pictures import ColourJitter, OfPictures, RandAugment, RandomResizedCrop, TrivialAugment
+    from tlx.data.augment_pictures import (
+        ColourJitter,
+        OfPictures,
+        RandAugment,
+        RandomResizedCrop,
+        Resize,
+        TrivialAugment,
+    )  # fmt: skip
     from tlx.data.examples import Examples, Sealed, open_dataset
     from tlx.data.held_out import has_test
     from tlx.data.oddities import notes
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
         Folder,
         Frame,
         HfDataset,
+        ImageList,
         Jsonl,
         Numbers,
         Parquet,
@@ -120,6 +128,7 @@ _HOMES = {
     "Frame": "sources",
     "GaussianNoise": "shifts",
     "HfDataset": "sources",
+    "ImageList": "sources",
     "Jsonl": "sources",
     "Leaf": "table",
     "Noise": "augment",
@@ -131,6 +140,7 @@ _HOMES = {
     "RandAugment": "augment_pictures",
     "RandomErasing": "augment",
     "RandomResizedCrop": "augment_pictures",
+    "Resize": "augment_pictures",
     "Rotate": "shifts",
     "Sealed": "examples",
     "Shift": "shifts",
@@ -160,6 +170,7 @@ __all__ = [
     "BackgroundNoise",
     "Blur",
     "Codec",
+    "ColourJitter",
     "Concat",
     "Contrast",
     "Crop",
@@ -173,6 +184,7 @@ __all__ = [
     "Frame",
     "GaussianNoise",
     "HfDataset",
+    "ImageList",
     "Jsonl",
     "Leaf",
     "Noise",
@@ -180,6 +192,10 @@ __all__ = [
     "Occlude",
     "Order",
     "Parquet",
+    "RandAugment",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "Resize",
     "Rotate",
     "Sealed",
     "Shift",
@@ -191,6 +207,7 @@ __all__ = [
     "Table",
     "Test",
     "Tfds",
+    "TrivialAugment",
     "Typos",
     "Where",
     "evaluation_batches",

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+
+from tlx.config import check_choice
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Interpolation = Literal["bilinear", "bicubic"]
 # The number of strengths of an operation of TrivialAugment and RandAugment.
 STRENGTHS = 31
 ATTEMPTS = 10
@@ -40,22 +43,23 @@ class RandomResizedCrop(OfPictures):
     Attributes:
         share: The least and the greatest area of the part, as a share of the picture.
         ratio: The least and the greatest width of the part over its height.
+        resample: The interpolation.
     """
 
     share: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resample: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
+        check_choice("resample", self.resample, get_args(Interpolation))
         if not 0 < self.share[0] <= self.share[1] <= 1:
             raise ValueError(f"share={self.share}; expected two numbers from 0 to 1, the smaller one first")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio={self.ratio}; expected two numbers above 0, the smaller one first")
 
     def __call__(self, picture: Image, rng: np.random.Generator, size: tuple[int, int]) -> Image:
-        from PIL.Image import Resampling
-
         left, top, width, height = self.part(picture.size, rng)
-        return picture.resize((size[1], size[0]), Resampling.BICUBIC, (left, top, left + width, top + height))
+        return resized(picture, (size[1], size[0]), self.resample, (left, top, left + width, top + height))
 
     def part(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Return the left and top edge, the width and the height of a part of a picture of (width, height)."""
@@ -70,6 +74,34 @@ class RandomResizedCrop(OfPictures):
         across = min(width, max(1, round(height * self.ratio[1])))
         down = min(height, max(1, round(width / self.ratio[0])))
         return (width - across) // 2, (height - down) // 2, across, down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize(OfPictures):
+    """Resizes the picture to `size` pixels a side, and thereby changes its proportions.
+
+    Before `RandomResizedCrop`, the part is cut from a square: the pictures of Transfer-Learning-Library.
+    """
+
+    size: int
+    resample: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size}; expected at least 1 pixel")
+        check_choice("resample", self.resample, get_args(Interpolation))
+
+    def __call__(self, picture: Image, rng: np.random.Generator, size: tuple[int, int]) -> Image:
+        return resized(picture, (self.size, self.size), self.resample)
+
+
+def resized(
+    picture: Image, size: tuple[int, int], resample: Interpolation, box: tuple[int, int, int, int] | None = None
+) -> Image:
+    """Return the picture, or the part of it in the `box` (left, top, right, bottom), with (width, height) pixels."""
+    from PIL.Image import Resampling
+
+    return picture.resize(size, Resampling[resample.upper()], box)
 
 
 @dataclass(frozen=True, kw_only=True)

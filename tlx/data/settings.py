@@ -100,7 +100,9 @@ class Data:
     training, `tests` further test sets. `processor` is a user's processor in the place of that of the weights. Text is
     cut at `tokens`, and a batch is padded to the shortest of `buckets` that holds it. With `group` above 1, this many
     batches are drawn at a time and cut from the draw by length, so that less is padding. Images become `size` pixels a
-    side with `channels` (None: as the pretrained processor states, else unchanged). A sound becomes an image of `size`
+    side with `channels` (None: as the pretrained processor states, else unchanged). With `before_crop` they are resized
+    to it first, and `size` pixels a side are cut from the middle; one number is the shortest side, a pair the height
+    and the width. A sound becomes an image of `size`
     mel bands by `size` frames of its first `seconds` (see `tlx.processors.sounds`). `augment` changes training images,
     differently at every step; with `views` in this many fixed ways, which the epochs take in turn. With `sampling`
     "balanced", every class of a stream with labels is drawn equally often, so that examples of a rare class return
@@ -133,6 +135,7 @@ class Data:
     buckets: tuple[int, ...] = (32, 64, 128)
     group: int = 1
     size: int | None = None
+    before_crop: int | tuple[int, int] | None = None
     channels: int | None = None
     seconds: float = 2.0
     augment: tuple[Augmentation | OfPictures, ...] = ()
@@ -213,10 +216,20 @@ class Data:
             raise ValueError(f"views={self.views}; expected at least 1, and augment=(...) for images")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size={self.size}; expected at least 1 pixel")
+        if self.before_crop is not None and (self.size is None or not self._holds_crop(self.size)):
+            raise ValueError(
+                f"before_crop={self.before_crop} and size={self.size}; expected sides of at least `size` pixels, which "
+                "are cut from the middle"
+            )
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"seconds={self.seconds}; expected more than 0")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"channels={self.channels}; expected 1 (grey) or 3 (colour)")
+
+    def _holds_crop(self, size: int) -> bool:
+        """Return whether pictures of `before_crop` have at least `size` pixels a side."""
+        sides = self.before_crop if isinstance(self.before_crop, tuple) else (self.before_crop,)
+        return min(side or 0 for side in sides) >= size
 
     def _check_perturbations(self) -> None:
         """Raise ValueError for invalid noise, imbalance or classes, and for settings of a source that is not there."""

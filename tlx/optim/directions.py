@@ -101,7 +101,7 @@ def adafactor(optim: Optim, wave: Wave) -> list[optax.GradientTransformation]:
 
 def momentum(optim: Optim, wave: Wave) -> list[optax.GradientTransformation]:
     """Return the trace of the gradient with `Optim.momentum`; nothing without it."""
-    return [optax.trace(optim.momentum)] if optim.momentum is not None else []
+    return [optax.trace(optim.momentum, nesterov=optim.nesterov)] if optim.momentum is not None else []
 
 
 def adam(optim: Optim) -> optax.GradientTransformation:
@@ -164,6 +164,16 @@ def decay(rates: Rates) -> optax.GradientTransformation:
         return nest(moved), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def direction_of(optim: Optim, wave: Wave) -> optax.GradientTransformation:
+    """Return the transform from the clipped gradients of a wave to its updates."""
+    if not optim.coupled:
+        return promoting(optim.optimiser().transform(optim, wave))
+    # The optimiser then has no decay left to apply.
+    zero = {path: {**rates, "weight_decay": 0.0 * rates["weight_decay"]} for path, rates in wave.rates.items()}
+    inner = optim.optimiser().transform(optim, wave._replace(rates=zero))
+    return promoting(optax.chain(decay(wave.rates), inner))
 
 
 def move(nows: Mapping[str, Array], rates: Rates, decays: bool = True) -> optax.GradientTransformation:

@@ -19,6 +19,7 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
     * cosine, linear: down to 0; constant: 1; plateau: 1, where lr is lowered between the steps;
     * rsqrt: sqrt(max(W, 1) / (step + 1)), at most 1 (Vaswani et al., 2017);
     * inverse: (1 + scale t / T) ** -power (Ganin and Lempitsky, 2015: scale 10, power 0.75);
+    * steps: divisor ** -n after n of the boundaries, the shares `boundaries` of all steps, rounded to whole steps;
     * one-cycle: half a cosine up to `cycle_peak`, half a cosine down (Smith, 2018, with fastai's cosines);
     * slanted-triangular: (1 + p (ratio - 1)) / ratio with p = t / cut up to cut = floor(T peak), then 1 - (t - cut) /
       (T - cut). (Howard and Ruder, 2018, write cut (1 / peak - 1) for T - cut. Both are equal where T peak is whole;
@@ -37,6 +38,9 @@ def rate(optim: Optim, step: Array, steps: Array, schedule: str | None = None) -
         fall = jnp.minimum(jnp.sqrt(jnp.maximum(warm, 1.0) / (step + 1)), 1.0)
     elif schedule == "inverse":
         fall = (1.0 + optim.inverse_scale * progress) ** -optim.inverse_power
+    elif schedule == "steps":
+        passed = sum((step >= jnp.round(share * steps)).astype(jnp.float32) for share in optim.boundaries)
+        fall = jnp.asarray(optim.boundary_divisor, jnp.float32) ** -jnp.asarray(passed, jnp.float32)
     elif schedule == "one-cycle":
         fall = cycle(optim, progress, 1.0 / optim.cycle_start, 1.0, 1.0 / optim.cycle_end)
     elif schedule == "slanted-triangular":

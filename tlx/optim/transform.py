@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from tlx.optim.directions import Rates, Wave, promoting
+from tlx.optim.directions import Rates, Wave, direction_of
 from tlx.optim.leaves import Layout
 from tlx.optim.schedules import rate, with_cycled_momentum
 from tlx.optim.settings import Optim
@@ -56,7 +56,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
     default = rate(optim, step, steps)
     rates_by_schedule = {name: rate(optim, step, steps, name) for name in sorted(set(layout.schedules.values()))}
     nows = {path: rates_by_schedule[layout.schedules[path]] if path in layout.schedules else default for path in rates}
-    inner = promoting(optim.optimiser().transform(optim, Wave(shared_rate, rates, nows, layout.hidden)))
+    inner = direction_of(optim, Wave(shared_rate, rates, nows, layout.hidden))
 
     def update(updates: Tree, state: Any, params: Tree) -> tuple[Any, Any]:
         if optim.clip is not None:
@@ -72,7 +72,7 @@ def transform(optim: Optim, step: Array, steps: Array, rates: Rates, layout: Lay
 
 def initial(optim: Optim, params: Tree, layout: Layout = Layout()) -> dict[str, Any]:
     """Return the state of `transform` before its first step, by wave; it contains no rate."""
-    inner = promoting(optim.optimiser().transform(optim, Wave(jnp.zeros(()), {}, {}, layout.hidden)))
+    inner = direction_of(optim, Wave(jnp.zeros(()), {}, {}, layout.hidden))
     return {name: inner.init(leaves) for name, leaves in by_wave(params, layout).items()}
 
 

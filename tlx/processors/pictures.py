@@ -165,7 +165,10 @@ class ImageProcessor(Processor):
             original = ImageProcessor(size=(height, width), channels=channels)
         changes: dict[str, Any] = {}
         if data.size is not None:
-            changes.update(size=(data.size, data.size), crop=None)
+            square = (data.size, data.size)
+            changes.update(size=square, crop=None)
+            if data.before_crop is not None:
+                changes.update(size=data.before_crop, crop=square)
         processor = replace(original, **changes)
         if data.channels is not None:
             processor = processor.with_channels(data.channels)

@@ -80,9 +80,11 @@ class SoundProcessor(ImageProcessor):
         """Return a processor with the rate of the sounds, at the size of the data, else that of the weights or of the
         model.
 
-        Raises ValueError for weights of texts, and for a shape that is not that of the model.
+        Raises ValueError for weights of texts, for a shape that is not that of the model, and for a crop.
         """
         refuse_other(base, data, columns, ("image", "audio"))
+        if data.before_crop is not None:
+            raise ValueError(f"before_crop={data.before_crop} is for pictures, but the data have sounds; remove it")
         template: Any = base or (cls.of_shape(shape) if shape else None)
         size = (data.size, data.size) if data.size else template.shape[:2] if template else (64, 64)
         (rate,) = {column.rate for column in columns.values() if column.kind == "audio"}

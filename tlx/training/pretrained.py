@@ -73,6 +73,7 @@ def pretrained_model(recipe: Recipe, task: Task, mesh: Mesh | None = None) -> we
         pooling=chosen.pooling,
         channels=channels,
         first=chosen.first,
+        stochastic_depth=chosen.stochastic_depth,
         model=recipe.model,
         processors=recipe.data.processors,
         seed=recipe.seed,

@@ -63,6 +63,8 @@ class Weights:
             the head of the family.
         first: How the first convolution is changed for images with another number of channels (`Data(channels=...)`):
             "sum" adds the kernels of all channels, for grey images; "repeat" repeats them, for more channels.
+        stochastic_depth: The rate of stochastic depth (Huang et al., 2016) in the last block of an image network, in
+            place of that of the checkpoint. None keeps it.
     """
 
     source: str
@@ -71,6 +73,7 @@ class Weights:
     resize: int | None = None
     pooling: Literal["first", "mean"] | None = None
     first: First | None = None
+    stochastic_depth: float | None = None
 
 
 def load_pretrained(
@@ -82,6 +85,7 @@ def load_pretrained(
     pooling: str | None = None,
     channels: int | None = None,
     first: First | None = None,
+    stochastic_depth: float | None = None,
     model: Architecture | None = None,
     processors: tuple[type[Processor], ...] = (),
     seed: int = 0,
@@ -105,6 +109,7 @@ def load_pretrained(
         pooling: As in `Weights`.
         channels: The channels of the images; None for those of the checkpoint.
         first: As in `Weights`; required if `channels` differs from the channels of the checkpoint.
+        stochastic_depth: As in `Weights`.
         model: The dataclass of the architecture, if the checkpoint cannot name it (a bridged module, a state dict).
         processors: The user's classes of processors, which open a processor.json that names them.
         seed: The seed of the leaves that are initialised at random.
@@ -122,7 +127,8 @@ def load_pretrained(
     """
     records.check_seed(seed, "seed")
     checkpoint = open_checkpoint(source, task, model)
-    stored, settings = checkpoint.settings, requested_settings(checkpoint.settings, pooling, resize)
+    stored = checkpoint.settings
+    settings = requested_settings(stored, pooling=pooling, stochastic_depth=stochastic_depth, resize=resize)
     settings = with_channels(settings, channels, first)
     requested_task, task = task, task or checkpoint.stated.task
     head = checkpoint.stated.head if task is None else task.head()
@@ -214,15 +220,18 @@ def sized(settings: Architecture, directory: Path) -> Architecture:
     return records.replace(settings, size=ImageProcessor.load(directory).shape[:2])
 
 
-def requested_settings(stored: Any, pooling: str | None, resize: int | None) -> Any:
-    """Return the stored architecture with the pooling and the size that the user asks for."""
+def requested_settings(stored: Any, *, resize: int | None, **changes: str | float | None) -> Any:
+    """Return the stored architecture with the pooling, the stochastic depth and the size that the user asks for."""
     settings = stored
-    if pooling is not None:
-        if not hasattr(settings, "pooling"):
+    for name, value in changes.items():
+        if value is None:
+            continue
+        if not hasattr(settings, name):
+            kind = "text models" if name == "pooling" else "image networks with residual blocks"
             raise ValueError(
-                f"pooling={pooling!r} is for text models; {type(settings).__name__} has no such setting: remove pooling"
+                f"{name}={value!r} is for {kind}; {type(settings).__name__} has no such setting: remove {name}"
             )
-        settings = records.replace(settings, pooling=pooling)
+        settings = records.replace(settings, **{name: value})
     return settings if resize is None else settings.resized(resize)
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tlx.data.sources.csv import Csv
     from tlx.data.sources.folder import Folder
     from tlx.data.sources.hf_dataset import HfDataset
+    from tlx.data.sources.image_list import ImageList
     from tlx.data.sources.in_memory import Arrays, Frame
     from tlx.data.sources.jsonl import Jsonl
     from tlx.data.sources.numbers import Numbers
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 # Lazy, because the command line reads settings without the imports that read data.
 _HOMES = {
     "Arrays": "in_memory", "Concat": "combined", "Csv": "csv", "Dataset": "base", "Folder": "folder",
-    "Frame": "in_memory", "HfDataset": "hf_dataset", "Jsonl": "jsonl", "Numbers": "numbers", "Parquet": "parquet",
+    "Frame": "in_memory", "HfDataset": "hf_dataset", "ImageList": "image_list", "Jsonl": "jsonl",
+    "Numbers": "numbers", "Parquet": "parquet",
     "Source": "base", "Tfds": "tfds", "Where": "combined",
 }  # fmt: skip
 __all__ = [
-    "Arrays", "Concat", "Csv", "Dataset", "Folder", "Frame", "HfDataset", "Jsonl", "Numbers", "Parquet",
-    "Source", "Tfds", "Where",
+    "Arrays", "Concat", "Csv", "Dataset", "Folder", "Frame", "HfDataset", "ImageList", "Jsonl", "Numbers",
+    "Parquet", "Source", "Tfds", "Where",
 ]  # fmt: skip
 
 

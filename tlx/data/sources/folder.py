@@ -32,6 +32,7 @@ class Folder(Tabular):
 
         Folder("pictures")                       # pictures/cat/1.png, pictures/dog/2.png, ...
         Folder("pictures")                       # pictures/train/cat/1.png, pictures/test/cat/7.png, ...
+        Folder("pictures", test="others")        # pictures/cat/1.png, ..., others/cat/7.png, ...
         Folder("cells", table="labels.csv", image="file", label="type")
 
     No file is decoded before it is needed. The fingerprint is of the names, the sizes and samples of the content of the
@@ -41,14 +42,19 @@ class Folder(Tabular):
         path: The folder.
         table: A CSV, JSON Lines or Parquet file inside the folder with the names of the files (in the column `image` or
             `audio`) and their labels.
+        validation: Another folder, with the files of the validation split in a folder for each class.
+        test: The same for the test split. It may be `path` itself: the training examples are then tested, as in
+            transductive domain adaptation, where they are trained on without their labels.
 
     The other fields are those of every table (see `tlx.data.sources.tabular.Tabular`).
     """
 
     path: str = field(kw_only=False)
     table: str | None = None
+    validation: str | None = None
+    test: str | None = None
 
-    PLACES: ClassVar[tuple[str, ...]] = ("path",)
+    PLACES: ClassVar[tuple[str, ...]] = ("path", "validation", "test")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,23 +63,29 @@ class Folder(Tabular):
                 f"label={self.label!r}: a folder without a table takes its labels from the names of its folders; set "
                 "table='labels.csv' for labels in a file"
             )
+        if self.others and (self.table is not None or self.split is not None):
+            raise ValueError(
+                f"{', '.join(f'{split}={path!r}' for split, path in self.others.items())} and table={self.table!r}, "
+                f"split={self.split!r} are both set; name the splits by folders or by a column of the table"
+            )
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Return the further folders, by their split."""
+        folders = {"validation": self.validation, "test": self.test}
+        return {split: path for split, path in folders.items() if path is not None}
 
     def __str__(self) -> str:
         return Path(self.path).name or self.path
 
     def stamps(self) -> tuple[Any, ...]:
         """Return the names and sizes of all files. Raises FileNotFoundError or NotADirectoryError."""
+        for path in (self.path, *self.others.values()):
+            check_folder(Path(path))
         folder = Path(self.path)
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file; expected a folder of images or sounds")
-        if not folder.is_dir():
-            names = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-            raise FileNotFoundError(
-                f"no folder {folder}{near_miss(folder.name, names)}; expected a folder of images or sounds"
-            )
         if self.table is not None:
             return TABLES[self._ending()](str(folder / self.table)).stamps()
-        return tuple(sorted(files_of(folder)))
+        return tuple(tuple(sorted(files_of(Path(path)))) for path in (self.path, *self.others.values()))
 
     def _ending(self) -> str:
         ending = Path(str(self.table)).suffix.lower()
@@ -96,7 +108,7 @@ class Folder(Tabular):
             classes = parts[1:-1] if split else parts[:-1]
             files.setdefault(split, []).append((name, "/".join(classes), size))
             kinds.add(media_kind(name))
-        kind = self._kind(kinds, folder)
+        kind = kind_of(kinds, folder)
         if "" in files and len(files) > 1:
             raise ValueError(
                 f"{folder} has {files[''][0][0]!r} beside the folders of splits ({', '.join(sorted(files)[1:])}); "
@@ -105,18 +117,45 @@ class Folder(Tabular):
         named = {split or "train": entries for split, entries in files.items()}
         if "train" not in named:
             raise ValueError(f"{folder} has the splits {', '.join(named)} and no folder 'train'; expected one")
-        return {split: file_table(folder, entries, kind) for split, entries in named.items()}
-
-    def _kind(self, kinds: set[str], folder: Path) -> str:
-        """Return what the files are. Raises ValueError where there are none, or both images and sounds."""
-        if not kinds:
+        if both := sorted(named.keys() & self.others.keys()):
             raise ValueError(
-                f"{folder} has no image or sound in it (files that end in {', '.join((*IMAGES[:4], *SOUNDS[:3]))}, "
-                "...); expected a folder for each class"
+                f"{folder} has a folder of the split {both[0]!r}, and {both[0]}={self.others[both[0]]!r} is set; "
+                "remove one of them"
             )
-        if len(kinds) > 1:
-            raise ValueError(f"{folder} holds images and sounds; expected one of them")
-        return kinds.pop()
+        tables = {split: file_table(folder, entries, kind) for split, entries in named.items()}
+        return tables | {split: table_of(Path(path), kind) for split, path in self.others.items()}
+
+
+def check_folder(folder: Path) -> None:
+    """Raise NotADirectoryError or FileNotFoundError, with the nearest name, for a path that is no folder."""
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; expected a folder of images or sounds")
+    if not folder.is_dir():
+        names = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"no folder {folder}{near_miss(folder.name, names)}; expected a folder of images or sounds"
+        )
+
+
+def kind_of(kinds: set[str], folder: Path) -> str:
+    """Return what the files of a folder are. Raises ValueError where there are none, or both images and sounds."""
+    if not kinds:
+        raise ValueError(
+            f"{folder} has no image or sound in it (files that end in {', '.join((*IMAGES[:4], *SOUNDS[:3]))}, "
+            "...); expected a folder for each class"
+        )
+    if len(kinds) > 1:
+        raise ValueError(f"{folder} holds images and sounds; expected one of them")
+    return next(iter(kinds))
+
+
+def table_of(folder: Path, expected: str) -> RawTable:
+    """Return the table of the files of one split. Raises ValueError where they are of another kind than expected."""
+    entries = [(name, "/".join(name.split("/")[:-1]), size) for name, size in sorted(files_of(folder))]
+    kind = kind_of({media_kind(name) for name, _, _ in entries}, folder)
+    if kind != expected:
+        raise ValueError(f"{folder} holds {kind} files, but the training split holds {expected} files")
+    return file_table(folder, entries, kind)
 
 
 def files_of(folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, int]]:

@@ -13,6 +13,7 @@ from tlx.data.sources.csv import Csv
 from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import TABLES, Folder
 from tlx.data.sources.hf_dataset import HfDataset
+from tlx.data.sources.image_list import ImageList
 from tlx.data.sources.jsonl import Jsonl
 from tlx.data.sources.media import media_kind
 from tlx.data.sources.parquet import Parquet
@@ -61,6 +62,8 @@ def source_named(name: str) -> Source:
         return source_of_folder(path)
     if ending in ENDINGS:
         return ENDINGS[ending](name)
+    if path.is_file() and lists_images(path):
+        return ImageList(name)
     if ending in OTHER and (path.is_file() or "/" not in name):
         raise ValueError(
             f"{name} ends in {ending}, which tlx does not read; {OTHER[ending]} (tlx reads {', '.join(ENDINGS)})"
@@ -82,6 +85,15 @@ def source_named(name: str) -> Source:
     if is_hub_name(name) and base not in bases and not get_close_matches(base, bases, cutoff=0.75):
         return HfDataset(name)
     return Tfds(name)
+
+
+def lists_images(path: Path) -> bool:
+    """Return whether the first line of a text file has the name of an image and one more word."""
+    if path.suffix.lower() != ".txt":
+        return False
+    with path.open("rb") as stream:
+        parts = stream.readline(4096).decode("utf-8", "replace").rsplit(maxsplit=1)
+    return len(parts) == 2 and media_kind(parts[0]) == "image"
 
 
 def is_path(name: str) -> bool:
