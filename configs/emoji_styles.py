@@ -12,11 +12,11 @@ from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, terms, tunin
 
 def recipe() -> Recipe:
     return Recipe(
-        data=Data(source="emoji/twemoji", target="emoji/openmoji", labels=0, size=96),
+        data=Data(source="emoji/twemoji", target="emoji/openmoji", labels=0, size=64),
         task=tasks.Classification(classes=6, neck=models.Neck(width=256)),
         weights=Weights("efficientnet-lite0"),
         tuning=tuning.Probe(),
         objective=(terms.Supervised(on="source"), terms.Mcc()),
         optim=Optim(lr=1e-3, weight_decay=0.01, warmup=0.1),
-        train=Train(steps=300, batch=32, eval_every=300),
+        train=Train(steps=150, batch=32, eval_every=150),
     )

@@ -10,9 +10,9 @@ from tlx import Data, Optim, Recipe, Train, Weights, tasks
 
 def recipe() -> Recipe:
     return Recipe(
-        data=Data(target="fashion_mnist", shots=100, size=48, channels=3),
+        data=Data(target="fashion_mnist", shots=100, size=32, channels=3),
         task=tasks.Classification(classes=10),
         weights=Weights("efficientnet-lite0"),
         optim=Optim(lr=1e-3, weight_decay=0.01, warmup=0.1, schedule="cosine", clip=1.0),
-        train=Train(steps=150, batch=32, eval_every=150, eval_batch=256),
+        train=Train(steps=100, batch=32, eval_every=100, eval_batch=256),
     )

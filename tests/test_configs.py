@@ -66,14 +66,14 @@ FINGERPRINTS = {
     "cnn_digits_from_mnist": "9e0ed5dd77079b13",
     "cnn_mnist": "7ce25b457a3e5dcb",
     "digits_probe": "3a50f161d412623d",
-    "emoji_styles": "e13ccd3bd60e7948",
+    "emoji_styles": "183f8fec598541a2",
     "linen_digits": "85092ee817b6e65c",
-    "lite0_fashion": "0214649055e7304d",
+    "lite0_fashion": "f5cb72fa5800ca92",
     "minilm_dann": "9ac7aa80c9c842fb",
     "minilm_movies": "68086cf433632ca4",
     "minilm_movies_frozen": "c8c8c49f18acd933",
     "minilm_movies_scratch": "324d68cf46e6aa8e",
-    "solar_cells": "1bac70318c8278c8",
+    "solar_cells": "62b1d05094caf5d7",
     "vit_digits": "aa100e948e81f525",
 }
 
