@@ -18,6 +18,8 @@ START = "start one with: ray start --head"
 GIGABYTE = 10**9
 # Ray counts resources in parts of this size.
 SMALLEST = 0.0001
+# The chips of one machine that a task may have, as Ray defines them.
+TPUS = (0, 1, 2, 4, 8)
 
 
 class RayCluster(Cluster):
@@ -152,6 +154,8 @@ def check_size(name: str, size: float) -> None:
         expected = "a number of at least 0"
     elif name == "memory":
         expected = "" if size * GIGABYTE >= 1 else "at least 1 byte, in GB"
+    elif name == "tpu" and size not in TPUS:
+        expected = "0, 1, 2, 4 or 8 chips of a machine"
     elif size > 1 and size != int(size):
         expected = f"a whole number above 1, such as {int(size) + 1}, or a part of 1, such as 0.5"
     elif 0 < size < SMALLEST:
