@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -19,6 +21,8 @@ from tlx.files.mistakes import USER_ERRORS
 RUN_ERRORS = (ArithmeticError, OSError)
 # The exit code of a program with a reader that ended first, such as `head`: 128 and the number of SIGPIPE.
 READER_ENDED = 141
+# The exit code of a program that Ctrl-C or SIGTERM has ended: 128 and the number of SIGINT.
+STOPPED = 130
 # The sections of `tlx --help`, in their order: what a researcher wants to do.
 SECTIONS = ("Train", "Data", "Measure transfer", "Compare", "Models", "Tools")
 
@@ -58,7 +62,7 @@ class Commands(click.Group):
     """A group that prints a user's mistake as one clear line and exits with code 2, or 1 if the run itself failed.
 
     An unexpected error is also one line, which asks the user to report it; the exit code is 1. A reader of the output
-    that ends first, such as `head`, is no error.
+    that ends first, such as `head`, is no error. After Ctrl-C and SIGTERM the exit code is 130.
     """
 
     command_class = Command
@@ -77,7 +81,7 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), ended_like_ctrl_c():
                 # JAX's cache of compiled programs only saves time, and a full disk would make it warn at every one.
                 warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
                 show = warnings.showwarning
@@ -92,6 +96,13 @@ class Commands(click.Group):
             sys.exit(READER_ENDED)
         except (click.exceptions.NoArgsIsHelpError, click.Abort, click.exceptions.Exit):
             raise
+        except (KeyboardInterrupt, SystemExit) as ending:
+            if isinstance(ending, SystemExit) and ending.code != STOPPED:
+                raise
+            if isinstance(ending, KeyboardInterrupt):
+                click.echo("\nstopped", err=True)
+            end_with_others(STOPPED)
+            sys.exit(STOPPED)
         except click.ClickException as error:
             help_of = getattr(error, "ctx", None) or context
             message = " ".join(error.format_message().split()).rstrip(".")
@@ -106,6 +117,20 @@ class Commands(click.Group):
                 os._exit(code)
             end_with_others(code)
             sys.exit(code)
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM stop the program as Ctrl-C does within the block, unless other code handles it."""
+    main = threading.current_thread() is threading.main_thread()
+    handles = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if handles:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if handles:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_others(code: int) -> None:

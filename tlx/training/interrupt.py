@@ -42,21 +42,21 @@ def noted() -> Iterator[Interruption]:
     ignored, or handled by other code, stays so, and in other threads than the main one nothing changes.
     """
     interruption = Interruption()
-    defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    handled = [number for number, handler in defaults.items() if signal.getsignal(number) is handler]
+    # The commands of tlx let SIGTERM act as Ctrl-C.
+    usual = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, signal.default_int_handler)}
     main = threading.current_thread() is threading.main_thread()
-    if not main:
-        handled = []
+    before = {number: signal.getsignal(number) for number in usual if main}
+    handled: dict[int, Any] = {number: handler for number, handler in before.items() if handler in usual[number]}
 
     def note(number: int, _: object) -> None:
         now = time.monotonic()
         if interruption.requested and number == signal.SIGTERM and now - interruption.since > PATIENCE:
-            signal.signal(number, defaults[number])
+            signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if not interruption.requested:
             interruption.requested, interruption.since = True, now
         if number == signal.SIGINT:
-            signal.signal(number, defaults[signal.SIGINT])
+            signal.signal(number, handled[signal.SIGINT])
             # No print: the signal may have struck within one. The terminal may be gone.
             with suppress(OSError):
                 os.write(2, STEP)
@@ -74,8 +74,8 @@ def noted() -> Iterator[Interruption]:
     finally:
         if main:
             _BLOCKS.remove(interruption)
-        for number in handled:
-            signal.signal(number, defaults[number])
+        for number, handler in handled.items():
+            signal.signal(number, handler)
         if interruption.requested and not isinstance(failed, KeyboardInterrupt):
             raise KeyboardInterrupt from failed
 

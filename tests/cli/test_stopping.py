@@ -1,0 +1,53 @@
+"""A scheduler's SIGTERM ends every command as Ctrl-C does: one line, the exit code 130."""
+
+import os
+import signal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tlx.cli.commands import Commands
+from tlx.training.interrupt import noted
+
+
+@click.group(cls=Commands)
+def group():
+    pass
+
+
+@group.command()
+@click.argument("number", type=int)
+def wait(number):
+    os.kill(os.getpid(), number)
+    click.echo("not reached")
+
+
+@group.command()
+def step():
+    with noted() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        click.echo(f"noted: {stop.requested}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_ends_with_130(number):
+    before = signal.getsignal(signal.SIGTERM)
+    result = CliRunner().invoke(group, ["wait", str(int(number))])
+    assert (result.exit_code, result.output) == (130, "\nstopped\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_step_is_finished_before_the_command_ends():
+    result = CliRunner().invoke(group, ["step"])
+    assert (result.exit_code, result.output) == (130, "noted: True\n\nstopped\n")
+
+
+def test_a_handler_of_other_code_stays():
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
+    try:
+        assert CliRunner().invoke(group, ["wait", str(int(signal.SIGTERM))]).output == "not reached\n"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert calls == [1]
