@@ -64,7 +64,10 @@ class BiT(Architecture):
         stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.bit:BitFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.bit:BitFormat",
+        "tlx.weights.formats.bit_timm:BitTimm",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224
