@@ -238,7 +238,7 @@ def test_frozen_stages_with_moving_statistics_have_no_dropout():
     jax.tree.map(np.testing.assert_array_equal, quiet[1], plain[1])
 
 
-@pytest.mark.parametrize("fixed", [("blocks/00/first/norm", "blocks/01/first/norm", "blocks/02/first/norm"), NORMS])
+@pytest.mark.parametrize("fixed", [("blocks/00/first/norm",), NORMS])
 def test_a_loop_over_blocks_fixes_the_same_norms(fixed):
     model, variables = models.build(RESNET, 3), drawn(RESNET)
 

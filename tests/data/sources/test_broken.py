@@ -15,6 +15,7 @@ from tlx.data import Csv, Data, Folder, RandomResizedCrop, open_dataset
 from tlx.data.augment import augmented_example
 from tlx.data.readers import Processed
 from tlx.processors import ImageProcessor
+from tlx.processors.encoded import has_frames
 from tlx.processors.pictures import decode, pixels
 
 ROWS, COLUMNS = np.mgrid[:24, :20]
@@ -120,6 +121,11 @@ def test_a_picture_of_any_form_has_the_pixels_that_a_user_expects(name):
     assert abs(array.astype(int) - expected).max() <= difference
 
 
+def test_files_of_several_frames_are_those_that_hold_them(folder):
+    names = {path.name for path in (folder / "cat").iterdir() if has_frames(path, path.read_bytes()[:4096])}
+    assert names == set(FRAMES)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_picture_that_cannot_be_read_is_one_line_with_its_name(name):
     content, message = BROKEN[name]
@@ -171,6 +177,7 @@ def test_only_the_rows_that_can_be_read_are_left(folder):
     assert not names & BROKEN.keys() and READABLE.keys() < names and len(names) == 12 + len(READABLE)
     assert len(dataset.splits["train"]) == 24 + len(READABLE) == sum(1 for _ in dataset.splits["train"])
     assert dataset.splits["train"].labels().tolist().count(1) == 12
+    assert any(f"{len(FRAMES)} files hold several frames or pages (cat/animated.gif" in note for note in dataset.notes)
     # The option counts in the fingerprint only where it is set.
     assert Folder(str(folder), broken="error").open().fingerprint == Folder(str(folder)).open().fingerprint
     assert Folder(str(folder)).open().fingerprint != Folder(str(folder), broken="drop").open().fingerprint
