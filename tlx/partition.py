@@ -7,7 +7,7 @@ freezes. Every rule must claim something and every parameter must be claimed; a 
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tlx.files.patterns import Pattern, compile_pattern
 from tlx.trees import Tree, closest, flatten, near_miss, nest, size
@@ -157,7 +157,8 @@ def split(params: Mapping[str, Any], parts: Partition) -> tuple[Tree, Tree]:
 def frozen_stages(stages: Iterable[str], parts: Partition) -> frozenset[str]:
     """Return the stages that run in evaluation mode: those with parameters, all of them frozen.
 
-    Their dropout is off and their batch statistics do not move, so a frozen prefix is one fixed function.
+    Their dropout is off and, unless `Train(fixed_statistics="none")`, their batch statistics do not move, so a frozen
+    prefix is one fixed function.
     """
     result = set()
     for stage in stages:
@@ -165,6 +166,42 @@ def frozen_stages(stages: Iterable[str], parts: Partition) -> frozenset[str]:
         if learns and all(learn is None for learn in learns):
             result.add(stage)
     return frozenset(result)
+
+
+class EvaluationMode(NamedTuple):
+    """The parts of a model that run as in evaluation in a training step, as `models.forward` takes them.
+
+    `still` are stages. In those of them that are also in `moving`, batch norm computes as in training. `fixed` are the
+    paths of single batch norms.
+    """
+
+    still: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+
+
+def evaluation_mode(
+    stages: Iterable[str], stats: Mapping[str, Any], parts: Partition, fixed_statistics: str = "stages"
+) -> EvaluationMode:
+    """Return the parts of a model that run as in evaluation.
+
+    Args:
+        stages: The names of the stages.
+        stats: The running statistics of the model, or what it declares of them.
+        parts: The partition of the parameters.
+        fixed_statistics: As in `recipe.Train`.
+    """
+    still = frozen_stages(stages, parts)
+    if fixed_statistics == "none":
+        return EvaluationMode(still, moving=still)
+    if fixed_statistics == "stages":
+        return EvaluationMode(still)
+    layers = {path.rpartition("/")[0] for path in flatten(stats)}
+    learns: dict[str, list[Learn | None]] = {}
+    for path, learn in parts.items():
+        learns.setdefault(path.rpartition("/")[0], []).append(learn)
+    frozen = (layer for layer in layers if layer in learns and all(learn is None for learn in learns[layer]))
+    return EvaluationMode(still, fixed=frozenset(frozen))
 
 
 def first_trainable(stages: Sequence[str], trainable: Mapping[str, Any] | Collection[str]) -> str | None:

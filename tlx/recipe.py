@@ -56,6 +56,11 @@ class Train:
     all streams of the data in one pass, with the moments of all of them. Streams that a term adds are processed
     separately and move nothing.
 
+    `fixed_statistics` sets which batch norms keep their running statistics fixed and normalise by them: "stages", those
+    of completely frozen stages; "layers", also those with a frozen scale and shift in a stage that trains, such as
+    under adapters; "none", no batch norm: frozen ones also normalise by the moments of the batch and update their
+    statistics, as modules of torch in the mode of training do. Dropout is off in completely frozen stages in any case.
+
     `patience` ends the run early: after this number of validations in a row without a better measurement by the rule
     `select`, where a better one differs by more than `least_improvement` from the best before. With the schedule
     "plateau" the learning rate falls first (see `Optim`). In a tuning of several phases both count from the start of
@@ -78,6 +83,7 @@ class Train:
     frozen_dtype: Literal["int8"] | None = None
     remat: Literal["auto", "none", "dots", "stages"] = "auto"
     statistics: Literal["stream", "joint"] = "stream"
+    fixed_statistics: Literal["stages", "layers", "none"] = "stages"
     accumulate: int = 1
     ema: float | None = None
     criteria: tuple[str, ...] = ()
@@ -117,6 +123,7 @@ class Train:
             ("frozen_dtype", ("int8", None)),
             ("remat", ("auto", "none", "dots", "stages")),
             ("statistics", ("stream", "joint")),
+            ("fixed_statistics", ("stages", "layers", "none")),
         ):
             check_choice(name, getattr(self, name), choices)
         rules = (*RULES, *CRITERIA)

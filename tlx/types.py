@@ -61,7 +61,8 @@ class Variables(NamedTuple):
 class Context(NamedTuple):
     """The information that a stage has besides its own parameters.
 
-    `key` is the stage's own key, None when nothing is random; `train` is False in a completely frozen stage too.
+    `key` is the stage's own key, None when nothing is random; `train` is False in a completely frozen stage too,
+    unless it updates its running statistics (`Train.fixed_statistics`).
     `dtype` is the type of the activations; parameters, reductions and losses stay float32. `offset` is the position of
     this device's first example in the global batch and `axis` the mapped axis over devices, both for `jax.pmap` alone.
     `prefix` is the number of learned keys before the tokens in the attention of the blocks, `prompt` the number of

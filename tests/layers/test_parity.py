@@ -88,10 +88,21 @@ def convolved(array: np.ndarray) -> np.ndarray:
         ({"stride": (2, 3), "padding": (0, 2)}, {"stride": (2, 3), "padding": (0, 2)}),
         ({"groups": 3, "padding": 2, "dilation": 2}, {"groups": 3, "padding": 2, "dilation": 2}),
         ({"groups": 9, "dilation": (1, 2), "bias": False}, {"groups": 9, "dilation": (1, 2), "padding": "VALID"}),
+        *[
+            (settings, settings)
+            for settings in (
+                {"stride": 2, "dilation": 3, "groups": 3, "padding": 3},
+                {"stride": (3, 2), "dilation": (2, 1), "groups": 1, "padding": (2, 4)},
+                {"stride": 2, "dilation": 2, "groups": 9, "padding": (2, 3)},
+                {"stride": (1, 2), "dilation": (2, 3), "groups": 9, "padding": (0, 5)},
+            )
+        ],
     ],
 )
 def test_a_convolution_over_images(reference_side, tlx_side):
-    module = randomised(torch.nn.Conv2d(9, 9, (3, 5), **reference_side))
+    # With groups at a stride there are several outputs for each input.
+    outputs = 27 if reference_side.keys() >= {"groups", "stride"} else 9
+    module = randomised(torch.nn.Conv2d(9, outputs, (3, 5), **reference_side))
 
     def run(x):
         return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -109,6 +120,19 @@ def test_a_convolution_over_sequences_with_zeros_on_one_side():
         return layers.conv(params, x, stride=2, padding=((2, 0),))
 
     agree(tlx_layer, linear(module), run, (draw(3, 13, 5),), convolved)
+
+
+@pytest.mark.parametrize("settings", [{"groups": 5, "dilation": 3, "padding": 3}, {"dilation": 2, "stride": 3}])
+def test_a_convolution_over_sequences_reads_distant_steps(settings):
+    module = randomised(torch.nn.Conv1d(5, 15, 3, **settings))
+
+    def run(x):
+        return module(x.permute(0, 2, 1)).permute(0, 2, 1)
+
+    def tlx_layer(params, x):
+        return layers.conv(params, x, **{"padding": 0} | settings)
+
+    agree(tlx_layer, linear(module), run, (draw(3, 17, 5),), convolved)
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])

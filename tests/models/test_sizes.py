@@ -73,3 +73,29 @@ def test_a_number_out_of_its_range_is_refused(make, words):
 def test_a_number_of_another_type_is_refused():
     with pytest.raises(TypeError, match="width is '8'; expected int"):
         models.Bert(width="8")
+
+
+SMALLEST = {
+    "bit": (models.BiT(padded_pool=False, depths=(1, 1, 1, 1)), 5),
+    "efficientnet": (models.EfficientNet(padding="even", depths=(1,) * 7), 32),
+    "convnext": (models.ConvNeXt(depths=(1, 1, 1, 1)), 32),
+    "swin": (models.Swin(depths=(1, 1, 1, 1)), 193),
+    "vgg": (models.Vgg(depths=(1, 1, 1, 1, 1)), 32),
+    "alexnet": (models.AlexNet(), 63),
+    "densenet": (models.DenseNet(depths=(1, 1, 1, 1)), 29),
+    "inception": (models.InceptionV3(unit=1), 75),
+    "vit": (models.Vit(depth=1), 16),
+}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_an_image_that_a_network_cannot_take_is_one_line_and_the_smallest_leaves_no_side_empty(name):
+    config, smallest = SMALLEST[name]
+    with pytest.raises(ValueError) as error:
+        models.build(config.resized(smallest - 1), 3)
+    assert "\n" not in str(error.value) and f"size={smallest - 1}" in str(error.value).replace(" size ", " size=")
+    model = models.build(config.resized(smallest), 3)
+    shapes = jax.eval_shape(lambda key: models.initialise(model, key), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((2, smallest, smallest, 3), "float32")
+    taps, _ = jax.eval_shape(lambda variables, x: models.forward(model, variables, {"image": x}), shapes, image)
+    assert all(0 not in leaf.shape for leaf in jax.tree.leaves(taps)) and taps["logits"].shape == (2, 3)

@@ -1,14 +1,17 @@
 """Adapt norms to a target: scales and shifts by the entropy, or only the running statistics."""
 
+import re
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from tlx import Optim, models, partition, tasks, terms, tuning
+from tlx import Optim, Train, models, partition, tasks, terms, tuning
 from tlx.training.step import Parts, eval_step, initial_state, train_step
-from tlx.trees import flatten
+from tlx.training.tuning_checks import check_statistics
+from tlx.trees import flatten, map_named
+from tlx.types import Learn
 
 SMALL = models.Cnn(size=4, channels=1, widths=(3,), dense=None, dropout=0.0)
 UNLABELLED = (terms.Entropy(on="unlabelled", weight=1.0),)
@@ -155,3 +158,105 @@ def test_an_invalid_tuning_is_refused(make, message):
         make()
     for part in message.split(" ... "):
         assert part in str(error.value)
+
+
+# Stages: a stem with a norm, two like blocks, a pool and the head.
+RESNET = models.ResNet(
+    size=8, channels=1, stem=4, widths=(4,), depths=(3,), bottleneck=False, halve_first=False
+)  # fmt: skip
+IMAGES = {"image": np.random.default_rng(2).normal(0.5, 2.0, (6, 8, 8, 1)).astype(np.float32)}
+NORMS = sorted({path.rpartition("/")[0] for path in flatten(models.build(RESNET, 3).stats)})
+LABELLED = IMAGES | {"index": np.arange(6, dtype=np.int32), "label": np.arange(6, dtype=np.int32) % 3}
+
+
+def drawn(config):
+    """Return variables with statistics that are not the initial ones."""
+    variables = models.initialise(models.build(config, 3), jax.random.key(0))
+    random = np.random.default_rng(3)
+    stats = map_named(lambda _, leaf: random.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables.stats)
+    return variables._replace(stats=stats)
+
+
+def moved_norms(rules, fixed_statistics):
+    """Return the norms with changed statistics after a step, the state, and the metrics of the step."""
+    parts, start = begun(RESNET, tuning.Rules(*rules), (terms.Supervised(),), drawn(RESNET))
+    parts = parts._replace(fixed_statistics=fixed_statistics)
+    state, metrics = jax.jit(partial(train_step, parts))(start, {"labelled": LABELLED})
+    before, after = flatten(start.stats), flatten(state.stats)
+    assert before.keys() == after.keys()
+    for path, leaf in flatten(start.frozen).items():
+        np.testing.assert_array_equal(flatten(state.frozen)[path], leaf)
+    names = {path.rpartition("/")[0] for path, leaf in after.items() if not np.array_equal(leaf, before[path])}
+    return names, state, metrics
+
+
+# Half of the backbone is frozen; convolutions alone are trained, as with adapters; in two blocks one norm is frozen.
+HALF = ((r"(stem|blocks/00)/.*", None), (r".*", Learn()))
+CONVOLUTIONS = ((r".*/norm/.*", None), (r"stem/.*", None), (r".*", Learn()))
+ONE_NORM = ((r"blocks/01/.*", None), (r".*/first/norm/.*", None), (r".*", Learn()))
+
+
+@pytest.mark.parametrize(
+    ("rules", "fixed_statistics", "moved"),
+    [
+        (HALF, "stages", r"blocks/0[12]/.*"),
+        (HALF, "none", r".*"),
+        (CONVOLUTIONS, "stages", r"blocks/.*"),
+        (CONVOLUTIONS, "layers", r"$"),
+        (ONE_NORM, "layers", r"stem/.*|blocks/0[02]/second/.*"),
+    ],
+)
+def test_the_statistics_that_a_frozen_part_keeps_are_a_choice(rules, fixed_statistics, moved):
+    names, _, _ = moved_norms(rules, fixed_statistics)
+    assert names == {name for name in NORMS if re.fullmatch(moved, name)}
+
+
+def test_a_frozen_backbone_normalises_by_the_statistics_that_it_keeps():
+    rules = ((r"head/.*", Learn()), (r".*", None))
+    model, variables = models.build(RESNET, 3), drawn(RESNET)
+    for fixed_statistics, train in (("stages", False), ("none", True)):
+        _, state, metrics = moved_norms(rules, fixed_statistics)
+        taps, stats = models.forward(model, variables, IMAGES, train=train)
+        logits = np.asarray(taps["logits"], np.float64)
+        losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), LABELLED["label"]]
+        assert float(metrics["loss"]) == pytest.approx(losses.mean(), rel=1e-5), fixed_statistics
+        for path, leaf in flatten(stats).items():
+            np.testing.assert_allclose(flatten(state.stats)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_frozen_stages_with_moving_statistics_have_no_dropout():
+    config = models.Cnn(size=8, widths=(3, 4), dense=5, dropout=0.5)
+    model, variables = models.build(config, 3), drawn(models.Cnn(size=8, widths=(3, 4), dense=5, dropout=0.5))
+    names = [stage.name for stage in model.stages]
+    noisy, quiet = (
+        models.forward(model, variables, IMAGES, key=jax.random.key(n), train=True, still=still, moving=still)
+        for n, still in ((0, ()), (1, names))
+    )
+    plain = models.forward(model, variables, IMAGES, train=True)
+    np.testing.assert_array_equal(quiet[0]["logits"], plain[0]["logits"])
+    assert not np.array_equal(noisy[0]["logits"], plain[0]["logits"])
+    jax.tree.map(np.testing.assert_array_equal, quiet[1], plain[1])
+
+
+@pytest.mark.parametrize("fixed", [("blocks/00/first/norm",), NORMS])
+def test_a_loop_over_blocks_fixes_the_same_norms(fixed):
+    model, variables = models.build(RESNET, 3), drawn(RESNET)
+
+    def pass_of(loop):
+        return jax.jit(lambda variables: models.forward(model, variables, IMAGES, train=True, fixed=fixed, loop=loop))
+
+    (taps, stats), (looped, moved) = pass_of(None)(variables), pass_of({})(variables)
+    assert "scan" in str(jax.make_jaxpr(pass_of({}))(variables))
+    np.testing.assert_allclose(looped["logits"], taps["logits"], rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), stats, moved)
+    for path, leaf in flatten(moved).items():
+        assert np.array_equal(leaf, flatten(variables.stats)[path]) == (path.rpartition("/")[0] in fixed), path
+
+
+def test_a_bridged_module_cannot_fix_single_norms():
+    bridged = models.build(SMALL, 3)._replace(inserts=False)
+    check_statistics("stages", bridged)
+    with pytest.raises(ValueError, match=r"fixed_statistics is 'layers'.*\(Cnn\).*'stages' or 'none'"):
+        check_statistics("layers", bridged)
+    with pytest.raises(ValueError, match="fixed_statistics is 'layer'"):
+        Train(fixed_statistics="layer")

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tlx import models
+from tlx.predict.opening import open_model
 from tlx.processors import ImageProcessor
 from tlx.processors.timm_settings import processor_of, settings_of
 from tlx.tasks import Classification
@@ -211,3 +212,86 @@ def test_a_processor_without_a_form_in_timm_is_refused(tmp_path):
     processor = ImageProcessor(size=(224, 224), scale=1.0)
     with pytest.raises(ValueError, match=r"timm has no form for .*scale=1\.0"):
         save_pretrained(pretrained(models.DenseNet(), processor), tmp_path / "new", layout="timm")
+
+
+SMALL = models.ResNet(size=12, stem=6, widths=(8, 12), depths=(1, 2))
+
+
+def written(tmp_path, change, config=SMALL, layout=None):
+    """Return the directory of a model with a change of its config.json."""
+    folder = save_pretrained(pretrained(config), tmp_path / "saved", layout=layout)
+    document = json.loads((folder / "config.json").read_text())
+    change(document)
+    (folder / "config.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda d: d.update(model_type="resnext"), ("model_type 'resnext'", "close: 'resnet'")),
+        (lambda d: d.update(model_type="Swin"), ("model_type 'Swin'", "close: 'swin'")),
+        (lambda d: d.update(layer_type="botleneck"), ("layer_type is 'botleneck'", "'bottleneck'")),
+        (lambda d: d.update(hidden_act="rele"), ("'rele'", "close: 'relu'")),
+        (lambda d: d.update(id2label={"0": "cat", "1": "dog", "3": "owl"}), ("id2label numbers its classes 0, 1, 3",)),
+    ],
+)  # fmt: skip
+def test_a_family_a_variant_and_a_list_of_classes_that_do_not_fit_are_one_line(tmp_path, change, parts):
+    with pytest.raises(ValueError) as error:
+        load_pretrained(written(tmp_path, change))
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda d: d.update(architecture="convnext_tiny_hnf"), ("'convnext_tiny_hnf'", "'convnext_tiny'")),
+        (lambda d: d.update(architecture="swin_s3_tiny_224"), ("'swin_s3_tiny_224'", "close: ", "swin")),
+        (lambda d: d.update(architecture="resnetv2_50x1_bitm"), ("close: 'resnetv2_50x1_bit'",)),
+        (lambda d: d.update(label_names=["a", "b"]), ("label_names has 2 names", "3 classes")),
+        (lambda d: d["model_args"].update(num_classes=5), ("id2label has 3 names", "5 classes")),
+    ],
+)  # fmt: skip
+def test_the_same_in_the_layout_of_timm(tmp_path, timm_folder, change, parts):
+    with pytest.raises(ValueError) as error:
+        load_pretrained(edited(timm_folder[1], tmp_path, change))
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_longer_list_of_classes_gets_a_new_head_that_does_not_predict(tmp_path):
+    names = tuple(f"c{n}" for n in range(4))
+    folder = written(tmp_path, lambda d: d.update(id2label=dict(enumerate(names))))
+    for task in (None, Classification(classes=4, names=names)):
+        loaded = load_pretrained(folder, task)
+        assert loaded.model.outputs == 4 and loaded.task.names == names
+        notes = {entry.path: entry.note for entry in loaded.manifest.entries if entry.action == "reset"}
+        assert notes.keys() == {"head/kernel", "head/bias"} and "(3, 12)" in notes["head/kernel"]
+    with pytest.raises(ValueError, match=r"saved has an untrained head: 'head/kernel'.*\(3, 12\)") as error:
+        open_model(str(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "parts"),
+    [
+        (models.ConvNeXt(widths=(4, 6), depths=(1, 1), size=9), "timm", ("timm has no architecture", "convnext_tiny")),
+        (models.ConvNeXt(epsilon=1e-6, layer_scale=None), "torchvision", ("without layer_scale",)),
+        (models.ConvNeXt(), "torchvision", ("epsilon=1e-12", "1e-06")),
+        (models.Swin(family="swinv2"), "torchvision", ("family='swinv2'", "'swin'")),
+        (models.Swin(size=256), "timm", ("window=7", "side of 256", "multiple of 224")),
+        (models.BiT(depths=(1, 1, 1, 1)), "torchvision", ("torchvision has no form for this BiT", "'timm'")),
+        (models.ResNet(widening=2, groups=32), "transformers", ("transformers has no form for this ResNet", "'timm'")),
+    ],
+)
+def test_a_variant_that_a_library_lacks_is_one_line(tmp_path, config, layout, parts):
+    model = models.build(config, 3)
+    nothing = Pretrained(model, Variables({}, {}), None, Manifest("random", {}, ()), TASK)
+    with pytest.raises(ValueError) as error:
+        save_pretrained(nothing, tmp_path / "new", layout=layout)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -10,14 +11,28 @@ import torch
 from PIL import Image
 
 from tlx import models
-from tlx.models import AlexNet, DenseNet, InceptionV3, MobileNetV2, Pooled, ResNet, Vgg, build, forward
+from tlx.models import (
+    AlexNet,
+    BiT,
+    ConvNeXt,
+    DenseNet,
+    InceptionV3,
+    MobileNetV2,
+    Pooled,
+    ResNet,
+    Swin,
+    Vgg,
+    build,
+    forward,
+)
 from tlx.models.efficientnet import VARIANTS
 from tlx.models.mobilenet import VARIANTS as SIZES_3
-from tlx.models.names import STATS
+from tlx.models.names import STATS, tensors_of
 from tlx.processors.timm_settings import processor_of
 from tlx.trees import flatten
 from tlx.weights import load_pretrained, save_pretrained
 from tlx.weights.formats import formats_of
+from tlx.weights.formats.convnext_torch import POINTWISE, sized
 from tlx.weights.formats.mobile_layouts import TORCH
 from tlx.weights.layouts import kind_in
 
@@ -38,6 +53,13 @@ TORCHVISION = {
     "efficientnet_b0": replace(VARIANTS["b0"], **TORCH),
     "efficientnet_b7": replace(VARIANTS["b7"], padding="both"),
     "mobilenet_v2": MobileNetV2(**TORCH),
+    "resnext50_32x4d": ResNet(widening=2, groups=32),
+    "resnext101_64x4d": ResNet(depths=(3, 4, 23, 3), widening=4, groups=64),
+    "wide_resnet101_2": ResNet(depths=(3, 4, 23, 3), widening=2),
+    "convnext_tiny": sized("tiny"),
+    "convnext_large": sized("large"),
+    "swin_t": Swin(),
+    "swin_b": Swin(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
     "mobilenet_v3_large": SIZES_3["large"],
     "mobilenet_v3_small": SIZES_3["small"],
 }
@@ -65,10 +87,10 @@ def shapes(form, config):
     assert sorted(name.ours for name in names) == sorted(ours)
     tensors = {}
     for name in names:
-        first, *rest = SHAPES[name.layout](ours[name.ours].shape)
-        if name.fold:
-            rest[-1] //= math.prod(name.fold)
-        tensors[name.foreign] = (*(1,) * name.squeeze, first * name.part[1], *rest, *name.fold)
+        sides = list(SHAPES[name.layout](ours[name.ours].shape))
+        sides[-1] //= math.prod(name.fold)
+        sides[0] *= name.part[1]
+        tensors[name.foreign] = (*(1,) * name.squeeze, *sides, *name.fold)
     return tensors | {name: array.shape for name, array in form.constants(config, model.head).items()}
 
 
@@ -87,7 +109,26 @@ def test_the_tensors_are_those_of_torchvision(networks, name):
     assert shapes(form, config) == theirs(getattr(networks.torchvision.models, name), **settings)
 
 
-@pytest.mark.parametrize("name", TIMM)
+# One of each further form of names is a quick test.
+WHOLE = (
+    "convnext_tiny",
+    "convnextv2_atto",
+    "swin_tiny",
+    "swinv2_tiny_window8",
+    "resnetv2_50x1",
+    "resnext50_",
+    "wide_resnet50",
+)
+LARGER = ("convnext", "swin", "resnetv2", "resnext", "wide_resnet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(LARGER) and not name.startswith(WHOLE) else name
+        for name in TIMM
+    ],
+)
 def test_the_tensors_and_the_ends_are_those_of_timm(networks, name):
     form, config = TIMM[name]
     assert shapes(form, config) == theirs(lambda **rest: networks.timm.create_model(name, **rest))
@@ -131,6 +172,7 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (301, 400, 3
         pytest.param("mobilenetv2_050", marks=pytest.mark.slow),
         pytest.param("mobilenetv3_small_100", marks=pytest.mark.slow),
         pytest.param("deit_tiny_distilled_patch16_224", marks=pytest.mark.slow),
+        pytest.param("swinv2_tiny_window16_256", marks=pytest.mark.slow),
     ],
 )
 def test_timm_and_tlx_open_the_directories_of_each_other(networks, tmp_path, name):
@@ -203,3 +245,86 @@ def test_torchvision_opens_a_state_dict_of_tlx(networks, tmp_path):
     image = np.random.default_rng(0).normal(size=(2, 61, 61, 3)).astype(np.float32)
     wanted = model(torch.tensor(image.transpose(0, 3, 1, 2))).detach().numpy()
     np.testing.assert_allclose(logits(loaded, image), wanted, atol=1e-5)
+
+
+def small_network(networks, name):
+    """Return a small network of timm or torchvision, and its architecture in tlx."""
+    import timm.layers
+    from timm.models.resnetv2 import ResNetV2
+    from torchvision.models.convnext import CNBlockConfig
+
+    library, family = name.split(".")
+    timm_models, vision = networks.timm.models, networks.torchvision.models
+    widths, depths = (8, 12, 16, 20), (1, 2, 1, 1)
+    convnext = ConvNeXt(size=45, widths=widths, depths=depths, epsilon=1e-6, layer_scale=0.3)
+    swin = Swin(size=52, width=8, depths=(2, 2), heads=(2, 4), window=3)
+    if library == "torchvision" and family == "convnext":
+        groups = [CNBlockConfig(*sides) for sides in zip(widths, (*widths[1:], None), depths, strict=True)]
+        return vision.ConvNeXt(groups, num_classes=CLASSES, layer_scale=0.3), convnext
+    if library == "torchvision":
+        return vision.SwinTransformer([4, 4], 8, [2, 2], [2, 4], [3, 3], num_classes=CLASSES), swin
+    if family.startswith("convnext"):
+        second = {"layer_scale": None, "response_norm": True, "widths": (POINTWISE[0], *widths[1:])}
+        config = replace(convnext, **(second if family == "convnextv2" else {}))
+        settings = {"use_grn": config.response_norm, "ls_init_value": config.layer_scale, "depths": depths}
+        settings |= {"dims": config.widths, "conv_mlp": config.response_norm}
+        return timm_models.ConvNeXt(num_classes=CLASSES, **settings), config
+    if family.startswith("swin"):
+        settings = {"num_classes": CLASSES, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4)}
+        if family == "swin":
+            return timm_models.SwinTransformer(48, window_size=3, **settings), replace(swin, size=48)
+        # The last group is smaller than a window.
+        settings |= {"depths": (2, 1, 1), "num_heads": (2, 4, 8)}
+        windows = {"window": 8, "pretrained_windows": (6, 6, 3), "depths": (2, 1, 1), "heads": (2, 4, 8)}
+        net = timm_models.SwinTransformerV2(64, window_size=8, pretrained_window_sizes=(6, 6, 3), **settings)
+        return net, replace(swin, size=64, family="swinv2", **windows)
+    if family == "bit":
+        layers = {
+            "conv_layer": partial(timm.layers.StdConv2d, eps=1e-8),
+            "norm_layer": partial(timm.layers.GroupNormAct, num_groups=8),
+        }
+        config = BiT(size=45, stem=32, widths=(32, 64), depths=(1, 2), padding="even", padded_pool=False, groups=8)
+        return ResNetV2([1, 2], (32, 64), CLASSES, stem_chs=32, stem_type="fixed", **layers), config
+    settings = {"cardinality": 4, "base_width": 32, "channels": (16, 32, 32, 32)}
+    net = timm_models.ResNet(timm_models.resnet.Bottleneck, [1, 2, 1, 1], CLASSES, **settings)
+    return net, ResNet(size=45, widths=(64, 128, 128, 128), depths=(1, 2, 1, 1), widening=2, groups=4)
+
+
+def moved(model):
+    """Return a network in evaluation, with every parameter and statistic off its initial value."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for key, buffer in model.named_buffers():
+            if key.endswith("running_var"):
+                buffer.mul_(0.8 + 0.4 * torch.rand_like(buffer))
+            elif key.endswith("running_mean"):
+                buffer.add_(0.1 * torch.randn_like(buffer))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm.convnext", "timm.convnextv2", "timm.swin", "timm.swinv2", "timm.bit", "timm.resnext",
+     "torchvision.convnext", "torchvision.swin"],
+)  # fmt: skip
+def test_a_small_network_has_the_numbers_of_its_library(networks, tmp_path, name):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    net, config = small_network(networks, name)
+    model, file = moved(net), tmp_path / "model.safetensors"
+    save_file(model.state_dict(), file)
+    loaded = load_pretrained(file, model=config)
+    assert loaded.model.head == Pooled(CLASSES) and not [e for e in loaded.manifest.entries if e.action == "reset"]
+    sides = (2, *np.broadcast_to(config.size, 2), 3)
+    image = np.random.default_rng(0).normal(size=sides).astype(np.float32)
+    wanted = model(torch.tensor(image.transpose(0, 3, 1, 2))).detach().numpy()
+    np.testing.assert_allclose(logits(loaded, image), wanted, rtol=0, atol=1e-5 * max(1.0, np.abs(wanted).max()))
+    [form] = (form for form in formats_of(type(config)) if form.layout == name.split(".")[0])
+    arrays = flatten(loaded.variables.params) | {STATS + n: leaf for n, leaf in flatten(loaded.variables.stats).items()}
+    tensors = tensors_of(form.names(config, loaded.model.head), arrays) | form.constants(config, loaded.model.head)
+    assert tensors.keys() == model.state_dict().keys()
+    for key, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(tensors[key], tensor.numpy(), err_msg=key)

@@ -134,7 +134,8 @@ def print_answers(
                     click.echo(json.dumps(finite({"example": rows.example(row), "answer": answer})))
                 else:
                     click.echo(f"{'-' if answer is None else answer_words(answer)}  | {rows.words(row)}")
-    for note in (*predictor.notes(), *broken_notes(broken)) if not quiet else ():
+    of_rows = [note for _, rows in parts for note in rows.notes()]
+    for note in (*predictor.notes(), *of_rows, *broken_notes(broken)) if not quiet else ():
         click.echo(f"note: {note}", err=True)
 
 

@@ -112,19 +112,25 @@ class Examples(Sequence[dict[str, Any]]):
     def _example(self, position: int, columns: Columns) -> dict[str, Any]:
         index = int(self.rows[position])
         record = self.source[index]
-        example = {name: self._cell(record, column, name, index) for name, column in columns.items()}
+        example = {name: self.cell(record, column, name, index) for name, column in columns.items()}
         if self.perturbation is not None:
             example = self.perturbation.shifted(example, index, len(self.source), columns)
         return {**example, **self._truth(record, index), "index": index}
 
-    def _cell(self, record: Example, column: Column, name: str, index: int) -> Any:
+    def cell(self, record: Example, column: Column, name: str, index: int) -> Any:
+        """Return the value of a cell of the record at this place of the whole split. Raises ValueError where it cannot
+        be read."""
         try:
             return cell_of(record, column, name, "")
         except ValueError:
             # The place and the user's name of the column are for the message alone, and finding the place may take
             # longer than reading the cell.
             title = " + ".join(self.roles.get(name, (name,)))
-            return cell_of(record, column, name, self.place(index), title)
+            try:
+                return cell_of(record, column, name, self.place(index), title)
+            except ValueError as error:
+                remedy = getattr(self.source, "remedy", "") if column.kind in HEAVY else ""
+                raise ValueError(f"{error}{remedy}") from None
 
     def _truth(self, record: Example, index: int) -> dict[str, Any]:
         if LABEL not in self.columns:
@@ -260,7 +266,7 @@ class Examples(Sequence[dict[str, Any]]):
         if self.mapping is not None:
             # The label of a record is a class of the original data set.
             column = column._replace(classes=("",) * len(self.mapping))
-        label = self._cell(record, column, LABEL, index)
+        label = self.cell(record, column, LABEL, index)
         if column.kind == "tags" and "words" in record and len(label) != len(record["words"]):
             raise ValueError(
                 f"{self.place(index)} has {len(record['words'])} words and {len(label)} tags; expected one tag for "

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tlx.trees import Example
 
 Batch = dict[str, np.ndarray]
+Result = TypeVar("Result")
 # Returns the arrays of all processes, [P, ...], on each process.
 Gather = Callable[[np.ndarray], Any]
 # The rows of a batch that a process reads.
@@ -96,7 +97,7 @@ class Processed:
         if (cached := self.cache.get(position)) is not None:
             return cached
         example = self.examples[position] if self.store is None else self.examples.light(position)
-        inputs = self.processor(example) if self.store is None else self.store[position]
+        inputs = self.named(lambda: self.processor(example), example) if self.store is None else self.store[position]
         arrays = {**inputs, **self.labels.of(example, self.processor), "index": example["index"]}
         if self.ragged:
             self.sizes[position] = length_of(arrays, self.processor.fields)
@@ -104,6 +105,14 @@ class Processed:
             self.bytes += 1024 + sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
             self.cache[position] = arrays
         return arrays
+
+    def named(self, make: Callable[[], Result], example: dict[str, Any]) -> Result:
+        """Return what `make` returns. A ValueError of it names the example."""
+        try:
+            return make()
+        except ValueError as error:
+            place = self.examples.place(example["index"])
+            raise error if place in str(error) else ValueError(f"{place}: {error}") from None
 
     def prepare(self) -> None:
         """Make the inputs of all examples, or open those of an earlier run, where they can be kept on disk."""
@@ -173,7 +182,8 @@ class Processed:
         for n, position in enumerate(positions.tolist()):
             example = self.examples[position]
             labels = self.labels.of(example, self.processor)
-            rows.append({"image": image(example, n), **labels, "index": example["index"]})
+            changed = self.named(lambda example=example, n=n: image(example, n), example)  # type: ignore[misc]
+            rows.append({"image": changed, **labels, "index": example["index"]})
         return collate(rows, self.fields)
 
 

@@ -3,6 +3,7 @@
 from tlx.layers.adaptive import adaptive_average_pool, mean_halves
 from tlx.layers.basic import (
     ACTIVATIONS,
+    FIXED,
     as_dtype,
     as_wide,
     batch_norm,
@@ -52,12 +53,12 @@ from tlx.layers.transformer import (
 from tlx.layers.windows import join_windows, log_distances, relative_places, split_windows, window_mask
 
 __all__ = [
-    "ACTIVATIONS", "Angles", "Cache", "Init", "KeyValue", "Quantised", "adaptive_average_pool", "as_dtype", "as_wide",
-    "attend", "attention", "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck", "column_norms",
-    "constant", "conv", "declare_attention", "declare_conv", "declare_dense", "declare_embedding", "declare_norm",
-    "declare_probe", "declare_statistics", "dense", "dequantised", "dropout", "embed", "empty_cache", "example",
-    "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "he_out", "join_windows", "keep_mask",
-    "keys_and_values", "layer_norm", "log_distances", "max_pool", "mean_halves", "mix", "normal", "ones",
-    "probe_tokens", "relative_bias", "relative_places", "rms_norm", "rotary_angles", "rotate", "split_windows",
-    "stochastic_depth", "uniform", "window_mask", "zeros",
+    "ACTIVATIONS", "FIXED", "Angles", "Cache", "Init", "KeyValue", "Quantised", "adaptive_average_pool", "as_dtype",
+    "as_wide", "attend", "attention", "attention_step", "attention_to", "average_pool", "batch_norm", "bottleneck",
+    "column_norms", "constant", "conv", "declare_attention", "declare_conv", "declare_dense", "declare_embedding",
+    "declare_norm", "declare_probe", "declare_statistics", "dense", "dequantised", "dropout", "embed",
+    "empty_cache", "example", "example_keys", "feed_forward", "gelu_exact", "group_norm", "he", "he_out",
+    "join_windows", "keep_mask", "keys_and_values", "layer_norm", "log_distances", "max_pool", "mean_halves", "mix",
+    "normal", "ones", "probe_tokens", "relative_bias", "relative_places", "rms_norm", "rotary_angles", "rotate",
+    "split_windows", "stochastic_depth", "uniform", "window_mask", "zeros",
 ]  # fmt: skip

@@ -13,6 +13,9 @@ from tlx.layers.quantised import Quantised, dequantised
 from tlx.trees import Tree
 from tlx.types import Array, Carry, Context
 
+# The name that marks the statistics of a batch norm that computes as in evaluation; its value is None.
+FIXED = "fixed"
+
 
 def as_wide(x: Array) -> Array:
     """Return activations in float32, in which moments are computed; float64 stays, for comparisons."""
@@ -57,7 +60,8 @@ def batch_norm(
 ) -> tuple[Array, Tree]:
     """Normalise [B, ..., C] over all axes except the last (Ioffe and Szegedy, 2015).
 
-    Training uses the moments of the global batch, over every device. Evaluation uses the running moments.
+    Training uses the moments of the global batch, over every device. Evaluation uses the running moments, and so does a
+    norm with the mark `FIXED` among its statistics.
 
     Args:
         params: `scale` and `bias` [C].
@@ -73,7 +77,9 @@ def batch_norm(
         The normalised input, and the statistics after this batch.
     """
     wide = as_wide(x)
-    if context.train:
+    is_fixed = FIXED in stats
+    stats = {name: leaf for name, leaf in stats.items() if name != FIXED}
+    if context.train and not is_fixed:
         axes = tuple(range(x.ndim - 1))
         mean, square = wide.mean(axes), (wide * wide).mean(axes)
         if context.axis is not None:

@@ -29,7 +29,7 @@ from tlx.layers import (
 )
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
-from tlx.models.image_stages import sides_of
+from tlx.models.image_stages import check_sides, sides_of
 from tlx.models.inputs import refuse_unread
 from tlx.models.sizes import check_ranges
 from tlx.trees import Tree, near_miss
@@ -64,7 +64,10 @@ class BiT(Architecture):
         stochastic_depth: The rate in the last block. It falls linearly to 0 in the first block.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.bit:BitFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.bit:BitFormat",
+        "tlx.weights.formats.bit_timm:BitTimm",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224
@@ -91,6 +94,9 @@ class BiT(Architecture):
         normed = {self.stem, *self.widths, *map(inner_width, self.widths)}
         if wrong := sorted(width for width in normed if width % self.groups):
             raise ValueError(f"{wrong[0]} channels are not a multiple of groups {self.groups}; change one of the two")
+        if self.padding == "same" and not self.padded_pool:
+            # The windows of the pooling have 3 places on half of the sides.
+            check_sides(self, 5)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tlx.layers import bottleneck, dense
+from tlx.layers import FIXED, bottleneck, dense
 from tlx.models.again import again, gathering
 from tlx.models.repeated import repeated_runs
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
@@ -66,6 +66,8 @@ def forward(
     stop: str | None = None,
     barrier: str | None = None,
     still: Collection[str] = (),
+    moving: Collection[str] = (),
+    fixed: Collection[str] = (),
     remat: Mapping[str, str] = MappingProxyType({}),
     dtype: Any = "float32",
     offset: Any = 0,
@@ -87,6 +89,8 @@ def forward(
         barrier: The compiler fuses nothing across the start of this stage, so that one pass computes the same bits as
             two passes that meet there.
         still: Stages that run as in evaluation.
+        moving: Stages among `still` that have no noise, but whose batch norm computes as in training.
+        fixed: Batch norms, by the path of their statistics, that compute as in evaluation.
         remat: For each stage, the values that the backward pass recomputes instead of keeping: "stage" for all of them,
             "dots" for all except the large products.
         dtype: The dtype of activations.
@@ -107,7 +111,8 @@ def forward(
             Inside a compiled function such an index results in NaN.
     """
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
-    links = Links(model, variables, key, train, frozenset(still), remat, dtype, offset, axis, gather)
+    modes = frozenset(still), frozenset(moving), frozenset(fixed)
+    links = Links(model, variables, key, train, *modes, remat, dtype, offset, axis, gather)
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}
@@ -127,6 +132,8 @@ class Links(NamedTuple):
     key: Key | None
     train: bool
     still: frozenset[str]
+    moving: frozenset[str]
+    fixed: frozenset[str]
     remat: Mapping[str, str]
     dtype: Any
     offset: Any
@@ -138,7 +145,14 @@ class Links(NamedTuple):
         # The last stage may also read the parameters of a neck or a side network.
         last = self.model.stages[-1]
         marks = {
-            stage.name: (self.trains(stage), self.remat.get(stage.name), loop.get(stage.name), stage is last)
+            stage.name: (
+                self.trains(stage),
+                stage.name in self.still,
+                self.fixed_in(stage),
+                self.remat.get(stage.name),
+                loop.get(stage.name),
+                stage is last,
+            )
             for stage in stages
         }
         return repeated_runs(self.model, self.variables, stages, marks, barrier)
@@ -156,7 +170,11 @@ class Links(NamedTuple):
 
     def trains(self, stage: Stage) -> bool:
         """Return whether a stage runs as in training."""
-        return self.train and stage.name not in self.still
+        return self.train and (stage.name not in self.still or stage.name in self.moving)
+
+    def noise(self, stage: Stage) -> Key | None:
+        """Return the key of the noise of this pass where a stage has noise, else None."""
+        return self.key if self.train and stage.name not in self.still else None
 
     def context(self, stage: Stage, noise: Key | None) -> Context:
         """Return the context of a stage with the key `noise`."""
@@ -165,6 +183,20 @@ class Links(NamedTuple):
             prompt_length(self.model, self.variables.params),
         )
         return Context(noise, self.trains(stage), self.dtype, self.offset, self.axis, *learned_tokens)
+
+    def statistics(self, stage: Stage) -> Tree:
+        """Return the statistics of a stage, with a mark in those that are fixed."""
+        marks = {f"{path}/{FIXED}".lstrip("/"): None for path in self.fixed_in(stage)}
+        stats = subtree(self.variables.stats, stage.name)
+        return nest(flatten(stats) | marks) if marks else stats
+
+    def fixed_in(self, stage: Stage) -> frozenset[str]:
+        """Return the paths, in the stage, of the batch norms that compute as in evaluation."""
+        return frozenset(
+            path.removeprefix(stage.name).lstrip("/")
+            for path in self.fixed
+            if f"{path}/".startswith(f"{stage.name}/") and self.trains(stage)
+        )
 
     def head_part(self, name: str) -> Tree:
         """Return the parameters that a tuning inserted into the head under `name`, and that other stages read, too."""
@@ -182,10 +214,11 @@ class Links(NamedTuple):
     def alone(self, stage: Stage, carry: Carry) -> tuple[Carry, Carry, dict[str, Tree]]:
         """Return the carry after a stage, with the side network and the neck that a tuning inserted, its taps, and its
         new statistics under its name; none where it has none."""
-        old_stats, rows, side = subtree(self.variables.stats, stage.name), carry.get("side", {}), self.head_part("side")
+        old_stats, rows, side = self.statistics(stage), carry.get("side", {}), self.head_part("side")
         if (neck := self.head_part("neck")) and stage is self.model.stages[-1]:
             carry = narrowed(neck, carry)
-        noise = stage_key(self.key, stage.name) if self.trains(stage) and self.key is not None else None
+        key = self.noise(stage)
+        noise = None if key is None else stage_key(key, stage.name)
         params = subtree(self.variables.params, stage.name)
         carry, stage_stats = self.applied(stage)(params, old_stats, carry, self.context(stage, noise))
         if side:
@@ -204,10 +237,10 @@ class Links(NamedTuple):
         """Return the body of the loop over a run of stages, the function that stacks the arrays of each round, and the
         carry of the first round. A round returns the taps and statistics of its stage, and its row for a side head."""
         stage, side = run[0], self.head_part("side")
-        apply, key = self.applied(stage, in_loop=True), self.key if self.trains(stage) else None
+        apply, key = self.applied(stage, in_loop=True), self.noise(stage)
 
         def items() -> Any:
-            layers = [[subtree(tree, stage.name) for tree in self.variables] for stage in run]
+            layers = [[subtree(self.variables.params, stage.name), self.statistics(stage)] for stage in run]
             salts = jnp.array([salt(stage.name) for stage in run], jnp.uint32)
             noise = jax.vmap(jax.random.fold_in, (None, 0))(key, salts) if key is not None else None
             return *jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), noise

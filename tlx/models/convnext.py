@@ -64,7 +64,11 @@ class ConvNeXt(Architecture):
         deviation: The standard deviation of the initial weights.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.convnext:ConvNeXtFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.convnext:ConvNeXtFormat",
+        "tlx.weights.formats.convnext_torch:ConvNeXtTimm",
+        "tlx.weights.formats.convnext_torch:ConvNeXtTorchvision",
+    )
     any_size: ClassVar[bool] = True
 
     size: int | tuple[int, int] = 224

@@ -31,6 +31,7 @@ from tlx.layers import (
 from tlx.layers.conv import Padding
 from tlx.models.base import Architecture
 from tlx.models.heads import Head
+from tlx.models.image_stages import check_sides
 from tlx.models.inputs import refuse_unread
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Key, Model, Stage
@@ -106,6 +107,20 @@ class Network(NamedTuple):
     epsilon: float = 1e-3
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+
+
+def smallest_side(network: Network) -> int:
+    """Return the smallest side of an image of which a place is left after every convolution."""
+    side = 1
+    every = (network.stem, *(layer for block in network.blocks for layer in block.layers), network.top)
+    for layer in reversed(every):
+        zeros = layer.padding
+        reach = (layer.size - 1) * layer.dilation + 1
+        first = zeros if isinstance(zeros, int | str) else zeros[0]
+        # "SAME" puts as many zeros as the places need.
+        pads = reach - 1 if isinstance(first, str) else 2 * first if isinstance(first, int) else sum(first)
+        side = max(1, (side - 1) * layer.stride + reach - pads)
+    return side
 
 
 def rounded(channels: float, divisor: int = 8, smallest: int | None = None) -> int:
@@ -213,7 +228,10 @@ def chain(network: Network, config: Architecture, head: Head | None, shape: tupl
         config: The architecture.
         head: The head; None for the bare backbone.
         shape: (height, width, channels) of an image.
+
+    Raises ValueError for an image that is too small for the convolutions.
     """
+    check_sides(config, smallest_side(network))
     epsilon = network.epsilon
 
     def stem(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:

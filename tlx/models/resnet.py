@@ -1,5 +1,7 @@
 """Residual networks (He et al., 2016), with the stride in the 3x3 convolution (ResNet v1.5; Goyal et al., 2017).
 
+ResNeXt (Xie et al., 2017) and Wide ResNet (Zagoruyko and Komodakis, 2016) are settings of the same network.
+
 Stages: `stem`, `blocks/00` ... (a residual block each), `pool`, `head`. Shapes: B batch, I height, J width of an image,
 C channels.
 """
@@ -41,7 +43,7 @@ REDUCTION = 4
 LAYERS = ("first", "second", "third")
 # The layers of a stage, in the order of the numbers of their noise, after that of stochastic depth.
 SALTS = ("stem", *LAYERS, "shortcut", *(f"stem/{name}" for name in LAYERS[:2]))
-POSITIVE = ("size", "channels", "stem", "widths", "depths", "epsilon")
+POSITIVE = ("size", "channels", "stem", "widths", "depths", "widening", "groups", "epsilon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class ResNet(Architecture):
     """A residual network; the default is ResNet-50.
 
     ResNet-18 and 34 have `widths=(64, 128, 256, 512)`, `bottleneck=False` and the depths (2, 2, 2, 2) and (3, 4, 6, 3);
-    ResNet-101 and 152 the depths (3, 4, 23, 3) and (3, 8, 36, 3).
+    ResNet-101 and 152 the depths (3, 4, 23, 3) and (3, 8, 36, 3). ResNeXt-50 32x4d has `widening=2, groups=32`,
+    ResNeXt-101 32x8d `widening=4, groups=32`, and Wide ResNet-50-2 `widening=2`.
 
     Attributes:
         size: The side of the image, or (height, width). The weights do not depend on it.
@@ -60,6 +63,8 @@ class ResNet(Architecture):
         depths: The number of blocks of each group.
         bottleneck: Whether a block has a 3x3 convolution between two 1x1 convolutions with a quarter of the channels;
             otherwise it has two 3x3 convolutions.
+        widening: The channels of the 3x3 convolution of a bottleneck over a quarter of the channels of the block.
+        groups: The number of groups of channels that the 3x3 convolution of a bottleneck convolves separately.
         early_stride: Whether the first 1x1 convolution of a bottleneck halves the image, as in the paper; otherwise the
             3x3 convolution does (v1.5).
         halve_first: Whether the first group halves the image too.
@@ -86,6 +91,8 @@ class ResNet(Architecture):
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = True
+    widening: int = 1
+    groups: int = 1
     early_stride: bool = False
     halve_first: bool = False
     deep_stem: bool = False
@@ -104,6 +111,16 @@ class ResNet(Architecture):
             )
         if self.bottleneck and any(width % REDUCTION for width in self.widths):
             raise ValueError(f"widths {self.widths} are not all multiples of {REDUCTION}, as a bottleneck requires")
+        if not self.bottleneck and (self.widening, self.groups) != (1, 1):
+            raise ValueError(
+                f"widening={self.widening}, groups={self.groups} are for bottleneck=True; expected 1 and 1 for other "
+                "blocks"
+            )
+        if wrong := [width for width in self.widths if width // REDUCTION * self.widening % self.groups]:
+            raise ValueError(
+                f"a block of {wrong[0]} channels has {wrong[0] // REDUCTION * self.widening} inner channels; expected "
+                f"a multiple of groups={self.groups}: change widening, groups or widths"
+            )
         if self.early_stride and not self.bottleneck:
             raise ValueError("early_stride is for bottleneck=True: other blocks have no 1x1 convolution")
         if self.deep_stem and self.stem % 2:
@@ -130,6 +147,7 @@ class Layer(NamedTuple):
     inputs: int
     outputs: int
     stride: int = 1
+    groups: int = 1
 
 
 def stem_layers(config: ResNet) -> tuple[Layer, ...]:
@@ -171,16 +189,16 @@ def layers(config: ResNet, inputs: int, width: int, stride: int) -> Iterator[Lay
         yield Layer(first, 3, inputs, width, stride)
         yield Layer(second, 3, width, width)
         return
-    inner = width // REDUCTION
+    inner = width // REDUCTION * config.widening
     early, late = (stride, 1) if config.early_stride else (1, stride)
     yield Layer(first, 1, inputs, inner, early)
-    yield Layer(second, 3, inner, inner, late)
+    yield Layer(second, 3, inner, inner, late, config.groups)
     yield Layer(third, 1, inner, width)
 
 
 def declared(layer: Layer) -> tuple[Tree, Tree]:
     """Return the parameters and the statistics that a convolution with its norm declares."""
-    kernel = declare_conv(layer.size, layer.inputs, layer.outputs, he_out, bias=False)
+    kernel = declare_conv(layer.size, layer.inputs, layer.outputs, he_out, bias=False, groups=layer.groups)
     return kernel | {"norm": declare_norm(layer.outputs)}, {"norm": declare_statistics(layer.outputs)}
 
 
@@ -190,7 +208,8 @@ def chain(config: ResNet, head: Head | None) -> Model:
 
     def normed(layer: Layer, params: Tree, stats: Tree, x: Array, context: Context) -> tuple[Array, Tree]:
         """Return the normalised convolution, with the zeros on both sides that torch adds, and its statistics."""
-        y = conv(params, x, context, SALTS.index(layer.name) + 1, stride=layer.stride, padding=layer.size // 2)
+        salt, pads = SALTS.index(layer.name) + 1, layer.size // 2
+        y = conv(params, x, context, salt, stride=layer.stride, padding=pads, groups=layer.groups)
         y, norm = batch_norm(
             params["norm"], stats["norm"], y, context, epsilon=config.epsilon, momentum=config.momentum, unbiased=True
         )

@@ -88,7 +88,11 @@ class Swin(Architecture):
         deviation: The standard deviation of the initial weights.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.swin:SwinFormat",)
+    formats: ClassVar[tuple[str, ...]] = (
+        "tlx.weights.formats.swin:SwinFormat",
+        "tlx.weights.formats.swin_torch:SwinTimm",
+        "tlx.weights.formats.swin_torch:SwinTorchvision",
+    )
     any_size: ClassVar[bool] = True
 
     family: str = "swin"

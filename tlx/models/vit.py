@@ -120,7 +120,8 @@ class Vit(Architecture):
             raise ValueError(f"unknown activation {self.activation!r}{near_miss(self.activation, ACTIVATIONS)}")
         if min(sides(self)) < self.patch:
             raise ValueError(
-                f"an image of size {self.size} is smaller than one patch of size {self.patch}; reduce the patch size"
+                f"an image of size {self.size} is smaller than one patch of size {self.patch}; use a larger image, or "
+                "a smaller patch"
             )
         if self.distilled and self.family != "deit":
             raise ValueError(f"distilled requires the family 'deit', not {self.family!r}")

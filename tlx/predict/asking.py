@@ -91,7 +91,7 @@ def predict(
     rows = rows_of(examples, predictor.model, stated, split)
     parts = () if rows is None else stream(predictor, rows, skip_broken=skip_broken)
     answers = [answer for part in parts for answer in part.answers]
-    for note in predictor.notes() if answers else ():
+    for note in (*predictor.notes(), *rows.notes()) if rows is not None and answers else ():
         log.warning("note: %s", note)
     if not is_frame(examples):
         return answers

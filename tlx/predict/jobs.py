@@ -174,7 +174,7 @@ def write_answers(
         clear(parts)
     with suppress(OSError):
         parts.rmdir()
-    return WrittenAnswers(path, len(rows), broken, left_out, tuple(predictor.notes()))
+    return WrittenAnswers(path, len(rows), broken, left_out, (*predictor.notes(), *rows.notes()))
 
 
 def fill(

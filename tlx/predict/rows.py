@@ -18,7 +18,7 @@ from tlx.data.sources.division import Division
 from tlx.data.sources.files import FileTable
 from tlx.data.sources.folder import Folder, files_of
 from tlx.data.sources.labels import LabelColumn
-from tlx.data.sources.media import digest_of_files, media_kind
+from tlx.data.sources.media import Entry, digest_of_entries, entries_of, frames_note, media_kind
 from tlx.data.sources.raw_table import CHUNK, LINE, RawTable, key_of
 from tlx.data.sources.roles import IMAGES, PAIRS, SOUNDS, TEXTS, is_text, sample
 from tlx.data.sources.table_rows import TableRows
@@ -65,10 +65,18 @@ class InputRows:
         return self.table.place(row) if self.named is None else self.named(row)
 
     @cached_property
+    def files(self) -> dict[str, Entry | None]:
+        """Return the entries of the images and sounds that the rows name."""
+        return entries_of(self.table, [name for role in HEAVY for name in self.roles.get(role, ())], "")
+
+    def notes(self) -> tuple[str, ...]:
+        """Return notes on the rows."""
+        return frames_note(self.files)
+
+    @cached_property
     def identity(self) -> Json:
         """Return JSON values that differ where the rows, the files that they name, or their inputs differ."""
-        columns = [name for role, names in self.roles.items() if role in HEAVY for name in names]
-        files = digest_of_files(self.table, columns, "")
+        files = digest_of_entries(self.files)
         content = self.table.digest or digest_of(self.table.arrow)
         return {
             "data": key_of(content, files) if files else content,
@@ -186,7 +194,9 @@ def table_rows(
     }
     places = np.arange(len(table))
     label = LabelColumn(Column("class"), {}, {"train": None})
-    rows = TableRows(table, roles, columns, places, Division("train", places), label, Tabular())
+    # The caller decides on broken rows.
+    settings = Tabular(broken="drop")
+    rows = TableRows(table, roles, columns, places, Division("train", places), label, settings)
     examples = Examples(table.name, "rows", rows, columns)
 
     texts = [name for role, names in roles.items() if columns[role].kind == "text" for name in names]
@@ -273,7 +283,10 @@ def plain_rows(table: RawTable, inputs: ModelInputs, processor: Processor) -> In
         return {"words": cell.split()}
 
     def named(row: int) -> str:
-        return table.place(row) if LINE in table.arrow.column_names else f"{cells[row].as_py()!r:.60}"
+        if LINE in table.arrow.column_names:
+            return table.place(row)
+        cell = cells[row].as_py()
+        return str(cell) if role in HEAVY else f"{cell!r:.60}"
 
     return InputRows(table, read, count, {role: (column,)}, named)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +13,8 @@ if TYPE_CHECKING:
 
 # Pillow warns above this, and refuses twice as many.
 MOST_PIXELS = 89_478_485
+# The warning says what the error of `open_picture` says.
+warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
 
 
 def open_picture(content: bytes, name: str = "this image") -> Image:
@@ -35,9 +40,9 @@ def open_picture(content: bytes, name: str = "this image") -> Image:
             "convert it"
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"{name} has too many pixels ({error}); expected at most {MOST_PIXELS:,}: reduce its size"
-        ) from None
+        count = re.search(r"\d+", str(error))
+        pixels = f"{int(count[0]):,} pixels" if count else "too many pixels"
+        raise ValueError(f"{name} has {pixels}; expected at most {MOST_PIXELS:,}: reduce its size") from None
     except Exception as error:  # each format's reader has its own kinds
         raise damaged(name, error) from None
     width, height = picture.size
@@ -56,3 +61,28 @@ def damaged(name: str, error: Exception) -> ValueError:
     """Return the error for a damaged picture."""
     reason = " ".join(str(error).split())[:80] or type(error).__name__
     return ValueError(f"{name} is damaged ({reason}); expected a complete image: copy it from its source again")
+
+
+def has_frames(path: Path, head: bytes) -> bool:
+    """Return whether a file holds several frames or pages, of which only the first one is read.
+
+    The second picture of a JPEG, which a camera adds as a preview, does not count.
+
+    Args:
+        path: The file.
+        head: Its first bytes, 4,096 or more where it has so many.
+    """
+    from PIL import Image
+
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return head[12:16] == b"VP8X" and bool(head[20] & 2)
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and b"IDAT" in head:
+        # The chunk of an animation lies before the pixels.
+        return b"acTL" in head[: head.index(b"IDAT")]
+    if head[:3] != b"GIF" and head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG"):
+        return False
+    try:
+        with Image.open(path) as picture:
+            return bool(getattr(picture, "is_animated", False))
+    except Exception:  # decoding says what is wrong
+        return False

@@ -17,7 +17,7 @@ import numpy as np
 
 from tlx.config import check_choice
 from tlx.processors.base import Inputs, Processor, format_source
-from tlx.processors.encoded import open_picture
+from tlx.processors.encoded import MOST_PIXELS, open_picture
 from tlx.processors.files import read_preprocessor
 from tlx.processors.picture_settings import extent, picture_settings
 from tlx.trees import Example, Json
@@ -61,7 +61,8 @@ def decode(content: bytes, name: str) -> Image:
     picture = open_picture(content, name)
     if picture.mode.startswith(DEEP):
         raise ValueError(
-            f"{name} has pixels of mode {picture.mode!r}, with more than 8 bits; convert it to 8 bits per channel"
+            f"{name} has pixels of mode {picture.mode!r}, with more than 8 bits; convert it to 8 bits per channel, so "
+            "that you choose which value becomes white"
         )
     return plain(ImageOps.exif_transpose(picture))
 
@@ -343,6 +344,11 @@ class ImageProcessor(Processor):
             new = (long_side, self.size) if width > height else (self.size, long_side)
         else:
             new = (self.size[1], self.size[0])
+        if new[0] * new[1] > MOST_PIXELS:
+            raise ValueError(
+                f"the image of {height:,} x {width:,} pixels would be resized to {new[1]:,} x {new[0]:,}; expected at "
+                f"most {MOST_PIXELS:,} pixels: cut it into parts, or set Data(size=...)"
+            )
         return picture if new == picture.size else picture.resize(new, _RESAMPLE.index(self.resample))
 
     def _crop(self, picture: Image) -> Image:

@@ -66,7 +66,7 @@ def slope_of(
         begin={stream: pmap.rows_before(rows_of(inputs), axis) for stream, inputs in batch.items()},
         tick=tick,
         axis=axis,
-        frozen=partition.frozen_stages(stages, parts.partition),
+        evaluation=parts.evaluation_mode,
         first=partition.first_trainable(stages, parts.partition),
         remat=rematerialised(parts, stages, merge(state.trainable, state.frozen)),
         average=average,
@@ -88,9 +88,9 @@ class Move(NamedTuple):
 class Losses:
     """The losses of the `terms` on one batch from one state.
 
-    `begin` is by stream the position of this device's first example in the global batch; `frozen` are the stages
-    without trainable parameters, `first` the first stage with some, `remat` what each stage recomputes; `average` holds
-    the averaged parameters, if an average is kept.
+    `begin` is by stream the position of this device's first example in the global batch; `evaluation` are the parts
+    that run as in evaluation, `first` is the first stage with trainable parameters, `remat` what each stage recomputes;
+    `average` holds the averaged parameters, if an average is kept.
     """
 
     parts: Parts = field(kw_only=False)
@@ -103,7 +103,7 @@ class Losses:
     begin: Mapping[str, Array | int]
     tick: Tick
     axis: str | None
-    frozen: frozenset[str]
+    evaluation: partition.EvaluationMode
     first: str | None
     remat: Mapping[str, str]
     average: Tree | None
@@ -162,7 +162,7 @@ class Losses:
                 train=True,
                 start=self.parts.start,
                 barrier=self.first,
-                still=self.frozen,
+                **self.evaluation._asdict(),
                 remat=self.remat,
                 dtype=self.parts.dtype,
                 offset=joint_places([(places[stream], rows_of(batch[stream])) for stream in streams]),

@@ -25,7 +25,7 @@ from tlx.training.precision import Precision, fixed_kernels, looked_up, on_grid
 from tlx.training.pretrained import drawn, fitted, notes_on, pretrained_model, redrawn, same_weights
 from tlx.training.shares import shared
 from tlx.training.step import Parts
-from tlx.training.tuning_checks import check_shares, check_tuning
+from tlx.training.tuning_checks import check_shares, check_statistics, check_tuning
 from tlx.trees import Tree, flatten, near_miss
 from tlx.tuning import merging
 from tlx.types import Field, Key, Model, Phase, Turn, Variables
@@ -102,6 +102,7 @@ class Prepared(NamedTuple):
             remat=recipe.train.remat,
             features=any(CRITERIA[name].features for name in recipe.train.measured),
             joint=recipe.train.statistics == "joint",
+            fixed_statistics=recipe.train.fixed_statistics,
             padded=recipe.tuning.padded,
             streams=tuple(self.streams),
             references=self.references,
@@ -280,6 +281,7 @@ def check_fit(
     terms, streams = recipe.objective, tuple(recipe.data.stream_names)
     taker = updates.taker_of(recipe.update, terms, model)
     shapes, trainable = check_tuning(recipe.tuning, model, params)
+    check_statistics(recipe.train.fixed_statistics, model)
     precision.check(recipe.train.frozen_dtype, recipe.tuning, model, trainable)
     if taker is not None:
         trainable = {path for path in trainable if path.startswith(tuple(p for turn in taker[1] for p in turn.moves))}

@@ -18,7 +18,6 @@ from tlx.files.durable import guarded, sync_tree
 from tlx.functional.metrics import document
 from tlx.functional.selection import gaps
 from tlx.objectives import without_inserted
-from tlx.partition import frozen_stages
 from tlx.processors import vocabulary
 from tlx.processors.columns import LABEL
 from tlx.records import run_directory
@@ -265,10 +264,10 @@ def in_pieces(ready: Prepared) -> list[str]:
     if train.accumulate == 1:
         return []
     size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
-    stages = [stage.name for stage in ready.model.stages]
-    # A frozen stage uses its running statistics, not those of a batch.
-    frozen = [tuple(f"{stage}/" for stage in frozen_stages(stages, parts)) for parts in ready.partitions]
-    if any(not path.startswith(prefixes) for path in flatten(ready.model.stats) for prefixes in frozen):
+    # A fixed batch norm uses its running statistics, not those of a batch.
+    modes = [ready.parts(phase).evaluation_mode for phase in range(len(ready.partitions))]
+    fixed = [tuple(f"{name}/" for name in (mode.still - mode.moving) | mode.fixed) for mode in modes]
+    if any(not path.startswith(prefixes) for path in flatten(ready.model.stats) for prefixes in fixed):
         lines.append(f"batch norm computes its statistics on {size}, not on the whole batch")
     for term in recipe.objective:
         if term.needs(recipe.data.stream_names).features is None:

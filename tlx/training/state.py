@@ -14,7 +14,7 @@ from tlx.models.chain import Gather
 from tlx.objectives import Term
 from tlx.optim import Layout, Optim
 from tlx.optim.hyperparameters import hyperparameters
-from tlx.partition import Partition
+from tlx.partition import EvaluationMode, Partition, evaluation_mode
 from tlx.tasks import Task
 from tlx.training.precision import Precision
 from tlx.trees import Tree, flatten, merge, nest
@@ -50,12 +50,12 @@ class Parts(NamedTuple):
 
     `accumulate` is M, the number of pieces; with `twice` the whole batch takes the passes that M pieces take, to count
     its operations; `ema` None keeps no average; `remat` is as in `recipe.Train`; `joint` makes one pass of the streams
-    of the data. `start` names the stage at which the step begins where the features below it were computed before (see
-    `tlx.training.feature_cache`): its batches then hold a carry in the place of inputs. With `features` an evaluation
-    also returns the features that the head reads. `padded` is as in `Tuning`. `streams` are the streams of the data in
-    a batch, `references` the structures of the models that the terms load. `gather` is as in `models.forward`.
-    `precision` sets the types of the parameters. `layers` is "loop" where repeated stages run as one loop, else
-    "unrolled".
+    of the data, `fixed_statistics` is as in `recipe.Train`. `start` names the stage at which the step begins where the
+    features below it were computed before (see `tlx.training.feature_cache`): its batches then hold a carry in the
+    place of inputs. With `features` an evaluation also returns the features that the head reads. `padded` is as in
+    `Tuning`. `streams` are the streams of the data in a batch, `references` the structures of the models that the terms
+    load. `gather` is as in `models.forward`. `precision` sets the types of the parameters. `layers` is "loop" where
+    repeated stages run as one loop, else "unrolled".
     """
 
     model: Model
@@ -71,6 +71,7 @@ class Parts(NamedTuple):
     ema: float | None = None
     remat: str = "auto"
     joint: bool = False
+    fixed_statistics: str = "stages"
     start: str | None = None
     features: bool = False
     padded: tuple[str, ...] = ()
@@ -103,6 +104,12 @@ class Parts(NamedTuple):
             prefix[:-1]: frozenset(path.removeprefix(prefix) for path in self.learning if path.startswith(prefix))
             for prefix in prefixes
         }
+
+    @property
+    def evaluation_mode(self) -> EvaluationMode:
+        """Return the parts of the model that run as in evaluation."""
+        stages = [stage.name for stage in self.model.stages]
+        return evaluation_mode(stages, self.model.stats, self.partition, self.fixed_statistics)
 
     @property
     def learning(self) -> list[str]:

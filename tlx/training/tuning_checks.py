@@ -28,6 +28,15 @@ def check_tuning(tuning: Tuning, model: Model, params: Tree) -> tuple[Tree, set[
     return grown, trainable
 
 
+def check_statistics(fixed_statistics: str, model: Model) -> None:
+    """Raise ValueError where single batch norms are to keep their statistics, and the model takes no such mark."""
+    if fixed_statistics == "layers" and model.stats and not model.inserts:
+        raise ValueError(
+            f"train.fixed_statistics is 'layers', but a bridged module ({type(model.config).__name__}) is one stage, "
+            "whose norms cannot be fixed one by one; expected 'stages' or 'none'"
+        )
+
+
 def check_merge(tuning: Tuning, model: Model, grown: Any) -> None:
     """Raise ValueError where inserted leaves are merged in the step, and the merged parameters are not those of the
     model."""

@@ -307,11 +307,11 @@ def grafted(state: TrainState, run_state: TrainState) -> TrainState:
 
 def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     """Return whether runs that train different leaves may still share a program: the first trainable stage and the
-    frozen stages are the same, all parameters are float32, no term remembers anything, and the update and the optimiser
-    treat every number separately."""
+    parts that run as in evaluation are the same, all parameters are float32, no term remembers anything, and the update
+    and the optimiser treat every number separately."""
     stages = [stage.name for stage in parts[0].model.stages]
+    modes = {of_run.evaluation_mode for of_run in parts}
     firsts = {partition.first_trainable(stages, of_run.partition) for of_run in parts}
-    frozen = {partition.frozen_stages(stages, of_run.partition) for of_run in parts}
     elementwise = all(
         of_run.update.elementwise and of_run.ema is None and of_run.optim.elementwise and not of_run.layout.schedules
         and of_run.precision.is_plain
@@ -322,7 +322,7 @@ def may_join(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
     return (
         elementwise
         and len(leaves) > 1
-        and len(firsts) == len(frozen) == len(path_sets) == 1
+        and len(firsts) == len(modes) == len(path_sets) == 1
         and not any(jax.tree.leaves(state.memory) for state in states)
     )
 
@@ -345,6 +345,7 @@ def same_program(parts: Sequence[Parts], states: Sequence[TrainState]) -> bool:
             of_run.ema is None,
             of_run.remat,
             of_run.joint,
+            of_run.fixed_statistics,
             of_run.start,
             of_run.precision,
             type(of_run.optim),

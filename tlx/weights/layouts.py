@@ -63,6 +63,12 @@ def completed(document: Json, file: Path) -> Json:
         raise ValueError(f"{file}: tlx does not have timm's architecture {name!r}{near_miss(name, kinds)}")
     classes = foreign_kinds()[kinds[name]].classes_in(document)  # type: ignore[attr-defined]
     names = document.get("label_names") or []
+    for key in ("id2label", "label_names"):
+        if classes and document.get(key) and len(document[key]) != classes:
+            raise ValueError(
+                f"{file}: {key} has {len(document[key]):,} names, but the network has {classes:,} classes; correct the "
+                "list, or remove it"
+            )
     if "id2label" not in document and len(names) == classes:
         document = document | {"id2label": {str(n): label for n, label in enumerate(names)}}
     return document | {"model_type": kinds[name], "num_labels": classes}

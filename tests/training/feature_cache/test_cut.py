@@ -102,6 +102,10 @@ def test_statistics_that_move_below_the_cut_are_detected(image, changed):
     model = models.Cnn(size=8, widths=(3, 4), dense=None)
     frozen = changed(image, model=model, tuning=tuning.Freeze(through="stem"))
     assert cut(frozen).stage is not None
+    for fixed_statistics, stage in (("stages", "blocks/00"), ("layers", "blocks/00"), ("none", None)):
+        recorded = cut(changed(frozen, train={"fixed_statistics": fixed_statistics}))
+        assert recorded.stage == stage
+        assert (recorded.why == "running statistics change below 'blocks/00'") == (stage is None)
 
 
 def test_statistics_that_move_below_the_cut_are_refused(image):

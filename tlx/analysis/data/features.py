@@ -57,7 +57,13 @@ class FeatureSource:
                 rows.append(" ".join(text_of(examples.light(position), examples)))
             else:
                 rows.append(spectrum(examples, position) if self.kind == "audio" else small(examples[position]))
-        return np.array(rows, object) if self.of_texts else np.array(rows, np.float32)
+        return np.array(rows, object) if self.of_texts else np.array(of_one_width(rows), np.float32)
+
+
+def of_one_width(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return arrays [..., W] of one width: the pixels of a grey picture are repeated where others have colours."""
+    widest = max((row.shape[-1] for row in rows), default=0)
+    return [np.repeat(row, widest // row.shape[-1], axis=-1) if widest % row.shape[-1] == 0 else row for row in rows]
 
 
 def of_model(ready: Prepared, examples: Examples) -> np.ndarray:
@@ -109,7 +115,7 @@ def classifier(of_texts: bool) -> Any:
 def vectors(sides: Sequence[np.ndarray], of_texts: bool) -> list[np.ndarray]:
     """Return rows of numbers of several sides, [N, W] each; texts become 64 singular directions of their TF-IDF."""
     if not of_texts:
-        return [np.asarray(side, np.float32) for side in sides]
+        return [np.asarray(side, np.float32) for side in of_one_width(sides)]
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tlx.assets import cache_dir
 from tlx.data.examples import many, save_whole
-from tlx.processors.columns import inputs, read_cell
+from tlx.processors.columns import inputs
 from tlx.processors.previews import resized
 
 if TYPE_CHECKING:
@@ -236,9 +236,8 @@ def mixed(hashes: np.ndarray) -> np.ndarray:
 
 def decoded(record: Example, examples: Examples, row: int) -> list[Any]:
     """Return the inputs of a record as examples hold them: pixels, samples, texts, numbers."""
-    place = examples.place(row)
     return [
-        read_cell(record[name], column, name, place)
+        examples.cell(record, column, name, row)
         for name, column in inputs(examples.columns).items()
         if record.get(name) is not None
     ]

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from tlx.assets import cache_dir
 from tlx.data.sources.raw_table import RawTable, key_of
 from tlx.data.waiting import Waiting
 from tlx.files.durable import write_whole
+from tlx.processors.encoded import has_frames
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".gsm", ".opus", ".aiff", ".au")
@@ -28,8 +29,8 @@ BLOCK = 4096
 # Files that are read at the same time: opening a file is mostly waiting for the disk.
 THREADS = 16
 
-# The size, the two times (nanoseconds) and the hash of a file.
-Entry = tuple[int, int, int, str]
+# The size, the two times (nanoseconds) and the hash of a file, and whether it holds several frames.
+Entry = tuple[int, int, int, str, bool]
 
 
 def media_kind(name: str) -> str:
@@ -60,9 +61,31 @@ def digest_of_files(table: RawTable, columns: Collection[str], split: str) -> st
     It depends on the names as the table spells them, on sizes and on samples of the content, not on the folder and not
     on times: a copy of the data has the same hash. A file that is missing counts as such; reading it is an error later.
     """
+    return digest_of_entries(entries_of(table, columns, split))
+
+
+def digest_of_entries(entries: Mapping[str, Entry | None]) -> str:
+    """Return the hash of the content of files; "" where there are none."""
+    content = [(name, entry and (entry[0], entry[3])) for name, entry in entries.items()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest() if content else ""
+
+
+def frames_note(entries: Mapping[str, Entry | None]) -> tuple[str, ...]:
+    """Return a note where files hold several frames or pages, of which the first one is read; () where none does."""
+    names = [name for name, entry in entries.items() if entry is not None and entry[4]]
+    if not names:
+        return ()
+    if len(names) == 1:
+        return (f"{names[0]} holds several frames or pages; only the first one is read",)
+    named = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (f"{len(names):,} files hold several frames or pages ({named}); only the first one of each is read",)
+
+
+def entries_of(table: RawTable, columns: Collection[str], split: str) -> dict[str, Entry | None]:
+    """Return by its name the entry of each file that some columns of a split name, None where it is missing."""
     names = sorted({name for column in columns for name in file_names(table, column)})
     if not names:
-        return ""
+        return {}
     folder = table.folder or Path()
     store = cache_dir() / "files" / f"{key_of('files', os.path.abspath(folder), table.name, split)}.json"
     known = stored_entries(store)
@@ -81,8 +104,7 @@ def digest_of_files(table: RawTable, columns: Collection[str], split: str) -> st
                 entries[name] = entry
                 say(done)
         keep(store, {name: entry for name, entry in entries.items() if entry is not None})
-    content = [(name, entry and (entry[0], entry[3])) for name, entry in entries.items()]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return entries
 
 
 def without_blanks(table: RawTable, columns: Collection[str]) -> RawTable:
@@ -116,25 +138,27 @@ def entry_of(path: Path) -> Entry | None:
     if status is None:
         return None
     size = status[0]
-    content = hashlib.sha256()
+    starts = (0,) if size <= 3 * BLOCK else (0, (size - BLOCK) // 2, size - BLOCK)
+    blocks = []
     try:
         with path.open("rb", buffering=0) as stream:
-            if size <= 3 * BLOCK:
-                content.update(stream.read())
-            else:
-                for start in (0, (size - BLOCK) // 2, size - BLOCK):
-                    stream.seek(start)
-                    content.update(stream.read(BLOCK))
+            for start in starts:
+                stream.seek(start)
+                blocks.append(stream.read(BLOCK if len(starts) > 1 else -1))
     except OSError:
         return None
-    return (*status, content.hexdigest()[:32])
+    content = hashlib.sha256(b"".join(blocks)).hexdigest()[:32]
+    return (*status, content, media_kind(path.name) != "audio" and has_frames(path, blocks[0]))
 
 
 def stored_entries(store: Path) -> dict[str, Entry]:
     """Return the entries that the cache keeps; {} where there are none, or they cannot be read."""
     try:
         with store.open(encoding="utf-8") as stream:
-            return {name: (int(a), int(b), int(c), str(text)) for name, (a, b, c, text) in json.load(stream).items()}
+            return {
+                name: (int(size), int(modified), int(changed), str(text), bool(frames))
+                for name, (size, modified, changed, text, frames) in json.load(stream).items()
+            }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

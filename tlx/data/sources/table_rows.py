@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlx.data.overlap import Origin
+from tlx.data.sources.broken import REMEDY, content_of
 from tlx.data.sources.cells import class_names
 from tlx.data.sources.labels import LabelColumn
 from tlx.data.sources.raw_table import CLASSES, LINE, RawTable
@@ -101,6 +101,11 @@ class TableRows(Sequence[Example]):
                     return str(self.table.folder / file)
         return self.table.place(row)
 
+    @property
+    def remedy(self) -> str:
+        """Return the end of a message about an image or a sound of these records that cannot be read."""
+        return REMEDY if self.settings.broken == "error" else ""
+
     def origins(self, rows: np.ndarray) -> dict[str, Origin]:
         """Return the rows of the table of the records at `rows`, by its digest."""
         return {self.table.digest: Origin(np.arange(len(rows)), self.rows[rows])}
@@ -117,25 +122,12 @@ class TableRows(Sequence[Example]):
         contents = [self.table.cell(name, row) for name in self.roles[role]]
         kind = self.columns[role].kind
         if kind in HEAVY:
-            return self._content(role, contents[0], row)
+            return content_of(contents[0], self.table.folder, self.table.place(row), self.roles[role][0])
         if kind == "words":
             return contents[0].split() if isinstance(contents[0], str) else contents[0]
         if len(contents) == 1:
             return contents[0]
         return "\n".join("" if content is None else str(content) for content in contents)
-
-    def _content(self, role: str, content: Any, row: int) -> Any:
-        """Return the bytes of an image or a sound, or its array. Raises ValueError where its file is missing."""
-        if isinstance(content, dict):
-            content = content["bytes"] if content.get("bytes") is not None else content.get("path")
-        if not isinstance(content, str):
-            return content
-        path = (self.table.folder or Path()) / content
-        if not path.is_file():
-            raise ValueError(
-                f"{self.table.place(row)}: {self.roles[role][0]!r} is {content!r}, but there is no file {path}"
-            )
-        return path.read_bytes()
 
     def _label(self, position: int, row: int) -> Any:
         if self.labels is not None:

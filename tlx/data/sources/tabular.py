@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from tlx.data.examples import Examples
 from tlx.data.sources.base import Dataset, Source
+from tlx.data.sources.broken import without_broken
 from tlx.data.sources.cells import Cells, Kind
 from tlx.data.sources.division import division
 from tlx.data.sources.labels import LabelColumn, label_column
-from tlx.data.sources.media import digest_of_files, without_blanks
+from tlx.data.sources.media import Entry, digest_of_entries, entries_of, frames_note, without_blanks
 from tlx.data.sources.raw_table import RawTable
 from tlx.data.sources.roles import INPUTS, Roles, roles_of
 from tlx.data.sources.several_labels import several_labels
@@ -52,6 +53,8 @@ class Tabular(Source):
         separator: The text between the classes of one cell.
         classes: The names of the classes in their order. By default they are sorted.
         missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.
+        broken: How to treat rows whose image or sound cannot be read: "error" names the first one when a run reads it,
+            "drop" decodes every file once, before the run, and leaves such rows out with a note.
         split: A column that says to which split a row belongs: "train", "validation" or "test".
         group: A column of groups, such as patients: all rows of a group are in one split.
         time: A column of times or numbers: the last rows are the test split, the rows before them the validation split.
@@ -68,6 +71,7 @@ class Tabular(Source):
     separator: str | None = None
     classes: tuple[str, ...] = ()
     missing: Literal["error", "drop"] = "error"
+    broken: Literal["error", "drop"] = "error"
     split: str | None = None
     group: str | None = None
     time: str | None = None
@@ -86,8 +90,9 @@ class Tabular(Source):
             raise ValueError(f"classes={self.classes!r}; expected the names of the classes, such as ('neg', 'pos')")
         if not 0 <= self.test_share < 1:
             raise ValueError(f"test_share={self.test_share}; expected 0 (no test split) or a share below 1")
-        if self.missing not in ("error", "drop"):
-            raise ValueError(f"missing={self.missing!r}; expected 'error' or 'drop'")
+        for name in ("missing", "broken"):
+            if getattr(self, name) not in ("error", "drop"):
+                raise ValueError(f"{name}={getattr(self, name)!r}; expected 'error' or 'drop'")
         if self.label_kind not in (None, "class", "number", "classes", "numbers", "tags"):
             raise ValueError(
                 f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes', 'numbers' or 'tags'"
@@ -119,7 +124,7 @@ class Tabular(Source):
         """
         rows, columns, content, notes = opened(self, self.stamps())
         # The files that the rows name may change although the table does not.
-        content = with_files(content, rows)
+        content, frames = with_files(content, rows)
         if "audio" in columns:
             sounds = (row["audio"] for part in rows.values() for row in part)
             sound = next((sound for sound in sounds if sound is not None), b"")
@@ -129,7 +134,7 @@ class Tabular(Source):
             split: Examples(str(self), split, part, columns, key=content if len(part) else "")
             for split, part in rows.items()
         }
-        return Dataset(str(self), splits, columns, content, notes)
+        return Dataset(str(self), splits, columns, content, (*notes, *frames))
 
     def whole(self) -> Self:
         """Return the source, which then divides off no test split."""
@@ -159,6 +164,8 @@ def opened(
     tables = {split: without_blanks(table, files) for split, table in tables.items()}
     label = read_label(settings, tables, roles)
     columns = {role: Column(KINDS[role]) for role in roles if role != LABEL} | {LABEL: label.column}
+    if settings.broken == "drop":
+        label = without_broken(tables, roles, columns, label, str(settings))
     splits = {}
     for split, part in division(settings, tables, label).items():
         rows = TableRows(tables[part.table], roles, columns, label.rows[part.table][part.places], part, label, settings)
@@ -169,18 +176,21 @@ def opened(
     return splits, columns, fingerprint_of(settings, tables), notes
 
 
-def with_files(content: str, rows: Mapping[str, TableRows]) -> str:
-    """Return the fingerprint of the content, with the images and sounds in files that the rows name."""
+def with_files(content: str, rows: Mapping[str, TableRows]) -> tuple[str, tuple[str, ...]]:
+    """Return the fingerprint of the content, with the images and sounds in files that the rows name, and the note on
+    files of several frames."""
     digests: dict[str, str] = {}
+    files: dict[str, Entry | None] = {}
     seen = set()
     for split, part in rows.items():
         if id(part.table) not in seen:
             seen.add(id(part.table))
-            files = [name for role in HEAVY if role in part.roles for name in part.roles[role]]
-            digests[split] = digest_of_files(part.table, files, split)
-    if not any(digests.values()):
-        return content
-    return hashlib.sha256(json.dumps([content, digests], sort_keys=True).encode()).hexdigest()[:16]
+            entries = entries_of(part.table, [name for role in HEAVY for name in part.roles.get(role, ())], split)
+            digests[split] = digest_of_entries(entries)
+            files |= entries
+    if any(digests.values()):
+        content = hashlib.sha256(json.dumps([content, digests], sort_keys=True).encode()).hexdigest()[:16]
+    return content, frames_note(files)
 
 
 def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:

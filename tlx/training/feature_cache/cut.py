@@ -91,10 +91,10 @@ def carried(ready: Prepared, stage: str, dtype: Any, variables: Variables, input
 
 def moving_below(ready: Prepared, parts: Parts, stage: str, inputs: Shapes) -> str:
     """Return what changes from step to step below `stage`; empty where nothing does."""
-    frozen = partition.frozen_stages([stage.name for stage in ready.model.stages], parts.partition)
+    evaluation = parts.evaluation_mode._asdict()
 
     def prefix(key: Any, variables: Variables, batch: Any) -> Any:
-        taps, after = forward(ready.model, variables, batch, key=key, train=True, stop=stage, still=frozen)
+        taps, after = forward(ready.model, variables, batch, key=key, train=True, stop=stage, **evaluation)
         return taps["carry"], after
 
     key, variables = jax.eval_shape(lambda: (jax.random.key(0), ready.variables))

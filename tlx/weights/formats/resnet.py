@@ -44,8 +44,14 @@ class ResNetFormat(Format):
     def write(self, config: ResNet, head: Head | None, document: Json) -> Json:
         """Return a config.json for `config`, with other fields from an earlier `document`.
 
-        Raises ValueError for settings without a foreign form: another epsilon than that of torch, or a ResNet-D.
+        Raises ValueError for settings without a foreign form: another epsilon than that of torch, a ResNet-D, a ResNeXt
+        or a Wide ResNet.
         """
+        if (config.widening, config.groups) != (1, 1):
+            raise ValueError(
+                f"a ResNet with widening={config.widening}, groups={config.groups} has no equivalent in transformers, "
+                "so it cannot be saved in Hugging Face format"
+            )
         if config.deep_stem or config.average_shortcut:
             raise ValueError(
                 f"a ResNet with deep_stem={config.deep_stem}, average_shortcut={config.average_shortcut} has no "

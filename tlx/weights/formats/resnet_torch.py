@@ -23,9 +23,23 @@ PLAIN = {
     "resnet101": ResNet(depths=(3, 4, 23, 3)),
     "resnet152": ResNet(depths=(3, 8, 36, 3)),
 }
-ARCHITECTURES = PLAIN | {
-    f"{name}d": replace(config, deep_stem=True, average_shortcut=True) for name, config in PLAIN.items()
+# ResNeXt and Wide ResNet: the depth of the base, the widening and the groups.
+WIDER = {
+    "resnext50_32x4d": ("resnet50", 2, 32),
+    "resnext101_32x4d": ("resnet101", 2, 32),
+    "resnext101_32x8d": ("resnet101", 4, 32),
+    "resnext101_32x16d": ("resnet101", 8, 32),
+    "resnext101_32x32d": ("resnet101", 16, 32),
+    "resnext101_64x4d": ("resnet101", 4, 64),
+    "wide_resnet50_2": ("resnet50", 2, 1),
+    "wide_resnet101_2": ("resnet101", 2, 1),
 }
+DEEP: dict[str, Any] = {"deep_stem": True, "average_shortcut": True}
+ARCHITECTURES = PLAIN | {f"{name}d": replace(config, **DEEP) for name, config in PLAIN.items()}
+ARCHITECTURES |= {
+    name: replace(PLAIN[base], widening=widening, groups=groups) for name, (base, widening, groups) in WIDER.items()
+}
+ARCHITECTURES["resnext50d_32x4d"] = replace(ARCHITECTURES["resnext50_32x4d"], **DEEP)
 # The names of the convolutions of a stem and of their norms. In ResNet-D their numbers count the activations too.
 STEMS = {False: (("conv1", "bn1"),), True: (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))}
 
@@ -57,7 +71,8 @@ class ResNetTorchvision(TorchvisionFormat):
             ours, foreign = f"blocks/{n:02d}", f"layer{group + 1}.{n - starts[group]}"
             for layer in block.layers:
                 number = LAYERS.index(layer.name) + 1
-                yield Name(f"{ours}/{layer.name}/kernel", f"{foreign}.conv{number}.weight", "convolution")
+                layout = "grouped" if layer.groups > 1 else "convolution"
+                yield Name(f"{ours}/{layer.name}/kernel", f"{foreign}.conv{number}.weight", layout)
                 yield from statistics_names(f"{ours}/{layer.name}/norm", f"{foreign}.bn{number}")
             if block.shortcut is not None:
                 # The pooling of ResNet-D counts too.

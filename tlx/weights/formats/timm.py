@@ -1,6 +1,7 @@
 """Base class of timm's layout: a directory with `architecture` and `pretrained_cfg` in config.json."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from tlx import config as records
@@ -92,9 +93,9 @@ class TimmFormat(Format):
 
     def named(self, config: Any) -> Iterator[str]:
         """Yield the names in timm of an architecture with the parameters of `config`; those of its size come first."""
-        fields = {name: getattr(config, name) for name in FREE if hasattr(config, name)}
+        names = [field.name for field in fields(config) if field.name not in FREE]
         for name, base in sorted(self.architectures.items(), key=lambda item: item[1].size != config.size):
-            if records.replace(base, **fields) == config:
+            if all(getattr(base, field) == getattr(config, field) for field in names):
                 yield name
 
     def kind(self, config: Any) -> str:
