@@ -33,7 +33,12 @@ def step():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_ends_with_130(number):
     before = signal.getsignal(signal.SIGTERM)
-    result = CliRunner().invoke(group, ["wait", str(int(number))])
+    # A program in the background of a shell ignores SIGINT.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = CliRunner().invoke(group, ["wait", str(int(number))])
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert (result.exit_code, result.output) == (130, "\nstopped\n")
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -123,8 +123,22 @@ CONFIGS: dict[str, Any] = {
 }
 # Inception has 94 convolutions, too many to compile one by one; test_parity_images.py compares them as one program.
 LARGE = ("inception",)
-EVERY = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in LARGE])
-OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("linen", "nnx", *LARGE)])
+# Families whose programs take longest to compile; the parity tests compare all of them in the quick tests too.
+LONG = (
+    *("electra", "deit", "resnet", "bit", "convnext", "swin", "densenet", "efficientnet", "mobilenet-v2"),
+    "mobilenet-v3",
+)
+
+
+def cases(*without: str) -> Any:
+    """Return the families as cases; those of `LONG` are slow tests."""
+    names = [name for name in CONFIGS if name not in (*without, *LARGE)]
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in names]
+    )
+
+
+EVERY, OURS = cases(), cases("linen", "nnx")
 FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
 
 

@@ -93,7 +93,9 @@ def test_a_loop_returns_the_taps_statistics_and_gradients_of_the_stages_one_by_o
     agree(*made(name))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW if name in ("bert", "electra", "distilbert") else []) for name in CONFIGS]
+)
 def test_the_layers_of_every_family_run_in_one_loop(name):
     model, variables, inputs = made(name)
     assert loops(model, variables, inputs) == (name != "cnn")

@@ -84,6 +84,7 @@ def test_a_strong_view_depends_on_the_step_and_the_example_only(kind):
     assert all((a != b).any() for a, b in zip(view, strong_view(stream, 1), strict=True))
 
 
+@pytest.mark.slow
 def test_images_are_moved_about_their_centre():
     image = np.random.default_rng(0).normal(size=(6, 9, 2)).astype(np.float32)
     angle, shears, shifts = 0.4, (0.2, -0.1), (0.25, -0.3)

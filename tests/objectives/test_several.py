@@ -34,9 +34,9 @@ def look(mlp, streams, term, **more):
     [
         (terms.Supervised(on="source", weight=2.0), "on"),
         (terms.Coral(), "source"),
-        (terms.Mmd(), "source"),
+        pytest.param(terms.Mmd(), "source", marks=pytest.mark.slow),
         (terms.Dann(width=3, reversal=0.5), "source"),
-        (terms.Gate(width=3, reversal=0.5), "source"),
+        pytest.param(terms.Gate(width=3, reversal=0.5), "source", marks=pytest.mark.slow),
     ],
     ids=lambda given: type(given).__name__,
 )

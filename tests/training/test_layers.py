@@ -52,9 +52,9 @@ def stepped(parts, variables):
         (tuning.Full(decay=0.5), {"ema": 0.9, "remat": "stages", "accumulate": 2}, {4}),
         # The frozen layers are not in the loop of those that learn.
         (tuning.Freeze(through="blocks/01"), {}, {2}),
-        (tuning.Rules((r"blocks/0[01]/bias", None), (r".*", Learn())), {}, {2}),
+        pytest.param(tuning.Rules((r"blocks/0[01]/bias", None), (r".*", Learn())), {}, {2}, marks=pytest.mark.slow),
         (tuning.Probe(), {}, {4}),
-        (tuning.BitFit(), {}, {4}),
+        pytest.param(tuning.BitFit(), {}, {4}, marks=pytest.mark.slow),
     ],
     ids=["full", "freeze", "rules", "probe", "bias"],
 )

@@ -353,7 +353,7 @@ def test_batch_statistics_are_updated_by_one_piece_after_another():
     assert not np.allclose(mean[0], mean[1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("how", ["jit", "pmap"])
+@pytest.mark.parametrize("how", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("remat", ["none", "dots", "stages"])
 def test_rematerialisation_gives_the_same_values(remat, how, walked):
     """This includes dropout: the noise of a stage follows from its key, in both passes."""

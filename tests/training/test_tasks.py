@@ -156,6 +156,7 @@ def test_a_reopened_regression_has_the_scales_of_its_run(measured):
     np.testing.assert_allclose(predictions.scores["prediction"], stored.scores["prediction"], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_early_version_keeps_the_units_of_its_outputs(tmp_path):
     """It has neither the field `standardise` in its recipe nor kept fields in its result."""
     plain = recipe(tasks.Regression(outputs=3), target=Brightness())

@@ -44,7 +44,9 @@ def same(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=pytest.mark.slow if how in ("InTurn", "LinearThenFull") else []) for how in HOW]
+)
 @pytest.mark.parametrize("name", ["mlp", pytest.param("vit", marks=pytest.mark.slow)])
 def test_every_phase_moves_its_trainable_parameters_and_has_no_other_state(name, how):
     recipe = Recipe(

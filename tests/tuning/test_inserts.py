@@ -89,7 +89,11 @@ def test_an_adapter_by_hand():
     np.testing.assert_allclose(bottleneck(value, X), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("model", [pytest.param(BERT, marks=pytest.mark.slow), CNN, MLP], ids=["bert", "cnn", "mlp"])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(BERT, marks=pytest.mark.slow), pytest.param(CNN, marks=pytest.mark.slow), MLP],
+    ids=["bert", "cnn", "mlp"],
+)
 def test_a_bottleneck_is_between_the_features_and_the_head(model):
     """Terms read the input of the head, and the bottleneck works above a feature cache."""
     inputs = {
@@ -115,7 +119,7 @@ def test_a_bottleneck_is_between_the_features_and_the_head(model):
     np.testing.assert_allclose(second["logits"], taps["logits"], atol=1e-6)
 
 
-@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
+@pytest.mark.parametrize("placement", [pytest.param("houlsby", marks=pytest.mark.slow), "pfeiffer"])
 def test_an_adapter_is_at_the_place_of_its_paper(placement):
     block = params(tuning.Adapter(width=3, placement=placement))["blocks"]["00"]
     block = nest({path: leaf + random_arrays(7, x=leaf.shape)["x"] for path, leaf in flatten(block).items()})
@@ -186,6 +190,7 @@ def test_fixed_parameters_stay_fixed_in_a_trainable_head(how):
     assert learning - inserted == {path for path in flatten(model.params) if path.startswith("head/")}
 
 
+@pytest.mark.slow
 def test_a_dropout_rate_is_not_a_parameter():
     lora = random_arrays(2, a=(6, 2), b=(2, 4)) | {"scale": jnp.float32(1.5), "dropout": jnp.float32(0.5)}
     slope = jax.grad(lambda own: (dense(own, jnp.asarray(X), Context(KEY, True)) ** 2).sum())(layer(lora=lora))

@@ -17,7 +17,13 @@ def classes(neck=None):
     return tasks.Classification(classes=3, names=NAMES, neck=neck)
 
 
-@pytest.mark.parametrize("name", WITH_HEAD)
+# One family of each kind of head; the others are slow, because a network of convolutions takes seconds to draw.
+QUICK = ("bert", "roberta", "distilbert", "vit", "deit-teacher", "dinov2", "siglip", "resnet-basic")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in WITH_HEAD]
+)
 def test_a_checkpoint_with_a_head_fills_everything_below_the_neck(name, tmp_path):
     stored = random_model(name, classes())
     save_pretrained(stored, tmp_path / "foreign")
