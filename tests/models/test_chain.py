@@ -27,6 +27,7 @@ from tlx.models import (
     Mlp,
     MobileNetV2,
     MobileNetV3,
+    MPNet,
     Nnx,
     ResNet,
     Swin,
@@ -77,6 +78,7 @@ class OtherNet(nnx.Module):
 
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
+WORDS = {field: value for field, value in TEXT.items() if field != "types"}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
 # ResNet-D, whose stem has several layers.
 DEEP: dict[str, Any] = {"deep_stem": True, "average_shortcut": True}
@@ -92,6 +94,7 @@ CONFIGS: dict[str, Any] = {
     "roberta": Bert(family="roberta", pad=1, **TEXT),
     "distilbert": Bert(family="distilbert", **(TEXT | {"types": 0})),
     "electra": Bert(family="electra", embedding=9, **TEXT),
+    "mpnet": MPNet(**WORDS),
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
@@ -125,7 +128,7 @@ CONFIGS: dict[str, Any] = {
 LARGE = ("inception",)
 EVERY = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in LARGE])
 OURS = pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ("linen", "nnx", *LARGE)])
-FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+FAMILY = pytest.mark.parametrize("name", [name for name in CONFIGS if "input_ids" in CONFIGS[name].input_fields()])
 
 
 class Made(NamedTuple):
@@ -146,10 +149,10 @@ def made(name: str) -> Made:
 
     fresh = initialise(model, jax.random.key(0))
     variables = Variables(map_named(moved, fresh.params), map_named(moved, fresh.stats))
-    if isinstance(config, Bert):
+    if "input_ids" in config.input_fields():
         mask = np.ones((BATCH, TOKENS), int)
         mask[1::2, 4:] = 0
-        kinds = rng.integers(0, max(config.types, 1), mask.shape)
+        kinds = rng.integers(0, max(getattr(config, "types", 0), 1), mask.shape)
         ids = np.where(mask == 1, rng.integers(2, 23, mask.shape), config.pad)
         return Made(model, variables, {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds})
     shape = (9, 9, 2) if isinstance(config, Cnn) else (*SIDES[name], 2) if name in SIDES else SHAPE
@@ -191,7 +194,8 @@ def test_every_stage_has_a_tap(name):
     taps, _ = forward(model, variables, inputs)
     stages = {stage.name for stage in model.stages}
     named = {f"{stage.name}/{name}" for stage in model.stages for name in (stage.output, *stage.others)}
-    assert stages | named <= taps.keys() <= stages | named | {"hidden", "pooled", "logits", "mask", "carry"}
+    last = {name for stage in model.stages for name in stage.others} | {"hidden", "pooled", "logits", "mask", "carry"}
+    assert stages | named <= taps.keys() <= stages | named | last
     assert all(equal(taps[stage.name], taps[f"{stage.name}/{stage.output}"]) for stage in model.stages)
     assert taps["logits"].shape == (BATCH, CLASSES)
     assert taps["logits"].dtype == jnp.float32

@@ -18,7 +18,7 @@ import safetensors.numpy
 import torch
 import transformers
 
-from tlx.models import Bert, Head, PerToken, Pooled, build, forward, vit
+from tlx.models import Head, MPNet, PerToken, Pooled, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
 from tlx.types import Variables
@@ -48,6 +48,7 @@ TEXT = {
     "type_vocab_size": 3,
     "pad_token_id": 1,
 }
+WORDS = {key: value for key, value in TEXT.items() if key != "type_vocab_size"}
 DISTIL = {"vocab_size": 23, "dim": 15, "n_layers": 3, "n_heads": 3, "hidden_dim": 13, "max_position_embeddings": 17}
 PLAIN = {
     "image_size": 15,
@@ -74,6 +75,9 @@ CASES = {
     "roberta-tokens": Case("RobertaForTokenClassification", TEXT | {"hidden_act": "relu"}),
     "distilbert-tokens": Case("DistilBertForTokenClassification", DISTIL),
     "electra-tokens": Case("ElectraForTokenClassification", TEXT | {"embedding_size": 9}),
+    "mpnet": Case("MPNetModel", WORDS | {"hidden_act": "silu"}),
+    "mpnet-head": Case("MPNetForSequenceClassification", WORDS | {"hidden_act": "gelu_new"}),
+    "mpnet-tokens": Case("MPNetForTokenClassification", WORDS | {"hidden_act": "relu"}),
     "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
     "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
     "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
@@ -119,7 +123,7 @@ def draw(case: Case) -> dict[str, np.ndarray]:
         return {"image": rng.normal(size=(3, height, width, fields["num_channels"])).astype(np.float32)}
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     ids = rng.integers(2, case.fields["vocab_size"], mask.shape)
-    if case.model.startswith("Roberta"):
+    if case.model.startswith(("Roberta", "MPNet")):
         ids = np.where(mask == 1, ids, case.fields["pad_token_id"])
     inputs = {"input_ids": ids, "attention_mask": mask}
     if kinds := case.fields.get("type_vocab_size"):
@@ -172,9 +176,10 @@ def gradient_differences(got: dict[str, np.ndarray], wanted: dict[str, np.ndarra
 def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """The gradient with 0 in the rows of the padding id, as torch declares it (`padding_idx`).
 
-    The true gradient is not 0 if a class token is read from padding, as in RoBERTa with padding on the left.
+    The true gradient is not 0 if a class token is read from padding, as in RoBERTa and MPNet with padding on the left.
     """
-    rows = ("stem/words/embedding", "stem/positions/embedding") if config.family == "roberta" else ()
+    counted = isinstance(config, MPNet) or getattr(config, "family", "") == "roberta"
+    rows = ("stem/words/embedding", "stem/positions/embedding") if counted else ()
     return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
 
 
@@ -195,12 +200,13 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         path: param.shape for path, param in flatten(model.params).items()
     }
 
-    result = torch_model(**as_torch(inputs), output_hidden_states=headed)
+    text = "input_ids" in inputs
+    result = torch_model(**as_torch(inputs), output_hidden_states=headed or text)
     if not headed:
         wanted = {"hidden": result.last_hidden_state, "pooled": result.get("pooler_output")}
     else:
         # The last one is the final hidden state of BERT, but comes before the final norm of a ViT.
-        last = {"hidden": result.hidden_states[-1]} if isinstance(config, Bert) else {}
+        last = {"hidden": result.hidden_states[-1]} if text else {}
         wanted = last | {"logits": result.logits}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     scores = wanted.get("logits", wanted.get("pooled"))
@@ -214,10 +220,13 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     both = jax.value_and_grad(loss, has_aux=True)
     (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
+    if text:
+        states = [stage.name for stage in model.stages if stage.output == "hidden"]
+        wanted |= dict(zip(states, result.hidden_states, strict=True))
     results = {}
     for name, value in wanted.items():
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
-        results[name] = float((difference[real > 0] if name == "hidden" else difference).max())
+        results[name] = float((difference[real > 0] if name != "logits" and difference.ndim == 3 else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     reference_side = tlx_params(module, config, head, stored(torch_model, grads, folder / "gradients"))
     differences = gradient_differences(without_padding(config, flatten(gradient)), reference_side)

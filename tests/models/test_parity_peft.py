@@ -38,6 +38,7 @@ TEXT = {
     "type_vocab_size": 2,
     "pad_token_id": 1,
 }
+WORDS = {key: value for key, value in TEXT.items() if key != "type_vocab_size"}
 DISTIL = {
     "vocab_size": 23,
     "dim": 15,
@@ -69,6 +70,7 @@ MODELS = {
     "roberta": ("RobertaForSequenceClassification", TEXT | {"type_vocab_size": 1}),
     "distilbert": ("DistilBertForSequenceClassification", DISTIL),
     "electra": ("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "mpnet": ("MPNetForSequenceClassification", WORDS),
     "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
     "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
     "dinov2": ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
@@ -97,7 +99,7 @@ CONVOLUTIONS = {
 }
 # The names of the layers in peft: the tuned layers, and those of the feed-forward layer among them.
 BERT = (["query", "value", "key"], "layer.1.output.dense")
-NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
+NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2"), "mpnet": (["attn.q", "attn.v", "attn.k"], BERT[1])} | {
     name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)
 }
 # Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
@@ -112,8 +114,8 @@ PAIRS = [
     if name not in CONVOLUTION_NAMES and name not in FURTHER
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
-    # These three differ in names and in the width of an embedding.
-    if name not in ("electra", "deit", "dinov2") or how in ("lora", "prompt")
+    # These differ in names, in the width of an embedding, or in the scores of the attention.
+    if name not in ("electra", "mpnet", "deit", "dinov2") or how in ("lora", "prompt")
 ] + list(CONVOLUTIONS)
 
 

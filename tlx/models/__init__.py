@@ -22,6 +22,7 @@ from tlx.models import (
     inception,
     mlp,
     mobilenet,
+    mpnet,
     resnet,
     sizes,
     swin,
@@ -44,6 +45,7 @@ from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.mobilenet import MobileNetV2, MobileNetV3
+from tlx.models.mpnet import MPNet
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
 from tlx.models.vgg import Vgg
@@ -63,6 +65,7 @@ __all__ = [
     "Head",
     "InceptionV3",
     "Linen",
+    "MPNet",
     "Mlp",
     "MobileNetV2",
     "MobileNetV3",
@@ -98,6 +101,7 @@ __all__ = [
     "initialise",
     "mlp",
     "mobilenet",
+    "mpnet",
     "resnet",
     "sizes",
     "summary",

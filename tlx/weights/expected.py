@@ -16,6 +16,7 @@ from tlx.weights.expected_patches import (
     siglip_backbone,
     swin_backbone,
 )
+from tlx.weights.expected_text import mpnet_backbone
 
 TEXT = {
     "bert": "Bert",
@@ -24,6 +25,7 @@ TEXT = {
     "camembert": "Camembert",
     "distilbert": "DistilBert",
     "electra": "Electra",
+    "mpnet": "MPNet",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -66,7 +68,9 @@ def expected(document: Json) -> dict[str, Shape]:
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
         prefix = "vision_model." if kind == "siglip" else f"{kind}."
     else:
-        backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
+        form = OTHER_TEXT.get(kind)
+        tensors = text_backbone(kind, head, document) if form is None else form(head, document)
+        backbone, top = dict(tensors), dict(text_head(kind, head, document))
         prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
     return {(name if head == "Model" else prefix + name): shape for name, shape in backbone.items()} | top
 
@@ -216,6 +220,7 @@ LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
     "siglip": lambda document: document["vision_config"]["hidden_size"],
     **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
 }
+OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {"mpnet": mpnet_backbone}
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,
     "efficientnet": efficientnet_backbone,

@@ -1,0 +1,24 @@
+"""Names and shapes of the tensors of further text encoders (see `expected`)."""
+
+from tlx.trees import Json
+from tlx.weights.expected_layers import Shapes, linear, norm
+
+
+def mpnet_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `MPNetModel`; a classifier has none of its pooler."""
+    width, inner = document["hidden_size"], document["intermediate_size"]
+    yield "embeddings.word_embeddings.weight", (document["vocab_size"], width)
+    yield "embeddings.position_embeddings.weight", (document["max_position_embeddings"], width)
+    yield from norm("embeddings.LayerNorm", width)
+    buckets = document["relative_attention_num_buckets"]
+    yield "encoder.relative_attention_bias.weight", (buckets, document["num_attention_heads"])
+    for number in range(document["num_hidden_layers"]):
+        block = f"encoder.layer.{number}"
+        for name in "qkvo":
+            yield from linear(f"{block}.attention.attn.{name}", width, width)
+        yield from norm(f"{block}.attention.LayerNorm", width)
+        yield from linear(f"{block}.intermediate.dense", width, inner)
+        yield from linear(f"{block}.output.dense", inner, width)
+        yield from norm(f"{block}.output.LayerNorm", width)
+    if head == "Model":
+        yield from linear("pooler.dense", width, width)
