@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax import nnx
 
 from tlx.models import (
+    Albert,
     AlexNet,
     Bert,
     BiT,
@@ -33,13 +34,14 @@ from tlx.models import (
     Swin,
     Vgg,
     Vit,
+    albert,
     architectures,
     build,
     forward,
     initialise,
 )
 from tlx.trees import flatten, map_named, subtree
-from tlx.types import Model, Param, Stage, Variables
+from tlx.types import Context, Model, Param, Stage, Variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 BATCH, TOKENS, CLASSES = 8, 7, 3
@@ -95,6 +97,7 @@ CONFIGS: dict[str, Any] = {
     "distilbert": Bert(family="distilbert", **(TEXT | {"types": 0})),
     "electra": Bert(family="electra", embedding=9, **TEXT),
     "mpnet": MPNet(**WORDS),
+    "albert": Albert(embedding=9, groups=2, **TEXT, **DROPOUT),
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
@@ -252,6 +255,11 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("bert", "dropout", "blocks/01"),
         ("bert", "attention_dropout", "blocks/01"),
         *((name, "head_dropout", "head") for name in ("bert", "roberta", "distilbert", "electra")),
+        ("mpnet", "dropout", "head"),
+        ("mpnet", "attention_dropout", "blocks/01"),
+        ("albert", "dropout", "blocks/01"),
+        ("albert", "attention_dropout", "blocks/00"),
+        ("albert", "head_dropout", "head"),
         ("vit", "dropout", "stem"),
         ("vit", "dropout", "blocks/01"),
         ("vit", "attention_dropout", "blocks/01"),
@@ -288,6 +296,13 @@ def test_a_frozen_stage_runs_as_in_evaluation(name):
     taps, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=every)
     assert equal(taps["logits"], forward(model, variables, inputs)[0]["logits"])
     assert equal(stats, variables.stats)
+
+
+def test_the_passes_through_shared_layers_have_different_noise():
+    config, key = Albert(embedding=9, **TEXT), jax.random.key(1)
+    contexts = [albert.pass_context(Context(key=key, train=True), number) for number in range(config.depth)]
+    assert len({tuple(jax.random.key_data(context.key).tolist()) for context in contexts}) == config.depth
+    assert albert.pass_context(Context(), 1) == Context()
 
 
 def test_a_stage_keeps_its_noise_when_another_is_added():

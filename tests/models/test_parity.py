@@ -21,7 +21,7 @@ import transformers
 from tlx.models import Head, MPNet, PerToken, Pooled, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
-from tlx.types import Variables
+from tlx.types import Stage, Variables
 from tlx.weights import load_pretrained, save_pretrained
 from tlx.weights.formats import foreign, foreign_kinds
 from tlx.weights.formats.vit import VitFormat
@@ -78,6 +78,9 @@ CASES = {
     "mpnet": Case("MPNetModel", WORDS | {"hidden_act": "silu"}),
     "mpnet-head": Case("MPNetForSequenceClassification", WORDS | {"hidden_act": "gelu_new"}),
     "mpnet-tokens": Case("MPNetForTokenClassification", WORDS | {"hidden_act": "relu"}),
+    "albert": Case("AlbertModel", TEXT | {"embedding_size": 9, "num_hidden_groups": 2}),
+    "albert-head": Case("AlbertForSequenceClassification", TEXT | {"embedding_size": 15, "hidden_act": "relu"}),
+    "albert-tokens": Case("AlbertForTokenClassification", TEXT | {"embedding_size": 9, "inner_group_num": 2}),
     "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
     "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
     "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
@@ -183,6 +186,11 @@ def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np
     return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
 
 
+def states_of(stage: Stage) -> list[str]:
+    """Return the taps of a stage that are hidden states of `transformers`: those of all passes of ALBERT."""
+    return [f"{stage.name}/{name}" for name in stage.others if name.startswith("pass_")] or [stage.name]
+
+
 def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compiled: bool = False) -> dict[str, float]:
     """Return the differences between both implementations of one model: values by tap, and `gradients` at the worst
     parameter.
@@ -221,7 +229,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
     if text:
-        states = [stage.name for stage in model.stages if stage.output == "hidden"]
+        states = [state for stage in model.stages if stage.output == "hidden" for state in states_of(stage)]
         wanted |= dict(zip(states, result.hidden_states, strict=True))
     results = {}
     for name, value in wanted.items():

@@ -70,6 +70,7 @@ MODELS = {
     "roberta": ("RobertaForSequenceClassification", TEXT | {"type_vocab_size": 1}),
     "distilbert": ("DistilBertForSequenceClassification", DISTIL),
     "electra": ("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "albert": ("AlbertForSequenceClassification", TEXT | {"embedding_size": 9}),
     "mpnet": ("MPNetForSequenceClassification", WORDS),
     "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
     "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
@@ -99,9 +100,11 @@ CONVOLUTIONS = {
 }
 # The names of the layers in peft: the tuned layers, and those of the feed-forward layer among them.
 BERT = (["query", "value", "key"], "layer.1.output.dense")
-NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2"), "mpnet": (["attn.q", "attn.v", "attn.k"], BERT[1])} | {
-    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)
-}
+NAMES = {
+    "distilbert": (["q_lin", "v_lin", "k_lin"], "lin2"),
+    "albert": (BERT[0], "ffn_output"),
+    "mpnet": (["attn.q", "attn.v", "attn.k"], BERT[1]),
+} | {name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)}
 # Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
 CONVOLUTION_NAMES = {
     "resnet": (["embedder.convolution", "layer.0.convolution"], ["layer.0.convolution"], "layer.1.convolution"),
@@ -115,7 +118,7 @@ PAIRS = [
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
     # These differ in names, in the width of an embedding, or in the scores of the attention.
-    if name not in ("electra", "mpnet", "deit", "dinov2") or how in ("lora", "prompt")
+    if name not in ("electra", "mpnet", "albert", "deit", "dinov2") or how in ("lora", "prompt")
 ] + list(CONVOLUTIONS)
 
 
@@ -146,7 +149,7 @@ def draw(name):
         return {"image": rng.normal(size=(3, 15, 15, 2)).astype(np.float32)}
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     inputs = {"input_ids": np.where(mask == 1, rng.integers(2, 23, mask.shape), 1), "attention_mask": mask}
-    if name in ("bert", "electra"):
+    if name in ("bert", "electra", "albert"):
         inputs["token_type_ids"] = rng.integers(0, 2, mask.shape)
     return inputs
 
@@ -229,7 +232,7 @@ def peft_config(name, how):
         adapted, scaled, inner = CONVOLUTION_NAMES[name]
     task = None if name in IMAGES else "SEQ_CLS"
     remaining = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
-    dimensions = {"token_dim": 9 if name == "electra" else 15, "num_layers": 2, "num_attention_heads": 3}
+    dimensions = {"token_dim": 9 if name in ("electra", "albert") else 15, "num_layers": 2, "num_attention_heads": 3}
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
     lora = {"task_type": task, "target_modules": [*adapted, inner], **remaining}
     return {

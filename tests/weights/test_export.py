@@ -39,6 +39,7 @@ CONFIGS = {
     "electra": models.Bert(family="electra", embedding=8, **TEXT),
     "electra-wide": models.Bert(family="electra", activation="gelu_new", **TEXT),
     "mpnet": models.MPNet(activation="silu", **TEXT),
+    "albert": models.Albert(embedding=8, types=3, groups=2, layers=2, **TEXT),
     "vit": models.Vit(channels=1, **IMAGE),
     "vit-wide": models.Vit(qkv_bias=False, activation="gelu_pytorch_tanh", **(IMAGE | {"size": (8, 12)})),
     "deit": models.Vit(family="deit", **IMAGE),
@@ -77,7 +78,7 @@ TASKS = {
     "backbone": None,
 }
 # Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3.
-LINEAR = ("mpnet", "bit", "convnext", "convnextv2", "swin", "swinv2", "siglip", "dinov2_with_registers")
+LINEAR = ("mpnet", "albert", "bit", "convnext", "convnextv2", "swin", "swinv2", "siglip", "dinov2_with_registers")
 BARE = ("dinov3_vit",)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
@@ -99,16 +100,24 @@ def quick():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+# The classes of tokenizers with a list of pieces.
+PIECES = {
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+    "albert": "AlbertTokenizer",
+}
+
+
 def tokenizer(kind, folder):
     """A directory written by the class of `transformers` for the family."""
     import transformers
 
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    if kind in ("xlm-roberta", "camembert"):
-        pieces = [*names, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
+    if kind in PIECES:
+        first = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"] if kind == "albert" else names
+        pieces = [*first, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
         vocabulary = [(piece, -float(n)) for n, piece in enumerate(pieces)]
-        value = transformers.XLMRobertaTokenizer if kind == "xlm-roberta" else transformers.CamembertTokenizer
-        built = value(vocab=vocabulary)
+        built = getattr(transformers, PIECES[kind])(vocab=vocabulary)
     elif kind == "mpnet":
         built = transformers.MPNetTokenizer(vocab={word: n for n, word in enumerate([*names[:4], "<mask>", *WORDS])})
     elif kind == "roberta":
@@ -267,7 +276,7 @@ def test_a_directory_with_other_numbers_is_not_a_valid_export(tmp_path):
         check_export(pretrained, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "mpnet"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "mpnet", "albert"])
 def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_its_directory(tmp_path, name):
     import transformers
 

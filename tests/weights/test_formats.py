@@ -28,6 +28,7 @@ ENCODERS = {
     "roberta": models.Bert(family="roberta", **TEXT),
     "distilbert": models.Bert(family="distilbert", types=0, **TEXT),
     "electra": models.Bert(family="electra", **TEXT),
+    "albert": models.Albert(embedding=7, **TEXT),
     "mpnet": models.MPNet(**TEXT),
 }
 

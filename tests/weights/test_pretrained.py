@@ -21,6 +21,7 @@ CONFIGS = {
     "mean": models.Bert(vocabulary=50, positions=16, pooling="mean", **TINY),
     "electra": models.Bert(family="electra", vocabulary=50, positions=16, embedding=8, **TINY),
     "mpnet": models.MPNet(vocabulary=50, positions=18, **TINY),
+    "albert": models.Albert(vocabulary=50, positions=16, embedding=8, **TINY),
     "vit": models.Vit(size=8, patch=4, channels=1, **TINY),
     "deit": models.Vit(family="deit", size=8, patch=4, distilled=True, **TINY),
     "dinov2": models.Vit(family="dinov2", size=8, patch=4, layer_scale=1.0, **(TINY | {"mlp": 24})),
@@ -28,7 +29,7 @@ CONFIGS = {
     "mlp": models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),
 }
 # Text encoders of other forms than BERT.
-FURTHER = ("mpnet",)
+FURTHER = ("mpnet", "albert")
 TASK = tasks.Classification(classes=3, names=("low", "middle", "high"))
 
 

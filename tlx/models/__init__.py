@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from tlx.models import (
+    albert,
     alexnet,
     bert,
     bit,
@@ -29,6 +30,7 @@ from tlx.models import (
     vgg,
     vit,
 )
+from tlx.models.albert import Albert
 from tlx.models.alexnet import AlexNet
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
@@ -54,6 +56,7 @@ from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
 
 __all__ = [
+    "Albert",
     "AlexNet",
     "Architecture",
     "Bert",
@@ -77,6 +80,7 @@ __all__ = [
     "Swin",
     "Vgg",
     "Vit",
+    "albert",
     "alexnet",
     "architectures",
     "as_head",

@@ -16,7 +16,7 @@ from tlx.weights.expected_patches import (
     siglip_backbone,
     swin_backbone,
 )
-from tlx.weights.expected_text import mpnet_backbone
+from tlx.weights.expected_text import albert_backbone, mpnet_backbone
 
 TEXT = {
     "bert": "Bert",
@@ -26,6 +26,7 @@ TEXT = {
     "distilbert": "DistilBert",
     "electra": "Electra",
     "mpnet": "MPNet",
+    "albert": "Albert",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -115,7 +116,7 @@ def text_head(kind: str, head: str, document: Json) -> Shapes:
     if head == "Model":
         return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
-    if kind in ("bert", "distilbert") or head == TOKENS:
+    if kind in ("bert", "distilbert", "albert") or head == TOKENS:
         if kind == "distilbert" and head != TOKENS:
             yield from linear("pre_classifier", width, width)
         yield from linear("classifier", width, outputs)
@@ -220,7 +221,7 @@ LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
     "siglip": lambda document: document["vision_config"]["hidden_size"],
     **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
 }
-OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {"mpnet": mpnet_backbone}
+OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {"mpnet": mpnet_backbone, "albert": albert_backbone}
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,
     "efficientnet": efficientnet_backbone,

@@ -22,3 +22,24 @@ def mpnet_backbone(head: str, document: Json) -> Shapes:
         yield from norm(f"{block}.output.LayerNorm", width)
     if head == "Model":
         yield from linear("pooler.dense", width, width)
+
+
+def albert_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `AlbertModel`; the classifier of tokens has none of its pooler."""
+    width, inner, rows = document["hidden_size"], document["intermediate_size"], document["embedding_size"]
+    counts = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    for name, field in counts.items():
+        yield f"embeddings.{name}_embeddings.weight", (document[field], rows)
+    yield from norm("embeddings.LayerNorm", rows)
+    yield from linear("encoder.embedding_hidden_mapping_in", rows, width)
+    for group in range(document["num_hidden_groups"]):
+        for number in range(document["inner_group_num"]):
+            layer = f"encoder.albert_layer_groups.{group}.albert_layers.{number}"
+            yield from norm(f"{layer}.full_layer_layer_norm", width)
+            for name in ("query", "key", "value", "dense"):
+                yield from linear(f"{layer}.attention.{name}", width, width)
+            yield from norm(f"{layer}.attention.LayerNorm", width)
+            yield from linear(f"{layer}.ffn", width, inner)
+            yield from linear(f"{layer}.ffn_output", inner, width)
+    if head != "ForTokenClassification":
+        yield from linear("pooler", width, width)

@@ -75,6 +75,9 @@ SWIN = IMAGE | {
 FIELDS: dict[str, dict[str, Form]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
     "electra": BERT | {"embedding_size": maybe(SIZE)},
+    "albert": BERT
+    | dict.fromkeys(("embedding_size", "num_hidden_groups", "inner_group_num"), maybe(SIZE))
+    | {"classifier_dropout_prob": maybe(SHARE)},
     "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},
     "distilbert": WORDS
     | {

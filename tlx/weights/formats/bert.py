@@ -81,11 +81,7 @@ class BertFormat(TextFormat):
         """Return a `Bert` from config.json. Raises ValueError for settings that tlx does not cover."""
         kind = document["model_type"]
         family = FAMILIES[kind]
-        if (embedding_type := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
-            raise ValueError(
-                f"config.json has {embedding_type!r} position embeddings; tlx supports 'absolute' position embeddings "
-                "only"
-            )
+        self.check_positions(document)
         if document.get("is_decoder"):
             raise ValueError("config.json describes a decoder (is_decoder); tlx supports only encoders of this family")
         fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS

@@ -18,6 +18,13 @@ UNUSED = (r".*position_ids", r".*\.token_type_ids", r"lm_head\..*", r"qa_outputs
 class TextFormat(Format):
     """Base class of the forms of text encoders, with a `pooling` over tokens that `transformers` has no class for."""
 
+    def check_positions(self, document: Json) -> None:
+        """Raise ValueError for a config.json with other than absolute position embeddings."""
+        if (kind := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
+            raise ValueError(
+                f"config.json has {kind!r} position embeddings; tlx supports 'absolute' position embeddings only"
+            )
+
     def head_in(self, document: Json) -> type[Head] | None:
         """Return the kind of head. Earlier versions of tlx wrote a head on the mean with the class of the backbone."""
         return Pooled if POOLING in document and "problem_type" in document else super().head_in(document)
