@@ -28,6 +28,7 @@ from tlx.models import (
     Mlp,
     MobileNetV2,
     MobileNetV3,
+    ModernBert,
     MPNet,
     Nnx,
     ResNet,
@@ -81,6 +82,8 @@ class OtherNet(nnx.Module):
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
 WORDS = {field: value for field, value in TEXT.items() if field != "types"}
+# Rotary positions need heads of an even size.
+EVEN: dict[str, Any] = WORDS | {"width": 12, "depth": 2, "mlp": 7}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
 # ResNet-D, whose stem has several layers.
 DEEP: dict[str, Any] = {"deep_stem": True, "average_shortcut": True}
@@ -98,6 +101,7 @@ CONFIGS: dict[str, Any] = {
     "electra": Bert(family="electra", embedding=9, **TEXT),
     "mpnet": MPNet(**WORDS),
     "albert": Albert(embedding=9, groups=2, **TEXT, **DROPOUT),
+    "modernbert": ModernBert(window=4, pad=1, mlp_dropout=0.2, head_dropout=0.2, **EVEN, **DROPOUT),
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
@@ -256,6 +260,10 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("bert", "attention_dropout", "blocks/01"),
         *((name, "head_dropout", "head") for name in ("bert", "roberta", "distilbert", "electra")),
         ("mpnet", "dropout", "head"),
+        ("modernbert", "dropout", "stem"),
+        ("modernbert", "attention_dropout", "blocks/01"),
+        ("modernbert", "mlp_dropout", "blocks/01"),
+        ("modernbert", "head_dropout", "head"),
         ("mpnet", "attention_dropout", "blocks/01"),
         ("albert", "dropout", "blocks/01"),
         ("albert", "attention_dropout", "blocks/00"),

@@ -49,6 +49,14 @@ TEXT = {
     "pad_token_id": 1,
 }
 WORDS = {key: value for key, value in TEXT.items() if key != "type_vocab_size"}
+MODERN = WORDS | {
+    "hidden_size": 18,
+    "num_hidden_layers": 4,
+    # So wide that padding also has a token in its window: otherwise its output is undefined.
+    "local_attention": 8,
+    "rope_parameters": {"full_attention": {"rope_theta": 30.0}, "sliding_attention": {"rope_theta": 5.0}},
+}
+BIASED = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 DISTIL = {"vocab_size": 23, "dim": 15, "n_layers": 3, "n_heads": 3, "hidden_dim": 13, "max_position_embeddings": 17}
 PLAIN = {
     "image_size": 15,
@@ -81,6 +89,12 @@ CASES = {
     "albert": Case("AlbertModel", TEXT | {"embedding_size": 9, "num_hidden_groups": 2}),
     "albert-head": Case("AlbertForSequenceClassification", TEXT | {"embedding_size": 15, "hidden_act": "relu"}),
     "albert-tokens": Case("AlbertForTokenClassification", TEXT | {"embedding_size": 9, "inner_group_num": 2}),
+    "modernbert": Case("ModernBertModel", MODERN | {"hidden_activation": "silu", "local_attention": 7}),
+    "modernbert-head": Case(
+        "ModernBertForSequenceClassification", MODERN | {"classifier_activation": "relu", **BIASED}
+    ),
+    "modernbert-mean": Case("ModernBertForSequenceClassification", MODERN | {"classifier_pooling": "mean"}),
+    "modernbert-tokens": Case("ModernBertForTokenClassification", MODERN | {"classifier_pooling": "mean"}),
     "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
     "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
     "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
@@ -149,10 +163,10 @@ def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarr
 def tlx_params(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Read the tlx parameters by path from tensors with foreign names; unread tensors must be allowed."""
     prefix = module.prefix(config) if head is not None else ""
-    named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, head)}
-    for unread in tensors.keys() - named.keys():
+    named = [(name, name.foreign if name.head else prefix + name.foreign) for name in module.names(config, head)]
+    for unread in tensors.keys() - {key for _, key in named}:
         assert any(re.fullmatch(pattern, unread) for pattern in module.unused), unread
-    return {name.ours: inward(name, tensors[key]) for key, name in named.items()}
+    return {name.ours: inward(name, tensors[key]) for name, key in named}
 
 
 def cross_entropy(scores: jax.Array) -> jax.Array:
@@ -229,8 +243,10 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
     if text:
+        # The last hidden states of `transformers` are those after the last norm.
+        last = [stage.name for stage in model.stages if stage.name == "norm"]
         states = [state for stage in model.stages if stage.output == "hidden" for state in states_of(stage)]
-        wanted |= dict(zip(states, result.hidden_states, strict=True))
+        wanted |= dict(zip(states[:-2] + last if last else states, result.hidden_states, strict=True))
     results = {}
     for name, value in wanted.items():
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())

@@ -40,6 +40,8 @@ CONFIGS = {
     "electra-wide": models.Bert(family="electra", activation="gelu_new", **TEXT),
     "mpnet": models.MPNet(activation="silu", **TEXT),
     "albert": models.Albert(embedding=8, types=3, groups=2, layers=2, **TEXT),
+    "modernbert": models.ModernBert(pad=0, **TEXT),
+    "modernbert-mean": models.ModernBert(pad=0, pooling="mean", every=2, window=6, norm_bias=True, **TEXT),
     "vit": models.Vit(channels=1, **IMAGE),
     "vit-wide": models.Vit(qkv_bias=False, activation="gelu_pytorch_tanh", **(IMAGE | {"size": (8, 12)})),
     "deit": models.Vit(family="deit", **IMAGE),
@@ -78,7 +80,18 @@ TASKS = {
     "backbone": None,
 }
 # Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3.
-LINEAR = ("mpnet", "albert", "bit", "convnext", "convnextv2", "swin", "swinv2", "siglip", "dinov2_with_registers")
+LINEAR = (
+    "mpnet",
+    "modernbert",
+    "albert",
+    "bit",
+    "convnext",
+    "convnextv2",
+    "swin",
+    "swinv2",
+    "siglip",
+    "dinov2_with_registers",
+)
 BARE = ("dinov3_vit",)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]

@@ -29,6 +29,7 @@ ENCODERS = {
     "distilbert": models.Bert(family="distilbert", types=0, **TEXT),
     "electra": models.Bert(family="electra", **TEXT),
     "albert": models.Albert(embedding=7, **TEXT),
+    "modernbert": models.ModernBert(pad=0, **TEXT),
     "mpnet": models.MPNet(**TEXT),
 }
 

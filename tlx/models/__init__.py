@@ -23,6 +23,7 @@ from tlx.models import (
     inception,
     mlp,
     mobilenet,
+    modernbert,
     mpnet,
     resnet,
     sizes,
@@ -47,6 +48,7 @@ from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.mobilenet import MobileNetV2, MobileNetV3
+from tlx.models.modernbert import ModernBert
 from tlx.models.mpnet import MPNet
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
@@ -72,6 +74,7 @@ __all__ = [
     "Mlp",
     "MobileNetV2",
     "MobileNetV3",
+    "ModernBert",
     "Neck",
     "Nnx",
     "PerToken",
@@ -105,6 +108,7 @@ __all__ = [
     "initialise",
     "mlp",
     "mobilenet",
+    "modernbert",
     "mpnet",
     "resnet",
     "sizes",

@@ -83,9 +83,10 @@ def conv_names(ours: str, foreign: str, *, bias: bool = True) -> Iterable[Name]:
         yield Name(f"{ours}/bias", f"{foreign}.bias")
 
 
-def norm_names(ours: str, foreign: str) -> Iterable[Name]:
+def norm_names(ours: str, foreign: str, *, bias: bool = True) -> Iterable[Name]:
     yield Name(f"{ours}/scale", f"{foreign}.weight")
-    yield Name(f"{ours}/bias", f"{foreign}.bias")
+    if bias:
+        yield Name(f"{ours}/bias", f"{foreign}.bias")
 
 
 def statistics_names(ours: str, foreign: str) -> Iterable[Name]:

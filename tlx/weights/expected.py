@@ -16,7 +16,7 @@ from tlx.weights.expected_patches import (
     siglip_backbone,
     swin_backbone,
 )
-from tlx.weights.expected_text import albert_backbone, mpnet_backbone
+from tlx.weights.expected_text import albert_backbone, modernbert_backbone, modernbert_head, mpnet_backbone
 
 TEXT = {
     "bert": "Bert",
@@ -27,6 +27,7 @@ TEXT = {
     "electra": "Electra",
     "mpnet": "MPNet",
     "albert": "Albert",
+    "modernbert": "ModernBert",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -72,7 +73,7 @@ def expected(document: Json) -> dict[str, Shape]:
         form = OTHER_TEXT.get(kind)
         tensors = text_backbone(kind, head, document) if form is None else form(head, document)
         backbone, top = dict(tensors), dict(text_head(kind, head, document))
-        prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
+        prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else PREFIXES.get(kind, kind)}."
     return {(name if head == "Model" else prefix + name): shape for name, shape in backbone.items()} | top
 
 
@@ -114,6 +115,9 @@ def text_backbone(kind: str, head: str, document: Json) -> Shapes:
 def text_head(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of the classifier of a text model."""
     if head == "Model":
+        return
+    if kind == "modernbert":
+        yield from modernbert_head(document)
         return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
     if kind in ("bert", "distilbert", "albert") or head == TOKENS:
@@ -221,7 +225,12 @@ LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
     "siglip": lambda document: document["vision_config"]["hidden_size"],
     **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
 }
-OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {"mpnet": mpnet_backbone, "albert": albert_backbone}
+PREFIXES = {"modernbert": "model"}
+OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {
+    "mpnet": mpnet_backbone,
+    "modernbert": modernbert_backbone,
+    "albert": albert_backbone,
+}
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,
     "efficientnet": efficientnet_backbone,

@@ -43,3 +43,36 @@ def albert_backbone(head: str, document: Json) -> Shapes:
             yield from linear(f"{layer}.ffn_output", inner, width)
     if head != "ForTokenClassification":
         yield from linear("pooler", width, width)
+
+
+def modernbert_norm(name: str, document: Json) -> Shapes:
+    """Yield the tensors of a norm, with a bias where the config has one."""
+    tensors = norm(name, document["hidden_size"])
+    yield next(tensors)
+    if document["norm_bias"]:
+        yield from tensors
+
+
+def modernbert_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `ModernBertModel`."""
+    width, inner = document["hidden_size"], document["intermediate_size"]
+    yield "embeddings.tok_embeddings.weight", (document["vocab_size"], width)
+    yield from modernbert_norm("embeddings.norm", document)
+    for number in range(document["num_hidden_layers"]):
+        layer = f"layers.{number}"
+        if number > 0:
+            yield from modernbert_norm(f"{layer}.attn_norm", document)
+        yield from linear(f"{layer}.attn.Wqkv", width, 3 * width, document["attention_bias"])
+        yield from linear(f"{layer}.attn.Wo", width, width, document["attention_bias"])
+        yield from modernbert_norm(f"{layer}.mlp_norm", document)
+        yield from linear(f"{layer}.mlp.Wi", width, 2 * inner, document["mlp_bias"])
+        yield from linear(f"{layer}.mlp.Wo", inner, width, document["mlp_bias"])
+    yield from modernbert_norm("final_norm", document)
+
+
+def modernbert_head(document: Json) -> Shapes:
+    """Yield the tensors of the classifier of texts or of tokens."""
+    width = document["hidden_size"]
+    yield from linear("head.dense", width, width, document["classifier_bias"])
+    yield from modernbert_norm("head.norm", document)
+    yield from linear("classifier", width, len(document["id2label"]))
