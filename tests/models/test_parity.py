@@ -3,7 +3,8 @@
 Every torch parameter is moved off its initial value, because a bias of 0 or a scale of 1 hides a wrong function. Values
 must agree to a maximal absolute difference of 1e-5, gradients to a relative difference of 1e-5 in the Euclidean norm.
 One parameter is measured against another: the gradient of the bias of a key is zero except for rounding, because
-softmax does not depend on a shift of all scores. Its limit is 1e-5 of the norm of the gradient of the kernel.
+softmax does not depend on a shift of all scores (in DeBERTa the bias of the keys of distances, too). Its limit is 1e-5
+of the norm of the gradient of the kernel.
 """
 
 import json
@@ -18,6 +19,7 @@ import safetensors.numpy
 import torch
 import transformers
 
+from tlx.layers.disentangled import log_buckets
 from tlx.models import Head, MPNet, PerToken, Pooled, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
@@ -56,6 +58,18 @@ MODERN = WORDS | {
     "local_attention": 8,
     "rope_parameters": {"full_attention": {"rope_theta": 30.0}, "sliding_attention": {"rope_theta": 5.0}},
 }
+# The settings of DeBERTa v2 and v3: few buckets, so that distances share them.
+THIRD = WORDS | {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "position_buckets": 4,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+SECOND = THIRD | {"conv_kernel_size": 3, "position_biased_input": True, "embedding_size": 9, "position_buckets": -1}
+SECOND |= {"max_relative_positions": 5, "norm_rel_ebd": "none"}
 BIASED = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 DISTIL = {"vocab_size": 23, "dim": 15, "n_layers": 3, "n_heads": 3, "hidden_dim": 13, "max_position_embeddings": 17}
 PLAIN = {
@@ -95,6 +109,10 @@ CASES = {
     ),
     "modernbert-mean": Case("ModernBertForSequenceClassification", MODERN | {"classifier_pooling": "mean"}),
     "modernbert-tokens": Case("ModernBertForTokenClassification", MODERN | {"classifier_pooling": "mean"}),
+    "deberta": Case("DebertaV2Model", SECOND | {"conv_act": "gelu", "type_vocab_size": 3}),
+    "deberta-head": Case("DebertaV2ForSequenceClassification", THIRD | {"hidden_act": "silu"}),
+    "deberta-tokens": Case("DebertaV2ForTokenClassification", SECOND | {"share_att_key": False, "conv_groups": 3}),
+    "deberta-plain": Case("DebertaV2ForSequenceClassification", TEXT | {"hidden_act": "relu"}),
     "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
     "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
     "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
@@ -186,7 +204,7 @@ def norm(array: np.ndarray) -> float:
 
 def gradient_differences(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> dict[str, float]:
     """Return by path the norm of the difference, divided by the norm of the reference gradient."""
-    yardstick = {path: path.replace("/key/bias", "/key/kernel") for path in wanted}
+    yardstick = {path: path.replace("key/bias", "key/kernel") for path in wanted}
     return {path: norm(got[path] - wanted[path]) / norm(wanted[yardstick[path]]) for path in wanted}
 
 
@@ -288,6 +306,16 @@ def test_positions_resize_as_in_transformers(name, size):
     wanted = model.embeddings.interpolate_pos_encoding(tokens, *size)[0].detach().numpy()
     got = vit.resize_positions(config, positions[0].detach().numpy(), size)
     np.testing.assert_allclose(got, wanted, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("buckets", "furthest"), [(4, 17), (6, 512), (256, 512)])
+def test_distances_share_buckets_as_in_transformers(buckets, furthest):
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    distance = np.arange(-furthest + 1, furthest)
+    wanted = make_log_bucket_position(torch.tensor(distance), buckets, furthest).long().numpy()
+    np.testing.assert_array_equal(log_buckets(distance, buckets, furthest), wanted)
+    assert wanted.max() < buckets
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -39,6 +39,8 @@ TEXT = {
     "pad_token_id": 1,
 }
 WORDS = {key: value for key, value in TEXT.items() if key != "type_vocab_size"}
+DISTANCES = WORDS | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+DISTANCES |= {"position_buckets": 4, "position_biased_input": False, "norm_rel_ebd": "layer_norm"}
 DISTIL = {
     "vocab_size": 23,
     "dim": 15,
@@ -71,6 +73,8 @@ MODELS = {
     "distilbert": ("DistilBertForSequenceClassification", DISTIL),
     "electra": ("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
     "albert": ("AlbertForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "deberta": ("DebertaV2ForSequenceClassification", DISTANCES),
+    "modernbert": ("ModernBertForSequenceClassification", WORDS | {"hidden_size": 18}),
     "mpnet": ("MPNetForSequenceClassification", WORDS),
     "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
     "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
@@ -91,7 +95,9 @@ TUNINGS = {
 }
 # The adapters of these go the same way, from here to peft.
 FURTHER = ("siglip", "swin")
-CONVOLUTIONS = {
+# Adapters of single models: of convolutions, and of the layers that ModernBERT has in both libraries.
+SPECIAL = {
+    ("modernbert", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r".*/(attention/output|mlp/up|mlp/down)"),
     ("resnet", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r"stem|blocks/.*/(first|second|shortcut)"),
     ("resnet", "dora"): tuning.Dora(rank=2, on=r"blocks/.*/(second|third)"),
     ("resnet", "ia3"): tuning.Ia3(on=r"blocks/.*/first", inputs=r"blocks/.*/third"),
@@ -103,6 +109,8 @@ BERT = (["query", "value", "key"], "layer.1.output.dense")
 NAMES = {
     "distilbert": (["q_lin", "v_lin", "k_lin"], "lin2"),
     "albert": (BERT[0], "ffn_output"),
+    "deberta": (["query_proj", "value_proj", "key_proj"], BERT[1]),
+    "modernbert": (["attn.Wo", "mlp.Wi", "mlp.Wo"], "mlp.Wo"),
     "mpnet": (["attn.q", "attn.v", "attn.k"], BERT[1]),
 } | {name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)}
 # Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
@@ -118,8 +126,9 @@ PAIRS = [
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
     # These differ in names, in the width of an embedding, or in the scores of the attention.
-    if name not in ("electra", "mpnet", "albert", "deit", "dinov2") or how in ("lora", "prompt")
-] + list(CONVOLUTIONS)
+    if name not in ("electra", "mpnet", "albert", "deberta", "deit", "dinov2") or how in ("lora", "prompt")
+    if name != "modernbert" or how == "prompt"
+] + list(SPECIAL)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +188,7 @@ def shaken(pretrained, how):
 @pytest.mark.parametrize(("name", "how"), [*PAIRS, *((name, "lora") for name in FURTHER)])
 def test_peft_opens_tlx_adapters_with_the_same_logits(name, how, bases, tmp_path):
     before = tlx.load_pretrained(bases[name])
-    tlx_side = shaken(before, CONVOLUTIONS.get((name, how), TUNINGS[how]))
+    tlx_side = shaken(before, SPECIAL.get((name, how), TUNINGS[how]))
     tlx.save_adapter(tlx_side, tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
     inputs = draw(name)
@@ -232,7 +241,11 @@ def peft_config(name, how):
         adapted, scaled, inner = CONVOLUTION_NAMES[name]
     task = None if name in IMAGES else "SEQ_CLS"
     remaining = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
-    dimensions = {"token_dim": 9 if name in ("electra", "albert") else 15, "num_layers": 2, "num_attention_heads": 3}
+    dimensions = {
+        "token_dim": {"electra": 9, "albert": 9, "modernbert": 18}.get(name, 15),
+        "num_layers": 2,
+        "num_attention_heads": 3,
+    }
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
     lora = {"task_type": task, "target_modules": [*adapted, inner], **remaining}
     return {

@@ -24,6 +24,7 @@ from tlx.weights.formats.bert import BertFormat
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
 IMAGE = {"size": 8, "patch": 4} | TINY
+DISTANCES = TEXT | {"relative": True, "terms": ("c2p", "p2c")}
 ROTATED = {"size": (8, 13), "patch": 4} | TINY | {"width": 24}
 BIT = {"stem": 8, "widths": (8, 16), "depths": (1, 2)}
 WINDOWS = {"patch": 2, "width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2}
@@ -42,6 +43,8 @@ CONFIGS = {
     "albert": models.Albert(embedding=8, types=3, groups=2, layers=2, **TEXT),
     "modernbert": models.ModernBert(pad=0, **TEXT),
     "modernbert-mean": models.ModernBert(pad=0, pooling="mean", every=2, window=6, norm_bias=True, **TEXT),
+    "deberta-v2": models.DebertaV2(kernel=3, embedding=8, furthest=5, types=2, **DISTANCES),
+    "deberta-v3": models.DebertaV2(buckets=4, normed=True, positions_in_input=False, shared=True, **DISTANCES),
     "vit": models.Vit(channels=1, **IMAGE),
     "vit-wide": models.Vit(qkv_bias=False, activation="gelu_pytorch_tanh", **(IMAGE | {"size": (8, 12)})),
     "deit": models.Vit(family="deit", **IMAGE),
@@ -81,6 +84,7 @@ TASKS = {
 }
 # Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3.
 LINEAR = (
+    "deberta",
     "mpnet",
     "modernbert",
     "albert",
@@ -118,6 +122,7 @@ PIECES = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "albert": "AlbertTokenizer",
+    "deberta": "DebertaV2Tokenizer",
 }
 
 
@@ -127,7 +132,7 @@ def tokenizer(kind, folder):
 
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     if kind in PIECES:
-        first = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"] if kind == "albert" else names
+        first = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"] if kind in ("albert", "deberta") else names
         pieces = [*first, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
         vocabulary = [(piece, -float(n)) for n, piece in enumerate(pieces)]
         built = getattr(transformers, PIECES[kind])(vocab=vocabulary)

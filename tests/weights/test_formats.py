@@ -30,6 +30,7 @@ ENCODERS = {
     "electra": models.Bert(family="electra", **TEXT),
     "albert": models.Albert(embedding=7, **TEXT),
     "modernbert": models.ModernBert(pad=0, **TEXT),
+    "deberta-v2": models.DebertaV2(relative=True, terms=("p2c",), buckets=4, **TEXT),
     "mpnet": models.MPNet(**TEXT),
 }
 

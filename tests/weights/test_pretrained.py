@@ -23,6 +23,9 @@ CONFIGS = {
     "mpnet": models.MPNet(vocabulary=50, positions=18, **TINY),
     "albert": models.Albert(vocabulary=50, positions=16, embedding=8, **TINY),
     "modernbert": models.ModernBert(vocabulary=50, positions=16, pad=0, **TINY),
+    "deberta": models.DebertaV2(
+        vocabulary=50, positions=16, relative=True, terms=("c2p", "p2c"), buckets=4, kernel=3, **TINY
+    ),
     "vit": models.Vit(size=8, patch=4, channels=1, **TINY),
     "deit": models.Vit(family="deit", size=8, patch=4, distilled=True, **TINY),
     "dinov2": models.Vit(family="dinov2", size=8, patch=4, layer_scale=1.0, **(TINY | {"mlp": 24})),
@@ -30,7 +33,7 @@ CONFIGS = {
     "mlp": models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),
 }
 # Text encoders of other forms than BERT.
-FURTHER = ("mpnet", "albert", "modernbert")
+FURTHER = ("deberta", "mpnet", "albert", "modernbert")
 TASK = tasks.Classification(classes=3, names=("low", "middle", "high"))
 
 

@@ -18,6 +18,7 @@ from tlx.models import (
     bridge,
     cnn,
     convnext,
+    deberta_v2,
     densenet,
     efficientnet,
     inception,
@@ -40,6 +41,7 @@ from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
 from tlx.models.convnext import ConvNeXt
+from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
 from tlx.models.heads import Head, Neck, PerToken, Pooled
@@ -65,6 +67,7 @@ __all__ = [
     "BiT",
     "Cnn",
     "ConvNeXt",
+    "DebertaV2",
     "DenseNet",
     "EfficientNet",
     "Head",
@@ -98,6 +101,7 @@ __all__ = [
     "cnn",
     "convnext",
     "count",
+    "deberta_v2",
     "densenet",
     "efficientnet",
     "example_inputs",

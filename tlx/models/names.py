@@ -12,6 +12,7 @@ LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
     "convolution": (2, 3, 1, 0),  # a torch Conv2d is (out, in, height, width), our kernel (height, width, in, out)
     "grouped": (2, 3, 1, 0),  # the same with groups of channels: both have the inputs of one group
+    "line": (2, 1, 0),  # a torch Conv1d is (out, in, length), our kernel (length, in, out)
     "pointwise": (2, 3, 1, 0),  # a torch Conv2d of one pixel, our kernel (in, out) of a dense layer
 }
 

@@ -16,7 +16,13 @@ from tlx.weights.expected_patches import (
     siglip_backbone,
     swin_backbone,
 )
-from tlx.weights.expected_text import albert_backbone, modernbert_backbone, modernbert_head, mpnet_backbone
+from tlx.weights.expected_text import (
+    albert_backbone,
+    deberta_backbone,
+    modernbert_backbone,
+    modernbert_head,
+    mpnet_backbone,
+)
 
 TEXT = {
     "bert": "Bert",
@@ -28,6 +34,7 @@ TEXT = {
     "mpnet": "MPNet",
     "albert": "Albert",
     "modernbert": "ModernBert",
+    "deberta-v2": "DebertaV2",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -120,7 +127,9 @@ def text_head(kind: str, head: str, document: Json) -> Shapes:
         yield from modernbert_head(document)
         return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
-    if kind in ("bert", "distilbert", "albert") or head == TOKENS:
+    if kind == "deberta-v2" and head != TOKENS:
+        yield from linear("pooler.dense", width, width)
+    if kind in ("bert", "distilbert", "albert", "deberta-v2") or head == TOKENS:
         if kind == "distilbert" and head != TOKENS:
             yield from linear("pre_classifier", width, width)
         yield from linear("classifier", width, outputs)
@@ -225,10 +234,11 @@ LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
     "siglip": lambda document: document["vision_config"]["hidden_size"],
     **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
 }
-PREFIXES = {"modernbert": "model"}
+PREFIXES = {"modernbert": "model", "deberta-v2": "deberta"}
 OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {
     "mpnet": mpnet_backbone,
     "modernbert": modernbert_backbone,
+    "deberta-v2": deberta_backbone,
     "albert": albert_backbone,
 }
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {

@@ -76,3 +76,39 @@ def modernbert_head(document: Json) -> Shapes:
     yield from linear("head.dense", width, width, document["classifier_bias"])
     yield from modernbert_norm("head.norm", document)
     yield from linear("classifier", width, len(document["id2label"]))
+
+
+def deberta_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `DebertaV2Model`."""
+    width, inner, rows = document["hidden_size"], document["intermediate_size"], document["embedding_size"]
+    yield "embeddings.word_embeddings.weight", (document["vocab_size"], rows)
+    if document["position_biased_input"]:
+        yield "embeddings.position_embeddings.weight", (document["max_position_embeddings"], rows)
+    if document["type_vocab_size"]:
+        yield "embeddings.token_type_embeddings.weight", (document["type_vocab_size"], rows)
+    if rows != width:
+        yield "embeddings.embed_proj.weight", (width, rows)
+    yield from norm("embeddings.LayerNorm", width)
+    relative, terms = document["relative_attention"], document["pos_att_type"]
+    if relative:
+        furthest = document["max_relative_positions"]
+        span = document["max_position_embeddings"] if furthest < 1 else furthest
+        span = document["position_buckets"] if document["position_buckets"] > 0 else span
+        yield "encoder.rel_embeddings.weight", (2 * span, width)
+    if document["norm_rel_ebd"] == "layer_norm":
+        yield from norm("encoder.LayerNorm", width)
+    if size := document["conv_kernel_size"]:
+        yield "encoder.conv.conv.weight", (width, width // document["conv_groups"], size)
+        yield "encoder.conv.conv.bias", (width,)
+        yield from norm("encoder.conv.LayerNorm", width)
+    extra = [] if document["share_att_key"] or not relative else ["pos_key"] * ("c2p" in terms)
+    extra += [] if document["share_att_key"] or not relative else ["pos_query"] * ("p2c" in terms)
+    for number in range(document["num_hidden_layers"]):
+        block = f"encoder.layer.{number}"
+        for name in ("query", "key", "value", *extra):
+            yield from linear(f"{block}.attention.self.{name}_proj", width, width)
+        yield from linear(f"{block}.attention.output.dense", width, width)
+        yield from norm(f"{block}.attention.output.LayerNorm", width)
+        yield from linear(f"{block}.intermediate.dense", width, inner)
+        yield from linear(f"{block}.output.dense", inner, width)
+        yield from norm(f"{block}.output.LayerNorm", width)

@@ -48,6 +48,20 @@ WORDS: dict[str, Form] = {
     "tlx_pooling": OneOf(("first", "mean")),
 }
 BERT = TRANSFORMER | WORDS | {"type_vocab_size": maybe(Whole()), "classifier_dropout": maybe(SHARE)}
+DEBERTA = (
+    TRANSFORMER
+    | WORDS
+    | {
+        **dict.fromkeys(("type_vocab_size", "conv_kernel_size"), maybe(Whole())),
+        **dict.fromkeys(("max_relative_positions", "position_buckets"), maybe(Whole(-1))),
+        **dict.fromkeys(("relative_attention", "share_att_key", "position_biased_input"), maybe(Flag())),
+        **dict.fromkeys(("conv_act", "pooler_hidden_act"), maybe(NAME)),
+        **dict.fromkeys(("pooler_dropout", "cls_dropout"), maybe(SHARE)),
+        **dict.fromkeys(("conv_groups", "embedding_size", "attention_head_size", "pooler_hidden_size"), maybe(SIZE)),
+        "pos_att_type": maybe(Either((Rows(NAME), Text()))),
+        "norm_rel_ebd": maybe(Text()),
+    }
+)
 ROPE = maybe(Record({}, {"rope_type": maybe(NAME), "rope_theta": maybe(Real(0, above=True))}))
 MODERNBERT: dict[str, Form] = {
     field: TRANSFORMER[field]
@@ -94,6 +108,7 @@ FIELDS: dict[str, dict[str, Form]] = {
     "albert": BERT
     | dict.fromkeys(("embedding_size", "num_hidden_groups", "inner_group_num"), maybe(SIZE))
     | {"classifier_dropout_prob": maybe(SHARE)},
+    "deberta-v2": DEBERTA,
     "modernbert": MODERNBERT,
     "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},
     "distilbert": WORDS
