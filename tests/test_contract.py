@@ -273,9 +273,10 @@ def test_everything_in_the_tables_is_tested():
     assert MAKE.keys() == EXPORTED.keys()
     assert set(TURNS) == {name for name, kind in EXPORTED.items() if kind.turns is not terms.Term.turns}
     # Nnx is one stage on the bridge of Linen and refuses the same; models/test_bridge.py tests its steps. The layers of
-    # the larger networks are those of the small network, Cnn, and of Vit.
+    # the larger networks are those of the small network, Cnn, of Bert and of Vit.
     larger = {models.ResNet, models.BiT, models.ConvNeXt, models.Swin}
     larger |= {models.Vgg, models.AlexNet, models.DenseNet, models.InceptionV3}
+    larger |= {models.DebertaV2, models.MPNet, models.ModernBert, models.Albert}
     larger |= {models.EfficientNet, models.MobileNetV2, models.MobileNetV3}
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx} - larger
 

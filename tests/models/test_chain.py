@@ -15,11 +15,13 @@ from flax import linen as nn
 from flax import nnx
 
 from tlx.models import (
+    Albert,
     AlexNet,
     Bert,
     BiT,
     Cnn,
     ConvNeXt,
+    DebertaV2,
     DenseNet,
     EfficientNet,
     InceptionV3,
@@ -27,18 +29,21 @@ from tlx.models import (
     Mlp,
     MobileNetV2,
     MobileNetV3,
+    ModernBert,
+    MPNet,
     Nnx,
     ResNet,
     Swin,
     Vgg,
     Vit,
+    albert,
     architectures,
     build,
     forward,
     initialise,
 )
 from tlx.trees import flatten, map_named, subtree
-from tlx.types import Model, Param, Stage, Variables
+from tlx.types import Context, Model, Param, Stage, Variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 BATCH, TOKENS, CLASSES = 8, 7, 3
@@ -77,6 +82,10 @@ class OtherNet(nnx.Module):
 
 
 TEXT: dict[str, Any] = {"vocabulary": 23, "width": 15, "depth": 3, "heads": 3, "mlp": 13, "positions": 17, "types": 3}
+WORDS = {field: value for field, value in TEXT.items() if field != "types"}
+DISTANCES: dict[str, Any] = {"relative": True, "terms": ("c2p", "p2c")}
+# Rotary positions need heads of an even size.
+EVEN: dict[str, Any] = WORDS | {"width": 12, "depth": 2, "mlp": 7}
 IMAGE: dict[str, Any] = {"size": SHAPE[:2], "patch": 4, "channels": 2, "width": 15, "depth": 3, "heads": 3, "mlp": 13}
 # ResNet-D, whose stem has several layers.
 DEEP: dict[str, Any] = {"deep_stem": True, "average_shortcut": True}
@@ -92,6 +101,10 @@ CONFIGS: dict[str, Any] = {
     "roberta": Bert(family="roberta", pad=1, **TEXT),
     "distilbert": Bert(family="distilbert", **(TEXT | {"types": 0})),
     "electra": Bert(family="electra", embedding=9, **TEXT),
+    "mpnet": MPNet(**WORDS),
+    "albert": Albert(embedding=9, groups=2, **TEXT, **DROPOUT),
+    "modernbert": ModernBert(window=4, pad=1, mlp_dropout=0.2, head_dropout=0.2, **EVEN, **DROPOUT),
+    "deberta": DebertaV2(kernel=3, buckets=4, **DISTANCES, **TEXT, **DROPOUT),
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
@@ -126,7 +139,7 @@ LARGE = ("inception",)
 # Families whose programs take longest to compile; the parity tests compare all of them in the quick tests too.
 LONG = (
     *("electra", "deit", "resnet", "bit", "convnext", "swin", "densenet", "efficientnet", "mobilenet-v2"),
-    "mobilenet-v3",
+    *("mobilenet-v3", "albert", "modernbert", "deberta"),
 )
 
 
@@ -139,7 +152,7 @@ def cases(*without: str) -> Any:
 
 
 EVERY, OURS = cases(), cases("linen", "nnx")
-FAMILY = pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+FAMILY = pytest.mark.parametrize("name", [name for name in CONFIGS if "input_ids" in CONFIGS[name].input_fields()])
 
 
 class Made(NamedTuple):
@@ -160,10 +173,10 @@ def made(name: str) -> Made:
 
     fresh = initialise(model, jax.random.key(0))
     variables = Variables(map_named(moved, fresh.params), map_named(moved, fresh.stats))
-    if isinstance(config, Bert):
+    if "input_ids" in config.input_fields():
         mask = np.ones((BATCH, TOKENS), int)
         mask[1::2, 4:] = 0
-        kinds = rng.integers(0, max(config.types, 1), mask.shape)
+        kinds = rng.integers(0, max(getattr(config, "types", 0), 1), mask.shape)
         ids = np.where(mask == 1, rng.integers(2, 23, mask.shape), config.pad)
         return Made(model, variables, {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds})
     shape = (9, 9, 2) if isinstance(config, Cnn) else (*SIDES[name], 2) if name in SIDES else SHAPE
@@ -205,7 +218,8 @@ def test_every_stage_has_a_tap(name):
     taps, _ = forward(model, variables, inputs)
     stages = {stage.name for stage in model.stages}
     named = {f"{stage.name}/{name}" for stage in model.stages for name in (stage.output, *stage.others)}
-    assert stages | named <= taps.keys() <= stages | named | {"hidden", "pooled", "logits", "mask", "carry"}
+    last = {name for stage in model.stages for name in stage.others} | {"hidden", "pooled", "logits", "mask", "carry"}
+    assert stages | named <= taps.keys() <= stages | named | last
     assert all(equal(taps[stage.name], taps[f"{stage.name}/{stage.output}"]) for stage in model.stages)
     assert taps["logits"].shape == (BATCH, CLASSES)
     assert taps["logits"].dtype == jnp.float32
@@ -262,6 +276,20 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("bert", "dropout", "blocks/01"),
         ("bert", "attention_dropout", "blocks/01"),
         *((name, "head_dropout", "head") for name in ("bert", "roberta", "distilbert", "electra")),
+        ("mpnet", "dropout", "head"),
+        ("deberta", "dropout", "stem"),
+        ("deberta", "dropout", "blocks/00"),
+        ("deberta", "attention_dropout", "blocks/01"),
+        ("deberta", "pooler_dropout", "head"),
+        ("deberta", "head_dropout", "head"),
+        ("modernbert", "dropout", "stem"),
+        ("modernbert", "attention_dropout", "blocks/01"),
+        ("modernbert", "mlp_dropout", "blocks/01"),
+        ("modernbert", "head_dropout", "head"),
+        ("mpnet", "attention_dropout", "blocks/01"),
+        ("albert", "dropout", "blocks/01"),
+        ("albert", "attention_dropout", "blocks/00"),
+        ("albert", "head_dropout", "head"),
         ("vit", "dropout", "stem"),
         ("vit", "dropout", "blocks/01"),
         ("vit", "attention_dropout", "blocks/01"),
@@ -298,6 +326,13 @@ def test_a_frozen_stage_runs_as_in_evaluation(name):
     taps, stats = forward(model, variables, inputs, key=jax.random.key(1), train=True, still=every)
     assert equal(taps["logits"], forward(model, variables, inputs)[0]["logits"])
     assert equal(stats, variables.stats)
+
+
+def test_the_passes_through_shared_layers_have_different_noise():
+    config, key = Albert(embedding=9, **TEXT), jax.random.key(1)
+    contexts = [albert.pass_context(Context(key=key, train=True), number) for number in range(config.depth)]
+    assert len({tuple(jax.random.key_data(context.key).tolist()) for context in contexts}) == config.depth
+    assert albert.pass_context(Context(), 1) == Context()
 
 
 def test_a_stage_keeps_its_noise_when_another_is_added():
@@ -346,7 +381,8 @@ def test_masked_tokens_affect_no_other_token(name):
     ids = np.where(mask == 1, inputs["input_ids"], (inputs["input_ids"] + 1) % 23)
     before, after = (forward(model, variables, inputs | {"input_ids": i})[0] for i in (inputs["input_ids"], ids))
     assert equal(before["hidden"][mask == 1], after["hidden"][mask == 1])
-    assert not equal(before["hidden"], after["hidden"])
+    # The embeddings of padding are 0 in DeBERTa.
+    assert equal(before["hidden"], after["hidden"]) == (name == "deberta")
     assert equal(before["logits"], after["logits"])
 
 

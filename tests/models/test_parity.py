@@ -3,7 +3,8 @@
 Every torch parameter is moved off its initial value, because a bias of 0 or a scale of 1 hides a wrong function. Values
 must agree to a maximal absolute difference of 1e-5, gradients to a relative difference of 1e-5 in the Euclidean norm.
 One parameter is measured against another: the gradient of the bias of a key is zero except for rounding, because
-softmax does not depend on a shift of all scores. Its limit is 1e-5 of the norm of the gradient of the kernel.
+softmax does not depend on a shift of all scores (in DeBERTa the bias of the keys of distances, too). Its limit is 1e-5
+of the norm of the gradient of the kernel.
 """
 
 import json
@@ -18,10 +19,11 @@ import safetensors.numpy
 import torch
 import transformers
 
-from tlx.models import Bert, Head, PerToken, Pooled, build, forward, vit
+from tlx.layers.disentangled import log_buckets
+from tlx.models import Head, MPNet, PerToken, Pooled, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
-from tlx.types import Variables
+from tlx.types import Stage, Variables
 from tlx.weights import load_pretrained, save_pretrained
 from tlx.weights.formats import foreign, foreign_kinds
 from tlx.weights.formats.vit import VitFormat
@@ -48,6 +50,27 @@ TEXT = {
     "type_vocab_size": 3,
     "pad_token_id": 1,
 }
+WORDS = {key: value for key, value in TEXT.items() if key != "type_vocab_size"}
+MODERN = WORDS | {
+    "hidden_size": 18,
+    "num_hidden_layers": 4,
+    # So wide that padding also has a token in its window: otherwise its output is undefined.
+    "local_attention": 8,
+    "rope_parameters": {"full_attention": {"rope_theta": 30.0}, "sliding_attention": {"rope_theta": 5.0}},
+}
+# The settings of DeBERTa v2 and v3: few buckets, so that distances share them.
+THIRD = WORDS | {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "position_buckets": 4,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+SECOND = THIRD | {"conv_kernel_size": 3, "position_biased_input": True, "embedding_size": 9, "position_buckets": -1}
+SECOND |= {"max_relative_positions": 5, "norm_rel_ebd": "none"}
+BIASED = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 DISTIL = {"vocab_size": 23, "dim": 15, "n_layers": 3, "n_heads": 3, "hidden_dim": 13, "max_position_embeddings": 17}
 PLAIN = {
     "image_size": 15,
@@ -74,6 +97,22 @@ CASES = {
     "roberta-tokens": Case("RobertaForTokenClassification", TEXT | {"hidden_act": "relu"}),
     "distilbert-tokens": Case("DistilBertForTokenClassification", DISTIL),
     "electra-tokens": Case("ElectraForTokenClassification", TEXT | {"embedding_size": 9}),
+    "mpnet": Case("MPNetModel", WORDS | {"hidden_act": "silu"}),
+    "mpnet-head": Case("MPNetForSequenceClassification", WORDS | {"hidden_act": "gelu_new"}),
+    "mpnet-tokens": Case("MPNetForTokenClassification", WORDS | {"hidden_act": "relu"}),
+    "albert": Case("AlbertModel", TEXT | {"embedding_size": 9, "num_hidden_groups": 2}),
+    "albert-head": Case("AlbertForSequenceClassification", TEXT | {"embedding_size": 15, "hidden_act": "relu"}),
+    "albert-tokens": Case("AlbertForTokenClassification", TEXT | {"embedding_size": 9, "inner_group_num": 2}),
+    "modernbert": Case("ModernBertModel", MODERN | {"hidden_activation": "silu", "local_attention": 7}),
+    "modernbert-head": Case(
+        "ModernBertForSequenceClassification", MODERN | {"classifier_activation": "relu", **BIASED}
+    ),
+    "modernbert-mean": Case("ModernBertForSequenceClassification", MODERN | {"classifier_pooling": "mean"}),
+    "modernbert-tokens": Case("ModernBertForTokenClassification", MODERN | {"classifier_pooling": "mean"}),
+    "deberta": Case("DebertaV2Model", SECOND | {"conv_act": "gelu", "type_vocab_size": 3}),
+    "deberta-head": Case("DebertaV2ForSequenceClassification", THIRD | {"hidden_act": "silu"}),
+    "deberta-tokens": Case("DebertaV2ForTokenClassification", SECOND | {"share_att_key": False, "conv_groups": 3}),
+    "deberta-plain": Case("DebertaV2ForSequenceClassification", TEXT | {"hidden_act": "relu"}),
     "vit": Case("ViTModel", IMAGE | {"hidden_act": "silu"}),
     "vit-head": Case("ViTForImageClassification", IMAGE | {"image_size": [11, 18], "qkv_bias": False}),
     "deit": Case("DeiTModel", IMAGE | {"hidden_act": "gelu_new"}),
@@ -119,7 +158,7 @@ def draw(case: Case) -> dict[str, np.ndarray]:
         return {"image": rng.normal(size=(3, height, width, fields["num_channels"])).astype(np.float32)}
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     ids = rng.integers(2, case.fields["vocab_size"], mask.shape)
-    if case.model.startswith("Roberta"):
+    if case.model.startswith(("Roberta", "MPNet")):
         ids = np.where(mask == 1, ids, case.fields["pad_token_id"])
     inputs = {"input_ids": ids, "attention_mask": mask}
     if kinds := case.fields.get("type_vocab_size"):
@@ -142,10 +181,10 @@ def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarr
 def tlx_params(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Read the tlx parameters by path from tensors with foreign names; unread tensors must be allowed."""
     prefix = module.prefix(config) if head is not None else ""
-    named = {(name.foreign if name.head else prefix + name.foreign): name for name in module.names(config, head)}
-    for unread in tensors.keys() - named.keys():
+    named = [(name, name.foreign if name.head else prefix + name.foreign) for name in module.names(config, head)]
+    for unread in tensors.keys() - {key for _, key in named}:
         assert any(re.fullmatch(pattern, unread) for pattern in module.unused), unread
-    return {name.ours: inward(name, tensors[key]) for key, name in named.items()}
+    return {name.ours: inward(name, tensors[key]) for name, key in named}
 
 
 def cross_entropy(scores: jax.Array) -> jax.Array:
@@ -165,17 +204,23 @@ def norm(array: np.ndarray) -> float:
 
 def gradient_differences(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> dict[str, float]:
     """Return by path the norm of the difference, divided by the norm of the reference gradient."""
-    yardstick = {path: path.replace("/key/bias", "/key/kernel") for path in wanted}
+    yardstick = {path: path.replace("key/bias", "key/kernel") for path in wanted}
     return {path: norm(got[path] - wanted[path]) / norm(wanted[yardstick[path]]) for path in wanted}
 
 
 def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """The gradient with 0 in the rows of the padding id, as torch declares it (`padding_idx`).
 
-    The true gradient is not 0 if a class token is read from padding, as in RoBERTa with padding on the left.
+    The true gradient is not 0 if a class token is read from padding, as in RoBERTa and MPNet with padding on the left.
     """
-    rows = ("stem/words/embedding", "stem/positions/embedding") if config.family == "roberta" else ()
+    counted = isinstance(config, MPNet) or getattr(config, "family", "") == "roberta"
+    rows = ("stem/words/embedding", "stem/positions/embedding") if counted else ()
     return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
+
+
+def states_of(stage: Stage) -> list[str]:
+    """Return the taps of a stage that are hidden states of `transformers`: those of all passes of ALBERT."""
+    return [f"{stage.name}/{name}" for name in stage.others if name.startswith("pass_")] or [stage.name]
 
 
 def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compiled: bool = False) -> dict[str, float]:
@@ -195,12 +240,13 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         path: param.shape for path, param in flatten(model.params).items()
     }
 
-    result = torch_model(**as_torch(inputs), output_hidden_states=headed)
+    text = "input_ids" in inputs
+    result = torch_model(**as_torch(inputs), output_hidden_states=headed or text)
     if not headed:
         wanted = {"hidden": result.last_hidden_state, "pooled": result.get("pooler_output")}
     else:
         # The last one is the final hidden state of BERT, but comes before the final norm of a ViT.
-        last = {"hidden": result.hidden_states[-1]} if isinstance(config, Bert) else {}
+        last = {"hidden": result.hidden_states[-1]} if text else {}
         wanted = last | {"logits": result.logits}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     scores = wanted.get("logits", wanted.get("pooled"))
@@ -214,10 +260,15 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
     both = jax.value_and_grad(loss, has_aux=True)
     (_, taps), gradient = (jax.jit(both) if compiled else both)(nest(leaves))
     real = inputs.get("attention_mask", np.ones(wanted["hidden"].shape[:2]) if "hidden" in wanted else None)
+    if text:
+        # The last hidden states of `transformers` are those after the last norm.
+        last = [stage.name for stage in model.stages if stage.name == "norm"]
+        states = [state for stage in model.stages if stage.output == "hidden" for state in states_of(stage)]
+        wanted |= dict(zip(states[:-2] + last if last else states, result.hidden_states, strict=True))
     results = {}
     for name, value in wanted.items():
         difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
-        results[name] = float((difference[real > 0] if name == "hidden" else difference).max())
+        results[name] = float((difference[real > 0] if name != "logits" and difference.ndim == 3 else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     reference_side = tlx_params(module, config, head, stored(torch_model, grads, folder / "gradients"))
     differences = gradient_differences(without_padding(config, flatten(gradient)), reference_side)
@@ -255,6 +306,16 @@ def test_positions_resize_as_in_transformers(name, size):
     wanted = model.embeddings.interpolate_pos_encoding(tokens, *size)[0].detach().numpy()
     got = vit.resize_positions(config, positions[0].detach().numpy(), size)
     np.testing.assert_allclose(got, wanted, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("buckets", "furthest"), [(4, 17), (6, 512), (256, 512)])
+def test_distances_share_buckets_as_in_transformers(buckets, furthest):
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    distance = np.arange(-furthest + 1, furthest)
+    wanted = make_log_bucket_position(torch.tensor(distance), buckets, furthest).long().numpy()
+    np.testing.assert_array_equal(log_buckets(distance, buckets, furthest), wanted)
+    assert wanted.max() < buckets
 
 
 @pytest.mark.parametrize("name", CASES)

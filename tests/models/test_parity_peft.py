@@ -38,6 +38,9 @@ TEXT = {
     "type_vocab_size": 2,
     "pad_token_id": 1,
 }
+WORDS = {key: value for key, value in TEXT.items() if key != "type_vocab_size"}
+DISTANCES = WORDS | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+DISTANCES |= {"position_buckets": 4, "position_biased_input": False, "norm_rel_ebd": "layer_norm"}
 DISTIL = {
     "vocab_size": 23,
     "dim": 15,
@@ -69,6 +72,10 @@ MODELS = {
     "roberta": ("RobertaForSequenceClassification", TEXT | {"type_vocab_size": 1}),
     "distilbert": ("DistilBertForSequenceClassification", DISTIL),
     "electra": ("ElectraForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "albert": ("AlbertForSequenceClassification", TEXT | {"embedding_size": 9}),
+    "deberta": ("DebertaV2ForSequenceClassification", DISTANCES),
+    "modernbert": ("ModernBertForSequenceClassification", WORDS | {"hidden_size": 18}),
+    "mpnet": ("MPNetForSequenceClassification", WORDS),
     "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
     "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
     "dinov2": ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
@@ -88,7 +95,9 @@ TUNINGS = {
 }
 # The adapters of these go the same way, from here to peft.
 FURTHER = ("siglip", "swin")
-CONVOLUTIONS = {
+# Adapters of single models: of convolutions, and of the layers that ModernBERT has in both libraries.
+SPECIAL = {
+    ("modernbert", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r".*/(attention/output|mlp/up|mlp/down)"),
     ("resnet", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r"stem|blocks/.*/(first|second|shortcut)"),
     ("resnet", "dora"): tuning.Dora(rank=2, on=r"blocks/.*/(second|third)"),
     ("resnet", "ia3"): tuning.Ia3(on=r"blocks/.*/first", inputs=r"blocks/.*/third"),
@@ -97,9 +106,13 @@ CONVOLUTIONS = {
 }
 # The names of the layers in peft: the tuned layers, and those of the feed-forward layer among them.
 BERT = (["query", "value", "key"], "layer.1.output.dense")
-NAMES = {"distilbert": (["q_lin", "v_lin", "k_lin"], "lin2")} | {
-    name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)
-}
+NAMES = {
+    "distilbert": (["q_lin", "v_lin", "k_lin"], "lin2"),
+    "albert": (BERT[0], "ffn_output"),
+    "deberta": (["query_proj", "value_proj", "key_proj"], BERT[1]),
+    "modernbert": (["attn.Wo", "mlp.Wi", "mlp.Wo"], "mlp.Wo"),
+    "mpnet": (["attn.q", "attn.v", "attn.k"], BERT[1]),
+} | {name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)}
 # Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
 CONVOLUTION_NAMES = {
     "resnet": (["embedder.convolution", "layer.0.convolution"], ["layer.0.convolution"], "layer.1.convolution"),
@@ -112,9 +125,10 @@ PAIRS = [
     if name not in CONVOLUTION_NAMES and name not in FURTHER
     for how in TUNINGS
     if not (how in ("prefix", "prompt") and name in IMAGES) and (name, how) != ("distilbert", "prefix")
-    # These three differ in names and in the width of an embedding.
-    if name not in ("electra", "deit", "dinov2") or how in ("lora", "prompt")
-] + list(CONVOLUTIONS)
+    # These differ in names, in the width of an embedding, or in the scores of the attention.
+    if name not in ("electra", "mpnet", "albert", "deberta", "deit", "dinov2") or how in ("lora", "prompt")
+    if name != "modernbert" or how == "prompt"
+] + list(SPECIAL)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +158,7 @@ def draw(name):
         return {"image": rng.normal(size=(3, 15, 15, 2)).astype(np.float32)}
     mask = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
     inputs = {"input_ids": np.where(mask == 1, rng.integers(2, 23, mask.shape), 1), "attention_mask": mask}
-    if name in ("bert", "electra"):
+    if name in ("bert", "electra", "albert"):
         inputs["token_type_ids"] = rng.integers(0, 2, mask.shape)
     return inputs
 
@@ -174,7 +188,7 @@ def shaken(pretrained, how):
 @pytest.mark.parametrize(("name", "how"), [*PAIRS, *((name, "lora") for name in FURTHER)])
 def test_peft_opens_tlx_adapters_with_the_same_logits(name, how, bases, tmp_path):
     before = tlx.load_pretrained(bases[name])
-    tlx_side = shaken(before, CONVOLUTIONS.get((name, how), TUNINGS[how]))
+    tlx_side = shaken(before, SPECIAL.get((name, how), TUNINGS[how]))
     tlx.save_adapter(tlx_side, tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] != "TLX"
     inputs = draw(name)
@@ -227,7 +241,11 @@ def peft_config(name, how):
         adapted, scaled, inner = CONVOLUTION_NAMES[name]
     task = None if name in IMAGES else "SEQ_CLS"
     remaining = {"modules_to_save": ["classifier"]} if name in IMAGES else {}
-    dimensions = {"token_dim": 9 if name == "electra" else 15, "num_layers": 2, "num_attention_heads": 3}
+    dimensions = {
+        "token_dim": {"electra": 9, "albert": 9, "modernbert": 18}.get(name, 15),
+        "num_layers": 2,
+        "num_attention_heads": 3,
+    }
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
     lora = {"task_type": task, "target_modules": [*adapted, inner], **remaining}
     return {

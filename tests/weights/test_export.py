@@ -24,6 +24,7 @@ from tlx.weights.formats.bert import BertFormat
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
 IMAGE = {"size": 8, "patch": 4} | TINY
+DISTANCES = TEXT | {"relative": True, "terms": ("c2p", "p2c")}
 ROTATED = {"size": (8, 13), "patch": 4} | TINY | {"width": 24}
 BIT = {"stem": 8, "widths": (8, 16), "depths": (1, 2)}
 WINDOWS = {"patch": 2, "width": 4, "depths": (2, 1), "heads": (1, 2), "window": 2}
@@ -38,6 +39,12 @@ CONFIGS = {
     "distilbert": models.Bert(family="distilbert", types=0, **TEXT),
     "electra": models.Bert(family="electra", embedding=8, **TEXT),
     "electra-wide": models.Bert(family="electra", activation="gelu_new", **TEXT),
+    "mpnet": models.MPNet(activation="silu", **TEXT),
+    "albert": models.Albert(embedding=8, types=3, groups=2, layers=2, **TEXT),
+    "modernbert": models.ModernBert(pad=0, **TEXT),
+    "modernbert-mean": models.ModernBert(pad=0, pooling="mean", every=2, window=6, norm_bias=True, **TEXT),
+    "deberta-v2": models.DebertaV2(kernel=3, embedding=8, furthest=5, types=2, **DISTANCES),
+    "deberta-v3": models.DebertaV2(buckets=4, normed=True, positions_in_input=False, shared=True, **DISTANCES),
     "vit": models.Vit(channels=1, **IMAGE),
     "vit-wide": models.Vit(qkv_bias=False, activation="gelu_pytorch_tanh", **(IMAGE | {"size": (8, 12)})),
     "deit": models.Vit(family="deit", **IMAGE),
@@ -75,8 +82,20 @@ TASKS = {
     "numbers": tasks.Regression(outputs=3),
     "backbone": None,
 }
-# Architectures with the linear head of the others: one task is enough. `transformers` has no classifier for DINOv3.
-LINEAR = ("bit", "convnext", "convnextv2", "swin", "swinv2", "siglip", "dinov2_with_registers")
+# Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3.
+LINEAR = (
+    "deberta",
+    "mpnet",
+    "modernbert",
+    "albert",
+    "bit",
+    "convnext",
+    "convnextv2",
+    "swin",
+    "swinv2",
+    "siglip",
+    "dinov2_with_registers",
+)
 BARE = ("dinov3_vit",)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
@@ -98,16 +117,27 @@ def quick():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+# The classes of tokenizers with a list of pieces.
+PIECES = {
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+    "albert": "AlbertTokenizer",
+    "deberta": "DebertaV2Tokenizer",
+}
+
+
 def tokenizer(kind, folder):
     """A directory written by the class of `transformers` for the family."""
     import transformers
 
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    if kind in ("xlm-roberta", "camembert"):
-        pieces = [*names, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
+    if kind in PIECES:
+        first = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"] if kind in ("albert", "deberta") else names
+        pieces = [*first, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
         vocabulary = [(piece, -float(n)) for n, piece in enumerate(pieces)]
-        value = transformers.XLMRobertaTokenizer if kind == "xlm-roberta" else transformers.CamembertTokenizer
-        built = value(vocab=vocabulary)
+        built = getattr(transformers, PIECES[kind])(vocab=vocabulary)
+    elif kind == "mpnet":
+        built = transformers.MPNetTokenizer(vocab={word: n for n, word in enumerate([*names[:4], "<mask>", *WORDS])})
     elif kind == "roberta":
         pieces = [*names, "a", "g", "o", "d", "f", "i", "l", "m", "Ġ", "!", "go", "od", "good", "fi", "lm", "film", "s"]
         merges = [("g", "o"), ("o", "d"), ("go", "od"), ("f", "i"), ("l", "m"), ("fi", "lm")]
@@ -153,7 +183,7 @@ def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name
     import transformers
 
     config, requested = CONFIGS[name], TASKS[task]
-    text = isinstance(config, models.Bert)
+    text = "input_ids" in config.input_fields()
     if text:
         processor = tokenizer(name if name == "xlm-roberta" else name.split("-")[0], tmp_path / "tokenizer")
     else:
@@ -264,7 +294,7 @@ def test_a_directory_with_other_numbers_is_not_a_valid_export(tmp_path):
         check_export(pretrained, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "mpnet", "albert"])
 def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_its_directory(tmp_path, name):
     import transformers
 
@@ -275,7 +305,7 @@ def test_a_head_on_the_mean_is_not_exported_and_no_class_of_transformers_opens_i
     pretrained = Pretrained(model, variables, None, Manifest("random", document, ()), TASKS["classes"])
     with pytest.raises(ValueError, match="mean over tokens") as error:
         export_pretrained(pretrained, tmp_path / "exported")
-    assert 'pooling="first"' in str(error.value) and config.family in str(error.value)
+    assert 'pooling="first"' in str(error.value) and repr(name) in str(error.value)
     assert not list(tmp_path.iterdir())
     # The directory of the run, which tlx opens.
     save_pretrained(pretrained, tmp_path / "model")

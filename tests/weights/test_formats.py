@@ -23,7 +23,16 @@ from tlx.weights.files import read_tensors
 from tlx.weights.formats import Format, foreign, foreign_kinds, formats_of
 
 TEXT = {"vocabulary": 23, "width": 12, "depth": 2, "heads": 3, "mlp": 20, "positions": 16}
-FAMILIES = ("bert", "roberta", "distilbert", "electra")
+ENCODERS = {
+    "bert": models.Bert(**TEXT),
+    "roberta": models.Bert(family="roberta", **TEXT),
+    "distilbert": models.Bert(family="distilbert", types=0, **TEXT),
+    "electra": models.Bert(family="electra", **TEXT),
+    "albert": models.Albert(embedding=7, **TEXT),
+    "modernbert": models.ModernBert(pad=0, **TEXT),
+    "deberta-v2": models.DebertaV2(relative=True, terms=("p2c",), buckets=4, **TEXT),
+    "mpnet": models.MPNet(**TEXT),
+}
 
 
 class TinyFormat(Format):
@@ -86,7 +95,7 @@ def random_model(config: Any, head: Any, task: Any = None) -> Pretrained:
 
 def test_every_model_type_is_read_by_the_format_that_an_architecture_names():
     kinds = {name for kind in models.architectures() for form in formats_of(kind) for name in form.families}
-    assert kinds == foreign_kinds().keys() >= {*FAMILIES, "vit", "deit", "dinov2", "xlm-roberta", "camembert"}
+    assert kinds == foreign_kinds().keys() >= {*ENCODERS, "vit", "deit", "dinov2", "xlm-roberta", "camembert"}
     with pytest.raises(ValueError, match="no architecture for model_type 'tinny'; close: 'tiny'"):
         foreign("tinny", Tiny)
 
@@ -115,10 +124,9 @@ def test_an_invalid_format_is_refused():
         list(formats_of(Odd))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_head_of_every_token_is_read_as_it_was_written(family, tmp_path):
-    config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
-    pretrained = random_model(config, PerToken(3))
+    pretrained = random_model(ENCODERS[family], PerToken(3))
     save_pretrained(pretrained, tmp_path / "saved")
     document = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert document["architectures"][0].endswith("ForTokenClassification")
@@ -157,13 +165,12 @@ def test_a_head_of_every_token_in_the_form_of_tlx(tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_transformers_opens_a_head_of_every_token_and_predicts_the_same(family, tmp_path):
     import torch
     import transformers
 
-    config = models.Bert(family=family, types=0 if family == "distilbert" else 2, **TEXT)
-    pretrained = random_model(config, PerToken(3))
+    pretrained = random_model(ENCODERS[family], PerToken(3))
     export_pretrained(pretrained, tmp_path / "exported")
     expected, recorded = transformers.AutoModelForTokenClassification.from_pretrained(
         tmp_path / "exported", output_loading_info=True

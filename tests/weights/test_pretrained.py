@@ -20,12 +20,20 @@ CONFIGS = {
     "distilbert": models.Bert(family="distilbert", vocabulary=50, positions=16, types=0, **TINY),
     "mean": models.Bert(vocabulary=50, positions=16, pooling="mean", **TINY),
     "electra": models.Bert(family="electra", vocabulary=50, positions=16, embedding=8, **TINY),
+    "mpnet": models.MPNet(vocabulary=50, positions=18, **TINY),
+    "albert": models.Albert(vocabulary=50, positions=16, embedding=8, **TINY),
+    "modernbert": models.ModernBert(vocabulary=50, positions=16, pad=0, **TINY),
+    "deberta": models.DebertaV2(
+        vocabulary=50, positions=16, relative=True, terms=("c2p", "p2c"), buckets=4, kernel=3, **TINY
+    ),
     "vit": models.Vit(size=8, patch=4, channels=1, **TINY),
     "deit": models.Vit(family="deit", size=8, patch=4, distilled=True, **TINY),
     "dinov2": models.Vit(family="dinov2", size=8, patch=4, layer_scale=1.0, **(TINY | {"mlp": 24})),
     "cnn": models.Cnn(size=8, widths=(4, 6), dense=None),
     "mlp": models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),
 }
+# Text encoders of other forms than BERT.
+FURTHER = ("deberta", "mpnet", "albert", "modernbert")
 TASK = tasks.Classification(classes=3, names=("low", "middle", "high"))
 
 
@@ -232,7 +240,7 @@ def test_pooling_is_chosen_at_loading_and_refused_if_it_has_no_meaning(saved, tm
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", *FURTHER])
 def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_without_random_weights(tmp_path, name):
     import torch
     import transformers
@@ -243,11 +251,15 @@ def test_an_encoder_with_the_mean_over_tokens_opens_in_transformers_without_rand
     folder = save_pretrained(pretrained, tmp_path)
     expected, recorded = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not recorded["missing_keys"] and not recorded["unexpected_keys"]
-    ids = np.random.default_rng(0).integers(2, 50, (2, 6))
+    mask = np.array([[1] * 6, [1] * 4 + [0] * 2])
+    ids = np.where(mask == 1, np.random.default_rng(0).integers(2, 50, mask.shape), pretrained.model.config.pad)
     with torch.no_grad():
-        hidden = expected.eval()(torch.tensor(ids)).last_hidden_state.numpy()
-    taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids})
-    np.testing.assert_allclose(taps["hidden"], hidden, atol=1e-5, rtol=0)
+        outputs = expected.eval()(torch.tensor(ids), attention_mask=torch.tensor(mask))
+    hidden = outputs.last_hidden_state.numpy()
+    taps, _ = tlx.forward(pretrained.model, pretrained.variables, {"input_ids": ids, "attention_mask": mask})
+    np.testing.assert_allclose(np.asarray(taps["hidden"])[mask > 0], hidden[mask > 0], atol=1e-5, rtol=0)
+    means = [row[:count].mean(0) for row, count in zip(hidden, mask.sum(1), strict=True)]
+    np.testing.assert_allclose(taps["pooled"], means, atol=1e-5, rtol=0)
     assert load_pretrained(folder).model.config == pretrained.model.config
 
 

@@ -23,12 +23,14 @@ def as_wide(x: Array) -> Array:
 
 
 def layer_norm(params: Tree, x: Array, epsilon: float) -> Array:
-    """Normalise over the last axis, with the moments in float32 (Ba et al., 2016): [..., W] -> [..., W]."""
+    """Normalise over the last axis, with the moments in float32 (Ba et al., 2016): [..., W] -> [..., W]. The bias is
+    optional."""
     wide = as_wide(x)
     mean = wide.mean(-1, keepdims=True)
     centred = wide - mean
     variance = (centred * centred).mean(-1, keepdims=True)
-    return (centred * (lax.rsqrt(variance + epsilon) * params["scale"]) + params["bias"]).astype(x.dtype)
+    scaled = centred * (lax.rsqrt(variance + epsilon) * params["scale"])
+    return (scaled + params["bias"] if "bias" in params else scaled).astype(x.dtype)
 
 
 def rms_norm(params: Tree, x: Array, epsilon: float) -> Array:

@@ -53,7 +53,7 @@ def declare_dense(
 
 
 def declare_norm(width: int, bias: bool = True) -> Tree:
-    """Declare the parameters of layer, batch and group norm; without a `bias`, those of RMS norm."""
+    """Declare the parameters of layer, batch and group norm; without a `bias`, those of RMS norm and of ModernBERT."""
     params: Tree = {"scale": Param((width,), ("width",), ones)}
     return params | ({"bias": Param((width,), ("width",), zeros)} if bias else {})
 

@@ -11,23 +11,28 @@ from typing import Any
 import jax
 
 from tlx.models import (
+    albert,
     alexnet,
     bert,
     bit,
     bridge,
     cnn,
     convnext,
+    deberta_v2,
     densenet,
     efficientnet,
     inception,
     mlp,
     mobilenet,
+    modernbert,
+    mpnet,
     resnet,
     sizes,
     swin,
     vgg,
     vit,
 )
+from tlx.models.albert import Albert
 from tlx.models.alexnet import AlexNet
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
@@ -36,6 +41,7 @@ from tlx.models.bridge import Linen, Nnx
 from tlx.models.chain import beside, features, forward, initialise, prefix_length, prompt_length, summary
 from tlx.models.cnn import Cnn
 from tlx.models.convnext import ConvNeXt
+from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
 from tlx.models.heads import Head, Neck, PerToken, Pooled
@@ -44,6 +50,8 @@ from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.mobilenet import MobileNetV2, MobileNetV3
+from tlx.models.modernbert import ModernBert
+from tlx.models.mpnet import MPNet
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
 from tlx.models.vgg import Vgg
@@ -52,20 +60,24 @@ from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
 
 __all__ = [
+    "Albert",
     "AlexNet",
     "Architecture",
     "Bert",
     "BiT",
     "Cnn",
     "ConvNeXt",
+    "DebertaV2",
     "DenseNet",
     "EfficientNet",
     "Head",
     "InceptionV3",
     "Linen",
+    "MPNet",
     "Mlp",
     "MobileNetV2",
     "MobileNetV3",
+    "ModernBert",
     "Neck",
     "Nnx",
     "PerToken",
@@ -74,6 +86,7 @@ __all__ = [
     "Swin",
     "Vgg",
     "Vit",
+    "albert",
     "alexnet",
     "architectures",
     "as_head",
@@ -88,6 +101,7 @@ __all__ = [
     "cnn",
     "convnext",
     "count",
+    "deberta_v2",
     "densenet",
     "efficientnet",
     "example_inputs",
@@ -98,6 +112,8 @@ __all__ = [
     "initialise",
     "mlp",
     "mobilenet",
+    "modernbert",
+    "mpnet",
     "resnet",
     "sizes",
     "summary",

@@ -12,6 +12,7 @@ LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
     "convolution": (2, 3, 1, 0),  # a torch Conv2d is (out, in, height, width), our kernel (height, width, in, out)
     "grouped": (2, 3, 1, 0),  # the same with groups of channels: both have the inputs of one group
+    "line": (2, 1, 0),  # a torch Conv1d is (out, in, length), our kernel (length, in, out)
     "pointwise": (2, 3, 1, 0),  # a torch Conv2d of one pixel, our kernel (in, out) of a dense layer
 }
 
@@ -83,9 +84,10 @@ def conv_names(ours: str, foreign: str, *, bias: bool = True) -> Iterable[Name]:
         yield Name(f"{ours}/bias", f"{foreign}.bias")
 
 
-def norm_names(ours: str, foreign: str) -> Iterable[Name]:
+def norm_names(ours: str, foreign: str, *, bias: bool = True) -> Iterable[Name]:
     yield Name(f"{ours}/scale", f"{foreign}.weight")
-    yield Name(f"{ours}/bias", f"{foreign}.bias")
+    if bias:
+        yield Name(f"{ours}/bias", f"{foreign}.bias")
 
 
 def statistics_names(ours: str, foreign: str) -> Iterable[Name]:

@@ -16,6 +16,13 @@ from tlx.weights.expected_patches import (
     siglip_backbone,
     swin_backbone,
 )
+from tlx.weights.expected_text import (
+    albert_backbone,
+    deberta_backbone,
+    modernbert_backbone,
+    modernbert_head,
+    mpnet_backbone,
+)
 
 TEXT = {
     "bert": "Bert",
@@ -24,6 +31,10 @@ TEXT = {
     "camembert": "Camembert",
     "distilbert": "DistilBert",
     "electra": "Electra",
+    "mpnet": "MPNet",
+    "albert": "Albert",
+    "modernbert": "ModernBert",
+    "deberta-v2": "DebertaV2",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -66,8 +77,10 @@ def expected(document: Json) -> dict[str, Shape]:
         backbone, top = dict(tensors), dict(image_head(kind, head, document))
         prefix = "vision_model." if kind == "siglip" else f"{kind}."
     else:
-        backbone, top = dict(text_backbone(kind, head, document)), dict(text_head(kind, head, document))
-        prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else kind}."
+        form = OTHER_TEXT.get(kind)
+        tensors = text_backbone(kind, head, document) if form is None else form(head, document)
+        backbone, top = dict(tensors), dict(text_head(kind, head, document))
+        prefix = f"{'roberta' if stem in ('XLMRoberta', 'Camembert') else PREFIXES.get(kind, kind)}."
     return {(name if head == "Model" else prefix + name): shape for name, shape in backbone.items()} | top
 
 
@@ -110,8 +123,13 @@ def text_head(kind: str, head: str, document: Json) -> Shapes:
     """Yield the tensors of the classifier of a text model."""
     if head == "Model":
         return
+    if kind == "modernbert":
+        yield from modernbert_head(document)
+        return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
-    if kind in ("bert", "distilbert") or head == TOKENS:
+    if kind == "deberta-v2" and head != TOKENS:
+        yield from linear("pooler.dense", width, width)
+    if kind in ("bert", "distilbert", "albert", "deberta-v2") or head == TOKENS:
         if kind == "distilbert" and head != TOKENS:
             yield from linear("pre_classifier", width, width)
         yield from linear("classifier", width, outputs)
@@ -215,6 +233,13 @@ LAST_WIDTHS: dict[str, Callable[[Json], int]] = {
     **dict.fromkeys(("convnext", "convnextv2"), lambda document: document["hidden_sizes"][-1]),
     "siglip": lambda document: document["vision_config"]["hidden_size"],
     **dict.fromkeys(("swin", "swinv2"), lambda document: document["embed_dim"] * 2 ** (len(document["depths"]) - 1)),
+}
+PREFIXES = {"modernbert": "model", "deberta-v2": "deberta"}
+OTHER_TEXT: dict[str, Callable[[str, Json], Shapes]] = {
+    "mpnet": mpnet_backbone,
+    "modernbert": modernbert_backbone,
+    "deberta-v2": deberta_backbone,
+    "albert": albert_backbone,
 }
 BACKBONES: dict[str, Callable[[Json], Shapes]] = {
     "resnet": residual_backbone,

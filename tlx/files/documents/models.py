@@ -48,6 +48,36 @@ WORDS: dict[str, Form] = {
     "tlx_pooling": OneOf(("first", "mean")),
 }
 BERT = TRANSFORMER | WORDS | {"type_vocab_size": maybe(Whole()), "classifier_dropout": maybe(SHARE)}
+DEBERTA = (
+    TRANSFORMER
+    | WORDS
+    | {
+        **dict.fromkeys(("type_vocab_size", "conv_kernel_size"), maybe(Whole())),
+        **dict.fromkeys(("max_relative_positions", "position_buckets"), maybe(Whole(-1))),
+        **dict.fromkeys(("relative_attention", "share_att_key", "position_biased_input"), maybe(Flag())),
+        **dict.fromkeys(("conv_act", "pooler_hidden_act"), maybe(NAME)),
+        **dict.fromkeys(("pooler_dropout", "cls_dropout"), maybe(SHARE)),
+        **dict.fromkeys(("conv_groups", "embedding_size", "attention_head_size", "pooler_hidden_size"), maybe(SIZE)),
+        "pos_att_type": maybe(Either((Rows(NAME), Text()))),
+        "norm_rel_ebd": maybe(Text()),
+    }
+)
+ROPE = maybe(Record({}, {"rope_type": maybe(NAME), "rope_theta": maybe(Real(0, above=True))}))
+MODERNBERT: dict[str, Form] = {
+    field: TRANSFORMER[field]
+    for field in ("initializer_range", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+}
+MODERNBERT |= WORDS | {
+    **dict.fromkeys(("hidden_activation", "classifier_activation"), maybe(NAME)),
+    **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), maybe(Flag())),
+    **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"), maybe(SHARE)),
+    **dict.fromkeys(("local_attention", "global_attn_every_n_layers"), maybe(SIZE)),
+    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), maybe(Real(0, above=True))),
+    "norm_eps": maybe(EPSILON),
+    "classifier_pooling": maybe(NAME),
+    "layer_types": maybe(Rows(NAME)),
+    "rope_parameters": maybe(Record({}, {"full_attention": ROPE, "sliding_attention": ROPE})),
+}
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
 SIGLIP = VIT | {"attention_dropout": maybe(SHARE), "vision_use_head": maybe(Flag())}
@@ -75,6 +105,12 @@ SWIN = IMAGE | {
 FIELDS: dict[str, dict[str, Form]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
     "electra": BERT | {"embedding_size": maybe(SIZE)},
+    "albert": BERT
+    | dict.fromkeys(("embedding_size", "num_hidden_groups", "inner_group_num"), maybe(SIZE))
+    | {"classifier_dropout_prob": maybe(SHARE)},
+    "deberta-v2": DEBERTA,
+    "modernbert": MODERNBERT,
+    "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},
     "distilbert": WORDS
     | {
         "initializer_range": maybe(Real(0)),

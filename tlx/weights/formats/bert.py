@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from tlx.models.bert import Bert, pooled
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
-from tlx.weights.formats.base import Format
+from tlx.weights.formats.text import POOLING, TextFormat, post_norm_names, stated, zero_layer
 
 FAMILIES = {
     "bert": "bert",
@@ -20,7 +20,6 @@ FAMILIES = {
     "electra": "electra",
 }
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "electra": "Electra"}
-POOLING = "tlx_pooling"
 UNUSED = (
     r".*position_ids",
     r".*\.token_type_ids",
@@ -72,7 +71,7 @@ ASSUMED: dict[str, dict[str, Any]] = {
 }
 
 
-class BertFormat(Format):
+class BertFormat(TextFormat):
     """The form of `transformers` for the family."""
 
     families = FAMILIES
@@ -82,16 +81,11 @@ class BertFormat(Format):
         """Return a `Bert` from config.json. Raises ValueError for settings that tlx does not cover."""
         kind = document["model_type"]
         family = FAMILIES[kind]
-        if (embedding_type := document.get("position_embedding_type", "absolute")) not in ("absolute", None):
-            raise ValueError(
-                f"config.json has {embedding_type!r} position embeddings; tlx supports 'absolute' position embeddings "
-                "only"
-            )
+        self.check_positions(document)
         if document.get("is_decoder"):
             raise ValueError("config.json describes a decoder (is_decoder); tlx supports only encoders of this family")
         fields = DISTILBERT_FIELDS if family == "distilbert" else FIELDS
-        stated = {field: document[foreign] for field, foreign in fields.items() if document.get(foreign) is not None}
-        values = ASSUMED[kind] | stated
+        values = ASSUMED[kind] | stated(document, fields)
         if family != "distilbert":
             head = document.get("classifier_dropout")
             values["head_dropout"] = values.get("dropout", Bert.dropout) if head is None else head
@@ -100,24 +94,18 @@ class BertFormat(Format):
         return Bert(family=family, pooling=document.get(POOLING, "first"), **values)
 
     def write(self, config: Bert, head: Head | None, document: Json) -> Json:
-        """Return a config.json for `config`, with other fields from an earlier `document`.
-
-        A head on the mean has no class in `transformers`: config.json names the class of the backbone, which
-        `AutoModel` opens, and has `tlx_pooling`.
-        """
+        """Return a config.json for `config`, with other fields from an earlier `document`."""
         fields = DISTILBERT_FIELDS if config.family == "distilbert" else FIELDS
         values = {foreign: getattr(config, field) for field, foreign in fields.items()}
         kind = document.get("model_type", config.family)
         stem = "XLMRoberta" if kind == "xlm-roberta" else "Camembert" if kind == "camembert" else CLASSES[config.family]
-        end = "ForTokenClassification" if isinstance(head, PerToken) else "ForSequenceClassification"
-        architecture = f"{stem}Model" if self.bare(config, head) else f"{stem}{end}"
         if config.family == "electra":
             values["embedding_size"] = config.embedding or config.width
         if config.family != "distilbert":
             values["classifier_dropout"] = config.head_dropout
         if config.pooling == "mean":
             values[POOLING] = config.pooling
-        return document | values | {"model_type": kind, "architectures": [architecture]}
+        return document | values | {"model_type": kind, "architectures": [self.architecture(config, head, stem)]}
 
     def prefix(self, config: Bert) -> str:
         return f"{config.family}."
@@ -138,23 +126,6 @@ class BertFormat(Format):
         if head is not None:
             yield from head_names(config, head)
 
-    def head_in(self, document: Json) -> type[Head] | None:
-        """Return the kind of head. Earlier versions of tlx wrote a head on the mean with the class of the backbone."""
-        return Pooled if POOLING in document and "problem_type" in document else super().head_in(document)
-
-    def bare(self, config: Bert, head: Head | None) -> bool:
-        return head is None or config.pooling == "mean"
-
-    def unanswered(self, config: Bert, head: Head | None) -> str | None:
-        """Return why no class computes the same outputs: it would draw the layers that it misses at random."""
-        if head is None or config.pooling != "mean":
-            return None
-        return (
-            f"transformers has no class of the family {config.family!r} with a head that reads the mean over "
-            'tokens (pooling="mean"), so it would initialise missing layers at random. Train the run with '
-            'Weights(..., pooling="first"), or open this model with tlx.load_pretrained'
-        )
-
     def constants(self, config: Bert, head: Head | None) -> dict[str, np.ndarray]:
         """Return a pooler of zeros for an encoder with pooling="mean".
 
@@ -162,19 +133,7 @@ class BertFormat(Format):
         """
         if config.pooling != "mean" or config.family not in ("bert", "roberta"):
             return {}
-        width = config.width
-        return {
-            "pooler.dense.weight": np.zeros((width, width), np.float32),
-            "pooler.dense.bias": np.zeros(width, np.float32),
-        }
-
-    def peft_task(self, config: Bert, head: Head | None) -> str | None:
-        if self.bare(config, head):
-            return "FEATURE_EXTRACTION"
-        return "TOKEN_CLS" if isinstance(head, PerToken) else "SEQ_CLS"
-
-    def reads_prompt(self, config: Bert) -> bool:
-        return True
+        return zero_layer("pooler.dense", config.width)
 
     def reads_prefix(self, config: Bert) -> bool:
         return config.family != "distilbert"
@@ -207,10 +166,6 @@ def block_names(config: Bert, ours: str, n: int) -> Iterator[Name]:
             "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
             "output.LayerNorm",
         )  # fmt: skip
-    for name, module in layers.items():
-        yield from dense_names(f"{ours}/attention/{name}", f"{foreign}.{module}")
-    yield from dense_names(f"{ours}/attention/output", f"{foreign}.{modules[0]}")
-    yield from norm_names(f"{ours}/attention/norm", f"{foreign}.{modules[1]}")
-    yield from dense_names(f"{ours}/mlp/up", f"{foreign}.{modules[2]}")
-    yield from dense_names(f"{ours}/mlp/down", f"{foreign}.{modules[3]}")
-    yield from norm_names(f"{ours}/mlp/norm", f"{foreign}.{modules[4]}")
+    attention = {name: f"{foreign}.{module}" for name, module in layers.items()}
+    output, mixed_norm, up, down, norm = (f"{foreign}.{module}" for module in modules)
+    yield from post_norm_names(ours, attention | {"output": output}, (mixed_norm, norm), (up, down))

@@ -1,0 +1,114 @@
+"""Names and shapes of the tensors of further text encoders (see `expected`)."""
+
+from tlx.trees import Json
+from tlx.weights.expected_layers import Shapes, linear, norm
+
+
+def mpnet_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `MPNetModel`; a classifier has none of its pooler."""
+    width, inner = document["hidden_size"], document["intermediate_size"]
+    yield "embeddings.word_embeddings.weight", (document["vocab_size"], width)
+    yield "embeddings.position_embeddings.weight", (document["max_position_embeddings"], width)
+    yield from norm("embeddings.LayerNorm", width)
+    buckets = document["relative_attention_num_buckets"]
+    yield "encoder.relative_attention_bias.weight", (buckets, document["num_attention_heads"])
+    for number in range(document["num_hidden_layers"]):
+        block = f"encoder.layer.{number}"
+        for name in "qkvo":
+            yield from linear(f"{block}.attention.attn.{name}", width, width)
+        yield from norm(f"{block}.attention.LayerNorm", width)
+        yield from linear(f"{block}.intermediate.dense", width, inner)
+        yield from linear(f"{block}.output.dense", inner, width)
+        yield from norm(f"{block}.output.LayerNorm", width)
+    if head == "Model":
+        yield from linear("pooler.dense", width, width)
+
+
+def albert_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `AlbertModel`; the classifier of tokens has none of its pooler."""
+    width, inner, rows = document["hidden_size"], document["intermediate_size"], document["embedding_size"]
+    counts = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    for name, field in counts.items():
+        yield f"embeddings.{name}_embeddings.weight", (document[field], rows)
+    yield from norm("embeddings.LayerNorm", rows)
+    yield from linear("encoder.embedding_hidden_mapping_in", rows, width)
+    for group in range(document["num_hidden_groups"]):
+        for number in range(document["inner_group_num"]):
+            layer = f"encoder.albert_layer_groups.{group}.albert_layers.{number}"
+            yield from norm(f"{layer}.full_layer_layer_norm", width)
+            for name in ("query", "key", "value", "dense"):
+                yield from linear(f"{layer}.attention.{name}", width, width)
+            yield from norm(f"{layer}.attention.LayerNorm", width)
+            yield from linear(f"{layer}.ffn", width, inner)
+            yield from linear(f"{layer}.ffn_output", inner, width)
+    if head != "ForTokenClassification":
+        yield from linear("pooler", width, width)
+
+
+def modernbert_norm(name: str, document: Json) -> Shapes:
+    """Yield the tensors of a norm, with a bias where the config has one."""
+    tensors = norm(name, document["hidden_size"])
+    yield next(tensors)
+    if document["norm_bias"]:
+        yield from tensors
+
+
+def modernbert_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `ModernBertModel`."""
+    width, inner = document["hidden_size"], document["intermediate_size"]
+    yield "embeddings.tok_embeddings.weight", (document["vocab_size"], width)
+    yield from modernbert_norm("embeddings.norm", document)
+    for number in range(document["num_hidden_layers"]):
+        layer = f"layers.{number}"
+        if number > 0:
+            yield from modernbert_norm(f"{layer}.attn_norm", document)
+        yield from linear(f"{layer}.attn.Wqkv", width, 3 * width, document["attention_bias"])
+        yield from linear(f"{layer}.attn.Wo", width, width, document["attention_bias"])
+        yield from modernbert_norm(f"{layer}.mlp_norm", document)
+        yield from linear(f"{layer}.mlp.Wi", width, 2 * inner, document["mlp_bias"])
+        yield from linear(f"{layer}.mlp.Wo", inner, width, document["mlp_bias"])
+    yield from modernbert_norm("final_norm", document)
+
+
+def modernbert_head(document: Json) -> Shapes:
+    """Yield the tensors of the classifier of texts or of tokens."""
+    width = document["hidden_size"]
+    yield from linear("head.dense", width, width, document["classifier_bias"])
+    yield from modernbert_norm("head.norm", document)
+    yield from linear("classifier", width, len(document["id2label"]))
+
+
+def deberta_backbone(head: str, document: Json) -> Shapes:
+    """Yield the tensors of `DebertaV2Model`."""
+    width, inner, rows = document["hidden_size"], document["intermediate_size"], document["embedding_size"]
+    yield "embeddings.word_embeddings.weight", (document["vocab_size"], rows)
+    if document["position_biased_input"]:
+        yield "embeddings.position_embeddings.weight", (document["max_position_embeddings"], rows)
+    if document["type_vocab_size"]:
+        yield "embeddings.token_type_embeddings.weight", (document["type_vocab_size"], rows)
+    if rows != width:
+        yield "embeddings.embed_proj.weight", (width, rows)
+    yield from norm("embeddings.LayerNorm", width)
+    relative, terms = document["relative_attention"], document["pos_att_type"]
+    if relative:
+        furthest = document["max_relative_positions"]
+        span = document["max_position_embeddings"] if furthest < 1 else furthest
+        span = document["position_buckets"] if document["position_buckets"] > 0 else span
+        yield "encoder.rel_embeddings.weight", (2 * span, width)
+    if document["norm_rel_ebd"] == "layer_norm":
+        yield from norm("encoder.LayerNorm", width)
+    if size := document["conv_kernel_size"]:
+        yield "encoder.conv.conv.weight", (width, width // document["conv_groups"], size)
+        yield "encoder.conv.conv.bias", (width,)
+        yield from norm("encoder.conv.LayerNorm", width)
+    extra = [] if document["share_att_key"] or not relative else ["pos_key"] * ("c2p" in terms)
+    extra += [] if document["share_att_key"] or not relative else ["pos_query"] * ("p2c" in terms)
+    for number in range(document["num_hidden_layers"]):
+        block = f"encoder.layer.{number}"
+        for name in ("query", "key", "value", *extra):
+            yield from linear(f"{block}.attention.self.{name}_proj", width, width)
+        yield from linear(f"{block}.attention.output.dense", width, width)
+        yield from norm(f"{block}.attention.output.LayerNorm", width)
+        yield from linear(f"{block}.intermediate.dense", width, inner)
+        yield from linear(f"{block}.output.dense", inner, width)
+        yield from norm(f"{block}.output.LayerNorm", width)
