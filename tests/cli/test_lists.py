@@ -144,7 +144,6 @@ def test_a_wrong_name_names_the_closest():
     assert "close: 'Lora'" in error_line("Lroa")
 
 
-@pytest.mark.slow
 def test_the_families_of_models_have_their_costs_and_stages():
     result = CliRunner().invoke(main, ["models", "cnn", "--json"])
     assert result.exit_code == 0, result.output

@@ -31,17 +31,9 @@ def list_models(family: str | None, config: str | None, as_json: bool) -> None:
     operations of a forward pass over one example, and the stages that a recipe can freeze. Nothing is computed for
     that. FAMILY lists one family; tlx list models FAMILY prints its fields.
     """
-    entries = list(families(config))
-    if family is not None:
-        from tlx.trees import near_miss
-
-        names = {entry["name"].lower(): entry for entry in entries}
-        if family.lower() not in names:
-            close = near_miss(family, [entry["name"] for entry in entries])
-            raise ValueError(f"there is no family of models {family!r}{close}; see tlx models")
-        entries = [names[family.lower()]]
+    entries = families(config, family)
     if as_json:
-        click.echo(json.dumps(entries, indent=2))
+        click.echo(json.dumps(list(entries), indent=2))
         return
     for entry in entries:
         click.echo(click.style(entry["name"], bold=True))
@@ -49,14 +41,24 @@ def list_models(family: str | None, config: str | None, as_json: bool) -> None:
             click.echo(f"  {line}")
 
 
-def families(config: str | None) -> Iterator[dict[str, Any]]:
-    """Yield a document for each family of models: name, text, checkpoints, parameters, operations and stages."""
+def families(config: str | None, family: str | None) -> Iterator[dict[str, Any]]:
+    """Yield a document for each family of models, or for one: name, text, checkpoints, parameters, operations, stages.
+
+    Raises ValueError, with near names, for an unknown family.
+    """
     from tlx.cli.catalogue import SUBJECTS
     from tlx.models.costs import cost_of
     from tlx.recipe import classes
+    from tlx.trees import near_miss
 
     kinds = classes(optional_recipe(config))
-    for item in SUBJECTS["models"].entries(kinds):
+    items = list(SUBJECTS["models"].entries(kinds))
+    if family is not None:
+        close = near_miss(family, [item.name for item in items])
+        items = [item for item in items if item.name.lower() == family.lower()]
+        if not items:
+            raise ValueError(f"there is no family of models {family!r}{close}; see tlx models")
+    for item in items:
         about, _, reads = item.about.partition("; reads ")
         entry = {"name": item.name, "about": about, "checkpoints": reads or None}
         config_of_defaults = default_of(kinds[item.name])
