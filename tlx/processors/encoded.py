@@ -70,7 +70,7 @@ def has_frames(path: Path, head: bytes) -> bool:
 
     Args:
         path: The file.
-        head: Its first bytes, 4,096 or more where it has so many.
+        head: Its first bytes, at least 4,096, or all of a shorter file.
     """
     from PIL import Image
 
