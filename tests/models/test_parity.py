@@ -292,7 +292,7 @@ def test_minilm_agrees(tmp_path):
     mask = np.array([[1] * 21, [1] * 13 + [0] * 8])
     inputs = {"input_ids": rng.integers(1000, 30000, mask.shape), "attention_mask": mask}
     actual = compare(torch_model, inputs, tmp_path, compiled=True)
-    assert actual.keys() == {"hidden", "pooled", "gradients"}
+    assert actual.keys() == {"stem", *(f"blocks/{n:02}" for n in range(6)), "hidden", "pooled", "gradients"}
     assert max(actual.values()) <= TOLERANCE, actual
 
 
