@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "tlx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up: a module may import from earlier lines only. Modules on one line do not import each other.
 LEVELS = (
-    ("trees", "notebooks"),
+    ("trees", "notebooks", "interrupt"),
     ("files",),
     ("types", "assets", "config", "place"),
     ("processes",),
@@ -69,7 +69,10 @@ BORDERS = {
     "click": ("cli/",),
     "rich": ("cli/", "records/progress.py"),
     "IPython": ("records/progress.py",),
-    "filelock": ("data/", "files/locks.py", "files/unpacked.py", "records/studies/", "study/", "training/", "tune/"),
+    "filelock": (
+        "data/", "interrupt.py", "files/locks.py", "files/unpacked.py", "records/studies/", "study/", "training/",
+        "tune/",
+    ),
     "pandas": ("study/table.py", "training/frames.py"),
     "PIL": ("data/", "processors/", "training/evaluate.py"),
     "codecarbon": ("training/energy.py",),

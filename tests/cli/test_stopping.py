@@ -2,13 +2,14 @@
 
 import os
 import signal
+from contextlib import suppress
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from tlx.cli.commands import Commands
-from tlx.training.interrupt import noted
+from tlx.interrupt import look, noted
 
 
 @click.group(cls=Commands)
@@ -46,6 +47,35 @@ def test_a_command_ends_with_130(number):
 def test_a_step_is_finished_before_the_command_ends():
     result = CliRunner().invoke(group, ["step"])
     assert (result.exit_code, result.output) == (130, "noted: True\n\nstopped\n")
+
+
+@group.command()
+def swallowed():
+    class Callback:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # Python prints an exception of a finaliser, and goes on; a callback of JAX does the same.
+    Callback()
+    click.echo("goes on")
+    with noted() as stop:
+        click.echo(f"noted: {stop.requested}")
+        look()
+        click.echo("not reached")
+
+
+@group.command()
+def swallowed_last():
+    with suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_callback_swallows_ends_the_command_at_the_next_look():
+    result = CliRunner().invoke(group, ["swallowed"])
+    assert (result.exit_code, result.output) == (130, "goes on\nnoted: True\n\nstopped\n")
+    assert CliRunner().invoke(group, ["swallowed-last"]).output == "\nstopped\n"
+    assert CliRunner().invoke(group, ["step"]).output == "noted: True\n\nstopped\n"
 
 
 def test_a_handler_of_other_code_stays():

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -17,6 +15,7 @@ import click
 from tlx.cli.user_files import kind_of, place_of
 from tlx.files.durable import DamagedWarning
 from tlx.files.mistakes import USER_ERRORS
+from tlx.interrupt import stoppable
 
 RUN_ERRORS = (ArithmeticError, OSError)
 # The exit code of a program with a reader that ended first, such as `head`: 128 and the number of SIGPIPE.
@@ -81,7 +80,7 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            with warnings.catch_warnings(), ended_like_ctrl_c():
+            with warnings.catch_warnings(), stoppable():
                 # JAX's cache of compiled programs only saves time, and a full disk would make it warn at every one.
                 warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
                 show = warnings.showwarning
@@ -117,20 +116,6 @@ class Commands(click.Group):
                 os._exit(code)
             end_with_others(code)
             sys.exit(code)
-
-
-@contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM stop the program as Ctrl-C does within the block, unless other code handles it."""
-    main = threading.current_thread() is threading.main_thread()
-    handles = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if handles:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        if handles:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_others(code: int) -> None:

@@ -14,6 +14,7 @@ import jax
 from tlx import processes
 from tlx.files.durable import common_folder, guarded
 from tlx.functional.selection import Outputs
+from tlx.interrupt import Interruption, noted
 from tlx.records.progress import Clock, Evaluations, Progress
 from tlx.records.run_directory import Predictions
 from tlx.training import vectorize
@@ -24,7 +25,6 @@ from tlx.training.ending import result
 from tlx.training.energy import Metered
 from tlx.training.evaluate import evaluate, look
 from tlx.training.group_checkpoints import GroupCheckpoints, best_state
-from tlx.training.interrupt import Interruption, noted
 from tlx.training.patience import divided
 from tlx.training.phases import Before, PhaseSetup, set_up_phase
 from tlx.training.profile import StepTrace

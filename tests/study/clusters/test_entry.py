@@ -53,7 +53,7 @@ def test_the_command_of_a_study_does_not_change_its_identity(small, tmp_path):
 
 
 def test_the_signal_before_the_limit_of_a_job_saves_as_sigterm_does():
-    from tlx.training.interrupt import noted
+    from tlx.interrupt import noted
 
     handler = signal.getsignal(signal.SIGUSR2)
     with pytest.raises(KeyboardInterrupt), stoppable(), noted():

@@ -15,8 +15,8 @@ from tlx import processes
 from tlx.data import Examples, Table, evaluation_batches, inputs_of
 from tlx.data.augment import augmented, augmented_example, begins_with_pictures
 from tlx.data.readers import reader
+from tlx.interrupt import locked, look
 from tlx.training.feature_cache.cut import Cut, prefix
-from tlx.training.interrupt import locked, look
 from tlx.training.prepare import Prepared
 from tlx.training.shares import gathered
 from tlx.types import ArrayMap

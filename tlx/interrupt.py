@@ -30,6 +30,39 @@ class Interruption:
 
 # The blocks of `noted` that the main thread is in, the innermost last.
 _BLOCKS: list[Interruption] = []
+# The signals of a `stoppable` command that raised KeyboardInterrupt. A callback of JAX may have swallowed it.
+_RAISED: list[int] = []
+
+
+def stop(number: int, _: object) -> None:
+    """Raise KeyboardInterrupt, as Python does after Ctrl-C, and keep in mind that it was raised."""
+    _RAISED.append(number)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM stop the program as Ctrl-C does within the block, unless other code handles it.
+
+    Where the KeyboardInterrupt of a signal was swallowed, the next `look` and the next step of a training raise it
+    again, and at the latest the end of the block.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    main = threading.current_thread() is threading.main_thread()
+    handled = [number for number, handler in usual.items() if main and signal.getsignal(number) is handler]
+    if main:
+        _RAISED.clear()
+    for number in handled:
+        signal.signal(number, stop)
+    try:
+        yield
+        if main and _RAISED:
+            raise KeyboardInterrupt
+    finally:
+        for number in handled:
+            signal.signal(number, usual[number])
+        if main:
+            _RAISED.clear()
 
 
 @contextmanager
@@ -41,10 +74,10 @@ def noted() -> Iterator[Interruption]:
     was noted and not acted on is raised as KeyboardInterrupt at the end, whatever else has happened. A signal that is
     ignored, or handled by other code, stays so, and in other threads than the main one nothing changes.
     """
-    interruption = Interruption()
-    # The commands of tlx let SIGTERM act as Ctrl-C.
-    usual = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, signal.default_int_handler)}
     main = threading.current_thread() is threading.main_thread()
+    # A signal that was swallowed before the block counts as one within it.
+    interruption = Interruption(True, time.monotonic()) if main and _RAISED else Interruption()
+    usual = {signal.SIGINT: (signal.default_int_handler, stop), signal.SIGTERM: (signal.SIG_DFL, stop)}
     before = {number: signal.getsignal(number) for number in usual if main}
     handled: dict[int, Any] = {number: handler for number, handler in before.items() if handler in usual[number]}
 
@@ -82,7 +115,8 @@ def noted() -> Iterator[Interruption]:
 
 def look() -> None:
     """Raise KeyboardInterrupt where a signal was noted. Call it wherever stopping does no harm."""
-    if threading.current_thread() is threading.main_thread() and any(block.requested for block in _BLOCKS):
+    requested = bool(_RAISED) or any(block.requested for block in _BLOCKS)
+    if requested and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 

@@ -12,10 +12,10 @@ import pytest
 import tlx
 from tlx import Data, Recipe, Train, models, tasks
 from tlx.files.durable import DamagedWarning
+from tlx.interrupt import locked, look, noted
 from tlx.records.log import read_metrics
 from tlx.records.progress import Progress
 from tlx.training.checkpoint import Checkpoints
-from tlx.training.interrupt import locked, look, noted
 from tlx.training.loop import How
 from tlx.training.run_many import run_many
 
@@ -210,7 +210,7 @@ def test_a_signal_of_an_outer_block_is_visible_inside():
 
 LATER = """
 import os, signal, time
-from tlx.training import interrupt
+from tlx import interrupt
 interrupt.PATIENCE = 0.2
 with interrupt.noted():
     os.kill(os.getpid(), signal.SIGTERM)
