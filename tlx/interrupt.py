@@ -47,7 +47,7 @@ def stoppable() -> Iterator[None]:
     Where the KeyboardInterrupt of a signal was swallowed, the next `look` and the next step of a training raise it
     again, and at the latest the end of the block.
     """
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     main = threading.current_thread() is threading.main_thread()
     handled = [number for number, handler in usual.items() if main and signal.getsignal(number) is handler]
     if main:
