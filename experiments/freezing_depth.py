@@ -13,11 +13,11 @@ seeds, orders and budgets, so differences are paired by seed. The features below
 import argparse
 from pathlib import Path
 
-from tlx import Data, Optim, Recipe, Study, Train, Tuning, Weights, choice, param, prod, tasks, tuning
+from tlx import Data, Optim, Recipe, Study, Train, Weights, choice, param, prod, tasks, tuning
 from tlx.records import studies
 from tlx.study import run_study
 
-DEPTHS: dict[str, Tuning] = {
+DEPTHS: dict[str, tuning.Tuning] = {
     "nothing": tuning.Full(),
     "5 blocks": tuning.Freeze(through="blocks/04"),
     "11 blocks": tuning.Freeze(through="blocks/10"),
@@ -40,7 +40,7 @@ def study(seeds: int = 5) -> Study:
     depths = choice("frozen", {name: {"tuning": value} for name, value in DEPTHS.items()})
     return Study(
         base=base,
-        cells=prod(param("data.shots", SHOTS), depths, param("seed", range(seeds))),
+        cells=prod(param("data.shots", list(SHOTS)), depths, param("seed", range(seeds))),
         question="How many layers should stay frozen, and how does the answer depend on the number of labels?",
         baseline={"frozen": "nothing"},
     )

@@ -68,7 +68,7 @@ FINGERPRINTS = {
     "digits_probe": "3a50f161d412623d",
     "emoji_styles": "183f8fec598541a2",
     "linen_digits": "85092ee817b6e65c",
-    "lite0_fashion": "f5cb72fa5800ca92",
+    "lite0_fashion": "e796cd35f15c92e8",
     "minilm_dann": "9ac7aa80c9c842fb",
     "minilm_movies": "68086cf433632ca4",
     "minilm_movies_frozen": "c8c8c49f18acd933",

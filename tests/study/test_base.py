@@ -1,5 +1,6 @@
 """A study: what it accepts, what it refuses, and the content of `study.json`."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,21 @@ def test_the_study_of_few_labels_has_twelve_arms_of_five_seeds():
     # Arms that are paired by seed differ only in the method.
     assert names[0] == {"method": "full", "labels": 16, "seed": 0}
     assert [cell.recipe.data.shots for cell in study.cells[::5]] == [8, 32, 128] * 4
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_can_be_opened(path, monkeypatch):
+    # As for a script, modules beside it can be imported.
+    monkeypatch.syspath_prepend(path.parent)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.__doc__
+    if hasattr(module, "study"):
+        assert load_study(str(path), []).cells
 
 
 def test_a_directory_with_other_content_is_not_changed(small, tmp_path):

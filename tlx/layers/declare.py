@@ -1,6 +1,7 @@
 """Declarations of the layers' sub-dicts of parameters, with their initialisers."""
 
 from collections.abc import Callable
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,19 @@ def ones(key: Key, shape: tuple[int, ...]) -> Array:
     return jnp.ones(shape, jnp.float32)
 
 
+# One function for each number, so that equal declarations are equal and one program draws them.
+@cache
 def constant(value: float) -> Init:
     return lambda key, shape: jnp.full(shape, value, jnp.float32)
 
 
+@cache
 def normal(deviation: float = 0.02) -> Init:
     """Return a normal initialiser truncated at two deviations, as BERT and ViT use."""
     return lambda key, shape: deviation * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
 
 
+@cache
 def uniform(bound: float) -> Init:
     """Return a uniform initialiser from -bound to bound."""
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -17,7 +17,7 @@ from tlx.processors.base import FILE, format_source, users_class
 from tlx.recipe import Recipe
 from tlx.tasks import Task
 from tlx.trees import flatten, map_named, nest
-from tlx.types import Model, Param, Variables
+from tlx.types import Key, Model, Param, Variables
 from tlx.weights.source import locate
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def drawn(model: Model, seed: int, mesh: Mesh | None) -> Variables:
     with the same bits."""
     key = jax.random.key(seed)
     if mesh is None or sharding.is_plain(mesh):
-        return jax.jit(lambda key: models.initialise(model, key))(key)
+        return whole_program(*(tuple(flatten(tree).items()) for tree in (model.params, model.stats)))(key)
     sharding.specs_of(mesh, model.params, model.params)
 
     def draw(where: Callable[[Param], NamedSharding]) -> Callable[[str, Param], jax.Array]:
@@ -47,6 +47,16 @@ def drawn(model: Model, seed: int, mesh: Mesh | None) -> Variables:
     params = draw(lambda param: NamedSharding(mesh, sharding.spec_of(mesh, param.shape, param.axes)))
     stats = draw(lambda param: sharding.replicated(mesh))
     return Variables(map_named(params, model.params), map_named(stats, model.stats))
+
+
+# The cells of a study draw the same parameters with other keys.
+@lru_cache(maxsize=16)
+def whole_program(
+    params: tuple[tuple[str, Param], ...], stats: tuple[tuple[str, Param], ...]
+) -> Callable[[Key], Variables]:
+    """Return the program that draws parameters and statistics, by path, from a key."""
+    model = Model((), nest(dict(params)), nest(dict(stats)))
+    return jax.jit(lambda key: models.initialise(model, key))
 
 
 @lru_cache(maxsize=512)

@@ -13,6 +13,17 @@ from tlx.study.clusters.entry import enter
 
 # Seconds until an address that does not answer counts as unreachable: of a connection, and of Ray.
 ANSWER, MEETING = 5.0, 20.0
+# The code of `MEET` where a Ray cluster refuses a client without its token.
+REFUSED = 3
+MEET = f"""
+import sys
+from ray import exceptions
+from ray._raylet import GcsClient
+try:
+    GcsClient(address=sys.argv[1])
+except getattr(exceptions, "AuthenticationError", ()):
+    sys.exit({REFUSED})
+"""
 START = "start one with: ray start --head"
 # A gigabyte in bytes.
 GIGABYTE = 10**9
@@ -50,11 +61,12 @@ class RayCluster(Cluster):
 
         address = reachable(self.address)
         try:
+            # Ray finds the token of a cluster of this machine only where it finds the cluster, too.
             ray.init(
-                address=address, log_to_driver=False, logging_level="CRITICAL",
+                address=self.address, log_to_driver=False, logging_level="CRITICAL",
                 runtime_env={"env_vars": forwarded()},
             )  # fmt: skip
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise ValueError(
                 f"--on ray={address}: Ray does not connect ({last_line(str(error))}); run the command on a machine of "
                 "the cluster, with its versions of Ray and Python"
@@ -179,7 +191,8 @@ def reachable(address: str) -> str:
     Raises:
         ValueError: None does. Ray itself would wait for two minutes.
     """
-    if address == "auto":
+    automatic = address == "auto"
+    if automatic:
         from ray._private.services import canonicalize_bootstrap_address
 
         with suppress(ConnectionError):
@@ -201,10 +214,17 @@ def reachable(address: str) -> str:
             f"--on ray={address} does not answer ({error}); expected the address that `ray start --head` printed, "
             f"or {START}"
         ) from None
-    check = [sys.executable, "-Pc", "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"]
     try:
-        subprocess.run([*check, address], capture_output=True, timeout=MEETING, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        subprocess.run([sys.executable, "-Pc", MEET, address], capture_output=True, timeout=MEETING, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        refused = getattr(error, "returncode", None) == REFUSED
+        if refused and automatic:
+            return address
+        if refused:
+            raise ValueError(
+                f"--on ray={address} expects a token: set RAY_AUTH_MODE=token, with the token of the cluster in "
+                "~/.ray/auth_token or in RAY_AUTH_TOKEN"
+            ) from None
         raise ValueError(
             f"--on ray={address} answers, but not as a Ray cluster; expected the address that `ray start --head` "
             "printed"
