@@ -5,6 +5,9 @@ tlx run configs/emoji_styles.py
 tlx negative-transfer configs/emoji_styles.py --labels 0,1,5
 
 EfficientNet-Lite0 with its ImageNet weights is frozen; a neck and the classifier learn.
+
+Test accuracy 0.435 (211 pictures; mean of five seeds, as the report of negative transfer trains them; selection: last;
+2026-11-30); the source without adaptation 0.443, chance 0.275. See docs/results/images.md.
 """
 
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, terms, tuning
