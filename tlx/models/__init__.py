@@ -44,7 +44,7 @@ from tlx.models.convnext import ConvNeXt
 from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
-from tlx.models.heads import Head, Neck, PerToken, Pooled
+from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
@@ -86,6 +86,7 @@ __all__ = [
     "Swin",
     "Vgg",
     "Vit",
+    "Vocabulary",
     "albert",
     "alexnet",
     "architectures",

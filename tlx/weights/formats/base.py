@@ -5,9 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
 from tlx.models.names import Name
 from tlx.trees import Json
+
+# The ends of the names of the classes of `transformers` with a head over the vocabulary.
+LANGUAGE = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 
 
 class Format:
@@ -92,4 +95,6 @@ def head_of_class(name: str) -> type[Head] | None:
     """Return the kind of head of a class of `transformers`, by its name."""
     if name.endswith("ForTokenClassification"):
         return PerToken
+    if name.endswith(LANGUAGE):
+        return Vocabulary
     return Pooled if name.endswith(("Classification", "WithTeacher")) else None
