@@ -187,10 +187,10 @@ def stored(model: Any, state: dict[str, Any], folder: Any) -> dict[str, np.ndarr
 
 def tlx_params(module: Any, config: Any, head: Head | None, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Read the tlx parameters by path from tensors with foreign names; unread tensors must be allowed."""
-    prefix = module.prefix(config) if head is not None else ""
+    prefix = "" if module.bare(config, head) else module.prefix(config)
     named = [(name, name.foreign if name.head else prefix + name.foreign) for name in module.names(config, head)]
     for unread in tensors.keys() - {key for _, key in named}:
-        assert any(re.fullmatch(pattern, unread) for pattern in module.unused), unread
+        assert any(re.fullmatch(pattern, unread) for pattern in module.ignored(config, head)), unread
     return {name.ours: inward(name, tensors[key]) for name, key in named}
 
 

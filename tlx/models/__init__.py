@@ -29,6 +29,7 @@ from tlx.models import (
     resnet,
     sizes,
     swin,
+    t5,
     vgg,
     vit,
 )
@@ -54,12 +55,14 @@ from tlx.models.modernbert import ModernBert
 from tlx.models.mpnet import MPNet
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
+from tlx.models.t5 import T5
 from tlx.models.vgg import Vgg
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
 
 __all__ = [
+    "T5",
     "Albert",
     "AlexNet",
     "Architecture",
@@ -119,6 +122,7 @@ __all__ = [
     "sizes",
     "summary",
     "swin",
+    "t5",
     "tap_shapes",
     "text_room",
     "vgg",

@@ -36,7 +36,7 @@ from tlx.types import Array, Carry, Context, Param, Stage
 
 READS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 # The salts of the noise of the dense layers, apart from those of the attention (10 to 13) and of the other dropouts.
-UP, DOWN, POOL, INNER, OUTER = 14, 15, 14, 16, 18
+UP, DOWN, POOL, INNER, OUTER, GATE = 14, 15, 14, 16, 18, 20
 
 
 def check_text_fields(config: Any) -> None:

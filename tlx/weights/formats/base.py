@@ -66,6 +66,10 @@ class Format:
         """Return whether the tensors are named as in a class without a head."""
         return head is None
 
+    def ignored(self, config: Any, head: Head | None) -> tuple[str, ...]:
+        """Return patterns of the foreign tensors that may stay unread for a model with this head."""
+        return self.unused
+
     def unanswered(self, config: Any, head: Head | None) -> str | None:
         """Return why no class of the other library computes the same outputs, and what to do; None if one does."""
         return None

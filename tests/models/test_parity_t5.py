@@ -1,0 +1,165 @@
+"""T5 compared with `transformers` on torch: hidden states of both stacks, logits, loss, and every gradient.
+
+The limits are those of `test_parity.py`. Hidden states are compared where a token is not padding.
+"""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.models.test_parity import (
+    CLASSES,
+    TOLERANCE,
+    Case,
+    gradient_differences,
+    head_of,
+    holds,
+    reference,
+    stored,
+    tlx_params,
+)
+from tlx.models import T5, PerToken, Vocabulary, build, forward
+from tlx.models.t5 import shift_right
+from tlx.trees import flatten, nest
+from tlx.types import Variables
+from tlx.weights import load_pretrained, save_pretrained
+from tlx.weights.formats import foreign
+
+pytestmark = pytest.mark.parity
+
+# Few buckets, so that distances share them; the heads are not as wide as the hidden states.
+SIZES = {
+    "vocab_size": 23,
+    "d_model": 15,
+    "d_kv": 4,
+    "d_ff": 13,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 6,
+    "relative_attention_max_distance": 5,
+    "decoder_start_token_id": 0,
+}
+GATED = SIZES | {"feed_forward_proj": "gated-gelu"}
+UNTIED = {"tie_word_embeddings": False}
+
+CASES = {
+    "t5": Case("T5Model", SIZES),
+    "t5-words": Case("T5ForConditionalGeneration", SIZES | {"feed_forward_proj": "gelu"}),
+    "t5-gated": Case("T5ForConditionalGeneration", GATED | UNTIED),
+    "t5-silu": Case("T5ForConditionalGeneration", SIZES | {"feed_forward_proj": "gated-silu", "num_decoder_layers": 4}),
+    "t5-encoder": Case("T5EncoderModel", GATED),
+    "t5-head": Case("T5ForSequenceClassification", SIZES),
+    "t5-tokens": Case("T5ForTokenClassification", GATED),
+    "mt5-words": Case("MT5ForConditionalGeneration", GATED | {"d_kv": 6}),
+}
+
+
+def torch_model(case: Case) -> Any:
+    """Return the model of `reference`; T5 1.1 and mT5 have a separate last layer, as their files have."""
+    model = reference(case)
+    if case.model == "MT5ForConditionalGeneration" or not case.fields.get("tie_word_embeddings", True):
+        model.lm_head.weight = torch.nn.Parameter(0.5 * torch.randn_like(model.lm_head.weight))
+    return model
+
+
+def draw(case: Case) -> dict[str, np.ndarray]:
+    """Inputs with padding on both sides in both texts; each text ends in the end word 1."""
+    rng = np.random.default_rng(0)
+    mask = np.array([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
+    words = rng.integers(2, 23, mask.shape)
+    words[[0, 1, 2], [8, 4, 8]] = 1
+    inputs = {"input_ids": words * mask, "attention_mask": mask}
+    if head_of(case) is None or isinstance(head_of(case), Vocabulary):
+        targets = np.array([[1] * 7, [0] * 2 + [1] * 5, [1] * 3 + [0] * 4])
+        inputs |= {"decoder_input_ids": rng.integers(0, 23, targets.shape), "decoder_attention_mask": targets}
+    if case.model.endswith("EncoderModel"):
+        return {name: array for name, array in inputs.items() if not name.startswith("decoder")}
+    return inputs
+
+
+def labels_of(case: Case, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Return a label for each output; -100 where a token is padding and has no loss."""
+    rng, head = np.random.default_rng(1), head_of(case)
+    if isinstance(head, PerToken | Vocabulary):
+        mask = inputs["attention_mask" if isinstance(head, PerToken) else "decoder_attention_mask"]
+        classes = 23 if isinstance(head, Vocabulary) else CLASSES
+        return np.where(mask == 1, rng.integers(0, classes, mask.shape), -100)
+    return rng.integers(0, CLASSES, len(inputs["input_ids"]))
+
+
+def loss_of(taps: Any, labels: np.ndarray, mask: np.ndarray) -> jax.Array:
+    """Return the loss of `transformers` for the logits; without a head, the mean over the tokens of the states."""
+    if "logits" not in taps:
+        return (taps["hidden"] * mask[..., None].astype(np.float32)).mean()
+    logits = taps["logits"].reshape(-1, taps["logits"].shape[-1])
+    kept = (labels.reshape(-1) >= 0).astype(np.float32)
+    logs = jax.nn.log_softmax(logits)[jnp.arange(len(logits)), np.maximum(labels.reshape(-1), 0)]
+    return -(logs * kept).sum() / kept.sum()
+
+
+def states_of(result: Any, decoder: bool) -> dict[str, Any]:
+    """Return the hidden states of torch by the tap of tlx."""
+    states = result.encoder_hidden_states if decoder else result.hidden_states
+    taps = {f"encoder/{n - 1:02d}" if n else "stem": state for n, state in enumerate(states[:-1])}
+    taps |= {"encoder_norm": states[-1]}
+    if decoder:
+        states = result.decoder_hidden_states
+        taps |= {f"decoder/{n - 1:02d}" if n else "decoder_stem": state for n, state in enumerate(states[:-1])}
+        taps |= {"norm": states[-1]}
+    return taps
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", CASES)
+def test_random_models_agree(name, tmp_path):
+    case, model = CASES[name], torch_model(CASES[name])
+    inputs, head = draw(case), head_of(case)
+    labels = labels_of(case, inputs)
+    parameters = dict(model.named_parameters())
+    tensors = stored(model, {key: p.detach() for key, p in parameters.items()}, tmp_path / "values")
+    document = json.loads((tmp_path / "values" / "config.json").read_text())
+    module = foreign(document["model_type"])
+    config = module.read(document)
+    built = build(config, head)
+    leaves = tlx_params(module, config, head, tensors)
+    assert {path: leaf.shape for path, leaf in leaves.items()} == {
+        path: param.shape for path, param in flatten(built.params).items()
+    }
+    decoder = not case.model.endswith(("EncoderModel", "TokenClassification"))
+    masks = {False: inputs["attention_mask"]}
+    # Without a mask all words of the decoder are read.
+    masks[True] = inputs.get("decoder_attention_mask", np.ones_like(masks[False]))
+    last = masks[decoder]
+
+    arguments = {key: torch.tensor(array) for key, array in inputs.items()}
+    arguments |= {} if head is None else {"labels": torch.tensor(labels)}
+    result = model(**arguments, output_hidden_states=True)
+    hidden = result.get("last_hidden_state")
+    loss = (hidden * torch.tensor(last)[..., None]).mean() if head is None else result.loss
+    loss.backward()
+
+    def ours(params: Any) -> Any:
+        taps, _ = forward(built, Variables(params, {}), inputs)
+        return loss_of(taps, labels, last), taps
+
+    (our_loss, taps), gradient = jax.value_and_grad(ours, has_aux=True)(nest(leaves))
+    differences = {"loss": abs(float(our_loss) - loss.item())}
+    wanted = states_of(result, decoder)
+    assert len(wanted) == sum(stage.output == "hidden" for stage in built.stages)
+    for path, state in wanted.items():
+        real = masks[path.startswith(("decoder", "norm"))] > 0
+        differences[path] = float(abs(np.asarray(taps[path]) - state.detach().numpy())[real].max())
+    if head is not None:
+        difference = abs(np.asarray(taps["logits"]) - result.logits.detach().numpy())
+        differences["logits"] = float((difference if difference.ndim == 2 else difference[last > 0]).max())
+    grads = {key: torch.zeros_like(p) if p.grad is None else p.grad for key, p in parameters.items()}
+    theirs = tlx_params(module, config, head, stored(model, grads, tmp_path / "gradients"))
+    differences |= gradient_differences({path: np.asarray(g) for path, g in flatten(gradient).items()}, theirs)
+    assert max(differences.values()) <= TOLERANCE, differences
