@@ -24,11 +24,10 @@ from tests.models.test_parity import (
     stored,
     tlx_params,
 )
-from tlx.models import T5, PerToken, Vocabulary, build, forward
-from tlx.models.t5 import shift_right
+from tlx.models import PerToken, Vocabulary, build, forward
 from tlx.trees import flatten, nest
 from tlx.types import Variables
-from tlx.weights import load_pretrained, save_pretrained
+from tlx.weights import export_pretrained, load_pretrained
 from tlx.weights.formats import foreign
 
 pytestmark = pytest.mark.parity
@@ -111,7 +110,7 @@ def loss_of(taps: Any, labels: np.ndarray, mask: np.ndarray) -> jax.Array:
 
 
 def record_states(model: Any, states: dict[str, Any]) -> None:
-    """Let the model of torch record its hidden states by the tap of tlx: those of `transformers` lack the last block."""
+    """Record the hidden states of torch by the tap of tlx; `transformers` itself does not return the last block's."""
     stems = {"encoder": ("stem", "encoder_norm"), "decoder": ("decoder_stem", "norm")}
 
     def recorded(path: str) -> Any:
@@ -177,3 +176,41 @@ def test_random_models_agree(name, tmp_path):
     theirs = tlx_params(module, config, head, stored(model, grads, tmp_path / "gradients"))
     differences |= gradient_differences({path: np.asarray(g) for path, g in flatten(gradient).items()}, theirs)
     assert max(differences.values()) <= TOLERANCE, differences
+
+
+# What tlx writes, and `transformers` 5 replaces: it ties all embeddings, and keeps the meaning in another field.
+REPLACED = {"tie_word_embeddings"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_config_is_read_as_it_was_written(name):
+    case = CASES[name]
+    config_class = getattr(transformers, case.model).config_class
+    document = config_class(**case.fields).to_dict() | {"architectures": [case.model]}
+    if case.model.endswith("EncoderModel"):
+        document["is_encoder_decoder"] = False
+    module = foreign(document["model_type"])
+    config, head = module.read(document), head_of(case)
+    assert module.head_in(document) == (None if head is None else type(head))
+    written = module.write(config, head, {})
+    assert module.read(written) == config
+    assert written["architectures"] == [case.model]
+    again = config_class.from_dict(written)
+    assert holds(again.to_dict(), {key: value for key, value in written.items() if key not in REPLACED})
+    if config.family == "t5":
+        assert config.tied == again.scale_decoder_outputs == case.fields.get("tie_word_embeddings", True)
+    assert config.size * config.heads != config.width
+
+
+@pytest.mark.parametrize("name", ["t5-words", "t5-gated", "t5-encoder", "t5-head", "mt5-words"])
+def test_weights_return_as_they_came(tmp_path, name):
+    model, head = torch_model(CASES[name]), head_of(CASES[name])
+    model.save_pretrained(tmp_path / "theirs")
+    pretrained = load_pretrained(tmp_path / "theirs", model=None)
+    assert type(pretrained.model.head) is type(head)
+    export_pretrained(pretrained, tmp_path / "ours")
+    again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    wanted = model.state_dict()
+    assert wanted.keys() == again.state_dict().keys()
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in wanted.items())
