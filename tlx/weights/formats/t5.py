@@ -91,9 +91,8 @@ class T5Format(Format):
             "architectures": [CLASSES[config.family] + ending(config, head)],
             FEED_FORWARD: f"gated-{shown}" if config.gated else shown,
             "is_encoder_decoder": not config.encoder_only,
+            "tie_word_embeddings": config.tied,
         }
-        if config.family == "t5":
-            values["tie_word_embeddings"] = config.tied
         return {field: value for field, value in document.items() if field != "scale_decoder_outputs"} | values
 
     def prefix(self, config: T5) -> str:
