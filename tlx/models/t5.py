@@ -198,7 +198,7 @@ def blocks_of(config: T5, stack: str, count: int, top: int) -> list[Stage]:
         def apply(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
             table = params["attention"]["relative"] if first else params["shared"][stack]["00"]["attention"]["relative"]
             run = decode if stack == "decoder" else encode
-            return carry | {"hidden": run(config, params, table, carry, context)}, stats
+            return run(config, params, table, carry, context), stats
 
         return apply
 

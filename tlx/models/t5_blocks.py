@@ -10,17 +10,23 @@ import jax.numpy as jnp
 
 from tlx.layers import (
     ACTIVATIONS,
+    Cache,
     Init,
+    KeyValue,
     attention,
+    attention_step,
+    attention_to,
     bottleneck,
     declare_attention,
     declare_dense,
     declare_norm,
     dense,
     dropout,
+    keys_and_values,
     relative_bias,
     rms_norm,
 )
+from tlx.layers.dense import STILL
 from tlx.models.text_stages import DOWN, GATE, INNER, OUTER, UP
 from tlx.trees import Tree
 from tlx.types import Array, Carry, Context, Param
@@ -60,53 +66,55 @@ def declare_mixing(config: Any) -> Tree:
     return layers | {"norm": declare_norm(width, False)}
 
 
-def encode(config: Any, params: Tree, table: Tree, carry: Carry, context: Context) -> Array:
-    """Run one block of the encoder: [B, S, W] -> [B, S, W]."""
-    x = mix(config, params["attention"], table, carry, context, causal=False)
-    return finish(config, params, x, context)
+def encode(config: Any, params: Tree, table: Tree, carry: Carry, context: Context) -> Carry:
+    """Return the carry with the hidden states [B, S, W] after one block of the encoder."""
+    x, _ = mix(config, params["attention"], table, carry, context, causal=False)
+    return carry | {"hidden": finish(config, params, x, context)}
 
 
-def decode(config: Any, params: Tree, table: Tree, carry: Carry, context: Context) -> Array:
-    """Run one block of the decoder: [B, T, W] -> [B, T, W]."""
-    x = mix(config, params["attention"], table, carry, context, causal=True)
-    layer = params["cross"]["attention"]
+def decode(config: Any, params: Tree, table: Tree, carry: Carry, context: Context) -> Carry:
+    """Return the carry with the hidden states [B, T, W] after one block of the decoder.
+
+    With a `cache` in the carry, the tokens are the next ones after those of the cache, `mask` has the places of the
+    cache, and the carry gets the cache with the new tokens. The entry `memory_keys` has the keys and values of the
+    memory for this block (see `memory_keys`); without it the block projects the memory.
+    """
+    x, cache = mix(config, params["attention"], table, carry, context, causal=True)
+    layer, rate = params["cross"]["attention"], config.dropout
     # The same layers as above in one stage, with other noise.
     apart = context if context.key is None else context._replace(key=jax.random.fold_in(context.key, 1))
+    keys = carry.get("memory_keys")
+    keys = memory_keys(config, params, carry["memory"], apart) if keys is None else keys
     normed = rms_norm(layer["norm"], x, config.epsilon)
-    mixed = attention(
-        layer,
-        normed,
-        carry["memory_mask"],
-        heads=config.heads,
-        memory=carry["memory"],
-        scale=1.0,
-        rate=config.dropout,
-        context=apart,
-        salt=0,
-    )
-    x = x + dropout(mixed, config.dropout, apart, 1)
-    return finish(config, params, x, context)
+    settings: dict[str, Any] = {"heads": config.heads, "scale": 1.0, "rate": rate, "context": apart, "salt": 0}
+    x = x + dropout(attention_to(layer, normed, keys, carry["memory_mask"], **settings), rate, apart, 1)
+    return carry | {"hidden": finish(config, params, x, context)} | ({} if cache is None else {"cache": cache})
 
 
-def mix(config: Any, layer: Tree, table: Tree, carry: Carry, context: Context, *, causal: bool) -> Array:
-    """Return the hidden states after the self-attention of a block."""
-    x, rate = carry["hidden"], config.dropout
-    tokens = x.shape[1]
-    bias = relative_bias(table, tokens, tokens, both=not causal, furthest=config.furthest)
-    mixed = attention(
-        layer,
-        rms_norm(layer["norm"], x, config.epsilon),
-        carry["mask"],
-        heads=config.heads,
-        causal=causal,
-        bias=bias,
-        scale=1.0,
-        rate=rate,
-        context=context,
-        salt=0,
-    )
+def memory_keys(config: Any, params: Tree, memory: Array, context: Context = STILL) -> KeyValue:
+    """Return the keys and values of the `memory` [B, S, W] for one block of the decoder, which decoding computes once.
+
+    `params` are the parameters of the block.
+    """
+    return keys_and_values(params["cross"]["attention"], memory, heads=config.heads, context=context)
+
+
+def mix(
+    config: Any, layer: Tree, table: Tree, carry: Carry, context: Context, *, causal: bool
+) -> tuple[Array, Cache | None]:
+    """Return the hidden states after the self-attention of a block, and the cache of the carry with the new tokens."""
+    x, cache, rate = carry["hidden"], carry.get("cache"), config.dropout
+    normed, tokens = rms_norm(layer["norm"], x, config.epsilon), x.shape[1]
+    settings: dict[str, Any] = {"heads": config.heads, "scale": 1.0, "context": context}
+    first, places = (0, tokens) if cache is None else (cache.length, cache.key.shape[2])
+    bias = relative_bias(table, tokens, places, both=not causal, furthest=config.furthest, start=first)
+    if cache is None:
+        settings |= {"causal": causal, "rate": rate, "salt": 0}
+        mixed = attention(layer, normed, carry["mask"], bias=bias, **settings)
+    else:
+        mixed, cache = attention_step(layer, normed, cache, carry["mask"], bias=bias, **settings)
     mixed = dropout(mixed, rate, context, 1)
-    return x + (mixed + bottleneck(layer["adapter"], mixed, context, INNER) if "adapter" in layer else mixed)
+    return x + (mixed + bottleneck(layer["adapter"], mixed, context, INNER) if "adapter" in layer else mixed), cache
 
 
 def finish(config: Any, params: Tree, x: Array, context: Context) -> Array:

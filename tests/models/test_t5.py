@@ -1,0 +1,168 @@
+"""T5 beside its parity with `transformers`: inputs, depths of both stacks, shared tables, and decoding with a cache."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlx import tuning
+from tlx.layers import empty_cache
+from tlx.models import T5, PerToken, Pooled, Vocabulary, build, forward, initialise
+from tlx.models.t5 import shift_right
+from tlx.models.t5_blocks import memory_keys
+from tlx.partition import partition
+from tlx.trees import flatten, map_named, subtree
+from tlx.types import Variables
+
+pytestmark = pytest.mark.usefixtures("quick")
+CONFIG = T5(vocabulary=23, width=12, depth=3, decoder_depth=2, heads=2, size=4, mlp=9, buckets=6, furthest=5)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Parameters off their initial values, for the largest model."""
+    rng = np.random.default_rng(0)
+    params = initialise(build(CONFIG, Vocabulary()), jax.random.key(0)).params
+    return Variables(map_named(lambda path, leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype("f"), params), {})
+
+
+def texts():
+    rng = np.random.default_rng(1)
+    mask = np.array([[1] * 6, [0] * 2 + [1] * 4])
+    return {
+        "input_ids": rng.integers(2, 23, mask.shape),
+        "attention_mask": mask,
+        "decoder_input_ids": rng.integers(2, 23, (2, 5)),
+        "decoder_attention_mask": np.array([[1] * 5, [0] + [1] * 4]),
+    }
+
+
+def test_a_step_with_a_cache_equals_the_whole_decoder(variables):
+    model, inputs = build(CONFIG, Vocabulary()), texts()
+    whole, _ = forward(model, variables, inputs)
+    encoded, _ = forward(model, variables, inputs, stop="decoder_stem")
+    memory, blocks = encoded["carry"]["memory"], [f"decoder/{n:02d}" for n in range(CONFIG.decoder_depth)]
+    keys = {name: memory_keys(CONFIG, subtree(variables.params, name), memory) for name in blocks}
+    caches = {name: empty_cache(2, 8, CONFIG.heads, CONFIG.size) for name in blocks}
+    mask = np.pad(inputs["decoder_attention_mask"], ((0, 0), (0, 3)))
+    # Three tokens at first, then one at a time.
+    for begin, end in ((0, 3), (3, 4), (4, 5)):
+        words = {"decoder_input_ids": inputs["decoder_input_ids"][:, begin:end], "decoder_attention_mask": mask}
+        # The memory itself is not read again.
+        carry = {"memory_mask": encoded["carry"]["memory_mask"]} | words
+        carry = forward(model, variables, carry, start="decoder_stem", stop=blocks[0])[0]["carry"]
+        for name, following in zip(blocks, [*blocks[1:], "norm"], strict=True):
+            step = {"cache": caches[name], "memory_keys": keys[name]}
+            carry = forward(model, variables, carry | step, start=name, stop=following)[0]["carry"]
+            caches[name] = carry.pop("cache")
+        logits = forward(model, variables, carry, start="norm")[0]["logits"]
+        real = inputs["decoder_attention_mask"][:, begin:end] > 0
+        np.testing.assert_allclose(logits[real], whole["logits"][:, begin:end][real], atol=1e-5)
+
+
+def test_the_blocks_of_both_stacks_unfreeze_together_from_their_tops():
+    model = build(CONFIG, 3)
+    stages = [stage.name for stage in model.stages if subtree(model.params, stage.name)]
+    parts = [partition(model.params, phase.rules) for phase in tuning.Gradual(factor=2.0).phases(model)]
+    learning = [
+        {stage for stage in stages if all(part[path] for path in part if path.startswith(f"{stage}/"))}
+        for part in parts
+    ]
+    added = [after - before for before, after in zip([set(), *learning], learning, strict=False)]
+    assert added == [
+        {"head"},
+        {"norm", "encoder_norm"},
+        {"encoder/02", "decoder/01"},
+        {"encoder/01", "decoder/00"},
+        {"encoder/00"},
+        {"stem"},
+    ]
+    rates = {path.split("/mlp")[0].split("/scale")[0]: learn.lr for path, learn in parts[-1].items()}
+    # The norms count with the last blocks.
+    assert {rates[name] for name in ("norm", "encoder_norm", "encoder/02", "decoder/01")} == {0.5}
+    assert rates["encoder/00"] == 0.125 and rates["stem/words/embedding"] == 0.0625
+
+
+def test_one_table_of_distances_serves_all_blocks_of_a_stack(variables):
+    tables = sorted(path for path in flatten(variables.params) if "relative" in path)
+    assert tables == [f"{stack}/00/attention/relative/embedding" for stack in ("decoder", "encoder")]
+    model, inputs = build(CONFIG, Vocabulary()), texts()
+
+    def logits(params, carry, start):
+        return forward(model, Variables(params, {}), carry, start=start)[0]["logits"]
+
+    for stack, table in zip(("decoder", "encoder"), tables, strict=True):
+        # From the second block on, whose parameters have no table.
+        start = f"{stack}/01"
+        carry = forward(model, variables, inputs, stop=start)[0]["carry"]
+        gradient = jax.grad(lambda params, carry=carry, start=start: logits(params, carry, start).sum())
+        leaves = flatten(gradient(variables.params))
+        assert float(abs(leaves[table]).max()) > 0
+        assert float(abs(leaves[f"{stack}/00/attention/query/kernel"]).max()) == 0
+
+
+def test_without_words_for_the_decoder_it_reads_the_text_shifted_right(variables):
+    model, inputs = build(CONFIG, Vocabulary()), texts()
+    ids = inputs["input_ids"]
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    shifted = np.concatenate([np.full((2, 1), CONFIG.start), ids[:, :-1]], axis=1)
+    taps = [forward(model, variables, text | more)[0] for more in ({}, {"decoder_input_ids": shifted})]
+    np.testing.assert_array_equal(taps[0]["logits"], taps[1]["logits"])
+    labels = jnp.array([[5, 6, -100], [7, -100, -100]])
+    np.testing.assert_array_equal(shift_right(labels, 3, 0), [[3, 5, 6], [3, 7, 0]])
+
+
+def test_a_head_on_the_text_reads_the_decoder_at_the_last_end():
+    model, inputs = build(CONFIG, 3), {name: array for name, array in texts().items() if "decoder" not in name}
+    variables = initialise(model, jax.random.key(0))
+    inputs["input_ids"][0, [2, 4]] = CONFIG.end
+    # A text without an end, of which the last token is read.
+    inputs["input_ids"][1, 1] = CONFIG.end
+    taps, _ = forward(model, variables, inputs)
+    np.testing.assert_array_equal(taps["pooled"], taps["hidden"][[0, 1], [4, 5]])
+
+
+def test_the_encoder_alone_has_a_head_on_every_token_and_no_other():
+    alone = replace(CONFIG, encoder_only=True)
+    names = [stage.name for stage in build(alone).stages]
+    assert names == ["stem", "encoder/00", "encoder/01", "encoder/02", "encoder_norm"]
+    assert [stage.name for stage in build(CONFIG, PerToken(3)).stages] == [*names, "head"]
+    for head in (Pooled(3), Vocabulary()):
+        with pytest.raises(ValueError, match="encoder_only"):
+            build(alone, head)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"family": "umt5"}, "mt5"),
+        ({"family": "mt5"}, "tied=False"),
+        ({"activation": "gelu_nw"}, "gelu_new"),
+        ({"buckets": 3}, "at least 4 buckets"),
+        ({"buckets": 32, "furthest": 16}, "above half"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder_input_ids": np.full((2, 5), 23)}, "decoder_input_ids contains 23"),
+        ({"decoder_attention_mask": np.ones((2, 4), int)}, "shape of decoder_input_ids"),
+        ({"encoder_hidden_states": np.ones((2, 6, 12))}, "encoder_hidden_states"),
+    ],
+)
+def test_inputs_of_the_decoder_are_checked(change, message, variables):
+    with pytest.raises(ValueError, match=message):
+        forward(build(CONFIG, Vocabulary()), variables, texts() | change)
+
+
+def test_a_head_on_the_text_refuses_another_text_for_the_decoder():
+    model = build(CONFIG, 3)
+    with pytest.raises(ValueError, match="remove decoder_input_ids"):
+        forward(model, initialise(model, jax.random.key(0)), texts())
