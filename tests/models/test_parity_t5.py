@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -24,10 +25,11 @@ from tests.models.test_parity import (
     stored,
     tlx_params,
 )
+from tlx import tuning
 from tlx.models import PerToken, Vocabulary, build, forward
 from tlx.trees import flatten, nest
 from tlx.types import Variables
-from tlx.weights import export_pretrained, load_pretrained
+from tlx.weights import export_pretrained, load_adapter, load_pretrained, save_adapter
 from tlx.weights.formats import foreign
 
 pytestmark = pytest.mark.parity
@@ -214,3 +216,51 @@ def test_weights_return_as_they_came(tmp_path, name):
     wanted = model.state_dict()
     assert wanted.keys() == again.state_dict().keys()
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in wanted.items())
+
+
+ADAPTERS = {
+    "lora": (tuning.Lora(rank=2, alpha=3.0), lambda: peft.LoraConfig(r=2, lora_alpha=3, task_type="SEQ_2_SEQ_LM")),
+    "ia3": (tuning.Ia3(), lambda: peft.IA3Config(task_type="SEQ_2_SEQ_LM")),
+}
+
+
+# A usual warning of peft with transformers 5.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_are_exchanged_with_peft(name, tmp_path):
+    """The default layers of both libraries are the same: those of all attentions, and for IA3 the inner layers too."""
+    how, settings = ADAPTERS[name]
+    case = CASES["t5-words"]
+    torch_model(case).save_pretrained(tmp_path / "base")
+    inputs = draw(case)
+    arguments = {key: torch.tensor(array) for key, array in inputs.items()}
+    kept = inputs["decoder_attention_mask"] > 0
+
+    def base() -> Any:
+        return transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "base")
+
+    def logits(model: Any) -> np.ndarray:
+        return model.eval()(**arguments).logits.detach().numpy()[kept]
+
+    def ours(pretrained: Any) -> np.ndarray:
+        run = jax.jit(lambda params: forward(pretrained.model, Variables(params, {}), inputs)[0]["logits"])
+        return np.asarray(run(pretrained.variables.params))[kept]
+
+    theirs = peft.get_peft_model(base(), settings())
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path / "theirs")
+    before = load_pretrained(tmp_path / "base")
+    opened = load_adapter(before, tmp_path / "theirs")
+    np.testing.assert_allclose(ours(opened), logits(theirs), rtol=0, atol=TOLERANCE)
+    assert not np.allclose(ours(opened), logits(base()), atol=1e-3)
+    # The leaves are those that the tuning inserts; and back again.
+    inserted = how.insert(before.model, before.variables.params, jax.random.key(0))
+    assert flatten(opened.variables.params).keys() == flatten(inserted).keys()
+    save_adapter(opened, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
+    again = peft.PeftModel.from_pretrained(base(), tmp_path / "ours")
+    np.testing.assert_allclose(logits(again), logits(theirs), rtol=0, atol=TOLERANCE)

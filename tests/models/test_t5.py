@@ -41,25 +41,34 @@ def texts():
 
 def test_a_step_with_a_cache_equals_the_whole_decoder(variables):
     model, inputs = build(CONFIG, Vocabulary()), texts()
-    whole, _ = forward(model, variables, inputs)
-    encoded, _ = forward(model, variables, inputs, stop="decoder_stem")
-    memory, blocks = encoded["carry"]["memory"], [f"decoder/{n:02d}" for n in range(CONFIG.decoder_depth)]
-    keys = {name: memory_keys(CONFIG, subtree(variables.params, name), memory) for name in blocks}
+    blocks = [f"decoder/{n:02d}" for n in range(CONFIG.decoder_depth)]
+
+    @jax.jit
+    def both(inputs):
+        whole, _ = forward(model, variables, inputs)
+        memory = whole["memory"]
+        keys = {name: memory_keys(CONFIG, subtree(variables.params, name), memory) for name in blocks}
+        return whole["logits"], {"memory_mask": inputs["attention_mask"]}, keys
+
+    @jax.jit
+    def step(carry, caches, keys):
+        carry = forward(model, variables, carry, start="decoder_stem", stop=blocks[0])[0]["carry"]
+        after = {}
+        for name, following in zip(blocks, [*blocks[1:], "norm"], strict=True):
+            entries = {"cache": caches[name], "memory_keys": keys[name]}
+            carry = forward(model, variables, carry | entries, start=name, stop=following)[0]["carry"]
+            after[name] = carry.pop("cache")
+        return forward(model, variables, carry, start="norm")[0]["logits"], after
+
+    wanted, memory, keys = both(inputs)
     caches = {name: empty_cache(2, 8, CONFIG.heads, CONFIG.size) for name in blocks}
     mask = np.pad(inputs["decoder_attention_mask"], ((0, 0), (0, 3)))
     # Three tokens at first, then one at a time.
     for begin, end in ((0, 3), (3, 4), (4, 5)):
         words = {"decoder_input_ids": inputs["decoder_input_ids"][:, begin:end], "decoder_attention_mask": mask}
-        # The memory itself is not read again.
-        carry = {"memory_mask": encoded["carry"]["memory_mask"]} | words
-        carry = forward(model, variables, carry, start="decoder_stem", stop=blocks[0])[0]["carry"]
-        for name, following in zip(blocks, [*blocks[1:], "norm"], strict=True):
-            step = {"cache": caches[name], "memory_keys": keys[name]}
-            carry = forward(model, variables, carry | step, start=name, stop=following)[0]["carry"]
-            caches[name] = carry.pop("cache")
-        logits = forward(model, variables, carry, start="norm")[0]["logits"]
+        logits, caches = step(memory | words, caches, keys)
         real = inputs["decoder_attention_mask"][:, begin:end] > 0
-        np.testing.assert_allclose(logits[real], whole["logits"][:, begin:end][real], atol=1e-5)
+        np.testing.assert_allclose(logits[real], wanted[:, begin:end][real], atol=1e-5)
 
 
 def test_the_blocks_of_both_stacks_unfreeze_together_from_their_tops():
@@ -97,7 +106,7 @@ def test_one_table_of_distances_serves_all_blocks_of_a_stack(variables):
         # From the second block on, whose parameters have no table.
         start = f"{stack}/01"
         carry = forward(model, variables, inputs, stop=start)[0]["carry"]
-        gradient = jax.grad(lambda params, carry=carry, start=start: logits(params, carry, start).sum())
+        gradient = jax.jit(jax.grad(lambda params, carry=carry, start=start: logits(params, carry, start).sum()))
         leaves = flatten(gradient(variables.params))
         assert float(abs(leaves[table]).max()) > 0
         assert float(abs(leaves[f"{stack}/00/attention/query/kernel"]).max()) == 0
