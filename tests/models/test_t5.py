@@ -175,3 +175,42 @@ def test_a_head_on_the_text_refuses_another_text_for_the_decoder():
     model = build(CONFIG, 3)
     with pytest.raises(ValueError, match="remove decoder_input_ids"):
         forward(model, initialise(model, jax.random.key(0)), texts())
+
+
+def test_every_adapter_reaches_both_stacks_and_both_attentions(variables):
+    """All are inserted at once, so that one program shows that each of their parameters has an effect."""
+    model, params = build(CONFIG, Vocabulary()), variables.params
+    hows = [
+        tuning.Lora(rank=2, on=r".*/attention/(query|output)|.*/mlp/up"),
+        tuning.Ia3(),
+        tuning.Adapter(width=3, placement="houlsby"),
+        tuning.Prefix(tokens=2),
+        tuning.Prompt(tokens=2),
+    ]
+    trained: set[str] = set()
+    for number, how in enumerate(hows):
+        params = how.insert(model, params, jax.random.key(number))
+        (phase,) = how.phases(model)
+        part = partition(how.insert(model, variables.params, jax.random.key(0)), phase.rules)
+        trained |= {path for path, learn in part.items() if learn is not None}
+    rng = np.random.default_rng(2)
+
+    def moved(path, leaf):
+        # A product with zeros has no gradient.
+        fixed = "lora" in path and path.endswith("scale")
+        return leaf if fixed else leaf + 0.1 * rng.normal(size=leaf.shape).astype("f")
+
+    def loss(params):
+        return (forward(model, Variables(params, {}), texts())[0]["logits"] ** 2).sum()
+
+    gradient = flatten(jax.jit(jax.grad(loss))(map_named(moved, params)))
+    assert [path for path in sorted(trained) if float(abs(gradient[path]).max()) == 0] == []
+    blocks = [f"encoder/{n:02d}" for n in range(3)] + [f"decoder/{n:02d}" for n in range(2)]
+    wanted = {f"{block}/{place}/adapter/up/bias" for block in blocks for place in ("attention", "mlp")}
+    wanted |= {f"{block}/{name}/scale" for block in blocks for name in ("attention/norm", "mlp/norm")}
+    wanted |= {f"{block}/attention/query/lora/b" for block in blocks} | {
+        f"{block}/mlp/down/ia3/input" for block in blocks
+    }
+    wanted |= {f"{block}/cross/attention/value/ia3/output" for block in blocks[3:]}
+    wanted |= {f"{block}/attention/prefix/key" for block in blocks} | {"stem/prompt/tokens"}
+    assert wanted <= trained
