@@ -278,13 +278,13 @@ def head_of(config: T5, head: Head) -> Any:
     rate = config.head_dropout
 
     def logits(params: Tree, carry: Carry, context: Context) -> Array:
-        hidden = carry["hidden"]
         if isinstance(head, Vocabulary):
             if config.tied:
-                return unembed(params["shared"]["stem"]["words"], hidden * config.width**-0.5)
-            return dense(params["output"], hidden, context, DOWN)
+                return unembed(params["shared"]["stem"]["words"], carry["hidden"] * config.width**-0.5)
+            return dense(params["output"], carry["hidden"], context, DOWN)
         if isinstance(head, PerToken):
-            return dense(params["output"], dropout(hidden[:, context.prompt :], rate, context, 0), context, DOWN)
+            hidden = dropout(carry["hidden"][:, context.prompt :], rate, context, 0)
+            return dense(params["output"], hidden, context, DOWN)
         inner = jnp.tanh(dense(params["dense"], dropout(carry["pooled"], rate, context, 0), context, UP))
         return dense(params["output"], dropout(inner, rate, context, 1), context, DOWN)
 
