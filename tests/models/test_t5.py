@@ -10,9 +10,10 @@ import pytest
 from tlx import tuning
 from tlx.layers import empty_cache
 from tlx.models import T5, PerToken, Pooled, Vocabulary, build, forward, initialise
+from tlx.models.repeated import repeated_runs
 from tlx.models.t5 import shift_right
 from tlx.models.t5_blocks import memory_keys
-from tlx.partition import partition
+from tlx.partition import frozen_stages, partition
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Variables
 
@@ -95,21 +96,46 @@ def test_the_blocks_of_both_stacks_unfreeze_together_from_their_tops():
 
 
 def test_one_table_of_distances_serves_all_blocks_of_a_stack(variables):
+    """The gradients of the tables are compared in test_parity_t5.py."""
     tables = sorted(path for path in flatten(variables.params) if "relative" in path)
     assert tables == [f"{stack}/00/attention/relative/embedding" for stack in ("decoder", "encoder")]
-    model, inputs = build(CONFIG, Vocabulary()), texts()
+    reads = {stage.name: stage.reads for stage in build(CONFIG, Vocabulary()).stages}
+    assert reads["encoder/02"] == ("encoder/00/attention/relative",) and reads["encoder/00"] == ()
+    assert reads["decoder/01"] == ("decoder/00/attention/relative",) and reads["decoder_stem"] == ("stem/words",)
 
-    def logits(params, carry, start):
-        return forward(model, Variables(params, {}), carry, start=start)[0]["logits"]
 
-    for stack, table in zip(("decoder", "encoder"), tables, strict=True):
-        # From the second block on, whose parameters have no table.
-        start = f"{stack}/01"
-        carry = forward(model, variables, inputs, stop=start)[0]["carry"]
-        gradient = jax.jit(jax.grad(lambda params, carry=carry, start=start: logits(params, carry, start).sum()))
-        leaves = flatten(gradient(variables.params))
-        assert float(abs(leaves[table]).max()) > 0
-        assert float(abs(leaves[f"{stack}/00/attention/query/kernel"]).max()) == 0
+@pytest.mark.slow
+def test_blocks_in_a_loop_read_the_table_of_the_first_one(variables):
+    model = build(replace(CONFIG, depth=3), Vocabulary())
+    marks = {stage.name: None for stage in model.stages}
+    runs = [
+        [stage.name for stage in run] for run in repeated_runs(model, variables, model.stages, marks) if len(run) > 1
+    ]
+    assert runs == [["encoder/01", "encoder/02"]]
+
+    def gradient(loop):
+        def loss(params):
+            return (forward(model, Variables(params, {}), texts(), loop=loop)[0]["logits"] ** 2).sum()
+
+        return jax.jit(jax.grad(loss))(variables.params)
+
+    alone, looped = (flatten(gradient(loop)) for loop in (None, {}))
+    for path, leaf in alone.items():
+        np.testing.assert_allclose(looped[path], leaf, atol=1e-5 * float(abs(leaf).max()), err_msg=path)
+
+
+def test_a_trained_head_has_all_stages_below_it_frozen():
+    model = build(CONFIG, 3)
+    (phase,) = tuning.Probe().phases(model)
+    names = [stage.name for stage in model.stages]
+    reads = {stage.name: stage.reads for stage in model.stages}
+    frozen = frozen_stages(names, partition(model.params, phase.rules), reads)
+    # The pooling has no parameters and no noise.
+    assert frozen == {*names} - {"pool", "head"}
+    # The head computes with cached features alone.
+    params = initialise(model, jax.random.key(0))
+    logits = forward(model, params, {"pooled": np.ones((2, CONFIG.width), "f")}, start="head")[0]["logits"]
+    assert logits.shape == (2, 3)
 
 
 def test_without_words_for_the_decoder_it_reads_the_text_shifted_right(variables):
@@ -177,6 +203,7 @@ def test_a_head_on_the_text_refuses_another_text_for_the_decoder():
         forward(model, initialise(model, jax.random.key(0)), texts())
 
 
+@pytest.mark.slow
 def test_every_adapter_reaches_both_stacks_and_both_attentions(variables):
     """All are inserted at once, so that one program shows that each of their parameters has an effect."""
     model, params = build(CONFIG, Vocabulary()), variables.params
