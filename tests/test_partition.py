@@ -135,6 +135,10 @@ def test_a_stage_is_frozen_only_if_all_its_parameters_are_frozen():
     # A stage without parameters (here the pooling) has nothing frozen, so it runs as in training.
     assert frozen_stages(stages, parts) == {"stem", "blocks/00"}
     assert frozen_stages(stages, partition(tree, (REST,))) == frozenset()
+    # A stage that computes with the parameters of another one is frozen with them.
+    for path, frozen in (("stem", True), ("blocks/00", True), ("blocks/01", False), ("head", False)):
+        assert ("pool" in frozen_stages(stages, parts, {"pool": (path,)})) == frozen
+    assert "head" not in frozen_stages(stages, parts, {"head": ("stem",)})
 
 
 def test_a_stage_whose_name_begins_another_name_is_not_confused_with_it():

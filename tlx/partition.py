@@ -7,6 +7,7 @@ freezes. Every rule must claim something and every parameter must be claimed; a 
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tlx.files.patterns import Pattern, compile_pattern
@@ -154,15 +155,19 @@ def split(params: Mapping[str, Any], parts: Partition) -> tuple[Tree, Tree]:
     return nest(trainable), nest(frozen)
 
 
-def frozen_stages(stages: Iterable[str], parts: Partition) -> frozenset[str]:
+def frozen_stages(
+    stages: Iterable[str], parts: Partition, reads: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> frozenset[str]:
     """Return the stages that run in evaluation mode: those with parameters, all of them frozen.
 
     Their dropout is off and, unless `Train(fixed_statistics="none")`, their batch statistics do not move, so a frozen
-    prefix is one fixed function.
+    prefix is one fixed function. For a stage that declares no parameters, those count that it `reads` of other stages.
     """
     result = set()
     for stage in stages:
         learns = [learn for path, learn in parts.items() if path.startswith(f"{stage}/")]
+        if not learns and (shared := tuple(f"{path}/" for path in reads.get(stage, ()))):
+            learns = [learn for path, learn in parts.items() if path.startswith(shared)]
         if learns and all(learn is None for learn in learns):
             result.add(stage)
     return frozenset(result)
@@ -181,7 +186,11 @@ class EvaluationMode(NamedTuple):
 
 
 def evaluation_mode(
-    stages: Iterable[str], stats: Mapping[str, Any], parts: Partition, fixed_statistics: str = "stages"
+    stages: Iterable[str],
+    stats: Mapping[str, Any],
+    parts: Partition,
+    fixed_statistics: str = "stages",
+    reads: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> EvaluationMode:
     """Return the parts of a model that run as in evaluation.
 
@@ -190,8 +199,9 @@ def evaluation_mode(
         stats: The running statistics of the model, or what it declares of them.
         parts: The partition of the parameters.
         fixed_statistics: As in `recipe.Train`.
+        reads: As in `frozen_stages`.
     """
-    still = frozen_stages(stages, parts)
+    still = frozen_stages(stages, parts, reads)
     if fixed_statistics == "none":
         return EvaluationMode(still, moving=still)
     if fixed_statistics == "stages":

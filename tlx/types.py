@@ -89,7 +89,8 @@ class Stage(NamedTuple):
     that freeze, slow down or unfreeze stages by depth (None: its position in the chain); stages of several branches may
     share one depth. `joins` is for a stage that does not count as a layer where learning rates fall layer by layer: it
     counts with the stage "before" it (a ViT's last norm) or "after" it (BERT's pooler, a part of the head in its
-    relatives).
+    relatives). `reads` are paths of parameters of other stages, which `apply` receives too, under `params["shared"]`: a
+    head whose kernel is the embedding of the words reads `stem/words`.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Stage(NamedTuple):
     joins: Literal["before", "after"] | None = None
     others: tuple[str, ...] = ()
     depth: int | None = None
+    reads: tuple[str, ...] = ()
 
 
 class Model(NamedTuple):

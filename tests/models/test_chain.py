@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax import nnx
 
 from tlx.models import (
+    T5,
     Albert,
     AlexNet,
     Bert,
@@ -105,6 +106,7 @@ CONFIGS: dict[str, Any] = {
     "albert": Albert(embedding=9, groups=2, **TEXT, **DROPOUT),
     "modernbert": ModernBert(window=4, pad=1, mlp_dropout=0.2, head_dropout=0.2, **EVEN, **DROPOUT),
     "deberta": DebertaV2(kernel=3, buckets=4, **DISTANCES, **TEXT, **DROPOUT),
+    "t5": T5(vocabulary=23, width=15, depth=3, decoder_depth=2, heads=3, size=4, mlp=13, head_dropout=0.2),
     "vit": Vit(**IMAGE, **NOISE),
     "deit": Vit(family="deit", distilled=True, **IMAGE, **NOISE),
     "dinov2": Vit(family="dinov2", layer_scale=0.1, gated=True, **IMAGE, **NOISE),
@@ -139,7 +141,7 @@ LARGE = ("inception",)
 # Families whose programs take longest to compile; the parity tests compare all of them in the quick tests too.
 LONG = (
     "albert", "bit", "convnext", "deberta", "deit", "densenet", "efficientnet", "electra", "mobilenet-v2",
-    "mobilenet-v3", "modernbert", "resnet", "swin",
+    "mobilenet-v3", "modernbert", "resnet", "swin", "t5",
 )  # fmt: skip
 
 
@@ -287,6 +289,8 @@ def test_noise_follows_the_key_and_is_off_in_evaluation(name):
         ("modernbert", "mlp_dropout", "blocks/01"),
         ("modernbert", "head_dropout", "head"),
         ("mpnet", "attention_dropout", "blocks/01"),
+        *(("t5", "dropout", stage) for stage in ("stem", "encoder/01", "encoder_norm", "decoder_stem", "decoder/01")),
+        ("t5", "head_dropout", "head"),
         ("albert", "dropout", "blocks/01"),
         ("albert", "attention_dropout", "blocks/00"),
         ("albert", "head_dropout", "head"),

@@ -18,6 +18,7 @@ CONFIGS = (
     models.Albert(vocabulary=50, positions=16, groups=2, layers=2, **TINY),
     models.ModernBert(vocabulary=50, norm_bias=True, **TINY),
     models.DebertaV2(vocabulary=50, positions=16, kernel=3, **TINY),
+    models.T5(vocabulary=50, decoder_depth=4, **TINY),
     models.Vit(size=8, patch=4, channels=1, **TINY),
     models.Cnn(size=8, widths=(4, 6), dense=None),
     models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),

@@ -23,6 +23,7 @@ from tlx.weights.formats.bert import BertFormat
 
 TINY = {"width": 12, "depth": 2, "heads": 3, "mlp": 20}
 TEXT = {"vocabulary": 24, "positions": 16} | TINY
+STACKS = TINY | {"vocabulary": 24}
 IMAGE = {"size": 8, "patch": 4} | TINY
 DISTANCES = TEXT | {"relative": True, "terms": ("c2p", "p2c")}
 ROTATED = {"size": (8, 13), "patch": 4} | TINY | {"width": 24}
@@ -45,6 +46,9 @@ CONFIGS = {
     "modernbert-mean": models.ModernBert(pad=0, pooling="mean", every=2, window=6, norm_bias=True, **TEXT),
     "deberta-v2": models.DebertaV2(kernel=3, embedding=8, furthest=5, types=2, **DISTANCES),
     "deberta-v3": models.DebertaV2(buckets=4, normed=True, positions_in_input=False, shared=True, **DISTANCES),
+    "t5": models.T5(decoder_depth=1, size=5, buckets=6, **STACKS),
+    "t5-gated": models.T5(gated=True, activation="gelu_new", tied=False, **STACKS),
+    "mt5": models.T5(family="mt5", tied=False, gated=True, activation="silu", **STACKS),
     "vit": models.Vit(channels=1, **IMAGE),
     "vit-wide": models.Vit(qkv_bias=False, activation="gelu_pytorch_tanh", **(IMAGE | {"size": (8, 12)})),
     "deit": models.Vit(family="deit", **IMAGE),
@@ -82,12 +86,14 @@ TASKS = {
     "numbers": tasks.Regression(outputs=3),
     "backbone": None,
 }
-# Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3.
+# Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3;
+# that of mT5 is that of T5.
 LINEAR = (
     "deberta",
     "mpnet",
     "modernbert",
     "albert",
+    "t5",
     "bit",
     "convnext",
     "convnextv2",
@@ -96,7 +102,7 @@ LINEAR = (
     "siglip",
     "dinov2_with_registers",
 )
-BARE = ("dinov3_vit",)
+BARE = ("dinov3_vit", "mt5")
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
 SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad film"]
@@ -123,6 +129,7 @@ PIECES = {
     "camembert": "CamembertTokenizer",
     "albert": "AlbertTokenizer",
     "deberta": "DebertaV2Tokenizer",
+    **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
 }
 
 
@@ -133,6 +140,7 @@ def tokenizer(kind, folder):
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     if kind in PIECES:
         first = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"] if kind in ("albert", "deberta") else names
+        first = ["<pad>", "</s>", "<unk>"] if kind in ("t5", "mt5") else first
         pieces = [*first, "▁a", "▁good", "▁film", "▁bad", "s", "▁", "!", "b", "f"]
         vocabulary = [(piece, -float(n)) for n, piece in enumerate(pieces)]
         built = getattr(transformers, PIECES[kind])(vocab=vocabulary)
@@ -216,6 +224,9 @@ def test_transformers_opens_every_export_and_predicts_as_tlx_does(tmp_path, name
         for key, array in arguments.items():
             np.testing.assert_array_equal(inputs[key], array.numpy())
         assert inputs["input_ids"].shape[1] == 10
+        if "decoder_input_ids" in config.embedding_rows() and requested is None:
+            arguments["decoder_input_ids"] = arguments["input_ids"].flip(1)
+            inputs["decoder_input_ids"] = arguments["decoder_input_ids"].numpy()
     else:
         reader = transformers.AutoImageProcessor.from_pretrained(folder)
         images = pixels(config)

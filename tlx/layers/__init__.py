@@ -13,6 +13,7 @@ from tlx.layers.basic import (
     group_norm,
     layer_norm,
     rms_norm,
+    unembed,
 )
 from tlx.layers.conv import average_pool, conv, max_pool
 from tlx.layers.declare import (
@@ -114,6 +115,7 @@ __all__ = [
     "rotate",
     "split_windows",
     "stochastic_depth",
+    "unembed",
     "uniform",
     "window_mask",
     "zeros",

@@ -139,6 +139,17 @@ def embed(params: Tree, ids: Array) -> Array:
     return rows.astype(jnp.float32) if rows.dtype == jnp.bfloat16 else rows
 
 
+def unembed(params: Tree, x: Array) -> Array:
+    """Return the product of every vector with every row of `params["embedding"]` [V, W]: [..., W] -> [..., V].
+
+    It is the last layer of a language model whose output words share their embeddings with the input words (Press and
+    Wolf, 2017).
+    """
+    table = params["embedding"]
+    table = dequantised(table) if isinstance(table, Quantised) else jnp.asarray(table)
+    return x @ table.astype(x.dtype).T
+
+
 def rows_of(table: Array, ids: Array, missing: float) -> Array:
     """Return the rows of a table, with the number `missing` for an index without a row."""
     return jnp.asarray(table).at[ids].get(mode="fill", fill_value=missing, wrap_negative_indices=False)

@@ -29,6 +29,7 @@ from tlx.models import (
     resnet,
     sizes,
     swin,
+    t5,
     vgg,
     vit,
 )
@@ -44,7 +45,7 @@ from tlx.models.convnext import ConvNeXt
 from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
-from tlx.models.heads import Head, Neck, PerToken, Pooled
+from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.maps import attention_scores, attention_stages
@@ -54,12 +55,14 @@ from tlx.models.modernbert import ModernBert
 from tlx.models.mpnet import MPNet
 from tlx.models.resnet import ResNet
 from tlx.models.swin import Swin
+from tlx.models.t5 import T5
 from tlx.models.vgg import Vgg
 from tlx.models.vit import Vit
 from tlx.trees import Tree
 from tlx.types import ArrayMap, Model
 
 __all__ = [
+    "T5",
     "Albert",
     "AlexNet",
     "Architecture",
@@ -86,6 +89,7 @@ __all__ = [
     "Swin",
     "Vgg",
     "Vit",
+    "Vocabulary",
     "albert",
     "alexnet",
     "architectures",
@@ -118,6 +122,7 @@ __all__ = [
     "sizes",
     "summary",
     "swin",
+    "t5",
     "tap_shapes",
     "text_room",
     "vgg",

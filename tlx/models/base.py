@@ -1,13 +1,13 @@
 """Base class of architectures, and functions that build and describe their models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 
-from tlx.models.heads import Head, Pooled
+from tlx.models.heads import Head, Pooled, Vocabulary
 from tlx.models.neck import neck_of, with_neck
 from tlx.models.sizes import total
 from tlx.trees import Tree, near_miss
@@ -91,6 +91,20 @@ def as_head(head: Head | int | None) -> Head | None:
     return head if head is None or isinstance(head, Head) else Pooled(head)
 
 
+def with_words(config: Architecture, head: Head | None) -> Head | None:
+    """Return the head; one over the vocabulary gets the number of the model's words.
+
+    Raises:
+        ValueError: The head states another number of words than the model has.
+    """
+    if not isinstance(head, Vocabulary):
+        return head
+    words = config.embedding_rows()["input_ids"]
+    if head.outputs not in (0, words):
+        raise ValueError(f"the head has {head.outputs} outputs, but the model has {words} words; use Vocabulary()")
+    return replace(head, outputs=words)
+
+
 def check_head(config: Architecture, head: Head | None) -> None:
     """Raise ValueError for a head that the architecture does not support."""
     kinds = config.supported_heads
@@ -123,6 +137,7 @@ def build(config: Architecture, head: Head | int | None = None) -> Model:
     """
     architecture, head = check_architecture(config), as_head(head)
     check_head(architecture, head)
+    head = with_words(architecture, head)
     if head is None or (neck := neck_of(head)) is None:
         return architecture.build(head)
     return with_neck(architecture.build(Pooled(head.outputs)), head, neck, example_inputs(architecture))
@@ -132,6 +147,7 @@ def count(config: Architecture, head: Head | int | None = None) -> int:
     """Count the parameters that the model of an architecture has; `head` is as in `build`."""
     architecture, head = check_architecture(config), as_head(head)
     check_head(architecture, head)
+    head = with_words(architecture, head)
     return architecture.count(head) if neck_of(head) is None else total(build(architecture, head).params)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.layers import ACTIVATIONS, declare_dense, declare_embedding, declare_norm, dense, dropout, normal
 from tlx.models.base import Architecture
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
 from tlx.models.sizes import check_ranges, counted
 from tlx.models.text_stages import (
     DOWN,
@@ -20,6 +20,7 @@ from tlx.models.text_stages import (
     check_text_fields,
     closed,
     declare_block,
+    declare_words,
     embed_text,
     encode,
     first_tanh,
@@ -43,7 +44,7 @@ class Bert(Architecture):
             trained; "first" is the head of the family on the first token, which `transformers` opens.
     """
 
-    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Vocabulary)
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.bert:BertFormat",)
 
     family: str = "bert"
@@ -106,7 +107,7 @@ def pooled(config: Bert, head: Head | None) -> bool:
 
     As in `transformers`, BERT has one for the whole text, RoBERTa only without a head.
     """
-    if config.pooling == "mean" or isinstance(head, PerToken):
+    if config.pooling == "mean" or isinstance(head, PerToken | Vocabulary):
         return False
     return config.family == "bert" or (config.family == "roberta" and head is None)
 
@@ -127,7 +128,9 @@ def declare(config: Bert, head: Head | None) -> Tree:
     params: Tree = {"stem": stem, "blocks": {f"{n:02d}": declare_block(config) for n in range(config.depth)}}
     if pooled(config, head):
         params["pool"] = declare_dense(config.width, config.width, ("width", None), init)
-    if head is not None:
+    if isinstance(head, Vocabulary):
+        params["head"] = declare_words(config, rows)
+    elif head is not None:
         params["head"] = {"output": declare_dense(config.width, head.outputs, ("width", None), init)}
         if config.family != "bert" and config.pooling == "first" and not isinstance(head, PerToken):
             params["head"]["dense"] = declare_dense(config.width, config.width, ("width", None), init)
@@ -154,7 +157,9 @@ def chain(config: Bert, head: Head | None) -> Model:
     pooler = first_tanh if pooled(config, head) else None
     # DistilBERT has no separate dropout rate for the head on tokens.
     rate = config.dropout if config.family == "distilbert" and isinstance(head, PerToken) else config.head_dropout
-    return Model(closed(config, head, stages, pooler, classifier, rate), declare(config, head), {}, config, head)
+    # RoBERTa and ELECTRA predict words with the same activation whatever that of their blocks is.
+    words = "gelu" if config.family in ("roberta", "electra") else config.activation
+    return Model(closed(config, head, stages, pooler, classifier, rate, words), declare(config, head), {}, config, head)
 
 
 def unread(config: Bert) -> int:

@@ -198,6 +198,30 @@ class Links(NamedTuple):
             if f"{path}/".startswith(f"{stage.name}/") and self.trains(stage)
         )
 
+    def params_of(self, stage: Stage) -> Tree:
+        """Return the parameters that a stage computes with: those under its name, and under `shared` those that it
+        reads of other stages."""
+        params = subtree(self.variables.params, stage.name)
+        return params | {"shared": self.shared(stage)} if stage.reads else params
+
+    def shared(self, stage: Stage) -> Tree:
+        """Return the parameters of other stages that a stage reads, by their paths."""
+        leaves: dict[str, Any] = {}
+        for path in stage.reads:
+            leaves |= flatten(subtree(self.variables.params, path), f"{path}/")
+        return nest(leaves)
+
+    def gathered(self, gather: Gather, stage: Stage, params: Tree) -> Tree:
+        """Return the whole parameters of a stage, where a mesh has cut them."""
+        whole = gather(stage.name, {name: leaf for name, leaf in params.items() if name != "shared"})
+        if not stage.reads:
+            return whole
+        # A leaf belongs to the stage under whose name it is declared.
+        leaves: dict[str, Any] = {}
+        for path in stage.reads:
+            leaves |= flatten(gather(path, subtree(params["shared"], path)), f"{path}/")
+        return whole | {"shared": nest(leaves)}
+
     def head_part(self, name: str) -> Tree:
         """Return the parameters that a tuning inserted into the head under `name`, and that other stages read, too."""
         return subtree(self.variables.params, f"{self.model.stages[-1].name}/{name}")
@@ -206,7 +230,7 @@ class Links(NamedTuple):
         """Return the computation of a stage with the gathering and the rematerialisation of this pass."""
         recompute, apply = self.remat.get(stage.name), stage.apply
         if self.gather is not None:
-            apply = gathering(apply, partial(self.gather, stage.name))
+            apply = gathering(apply, partial(self.gathered, self.gather, stage))
         if recompute is not None or self.gather is not None:
             apply = again(apply, recompute or "all but gathered", in_loop)
         return apply
@@ -219,7 +243,7 @@ class Links(NamedTuple):
             carry = narrowed(neck, carry)
         key = self.noise(stage)
         noise = None if key is None else stage_key(key, stage.name)
-        params = subtree(self.variables.params, stage.name)
+        params = self.params_of(stage)
         carry, stage_stats = self.applied(stage)(params, old_stats, carry, self.context(stage, noise))
         if side:
             carry = beside(side, stage, carry, rows)
@@ -238,6 +262,8 @@ class Links(NamedTuple):
         carry of the first round. A round returns the taps and statistics of its stage, and its row for a side head."""
         stage, side = run[0], self.head_part("side")
         apply, key = self.applied(stage, in_loop=True), self.noise(stage)
+        # The same arrays in every round.
+        shared = {"shared": self.shared(stage)} if stage.reads else {}
 
         def items() -> Any:
             layers = [[subtree(self.variables.params, stage.name), self.statistics(stage)] for stage in run]
@@ -247,7 +273,7 @@ class Links(NamedTuple):
 
         def round_of(carry: Carry, item: Any) -> tuple[Carry, Any]:
             params, old_stats, noise = item
-            carry, stage_stats = apply(params, old_stats, carry, self.context(stage, noise))
+            carry, stage_stats = apply(params | shared, old_stats, carry, self.context(stage, noise))
             row = summary(carry[stage.output], carry.get("mask")) if side else None
             return carry, ({name: carry[name] for name in (stage.output, *stage.others)}, stage_stats, row)
 

@@ -52,5 +52,19 @@ class Pooled(Head):
 
 
 @dataclass(frozen=True)
+class Vocabulary(Head):
+    """Logits of every token over the words of the model, [B, T, outputs]: language modelling.
+
+    `outputs` of 0 stands for the number of the model's words, which `models.build` fills in.
+    """
+
+    outputs: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.outputs, bool) or not isinstance(self.outputs, int) or self.outputs < 0:
+            raise ValueError(f"Vocabulary has outputs={self.outputs!r}; expected a whole number, or 0 for all words")
+
+
+@dataclass(frozen=True)
 class PerToken(Head):
     """Logits of every token, [B, T, outputs]: one label for each token."""

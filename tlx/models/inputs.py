@@ -33,24 +33,24 @@ def refuse_unread(inputs: ArrayMap, reads: tuple[str, ...]) -> None:
         )
 
 
-def token_ids(inputs: ArrayMap, rows: int) -> Array:
-    """Return `input_ids` [B, T]. Raises ValueError if they are missing, not integers, or not below `rows`."""
-    if inputs.get("input_ids") is None:
-        raise ValueError(f"the model reads 'input_ids', but the inputs have {sorted(inputs)}")
-    ids = jnp.asarray(inputs["input_ids"])
+def token_ids(inputs: ArrayMap, rows: int, name: str = "input_ids") -> Array:
+    """Return the words `name` [B, T]. Raises ValueError if they are missing, not integers, or not below `rows`."""
+    if inputs.get(name) is None:
+        raise ValueError(f"the model reads {name!r}, but the inputs have {sorted(inputs)}")
+    ids = jnp.asarray(inputs[name])
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"input_ids is {ids.dtype}{list(ids.shape)}; expected integers [batch, tokens]")
-    check_rows("input_ids", ids, rows, "word embeddings")
+        raise ValueError(f"{name} is {ids.dtype}{list(ids.shape)}; expected integers [batch, tokens]")
+    check_rows(name, ids, rows, "word embeddings")
     return ids
 
 
-def beside_ids(inputs: ArrayMap, name: str, ids: Array, default: Array) -> Array:
-    """Return the input `name`, with one number per token; `default` if it is absent."""
+def beside_ids(inputs: ArrayMap, name: str, ids: Array, default: Array, words: str = "input_ids") -> Array:
+    """Return the input `name`, with one number for each token of `words`; `default` if it is absent."""
     if inputs.get(name) is None:
         return default
     array = jnp.asarray(inputs[name])
     if array.shape != ids.shape:
-        raise ValueError(f"{name} has the shape {array.shape}; expected {ids.shape}, the shape of input_ids")
+        raise ValueError(f"{name} has the shape {array.shape}; expected {ids.shape}, the shape of {words}")
     return array
 
 

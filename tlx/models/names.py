@@ -29,6 +29,7 @@ class Name(NamedTuple):
         fold: The sizes of the trailing axes that we fold into the axis before them.
         part: The number of our part of the first axis, and the number of parts, where a tensor holds several
             parameters.
+        others: Further names of the tensor in other files, which are read where a file lacks the first one.
     """
 
     ours: str
@@ -38,6 +39,7 @@ class Name(NamedTuple):
     squeeze: int = 0
     fold: tuple[int, ...] = ()
     part: tuple[int, int] = (0, 1)
+    others: tuple[str, ...] = ()
 
 
 def inward(name: Name, tensor: np.ndarray) -> np.ndarray:

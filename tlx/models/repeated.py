@@ -51,7 +51,8 @@ def repeated_runs(
 
 def alike(model: Model, variables: Variables, stage: Stage, other: Stage) -> bool:
     """Return whether two stages have one form. The logical axes must agree, too, so that a mesh cuts both alike."""
-    if (stage.output, stage.others) != (other.output, other.others) or not same_function(stage.apply, other.apply):
+    outputs = [(each.output, each.others, each.reads) for each in (stage, other)]
+    if outputs[0] != outputs[1] or not same_function(stage.apply, other.apply):
         return False
     axes, other_axes = (
         {path: param.axes for path, param in flatten(subtree(model.params, name)).items()}

@@ -26,15 +26,17 @@ from tlx.layers import (
     feed_forward,
     layer_norm,
     normal,
+    unembed,
+    zeros,
 )
-from tlx.models.heads import Head, PerToken
+from tlx.models.heads import Head, PerToken, Vocabulary
 from tlx.models.inputs import beside_ids, check_length, check_rows, placed, refuse_unread, token_ids
 from tlx.trees import Tree, near_miss
-from tlx.types import Array, Carry, Context, Stage
+from tlx.types import Array, Carry, Context, Param, Stage
 
 READS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 # The salts of the noise of the dense layers, apart from those of the attention (10 to 13) and of the other dropouts.
-UP, DOWN, POOL, INNER, OUTER = 14, 15, 14, 16, 18
+UP, DOWN, POOL, INNER, OUTER, GATE = 14, 15, 14, 16, 18, 20
 
 
 def check_text_fields(config: Any) -> None:
@@ -53,7 +55,7 @@ def check_activation(name: str) -> None:
 
 def check_pooling(config: Any, head: Head | None) -> None:
     """Raise ValueError for a head per token on the mean over tokens."""
-    if isinstance(head, PerToken) and config.pooling == "mean":
+    if isinstance(head, PerToken | Vocabulary) and config.pooling == "mean":
         raise ValueError(
             f"pooling='mean' requires a head for the whole text, but the head is {head}: set pooling='first'"
         )
@@ -208,6 +210,26 @@ def label_mean(params: Tree, pooled: Array, rate: float, context: Context) -> Ar
     return dense(params["output"], dropout(pooled, rate, context, 0), context, DOWN)
 
 
+def declare_words(config: Any, rows: int) -> Tree:
+    """Declare the head of masked language modelling: a dense layer to the width `rows` of the embeddings, its norm, and
+    a bias for each word. The last kernel is the embedding of the words."""
+    return {
+        "dense": declare_dense(config.width, rows, ("width", None), normal(config.deviation)),
+        "norm": declare_norm(rows),
+        "bias": Param((config.vocabulary,), ("vocabulary",), zeros),
+    }
+
+
+def predict_words(params: Tree, hidden: Array, activation: str, epsilon: float, context: Context) -> Array:
+    """Return the logits of every token over the words, as BERT predicts masked words: [B, T, W] -> [B, T, V].
+
+    Tokens of a learned prompt get no logits. `params` has the embedding of the words under `shared`.
+    """
+    inner = ACTIVATIONS[activation](dense(params["dense"], hidden[:, context.prompt :], context, UP))
+    inner = layer_norm(params["norm"], inner, epsilon)
+    return unembed(params["shared"]["stem"]["words"], inner) + params["bias"].astype(inner.dtype)
+
+
 def closed(
     config: Any,
     head: Head | None,
@@ -215,6 +237,7 @@ def closed(
     pooler: Callable[[Tree, Array, Context], Array] | None,
     classify: Callable[[Tree, Carry, Context], Array],
     rate: float,
+    words: str = "gelu",
 ) -> tuple[Stage, ...]:
     """Return the chain of an encoder: its `stages`, `pool` where it has one, and `head`.
 
@@ -225,6 +248,7 @@ def closed(
         pooler: The dense pooler, of the hidden states [B, T, W]; None for none. The mean over tokens replaces it.
         classify: The head of the family, from the carry.
         rate: The dropout rate before the linear head on every token, or on the mean.
+        words: The activation of the head over the vocabulary.
 
     Raises:
         ValueError: The head is per token and pooling is "mean".
@@ -238,7 +262,9 @@ def closed(
         return carry | {"pooled": pooler(params, carry["hidden"], context)}, stats
 
     def classifier(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-        if per_token:
+        if isinstance(head, Vocabulary):
+            logits = predict_words(params, carry["hidden"], words, config.epsilon, context)
+        elif per_token:
             logits = label_tokens(params, carry["hidden"], rate, context)
         else:
             logits = label_mean(params, carry["pooled"], rate, context) if mean else classify(params, carry, context)
@@ -248,7 +274,8 @@ def closed(
     if mean or pooler is not None:
         chain.append(Stage("pool", pool, "pooled", joins="after"))
     if head is not None:
-        chain.append(Stage("head", classifier, "logits"))
+        reads = ("stem/words",) if isinstance(head, Vocabulary) else ()
+        chain.append(Stage("head", classifier, "logits", reads=reads))
     return tuple(chain)
 
 

@@ -109,7 +109,8 @@ class Parts(NamedTuple):
     def evaluation_mode(self) -> EvaluationMode:
         """Return the parts of the model that run as in evaluation."""
         stages = [stage.name for stage in self.model.stages]
-        return evaluation_mode(stages, self.model.stats, self.partition, self.fixed_statistics)
+        reads = {stage.name: stage.reads for stage in self.model.stages}
+        return evaluation_mode(stages, self.model.stats, self.partition, self.fixed_statistics, reads)
 
     @property
     def learning(self) -> list[str]:

@@ -54,9 +54,8 @@ class Adapter(Tuning):
         rules: list[Rule] = [(r".*/adapter/.*", learn)]
         if self.norms if self.norms is not None else self.placement == "houlsby":
             prefixes = tuple(f"{block}/" for block in blocks(model, "Adapter"))
-            norms = [path for path, group in groups(model.params) if group.keys() == {"scale", "bias"}]
-            norm_leaves = [
-                f"{path}/{name}" for path in norms if path.startswith(prefixes) for name in ("scale", "bias")
-            ]
+            # A norm may have no bias.
+            norms = {path: group for path, group in groups(model.params) if group.keys() <= {"scale", "bias"}}
+            norm_leaves = [f"{path}/{name}" for path in norms if path.startswith(prefixes) for name in norms[path]]
             rules.append(either(norm_leaves, learn))
         return with_head(model, "Adapter", *rules)

@@ -22,6 +22,7 @@ from tlx.weights.expected_text import (
     modernbert_backbone,
     modernbert_head,
     mpnet_backbone,
+    t5_tensors,
 )
 
 TEXT = {
@@ -35,6 +36,8 @@ TEXT = {
     "albert": "Albert",
     "modernbert": "ModernBert",
     "deberta-v2": "DebertaV2",
+    "t5": "T5",
+    "mt5": "MT5",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -54,6 +57,9 @@ IMAGE = {
     "swinv2": "Swinv2",
 }
 TOKENS = "ForTokenClassification"
+# Models with two stacks, whose lists have the head too.
+WHOLE: dict[str, Callable[[str, Json], Shapes]] = {"t5": t5_tensors, "mt5": t5_tensors}
+STACKS = ("EncoderModel", "ForConditionalGeneration")
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
 
 
@@ -66,11 +72,14 @@ def expected(document: Json) -> dict[str, Shape]:
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
     other_words = ("Image",) if kind in TEXT else ("Sequence", "Token")
-    if not stem or head not in HEADS or any(word in head for word in other_words):
+    heads = (*HEADS, *STACKS) if kind in WHOLE else HEADS
+    if not stem or head not in heads or any(word in head for word in other_words):
         raise ValueError(
             f"config.json names the class {name!r} for the model_type {kind!r}; expected a class of this model_type "
             "with a known head"
         )
+    if kind in WHOLE:
+        return dict(WHOLE[kind](head, document))
     if kind in IMAGE:
         special = BACKBONES.get(kind)
         tensors = image_backbone(kind, head, document) if special is None else special(document)

@@ -112,3 +112,46 @@ def deberta_backbone(head: str, document: Json) -> Shapes:
         yield from linear(f"{block}.intermediate.dense", width, inner)
         yield from linear(f"{block}.output.dense", inner, width)
         yield from norm(f"{block}.output.LayerNorm", width)
+
+
+def t5_tensors(head: str, document: Json) -> Shapes:
+    """Yield the tensors of a class of T5 or mT5, of which `head` is the end of the name.
+
+    The class for conditional generation has a last layer in the file unless config.json ties it to the embedding.
+    """
+    width, outputs = document["d_model"], len(document.get("id2label", ()))
+    classifier = head in ("ForSequenceClassification", "ForTokenClassification")
+    prefix = "transformer." if classifier else ""
+    yield f"{prefix}shared.weight", (document["vocab_size"], width)
+    yield from t5_stack(f"{prefix}encoder", document["num_layers"], document)
+    if head not in ("EncoderModel", "ForTokenClassification"):
+        yield from t5_stack(f"{prefix}decoder", document["num_decoder_layers"], document)
+    if head == "ForTokenClassification":
+        yield from linear("classifier", width, outputs)
+    elif head == "ForSequenceClassification":
+        yield from linear("classification_head.dense", width, width)
+        yield from linear("classification_head.out_proj", width, outputs)
+    elif head == "ForConditionalGeneration" and not document.get("tie_word_embeddings", False):
+        yield "lm_head.weight", (document["vocab_size"], width)
+
+
+def t5_stack(name: str, count: int, document: Json) -> Shapes:
+    """Yield the tensors of the encoder or the decoder."""
+    width, inner, heads = document["d_model"], document["d_ff"], document["num_heads"]
+    decoder, all_heads = name.endswith("decoder"), heads * document["d_kv"]
+    for number in range(count):
+        layer = f"{name}.block.{number}.layer"
+        for place, module in enumerate(("SelfAttention", "EncDecAttention")[: 2 if decoder else 1]):
+            for query in "qkv":
+                yield from linear(f"{layer}.{place}.{module}.{query}", width, all_heads, False)
+            yield from linear(f"{layer}.{place}.{module}.o", all_heads, width, False)
+            yield f"{layer}.{place}.layer_norm.weight", (width,)
+        last = f"{layer}.{2 if decoder else 1}"
+        gated = document["feed_forward_proj"].startswith("gated-")
+        for module in ("wi_0", "wi_1") if gated else ("wi",):
+            yield from linear(f"{last}.DenseReluDense.{module}", width, inner, False)
+        yield from linear(f"{last}.DenseReluDense.wo", inner, width, False)
+        yield f"{last}.layer_norm.weight", (width,)
+    table = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    yield table, (document["relative_attention_num_buckets"], heads)
+    yield f"{name}.final_layer_norm.weight", (width,)

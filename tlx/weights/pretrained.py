@@ -274,7 +274,7 @@ def read_arrays(
         read_tensors(directory, mapped),
         source=checkpoint.source,
         prefix=form.prefix(stored),
-        unused=form.unused,
+        unused=form.ignored(stored, model.head),
         resettable=checkpoint.resettable(model),
         reset=reset,
         reshape=reshape,

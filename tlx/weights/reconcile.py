@@ -59,11 +59,14 @@ class Manifest(NamedTuple):
         return f"{self.source}: {counts}"
 
 
-def find(foreign: str, head: bool, tensors: Mapping[str, Any], prefix: str) -> str | None:
+def find(name: Name, tensors: Mapping[str, Any], prefix: str) -> str | None:
     """Return the key in `tensors` of a tensor that may be stored with or without the prefix of the backbone."""
-    older_name = foreign.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-    candidates = [foreign, older_name] if head else [prefix + foreign, foreign, prefix + older_name, older_name]
-    return next((name for name in candidates if name in tensors), None)
+    candidates: list[str] = []
+    for foreign in (name.foreign, *name.others):
+        older_name = foreign.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        both = (foreign, older_name)
+        candidates += both if name.head else [begin + end for end in both for begin in (prefix, "")]
+    return next((key for key in candidates if key in tensors), None)
 
 
 def reconcile(
@@ -105,7 +108,7 @@ def reconcile(
     missing, misshapen = [], []
     keys: dict[str, str | None] = {}
     for name in names:
-        key = keys[name.ours] = find(name.foreign, name.head, tensors, prefix)
+        key = keys[name.ours] = find(name, tensors, prefix)
         shape, stage = params[name.ours].shape, name.ours.removeprefix(STATS).split("/")[0]
         if name.ours in reset_paths:
             entries.append(Entry("reset", name.ours, key or "", "matches Weights(reset=...)"))

@@ -76,6 +76,7 @@ def save_pretrained(
     table = name_table(kind, model)
     # The names in a file of the bare backbone's class have no prefix.
     bare = kind == OWN or document.get("architectures", ["Model"])[0].endswith("Model")
+    bare = bare or format_of(kind, model).bare(model.config, model.head)
     prefix = "" if bare else format_of(kind, model).prefix(model.config)
     table = [name if name.head else name._replace(foreign=prefix + name.foreign) for name in table]
     tensors = tensors_of(table, arrays)

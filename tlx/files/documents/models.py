@@ -78,6 +78,16 @@ MODERNBERT |= WORDS | {
     "layer_types": maybe(Rows(NAME)),
     "rope_parameters": maybe(Record({}, {"full_attention": ROPE, "sliding_attention": ROPE})),
 }
+T5: dict[str, Form] = {
+    **dict.fromkeys(("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers"), maybe(SIZE)),
+    **dict.fromkeys(("num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"), maybe(SIZE)),
+    **dict.fromkeys(("dropout_rate", "classifier_dropout"), maybe(SHARE)),
+    **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs", "is_encoder_decoder"), maybe(Flag())),
+    **dict.fromkeys(("eos_token_id", "decoder_start_token_id"), maybe(Whole())),
+    "layer_norm_epsilon": maybe(EPSILON),
+    "initializer_factor": maybe(Real(0)),
+    "feed_forward_proj": maybe(NAME),
+}
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
 SIGLIP = VIT | {"attention_dropout": maybe(SHARE), "vision_use_head": maybe(Flag())}
@@ -110,6 +120,7 @@ FIELDS: dict[str, dict[str, Form]] = {
     | {"classifier_dropout_prob": maybe(SHARE)},
     "deberta-v2": DEBERTA,
     "modernbert": MODERNBERT,
+    **dict.fromkeys(("t5", "mt5"), T5),
     "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},
     "distilbert": WORDS
     | {

@@ -5,9 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
 from tlx.models.names import Name
 from tlx.trees import Json
+
+# The ends of the names of the classes of `transformers` with a head over the vocabulary.
+LANGUAGE = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 
 
 class Format:
@@ -63,6 +66,10 @@ class Format:
         """Return whether the tensors are named as in a class without a head."""
         return head is None
 
+    def ignored(self, config: Any, head: Head | None) -> tuple[str, ...]:
+        """Return patterns of the foreign tensors that may stay unread for a model with this head."""
+        return self.unused
+
     def unanswered(self, config: Any, head: Head | None) -> str | None:
         """Return why no class of the other library computes the same outputs, and what to do; None if one does."""
         return None
@@ -92,4 +99,6 @@ def head_of_class(name: str) -> type[Head] | None:
     """Return the kind of head of a class of `transformers`, by its name."""
     if name.endswith("ForTokenClassification"):
         return PerToken
+    if name.endswith(LANGUAGE):
+        return Vocabulary
     return Pooled if name.endswith(("Classification", "WithTeacher")) else None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tlx.models.bert import Bert, pooled
-from tlx.models.heads import Head, PerToken
+from tlx.models.heads import Head, PerToken, Vocabulary
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
 from tlx.weights.formats.text import POOLING, TextFormat, post_norm_names, stated, zero_layer
@@ -139,8 +139,25 @@ class BertFormat(TextFormat):
         return config.family != "distilbert"
 
 
+def word_names(config: Bert) -> Iterator[Name]:
+    """Yield the foreign names of the head over the vocabulary; its kernel is the embedding of the words."""
+    dense, norm, bias = {
+        "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+        "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+        "roberta": ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+        "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+    }[config.family]
+    yield from dense_names("head/dense", dense, head=True)
+    for name in norm_names("head/norm", norm):
+        yield name._replace(head=True)
+    yield Name("head/bias", bias, head=True)
+
+
 def head_names(config: Bert, head: Head) -> Iterator[Name]:
     """Yield the foreign names of the head; a head per token is one linear layer in all families."""
+    if isinstance(head, Vocabulary):
+        yield from word_names(config)
+        return
     inner, output = {
         "bert": ("", "classifier"),
         "distilbert": ("pre_classifier", "classifier"),

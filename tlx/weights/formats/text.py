@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
@@ -40,6 +40,8 @@ class TextFormat(Format):
         """
         if self.bare(config, head):
             return f"{stem}Model"
+        if isinstance(head, Vocabulary):
+            return f"{stem}ForMaskedLM"
         return f"{stem}ForTokenClassification" if isinstance(head, PerToken) else f"{stem}ForSequenceClassification"
 
     def unanswered(self, config: Any, head: Head | None) -> str | None:
