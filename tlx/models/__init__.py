@@ -21,6 +21,7 @@ from tlx.models import (
     deberta_v2,
     densenet,
     efficientnet,
+    gpt2,
     inception,
     mlp,
     mobilenet,
@@ -44,6 +45,7 @@ from tlx.models.convnext import ConvNeXt
 from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
+from tlx.models.gpt2 import Gpt2
 from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
@@ -70,6 +72,7 @@ __all__ = [
     "DebertaV2",
     "DenseNet",
     "EfficientNet",
+    "Gpt2",
     "Head",
     "InceptionV3",
     "Linen",
@@ -108,6 +111,7 @@ __all__ = [
     "example_inputs",
     "features",
     "forward",
+    "gpt2",
     "image_shape",
     "inception",
     "initialise",

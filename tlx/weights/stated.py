@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx import tasks
-from tlx.models import Pooled
+from tlx.models import Pooled, Vocabulary
 from tlx.tasks import Statement, Task
 from tlx.trees import Json
 from tlx.weights.files import CONFIG
@@ -32,7 +32,8 @@ def stated_head(document: Json, form: Format, file: Path) -> Stated:
         return Stated(None, names, architecture)
     task_kind = str(document.get(TASK) or "")
     statement = Statement(kind, len(names) or document.get("num_labels", 2), names, problem, task_kind)
-    head = kind(statement.outputs)
+    # The architecture knows the number of its words.
+    head = Vocabulary() if issubclass(kind, Vocabulary) else kind(statement.outputs)
     if task_kind and tasks.own_task(task_kind) is None:
         return Stated(None, names, architecture, head, task_kind)
     task = tasks.stated(statement)

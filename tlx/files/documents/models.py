@@ -78,6 +78,15 @@ MODERNBERT |= WORDS | {
     "layer_types": maybe(Rows(NAME)),
     "rope_parameters": maybe(Record({}, {"full_attention": ROPE, "sliding_attention": ROPE})),
 }
+GPT2: dict[str, Form] = {
+    **dict.fromkeys(("vocab_size", "n_embd", "n_layer", "n_head", "n_inner", "n_positions"), maybe(SIZE)),
+    **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop", "classifier_dropout"), maybe(SHARE)),
+    **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention"), maybe(Flag())),
+    "tie_word_embeddings": maybe(Flag()),
+    "activation_function": maybe(NAME),
+    "layer_norm_epsilon": maybe(EPSILON),
+    "initializer_range": maybe(Real(0)),
+}
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
 SIGLIP = VIT | {"attention_dropout": maybe(SHARE), "vision_use_head": maybe(Flag())}
@@ -110,6 +119,7 @@ FIELDS: dict[str, dict[str, Form]] = {
     | {"classifier_dropout_prob": maybe(SHARE)},
     "deberta-v2": DEBERTA,
     "modernbert": MODERNBERT,
+    "gpt2": GPT2,
     "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},
     "distilbert": WORDS
     | {
