@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from tlx.layers.disentangled import log_buckets
-from tlx.models import Head, MPNet, PerToken, Pooled, Vocabulary, build, forward, vit
+from tlx.models import Head, Llama, MPNet, PerToken, Pooled, Vocabulary, build, forward, vit
 from tlx.models.names import inward
 from tlx.trees import flatten, nest
 from tlx.types import Stage, Variables
@@ -230,7 +230,7 @@ def without_padding(config: Any, gradient: dict[str, jax.Array]) -> dict[str, np
     """
     counted = isinstance(config, MPNet) or getattr(config, "family", "") == "roberta"
     rows = ("stem/words/embedding", "stem/positions/embedding") if counted else ()
-    rows = ("stem/words/embedding",) if False else rows
+    rows = ("stem/words/embedding",) if isinstance(config, Llama) else rows
     return {p: np.asarray(g.at[config.pad].set(0) if p in rows else g) for p, g in gradient.items()}
 
 

@@ -23,6 +23,7 @@ from tlx.models import (
     efficientnet,
     gpt2,
     inception,
+    llama,
     mlp,
     mobilenet,
     modernbert,
@@ -49,6 +50,7 @@ from tlx.models.gpt2 import Gpt2
 from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
+from tlx.models.llama import Llama
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.mobilenet import MobileNetV2, MobileNetV3
@@ -76,6 +78,7 @@ __all__ = [
     "Head",
     "InceptionV3",
     "Linen",
+    "Llama",
     "MPNet",
     "Mlp",
     "MobileNetV2",
@@ -115,6 +118,7 @@ __all__ = [
     "image_shape",
     "inception",
     "initialise",
+    "llama",
     "mlp",
     "mobilenet",
     "modernbert",
