@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.test_parity import TOLERANCE, Case, check_config, compare, draw, head_of, reference
+from tests.models.test_parity import TOLERANCE, Case, check_config, check_return, compare, draw, head_of, reference
 
 pytestmark = pytest.mark.parity
 GPT2 = {"vocab_size": 23, "n_embd": 15, "n_layer": 3, "n_head": 3, "n_inner": 13, "n_positions": 17, "pad_token_id": 1}
@@ -43,7 +43,6 @@ CASES = {
     "gemma-2": Case("Gemma2ForCausalLM", LLAMA | SOFT | {"attn_logit_softcapping": 2.0}),
     "gemma-3": Case("Gemma3ForCausalLM", LLAMA | SOFT | {"num_hidden_layers": 6}),
     "gemma-3-head": Case("Gemma3TextForSequenceClassification", LLAMA | SOFT | {"attention_bias": True}),
-
     "gpt2": Case("GPT2Model", GPT2 | {"activation_function": "relu", "n_inner": None}),
     "gpt2-words": Case("GPT2LMHeadModel", GPT2),
     "gpt2-untied": Case("GPT2LMHeadModel", GPT2 | {"tie_word_embeddings": False, "scale_attn_weights": False}),
@@ -63,3 +62,10 @@ def test_random_decoders_agree(name, tmp_path):
 @pytest.mark.parametrize("name", CASES)
 def test_a_config_of_a_decoder_is_read_as_it_was_written(name):
     check_config(CASES[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2-words", "gpt2-untied", "gpt2-tokens", "llama-3", "llama-tokens", "qwen2", "gemma-3"]
+)
+def test_weights_of_decoders_return_as_they_came(tmp_path, name):
+    check_return(CASES[name], tmp_path)

@@ -32,6 +32,7 @@ ENCODERS = {
     "modernbert": models.ModernBert(pad=0, **TEXT),
     "deberta-v2": models.DebertaV2(relative=True, terms=("p2c",), buckets=4, **TEXT),
     "mpnet": models.MPNet(**TEXT),
+    "gpt2": models.Gpt2(pad=1, **TEXT),
 }
 
 

@@ -69,8 +69,8 @@ def dynamic_frequencies(size: int, base: float, factor: float, room: int, tokens
         tokens: The length of the text, a scalar.
     """
     ratio = factor * jnp.maximum(jnp.asarray(tokens, jnp.float32), room) / room - (factor - 1.0)
-    base = base * ratio ** (size / (size - 2))
-    return 1.0 / base ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    longer_base = base * ratio ** (size / (size - 2))
+    return 1.0 / longer_base ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
 
 
 def llama3_frequencies(frequencies: np.ndarray, factor: float, low: float, high: float, room: int) -> np.ndarray:
@@ -121,5 +121,5 @@ def yarn_frequencies(
 
 
 def yarn_factor(factor: float, weight: float = 1.0) -> float:
-    """Return the factor of cosine and sine in YaRN for texts that are longer by `factor` (Peng et al., 2024, eq. 22)."""
+    """Return the factor of cosine and sine in YaRN for texts longer by `factor` (Peng et al., 2024, eq. 22)."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0

@@ -1,5 +1,5 @@
-"""The layers of transformers: self-attention and cross-attention, masks, biases, grouped heads, a cache for decoding, and
-feed-forward layers. Rotary positions are in `rotary`.
+"""The layers of transformers: self-attention and cross-attention, masks, biases, grouped heads, a cache for decoding,
+and feed-forward layers. Rotary positions are in `rotary`.
 
 Shapes: B batch, T query tokens, S key tokens, P prefix, W width, H heads, G heads of the keys and values
 (H is a multiple of G), D head size.

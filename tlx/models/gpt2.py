@@ -124,7 +124,8 @@ def declare_block(config: Gpt2) -> Tree:
     last = normal(config.deviation * (2 * config.depth) ** -0.5)
     mixing = declare_attention(width, config.heads, init)
     return {
-        "attention": mixing | {"output": declare_dense(width, width, ("heads", "width"), last), "norm": declare_norm(width)},
+        "attention": mixing
+        | {"output": declare_dense(width, width, ("heads", "width"), last), "norm": declare_norm(width)},
         "mlp": {
             "up": declare_dense(width, config.mlp, ("width", "mlp"), init),
             "down": declare_dense(config.mlp, width, ("mlp", "width"), last),

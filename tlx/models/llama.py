@@ -1,5 +1,5 @@
-"""Llama (Touvron et al., 2023) and its relatives Mistral, Qwen2, Qwen3 and Gemma: decoders of pre-norm blocks with rotary
-positions, RMS norm, grouped heads and a gated feed-forward layer.
+"""Llama (Touvron et al., 2023) and its relatives Mistral, Qwen2, Qwen3 and Gemma: decoders of pre-norm blocks with
+rotary positions, RMS norm, grouped heads and a gated feed-forward layer.
 
 Stages: `stem`, `blocks/00` ..., `norm`, `pool` (for the whole text), `head`. Shapes: B batch, T tokens, W width, D head
 size.
@@ -126,15 +126,19 @@ class Llama(Architecture):
         check_ranges(self, POSITIVE, ("attention_dropout", "head_dropout"))
         check_activation(self.activation)
         if self.heads % self.key_heads:
-            raise ValueError(f"heads {self.heads} is not a multiple of key_heads {self.key_heads}; change one of the two")
+            raise ValueError(
+                f"heads {self.heads} is not a multiple of key_heads {self.key_heads}; change one of the two"
+            )
         if self.head_size % 2:
             raise ValueError(
-                f"head_size is {self.head_size}; expected an even number, because rotary positions turn pairs of numbers"
+                f"head_size is {self.head_size}; expected an even number: rotary positions turn pairs of numbers"
             )
         if self.scaling == "dynamic" and self.head_size < 4:
             raise ValueError(f"head_size is {self.head_size}; expected 4 or more with scaling='dynamic'")
         if self.local and self.window is None:
-            raise ValueError(f"local={self.local} names local blocks, but window is None; set window to a number of tokens")
+            raise ValueError(
+                f"local={self.local} names local blocks, but window is None; set window to a number of tokens"
+            )
 
     def build(self, head: Head | None) -> Model:
         """Return the chain of stages."""

@@ -1,9 +1,10 @@
 """The forms of Llama, Mistral, Qwen2, Qwen3 and Gemma (1, 2 and the text model of 3) in `transformers`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
+from tlx.models.heads import Head, PerToken, Vocabulary
 from tlx.models.llama import Llama
 from tlx.models.names import Name, dense_names
 from tlx.trees import Json
@@ -54,7 +55,7 @@ class Family(NamedTuple):
     assumed: dict[str, Any]
     activation: str = "hidden_act"
     biases: tuple[str, ...] = ("query_bias", "output_bias")
-    further: dict[str, str] = {}
+    further: Mapping[str, str] = MappingProxyType({})
 
 
 PLAIN: dict[str, Any] = {
@@ -101,9 +102,11 @@ class LlamaFormat(DecoderFormat):
         family = FAMILIES[name]
         if document.get("use_bidirectional_attention"):
             raise ValueError("config.json has use_bidirectional_attention; tlx supports causal attention only")
-        values = family.assumed | stated(document, FIELDS) | {
-            ours: value for ours, value in family.features.items() if ours != "window"
-        }
+        values = (
+            family.assumed
+            | stated(document, FIELDS)
+            | {ours: value for ours, value in family.features.items() if ours != "window"}
+        )
         heads = values.get("heads", Llama.heads)
         absent = "num_key_value_heads" not in document and "key_heads" in family.assumed
         if document.get("num_key_value_heads") is None and not absent:
@@ -119,7 +122,7 @@ class LlamaFormat(DecoderFormat):
             values["mlp_bias"] = bool(document.get("mlp_bias"))
         if "score_size" not in family.features:
             values["score_size"] = document.get("query_pre_attn_scalar", values["score_size"])
-        further = family.further | {"pad": "pad_token_id"}
+        further = dict(family.further) | {"pad": "pad_token_id"}
         values |= {ours: document[foreign] for ours, foreign in further.items() if foreign in document}
         values |= windows(document, name, values) | read_rotary(document, name, values)
         return Llama(family=name, **values)
@@ -131,7 +134,7 @@ class LlamaFormat(DecoderFormat):
         """
         family = FAMILIES[config.family]
         check_features(config, family, head)
-        values: Json = {foreign: getattr(config, ours) for ours, foreign in (FIELDS | family.further).items()}
+        values: Json = {foreign: getattr(config, ours) for ours, foreign in {**FIELDS, **family.further}.items()}
         values |= {
             "model_type": config.family,
             "architectures": [self.named(config, head)],
@@ -159,7 +162,7 @@ class LlamaFormat(DecoderFormat):
         return "model."
 
     def reads_prefix(self, config: Llama) -> bool:
-        """Return whether peft has keys of one form for the queries and the keys; a window would count them as tokens."""
+        """Return whether peft's keys have the width of the model; a window would count them as tokens."""
         return config.key_heads * config.head_size == config.width and not config.local
 
     def names(self, config: Llama, head: Head | None) -> Iterator[Name]:

@@ -49,16 +49,17 @@ def read_rotary(document: Json, family: str, values: Json) -> Json:
         check_kind(short, ("default",))
         local["local_base"] = short.get("rope_theta", document.get("rope_local_base_freq", values["local_base"]))
     elif FULL in rope or SLIDING in rope:
-        raise ValueError(f"config.json has rope_parameters for kinds of blocks; tlx reads these for 'gemma3_text' only")
+        raise ValueError("config.json has rope_parameters for kinds of blocks; tlx reads these for 'gemma3_text' only")
     rope |= document.get("rope_scaling") or {}
     kind = check_kind(rope, SCALINGS)
     part = rope.get("partial_rotary_factor", document.get("partial_rotary_factor"))
     if part not in (None, 1):
         raise ValueError(f"config.json has partial_rotary_factor {part}; tlx supports 1 only")
     base = rope.get("rope_theta", document.get("rope_theta"))
-    fields: Json = {
-        ours: rope[foreign] for ours, foreign in FURTHER[kind].items() if rope.get(foreign) is not None
-    } | {"scaling": kind, "base": float(values.get("base", Llama.base) if base is None else base)}
+    fields: Json = {ours: rope[foreign] for ours, foreign in FURTHER[kind].items() if rope.get(foreign) is not None} | {
+        "scaling": kind,
+        "base": float(values.get("base", Llama.base) if base is None else base),
+    }
     if kind in ("llama3", "yarn"):
         positions = values.get("positions", Llama.positions)
         fields["original"] = document.get("original_max_position_embeddings", fields.get("original", positions))
@@ -74,7 +75,8 @@ def check_kind(rope: Json, kinds: tuple[str, ...]) -> str:
     kind = str(rope.get("rope_type", rope.get("type", "default")))
     if kind not in kinds:
         raise ValueError(
-            f"config.json scales rotary frequencies by {kind!r}; tlx supports {', '.join(kinds)}{near_miss(kind, kinds)}"
+            f"config.json scales rotary frequencies by {kind!r}; tlx supports {', '.join(kinds)}"
+            f"{near_miss(kind, kinds)}"
         )
     return kind
 

@@ -90,9 +90,9 @@ class DecoderFormat(Format):
         if not isinstance(head, Pooled) or config.pad is not None:
             return None
         return (
-            f"the model has a head for the whole text and no id of padding (pad=None), so the class of transformers "
-            "refuses batches of several texts: build the model with the id of the tokenizer, pad=..., or open this "
-            "model with tlx.load_pretrained"
+            "the model has a head for the whole text and no id of padding (pad=None), so its class in transformers "
+            "refuses a batch of several texts. Write pad_token_id, an id that ends no text, into the config.json of "
+            "the pretrained model and train again, or open this model with tlx.load_pretrained"
         )
 
 
