@@ -51,7 +51,7 @@ CONFIGS = {
     "gpt2": models.Gpt2(pad=1, activation="silu", **TEXT),
     "llama": models.Llama(pad=0, base=30.0, scaling="linear", factor=2.0, mlp_bias=True, **GROUPED),
     "mistral": models.Llama(family="mistral", pad=0, window=3, local=(0, 1), **GROUPED),
-    "qwen2": models.Llama(family="qwen2", pad=0, query_bias=True, window=3, local=(1,), **GROUPED),
+    "qwen2": models.Llama(family="qwen2", pad=1, query_bias=True, window=3, local=(1,), **GROUPED),
     "qwen3": models.Llama(family="qwen3", pad=0, head_norm=True, scaling="yarn", factor=4.0, original=8, **GROUPED),
     "gemma": models.Llama(family="gemma", pad=0, shifted=True, embeddings_scaled=True, tied=True, **GROUPED),
     "gemma2": models.Llama(family="gemma2", pad=0, attention_cap=3.0, logit_cap=2.0, **SOFT, **GROUPED),
@@ -108,13 +108,9 @@ LINEAR = (
     "dinov2_with_registers",
     "gpt2",
     "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
 )
+# The same network as that of "llama", with other fields.
+RELATIVES = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 BARE = ("dinov3_vit",)
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
@@ -124,6 +120,8 @@ SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad
 def tasks_of(name):
     """Return the names of the tasks for which a model is exported."""
     family = name.split("-")[0]
+    if family in RELATIVES:
+        return ("classes",)
     return ("backbone",) if family in BARE else ("classes", "backbone") if family in LINEAR else TASKS
 
 
@@ -143,6 +141,8 @@ PIECES = {
     "albert": "AlbertTokenizer",
     "deberta": "DebertaV2Tokenizer",
 }
+# Those with pieces of bytes.
+BYTES = {"roberta": "RobertaTokenizer", "gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer"}
 
 
 def tokenizer(kind, folder):
@@ -157,11 +157,12 @@ def tokenizer(kind, folder):
         built = getattr(transformers, PIECES[kind])(vocab=vocabulary)
     elif kind == "mpnet":
         built = transformers.MPNetTokenizer(vocab={word: n for n, word in enumerate([*names[:4], "<mask>", *WORDS])})
-    elif kind in ("roberta", "gpt2"):
+    elif kind in BYTES:
         pieces = [*names, "a", "g", "o", "d", "f", "i", "l", "m", "Ġ", "!", "go", "od", "good", "fi", "lm", "film", "s"]
         merges = [("g", "o"), ("o", "d"), ("go", "od"), ("f", "i"), ("l", "m"), ("fi", "lm")]
-        value = transformers.RobertaTokenizer if kind == "roberta" else transformers.GPT2Tokenizer
-        built = value(vocab={piece: n for n, piece in enumerate(pieces)}, merges=merges, pad_token="<pad>")
+        built = getattr(transformers, BYTES[kind])(
+            vocab={piece: n for n, piece in enumerate(pieces)}, merges=merges, pad_token="<pad>"
+        )
     else:
         value = transformers.DistilBertTokenizer if kind == "distilbert" else transformers.BertTokenizer
         built = value(vocab={word: n for n, word in enumerate(WORDS)})
