@@ -10,6 +10,7 @@ STATS = "stats:"
 LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "same": None,
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
+    "Conv1D": None,  # a dense layer of GPT-2 in `transformers` is (in, out), as our kernel
     "convolution": (2, 3, 1, 0),  # a torch Conv2d is (out, in, height, width), our kernel (height, width, in, out)
     "grouped": (2, 3, 1, 0),  # the same with groups of channels: both have the inputs of one group
     "line": (2, 1, 0),  # a torch Conv1d is (out, in, length), our kernel (length, in, out)

@@ -81,5 +81,5 @@ class Gpt2Format(DecoderFormat):
 
 def turned_names(ours: str, foreign: str) -> Iterator[Name]:
     """Yield the names of a `Conv1D` of `transformers`, a dense layer with a kernel of (in, out)."""
-    yield Name(f"{ours}/kernel", f"{foreign}.weight")
+    yield Name(f"{ours}/kernel", f"{foreign}.weight", "Conv1D")
     yield Name(f"{ours}/bias", f"{foreign}.bias")

@@ -163,7 +163,8 @@ class LlamaFormat(DecoderFormat):
 
     def reads_prefix(self, config: Llama) -> bool:
         """Return whether peft's keys have the width of the model; a window would count them as tokens."""
-        return config.key_heads * config.head_size == config.width and not config.local
+        whole = config.key_heads == config.heads and config.heads * config.head_size == config.width
+        return whole and not config.local
 
     def names(self, config: Llama, head: Head | None) -> Iterator[Name]:
         """Yield the foreign name of every parameter."""
