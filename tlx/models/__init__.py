@@ -46,6 +46,7 @@ from tlx.models.convnext import ConvNeXt
 from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
+from tlx.models.generation import Generated, generate
 from tlx.models.gpt2 import Gpt2
 from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
 from tlx.models.inception import InceptionV3
@@ -74,6 +75,7 @@ __all__ = [
     "DebertaV2",
     "DenseNet",
     "EfficientNet",
+    "Generated",
     "Gpt2",
     "Head",
     "InceptionV3",
@@ -114,6 +116,7 @@ __all__ = [
     "example_inputs",
     "features",
     "forward",
+    "generate",
     "gpt2",
     "image_shape",
     "inception",

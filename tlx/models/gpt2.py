@@ -92,6 +92,9 @@ class Gpt2(Architecture):
     def embedding_rows(self) -> Mapping[str, int]:
         return {"input_ids": self.vocabulary}
 
+    def key_shape(self) -> tuple[int, int]:
+        return self.heads, self.width // self.heads
+
     def has_attention_maps(self) -> bool:
         # A token sees no later token.
         return False

@@ -157,6 +157,9 @@ class Llama(Architecture):
     def embedding_rows(self) -> Mapping[str, int]:
         return {"input_ids": self.vocabulary}
 
+    def key_shape(self) -> tuple[int, int]:
+        return self.key_heads, self.head_size
+
     def has_attention_maps(self) -> bool:
         # Queries and keys are rotated, and a token sees no later token.
         return False
