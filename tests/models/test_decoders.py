@@ -89,3 +89,12 @@ def test_a_window_hides_earlier_tokens():
     one, two = (forward(model, variables, {"input_ids": ids})[0]["hidden"] for ids in (IDS, changed))
     seen = (abs(one - two).max((0, 2)) > 0).tolist()
     assert seen == [False, True, True, True, False, False, False]
+
+
+def test_norms_without_a_bias_are_norms_and_a_model_without_biases_has_none_to_train():
+    model, _, _ = made("llama")
+    for value in (tuning.NormTuning(), tuning.Adapter(width=2, placement="houlsby")):
+        rule = next(rule for rule, _ in value.phases(model)[0].rules if "norm" in rule)
+        assert {"blocks/00/attention/norm/scale", "blocks/01/mlp/after/scale"} <= set(rule.split("|"))
+    with pytest.raises(ValueError, match=r"BitFit\(\) requires biases; Llama has none"):
+        tuning.BitFit().phases(model)
