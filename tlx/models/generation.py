@@ -32,7 +32,7 @@ class Generated(NamedTuple):
     lengths: np.ndarray
 
 
-class Choice(NamedTuple):
+class Sampling(NamedTuple):
     """How a token is chosen, and when a text ends; the fields are as in `generate`."""
 
     longest: int
@@ -81,11 +81,11 @@ def generate(
     """
     check_model(model, variables)
     words = model.config.embedding_rows()["input_ids"]
-    choice = Choice(longest, key is not None, temperature, top_k, top_p, sequences(stop, words), dtype)
-    check_choice_of_tokens(choice)
+    sampling = Sampling(longest, key is not None, temperature, top_k, top_p, sequences(stop, words), dtype)
+    check_sampling(sampling)
     ids, mask = aligned(inputs, words)
     check_length(int(model.config.longest_text() or ids.shape[1] + longest), ids.shape[1] + longest)
-    prefill, decode = programs(model.config, choice)
+    prefill, decode = programs(model.config, sampling)
     logits, caches = prefill(variables, ids, mask)
     tokens, lengths = decode(variables, logits, caches, mask, jax.random.key(0) if key is None else key)
     return Generated(np.asarray(tokens), np.asarray(lengths))
@@ -101,17 +101,17 @@ def check_model(model: Model, variables: Variables) -> None:
         raise ValueError("a model with a learned prompt or prefix does not generate text; use LoRA, for example")
 
 
-def check_choice_of_tokens(choice: Choice) -> None:
+def check_sampling(sampling: Sampling) -> None:
     """Raise ValueError for a setting out of its range, or one of sampling without a key."""
-    if choice.longest < 1:
-        raise ValueError(f"longest is {choice.longest}; expected 1 or more new tokens")
-    if not choice.temperature > 0:
-        raise ValueError(f"temperature is {choice.temperature}; expected a number above 0, or key=None for no chance")
-    if choice.top_k is not None and choice.top_k < 1:
-        raise ValueError(f"top_k is {choice.top_k}; expected 1 or more tokens, or None")
-    if choice.top_p is not None and not 0 < choice.top_p <= 1:
-        raise ValueError(f"top_p is {choice.top_p}; expected a probability above 0 and up to 1, or None")
-    if not choice.sampled and (choice.temperature, choice.top_k, choice.top_p) != (1.0, None, None):
+    if sampling.longest < 1:
+        raise ValueError(f"longest is {sampling.longest}; expected 1 or more new tokens")
+    if not sampling.temperature > 0:
+        raise ValueError(f"temperature is {sampling.temperature}; expected a number above 0, or key=None for no chance")
+    if sampling.top_k is not None and sampling.top_k < 1:
+        raise ValueError(f"top_k is {sampling.top_k}; expected 1 or more tokens, or None")
+    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
+        raise ValueError(f"top_p is {sampling.top_p}; expected a probability above 0 and up to 1, or None")
+    if not sampling.sampled and (sampling.temperature, sampling.top_k, sampling.top_p) != (1.0, None, None):
         raise ValueError("temperature, top_k and top_p are for sampling; pass key=jax.random.key(SEED)")
 
 
@@ -150,50 +150,51 @@ def aligned(inputs: ArrayMap, words: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=16)
-def programs(config: Any, choice: Choice) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def programs(config: Any, sampling: Sampling) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the two compiled programs of a decoder: that of the prompts, and that of the new tokens."""
     model = build(config, Vocabulary())
     pad = getattr(config, "pad", None) or 0
 
     def prefill(variables: Variables, ids: Array, mask: Array) -> tuple[Array, Caches]:
         batch, tokens = ids.shape
-        empty = empty_cache(batch, tokens + choice.longest, *config.key_shape(), dtype=choice.dtype)
+        heads, size = config.key_shape()
+        empty = empty_cache(batch, tokens + sampling.longest, heads, size, sampling.dtype)
         places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        return step(model, variables, ids, places, mask, seen(mask), (empty,) * len(blocks_of(model)), choice.dtype)
+        return step(model, variables, ids, places, mask, seen(mask), (empty,) * len(blocks_of(model)), sampling.dtype)
 
     def seen(mask: Array) -> Array:
-        return jnp.pad(mask, [(0, 0), (0, choice.longest)], constant_values=1)
+        return jnp.pad(mask, [(0, 0), (0, sampling.longest)], constant_values=1)
 
     def decode(variables: Variables, logits: Array, caches: Caches, mask: Array, key: Key) -> tuple[Array, Array]:
         batch, count = len(mask), mask.sum(1)
-        width = max(map(len, choice.stop), default=1) - 1
+        width = max(map(len, sampling.stop), default=1) - 1
 
         def going(state: Any) -> Array:
-            return (state[0] < choice.longest) & ~state[3].all()
+            return (state[0] < sampling.longest) & ~state[3].all()
 
         def body(state: Any) -> Any:
             number, logits, caches, ended, lengths, tokens = state
-            new = jnp.where(ended, pad, chosen(choice, logits, jax.random.fold_in(key, number)))
+            new = jnp.where(ended, pad, chosen(sampling, logits, jax.random.fold_in(key, number)))
             tokens = lax.dynamic_update_slice(tokens, new[:, None], (0, width + number))
             lengths = lengths + (~ended).astype(jnp.int32)
-            ended = ended | stopped(choice.stop, tokens, width + number + 1)
+            ended = ended | stopped(sampling.stop, tokens, width + number + 1)
 
             def following() -> tuple[Array, Caches]:
                 places = (count + number)[:, None]
                 ones = jnp.ones_like(places)
-                return step(model, variables, new[:, None], places, ones, seen(mask), caches, choice.dtype)
+                return step(model, variables, new[:, None], places, ones, seen(mask), caches, sampling.dtype)
 
             # The last token needs no logits of another one.
-            last = (number + 1 >= choice.longest) | ended.all()
+            last = (number + 1 >= sampling.longest) | ended.all()
             logits, caches = lax.cond(last, lambda: (logits, caches), following)
             return number + 1, logits, caches, ended, lengths, tokens
 
         # No id is -1, so nothing before the new tokens ends a text.
-        tokens = jnp.full((batch, width + choice.longest), -1, jnp.int32)
+        tokens = jnp.full((batch, width + sampling.longest), -1, jnp.int32)
         start = (jnp.int32(0), logits, caches, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), tokens)
         _, _, _, _, lengths, tokens = lax.while_loop(going, body, start)
         tokens = tokens[:, width:]
-        return jnp.where(jnp.arange(choice.longest) < lengths[:, None], tokens, pad), lengths
+        return jnp.where(jnp.arange(sampling.longest) < lengths[:, None], tokens, pad), lengths
 
     return jax.jit(prefill), jax.jit(decode)
 
@@ -242,11 +243,11 @@ def step(
     return carry["logits"][:, 0], tuple(new_caches)
 
 
-def chosen(choice: Choice, logits: Array, key: Key) -> Array:
+def chosen(sampling: Sampling, logits: Array, key: Key) -> Array:
     """Return a token for each text from the `logits` [B, V]: [B]."""
-    if not choice.sampled:
+    if not sampling.sampled:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = limited(logits / choice.temperature, choice.top_k, choice.top_p)
+    logits = limited(logits / sampling.temperature, sampling.top_k, sampling.top_p)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(logits)))
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
