@@ -76,6 +76,11 @@ MODELS = {
     "deberta": ("DebertaV2ForSequenceClassification", DISTANCES),
     "modernbert": ("ModernBertForSequenceClassification", WORDS | {"hidden_size": 18}),
     "mpnet": ("MPNetForSequenceClassification", WORDS),
+    "gpt2": (
+        "GPT2ForSequenceClassification",
+        {"vocab_size": 23, "n_embd": 15, "n_layer": 2, "n_head": 3, "n_positions": 17, "pad_token_id": 1},
+    ),
+    "llama": ("LlamaForSequenceClassification", WORDS | {"hidden_size": 18}),
     "vit": ("ViTForImageClassification", IMAGE | {"intermediate_size": 13}),
     "deit": ("DeiTForImageClassificationWithTeacher", IMAGE | {"intermediate_size": 13}),
     "dinov2": ("Dinov2ForImageClassification", IMAGE | {"mlp_ratio": 2}),
@@ -95,9 +100,14 @@ TUNINGS = {
 }
 # The adapters of these go the same way, from here to peft.
 FURTHER = ("siglip", "swin")
-# Adapters of single models: of convolutions, and of the layers that ModernBERT has in both libraries.
+# Adapters of single models: of convolutions, and of the layers that ModernBERT and GPT-2 have in both
+# libraries.
 SPECIAL = {
     ("modernbert", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r".*/(attention/output|mlp/up|mlp/down)"),
+    ("gpt2", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r".*/(attention/output|mlp/up|mlp/down)"),
+    ("gpt2", "dora"): tuning.Dora(rank=2, on=r".*/(attention/output|mlp/down)"),
+    ("gpt2", "ia3"): tuning.Ia3(on=r".*/attention/output", inputs=r".*/mlp/down"),
+    ("gpt2", "vera"): tuning.Vera(rank=4, on=r".*/mlp/up"),
     ("resnet", "lora"): tuning.Lora(rank=2, alpha=3.0, dropout=0.1, on=r"stem|blocks/.*/(first|second|shortcut)"),
     ("resnet", "dora"): tuning.Dora(rank=2, on=r"blocks/.*/(second|third)"),
     ("resnet", "ia3"): tuning.Ia3(on=r"blocks/.*/first", inputs=r"blocks/.*/third"),
@@ -112,6 +122,8 @@ NAMES = {
     "deberta": (["query_proj", "value_proj", "key_proj"], BERT[1]),
     "modernbert": (["attn.Wo", "mlp.Wi", "mlp.Wo"], "mlp.Wo"),
     "mpnet": (["attn.q", "attn.v", "attn.k"], BERT[1]),
+    "gpt2": (["attn.c_proj", "mlp.c_fc"], "mlp.c_proj"),
+    "llama": (["q_proj", "v_proj", "k_proj"], "down_proj"),
 } | {name: (["q_proj", "v_proj", "k_proj"], "fc2") for name in ("vit", "deit", "dinov2", *FURTHER)}
 # Those of LoRA and of IA3 in a convolutional network; the last one is as the feed-forward layer.
 CONVOLUTION_NAMES = {
@@ -128,6 +140,9 @@ PAIRS = [
     # These differ in names, in the width of an embedding, or in the scores of the attention.
     if name not in ("electra", "mpnet", "albert", "deberta", "deit", "dinov2") or how in ("lora", "prompt")
     if name != "modernbert" or how == "prompt"
+    # peft lets the head of a decoder read padding after a prompt.
+    if name != "gpt2" or how == "prefix"
+    if name != "llama" or how in ("lora", "ia3", "prefix")
 ] + list(SPECIAL)
 
 
@@ -247,6 +262,8 @@ def peft_config(name, how):
         "num_attention_heads": 3,
     }
     tokens = {"task_type": task, "num_virtual_tokens": 3, **dimensions}
+    if name == "gpt2":
+        remaining = {"fan_in_fan_out": True}
     lora = {"task_type": task, "target_modules": [*adapted, inner], **remaining}
     return {
         "lora": lambda: peft.LoraConfig(r=2, lora_alpha=3, rank_pattern={inner: 4}, alpha_pattern={inner: 5}, **lora),
@@ -256,7 +273,7 @@ def peft_config(name, how):
             task_type=task, target_modules=[*scaled, inner], feedforward_modules=[inner], **remaining
         ),
         "vera": lambda: peft.VeraConfig(r=4, **lora),
-        "prefix": lambda: peft.PrefixTuningConfig(**tokens | {"token_dim": 15}),
+        "prefix": lambda: peft.PrefixTuningConfig(**tokens | {"token_dim": 18 if name == "llama" else 15}),
         "prompt": lambda: peft.PromptTuningConfig(**tokens),
     }[how]()
 

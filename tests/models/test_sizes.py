@@ -17,6 +17,8 @@ CONFIGS = (
     models.Bert(family="electra", vocabulary=50, positions=16, embedding=8, **TINY),
     models.Albert(vocabulary=50, positions=16, groups=2, layers=2, **TINY),
     models.ModernBert(vocabulary=50, norm_bias=True, **TINY),
+    models.Gpt2(vocabulary=50, positions=16, **TINY),
+    models.Llama(vocabulary=50, key_heads=1, head_size=6, head_norm=True, window=4, local=(0, 2), **TINY),
     models.DebertaV2(vocabulary=50, positions=16, kernel=3, **TINY),
     models.T5(vocabulary=50, decoder_depth=4, **TINY),
     models.Vit(size=8, patch=4, channels=1, **TINY),

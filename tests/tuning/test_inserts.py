@@ -254,7 +254,7 @@ REFUSED = [
     (lambda: tuning.Prefix(tokens=0), "tokens is 0 ... 1 or more"),
     (lambda: tuning.Prompt(tokens=0), "tokens is 0 ... 1 or more"),
     (lambda: params(tuning.Prompt(), CNN), "Prompt ... model ... tokens; Cnn ... tokens"),
-    (lambda: tuning.NormTuning().phases(MLP), "NormTuning() ... norm ... scale and a bias); Mlp"),
+    (lambda: tuning.NormTuning().phases(MLP), "NormTuning() ... norm ... perhaps a bias); Mlp"),
     (lambda: tuning.BitFit().phases(LINEN),
      "BitFit() ... stage below the head ... this model ... ['module']; use Rules(...)"),
     (lambda: tuning.Lora(rank=2).insert(BERT, params(tuning.Lora(rank=2)), KEY),

@@ -33,6 +33,7 @@ ENCODERS = {
     "deberta-v2": models.DebertaV2(relative=True, terms=("p2c",), buckets=4, **TEXT),
     "mpnet": models.MPNet(**TEXT),
     "t5": models.T5(size=3, **{field: size for field, size in TEXT.items() if field != "positions"}),
+    "gpt2": models.Gpt2(pad=1, **TEXT),
 }
 
 

@@ -37,8 +37,17 @@ from tlx.layers.disentangled import declare_disentangled, disentangled_attention
 from tlx.layers.noise import dropout, example_keys, keep_mask, mix, stochastic_depth
 from tlx.layers.probe import declare_probe, probe_tokens
 from tlx.layers.quantised import Quantised, dequantised
-from tlx.layers.transformer import (
+from tlx.layers.rotary import (
     Angles,
+    dynamic_frequencies,
+    llama3_frequencies,
+    rotary_angles,
+    rotary_frequencies,
+    rotate,
+    yarn_factor,
+    yarn_frequencies,
+)
+from tlx.layers.transformer import (
     Cache,
     KeyValue,
     attend,
@@ -49,8 +58,6 @@ from tlx.layers.transformer import (
     feed_forward,
     keys_and_values,
     relative_bias,
-    rotary_angles,
-    rotate,
 )
 from tlx.layers.windows import join_windows, log_distances, relative_places, split_windows, window_mask
 
@@ -88,6 +95,7 @@ __all__ = [
     "disentangled_attention",
     "distance_places",
     "dropout",
+    "dynamic_frequencies",
     "embed",
     "empty_cache",
     "example",
@@ -101,6 +109,7 @@ __all__ = [
     "keep_mask",
     "keys_and_values",
     "layer_norm",
+    "llama3_frequencies",
     "log_distances",
     "max_pool",
     "mean_halves",
@@ -112,11 +121,14 @@ __all__ = [
     "relative_places",
     "rms_norm",
     "rotary_angles",
+    "rotary_frequencies",
     "rotate",
     "split_windows",
     "stochastic_depth",
     "unembed",
     "uniform",
     "window_mask",
+    "yarn_factor",
+    "yarn_frequencies",
     "zeros",
 ]  # fmt: skip

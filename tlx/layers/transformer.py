@@ -1,8 +1,8 @@
-"""The layers of transformers: self-attention and cross-attention, masks, biases, rotary positions, grouped heads, a
-cache for decoding, and feed-forward layers.
+"""The layers of transformers: self-attention and cross-attention, masks, biases, grouped heads, a cache for decoding,
+and feed-forward layers. Rotary positions are in `rotary`.
 
 Shapes: B batch, T query tokens, S key tokens, P prefix, W width, H heads, G heads of the keys and values
-(H is a multiple of G), D head size, F rotated part of a head.
+(H is a multiple of G), D head size.
 """
 
 import math
@@ -16,6 +16,7 @@ from jax import lax
 from tlx.layers.basic import as_wide
 from tlx.layers.dense import STILL, dense
 from tlx.layers.noise import dropout
+from tlx.layers.rotary import Angles, rotate
 from tlx.trees import Tree
 from tlx.types import Array, Context
 
@@ -23,6 +24,8 @@ from tlx.types import Array, Context
 SALTS = {"query": 10, "key": 11, "value": 12, "output": 13, "up": 14, "down": 15, "gate": 20}
 # Shorter vectors have no direction, as in torch.
 SHORTEST = 1e-12
+# Norms each head of queries or keys [B, H, T, D] with its parameters.
+HeadNorm = Callable[[Tree, Array], Array]
 
 
 class KeyValue(NamedTuple):
@@ -40,33 +43,36 @@ class Cache(NamedTuple):
     length: Array
 
 
-class Angles(NamedTuple):
-    """Cosine and sine of the rotary angle of each token, [T, F] or [B, T, F]."""
-
-    cos: Array
-    sin: Array
-
-
 def split_heads(x: Array, heads: int) -> Array:
     """Split the last axis into heads: [B, T, H D] -> [B, H, T, D]."""
     batch, tokens, width = x.shape
     return x.reshape(batch, tokens, heads, width // heads).transpose(0, 2, 1, 3)
 
 
-def queries(params: Tree, x: Array, *, heads: int, rotary: Angles | None, context: Context) -> Array:
+def queries(
+    params: Tree, x: Array, *, heads: int, rotary: Angles | None, norm: HeadNorm | None = None, context: Context
+) -> Array:
     """Project the tokens `x` [B, T, W] to queries [B, H, T, D]."""
     query = split_heads(dense(params["query"], x, context, SALTS["query"]), heads)
+    query = query if norm is None else norm(params["query"]["norm"], query)
     return query if rotary is None else rotate(query, rotary)
 
 
 def keys_and_values(
-    params: Tree, memory: Array, *, heads: int, rotary: Angles | None = None, context: Context = STILL
+    params: Tree,
+    memory: Array,
+    *,
+    heads: int,
+    rotary: Angles | None = None,
+    norm: HeadNorm | None = None,
+    context: Context = STILL,
 ) -> KeyValue:
     """Project a `memory` [B, S, W] to the keys and values [B, G, S, D] of `heads` heads.
 
     A decoder calls this once for the states of its encoder and passes the result to `attention_to` at every step.
     """
     key, value = (split_heads(dense(params[name], memory, context, SALTS[name]), heads) for name in ("key", "value"))
+    key = key if norm is None else norm(params["key"]["norm"], key)
     return KeyValue(key if rotary is None else rotate(key, rotary), value)
 
 
@@ -81,8 +87,10 @@ def attention(
     causal: bool = False,
     bias: Array | None = None,
     rotary: Angles | None = None,
+    norm: HeadNorm | None = None,
     cosine: Array | None = None,
     scale: float | None = None,
+    cap: float | None = None,
     rate: float = 0.0,
     context: Context = STILL,
     salt: int = 0,
@@ -100,9 +108,12 @@ def attention(
         causal: Whether a token sees no later token. The last query token sees the last key token.
         bias: The array added to the scores, of a shape that broadcasts to [B, H, T, S].
         rotary: The angles of the tokens of `x`, for self-attention.
+        norm: The norm of each head of queries and keys before they are rotated, with the parameters `query/norm` and
+            `key/norm`.
         cosine: The factor [H, 1, 1] of cosine attention: the scores are cosines of queries and keys times this factor
             (Liu et al., 2022); None for dot products.
         scale: The factor of the scores of dot products; None for D ** -0.5.
+        cap: The largest score: each becomes cap * tanh(score / cap); None for no limit.
         rate: The dropout rate of the attention probabilities.
         context: The context of the layers, with the key of the noise.
         salt: The number of this dropout, different for each dropout of a stage.
@@ -110,14 +121,13 @@ def attention(
     Returns:
         [B, T, W]. Scores and softmax are float32.
     """
-    query = queries(params, x, heads=heads, rotary=rotary, context=context)
-    keys = keys_and_values(
-        params, x if memory is None else memory, heads=key_heads or heads, rotary=rotary, context=context
-    )
+    query = queries(params, x, heads=heads, rotary=rotary, norm=norm, context=context)
+    source = x if memory is None else memory
+    keys = keys_and_values(params, source, heads=key_heads or heads, rotary=rotary, norm=norm, context=context)
     if cosine is not None:
         factor = cosine.astype(query.dtype)
         query, keys, scale = directions(query) * factor, keys._replace(key=directions(keys.key)), 1.0
-    return answered(params, query, keys, mask, causal, bias, scale, rate, context, salt)
+    return answered(params, query, keys, mask, causal, bias, scale, rate, context, salt, cap)
 
 
 def attention_to(
@@ -151,12 +161,13 @@ def answered(
     rate: float,
     context: Context,
     salt: int,
+    cap: float | None = None,
 ) -> Array:
     """Compute the output of `attention` from the projected `query` and `keys`."""
     visible = visibility(mask, query.shape[2], keys.key.shape[2], causal)
     if "prefix" in params:
         keys, visible, bias = prefixed(params["prefix"], keys, visible, bias)
-    mixed = attend(query, keys, visible, bias=bias, scale=scale, rate=rate, context=context, salt=salt)
+    mixed = attend(query, keys, visible, bias=bias, scale=scale, cap=cap, rate=rate, context=context, salt=salt)
     return dense(params["output"], mixed, context, SALTS["output"])
 
 
@@ -169,7 +180,9 @@ def attention_step(
     heads: int,
     bias: Array | None = None,
     rotary: Angles | None = None,
+    norm: HeadNorm | None = None,
     scale: float | None = None,
+    cap: float | None = None,
     context: Context = STILL,
 ) -> tuple[Array, Cache]:
     """Compute causal attention of the next tokens to the tokens in the `cache` and to themselves.
@@ -178,18 +191,20 @@ def attention_step(
         params: As in `attention`.
         x: The hidden states of the next tokens, [B, T, W]: the whole prompt at first, then one token at a time.
         cache: The keys and values of the tokens so far.
-        mask: [B, S] over the places of the cache, above 0 if a token may be attended to (padding on the left).
+        mask: [B, S] or [B, T, S] over the places of the cache, above 0 if a token may be attended to.
         heads: The number of heads; the cache has the number of key heads.
         bias: As in `attention`, over the S places of the cache.
         rotary: The angles of the next tokens, at their places in the text.
+        norm: As in `attention`.
         scale: As in `attention`.
+        cap: As in `attention`.
         context: As in `attention`.
 
     Returns:
         The output [B, T, W] (NaN if the cache has too few places), and the cache with the next tokens.
     """
-    query = queries(params, x, heads=heads, rotary=rotary, context=context)
-    new_keys = keys_and_values(params, x, heads=cache.key.shape[1], rotary=rotary, context=context)
+    query = queries(params, x, heads=heads, rotary=rotary, norm=norm, context=context)
+    new_keys = keys_and_values(params, x, heads=cache.key.shape[1], rotary=rotary, norm=norm, context=context)
     place = (0, 0, cache.length, 0)
     keys = KeyValue(
         *(lax.dynamic_update_slice(*cached_and_new, place) for cached_and_new in zip(cache[:2], new_keys, strict=True))
@@ -203,7 +218,7 @@ def attention_step(
     visible_keys: Array | None = visible
     if "prefix" in params:
         keys, visible_keys, bias = prefixed(params["prefix"], keys, visible, bias)
-    mixed = attend(query, keys, visible_keys, bias=bias, scale=scale, context=context)
+    mixed = attend(query, keys, visible_keys, bias=bias, scale=scale, cap=cap, context=context)
     output = dense(params["output"], mixed, context, SALTS["output"])
     # The update above would silently write over the last places.
     return jnp.where(length > places, jnp.nan, output), extended
@@ -254,6 +269,7 @@ def attend(
     *,
     bias: Array | None = None,
     scale: float | None = None,
+    cap: float | None = None,
     rate: float = 0.0,
     context: Context = STILL,
     salt: int = 0,
@@ -273,6 +289,8 @@ def attend(
         query = query.reshape(batch, groups, heads // groups, tokens, size)
         scores = jnp.einsum("BGRTD,BGSD->BGRTS", query, keys.key, preferred_element_type=wide)
         scores = scores.reshape(batch, heads, tokens, places)
+    if cap is not None:
+        scores = cap * jnp.tanh(scores / cap)
     if bias is not None:
         scores = scores + jnp.asarray(bias, wide)
     if visible is not None:
@@ -284,38 +302,6 @@ def attend(
         probabilities = probabilities.reshape(batch, groups, heads // groups, tokens, places)
         mixed = jnp.einsum("BGRTS,BGSD->BGRTD", probabilities, keys.value).reshape(batch, heads, tokens, size)
     return mixed.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * size)
-
-
-def rotary_angles(positions: Array, size: int, *, base: float = 10000.0, frequencies: Array | None = None) -> Angles:
-    """Return the rotary angles of tokens (Su et al., 2021).
-
-    Args:
-        positions: The places of the tokens in their text, [T] or [B, T].
-        size: F, the number of rotated dimensions of a head, an even number.
-        base: The base of the frequencies base ** (-2 n / F).
-        frequencies: [F / 2], used instead of the frequencies of `base`, for example for a longer context.
-
-    Returns:
-        Cosine and sine, [T, F] or [B, T, F].
-    """
-    if frequencies is None:
-        frequencies = 1.0 / base ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angles = jnp.asarray(positions, jnp.float32)[..., None] * frequencies
-    angles = jnp.concatenate([angles, angles], axis=-1)
-    return Angles(jnp.cos(angles), jnp.sin(angles))
-
-
-def rotate(x: Array, angles: Angles) -> Array:
-    """Rotate the first F dimensions of every head of `x` [B, H, T, D].
-
-    The pairs are the first and the second half of the F dimensions, as in Llama and GPT-NeoX.
-    """
-    cos, sin = (array[:, None] if array.ndim == 3 else array for array in angles)
-    size = cos.shape[-1]
-    wide = x[..., :size].astype(jnp.float32)
-    first, second = jnp.split(wide, 2, axis=-1)
-    rotated = (wide * cos + jnp.concatenate([-second, first], axis=-1) * sin).astype(x.dtype)
-    return rotated if size == x.shape[-1] else jnp.concatenate([rotated, x[..., size:]], axis=-1)
 
 
 def relative_bias(

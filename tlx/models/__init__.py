@@ -21,7 +21,9 @@ from tlx.models import (
     deberta_v2,
     densenet,
     efficientnet,
+    gpt2,
     inception,
+    llama,
     mlp,
     mobilenet,
     modernbert,
@@ -45,9 +47,12 @@ from tlx.models.convnext import ConvNeXt
 from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
+from tlx.models.generation import Generated, generate
+from tlx.models.gpt2 import Gpt2
 from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
+from tlx.models.llama import Llama
 from tlx.models.maps import attention_scores, attention_stages
 from tlx.models.mlp import Mlp
 from tlx.models.mobilenet import MobileNetV2, MobileNetV3
@@ -73,9 +78,12 @@ __all__ = [
     "DebertaV2",
     "DenseNet",
     "EfficientNet",
+    "Generated",
+    "Gpt2",
     "Head",
     "InceptionV3",
     "Linen",
+    "Llama",
     "MPNet",
     "Mlp",
     "MobileNetV2",
@@ -111,9 +119,12 @@ __all__ = [
     "example_inputs",
     "features",
     "forward",
+    "generate",
+    "gpt2",
     "image_shape",
     "inception",
     "initialise",
+    "llama",
     "mlp",
     "mobilenet",
     "modernbert",

@@ -63,6 +63,11 @@ class Architecture:
         """Return the declared leaf at `path` resized to `size`; None if it does not depend on the size."""
         return None
 
+    def key_shape(self) -> tuple[int, int] | None:
+        """Return the number of heads of keys and values and their size, if the blocks can decode with a cache of them:
+        with a `cache` in the carry they compute `layers.attention_step`. None if they cannot."""
+        return None
+
     def has_attention_maps(self) -> bool:
         """Return whether the blocks compare all tokens with each other by plain dot products of queries and keys, so
         that `attention_scores` can compute their attention maps."""

@@ -10,6 +10,7 @@ STATS = "stats:"
 LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "same": None,
     "transpose": (1, 0),  # a torch Linear is (out, in), our kernel (in, out)
+    "Conv1D": None,  # a dense layer of GPT-2 in `transformers` is (in, out), as our kernel
     "convolution": (2, 3, 1, 0),  # a torch Conv2d is (out, in, height, width), our kernel (height, width, in, out)
     "grouped": (2, 3, 1, 0),  # the same with groups of channels: both have the inputs of one group
     "line": (2, 1, 0),  # a torch Conv1d is (out, in, length), our kernel (length, in, out)
@@ -27,8 +28,8 @@ class Name(NamedTuple):
         head: Whether the tensor belongs to the head, whose names have no prefix in a foreign file.
         squeeze: The number of leading axes of size one that we drop.
         fold: The sizes of the trailing axes that we fold into the axis before them.
-        part: The number of our part of the first axis, and the number of parts, where a tensor holds several
-            parameters.
+        part: The number of our part of a tensor that holds several parameters, and the number of its parts.
+        axis: The axis of the tensor that `part` divides: the first one, or the last one (-1).
         others: Further names of the tensor in other files, which are read where a file lacks the first one.
     """
 
@@ -40,14 +41,17 @@ class Name(NamedTuple):
     fold: tuple[int, ...] = ()
     part: tuple[int, int] = (0, 1)
     others: tuple[str, ...] = ()
+    axis: int = 0
 
 
 def inward(name: Name, tensor: np.ndarray) -> np.ndarray:
     """Return a foreign tensor, or our part of it, in our layout."""
     order = LAYOUTS[name.layout]
     number, parts = name.part
-    rows = tensor.shape[0] // parts if parts > 1 else 0
-    tensor = tensor[number * rows : (number + 1) * rows] if parts > 1 else tensor
+    if parts > 1:
+        size = tensor.shape[name.axis] // parts
+        piece = slice(number * size, (number + 1) * size)
+        tensor = tensor[..., piece] if name.axis == -1 else tensor[piece]
     tensor = tensor.reshape(*tensor.shape[: -len(name.fold) - 1], -1) if name.fold else tensor
     tensor = tensor.reshape(tensor.shape[name.squeeze :]) if name.squeeze else tensor
     tensor = tensor if order is None else np.transpose(tensor, order)
@@ -65,12 +69,12 @@ def outward(name: Name, array: np.ndarray) -> np.ndarray:
 
 def tensors_of(names: Iterable[Name], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the foreign tensors of our `arrays` by name; the parts of a tensor are joined."""
-    parts: dict[str, dict[int, np.ndarray]] = {}
+    parts: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for name in names:
-        parts.setdefault(name.foreign, {})[name.part[0]] = outward(name, arrays[name.ours])
+        parts.setdefault((name.foreign, name.axis), {})[name.part[0]] = outward(name, arrays[name.ours])
     return {
-        foreign: np.concatenate([by_number[n] for n in sorted(by_number)]) if len(by_number) > 1 else by_number[0]
-        for foreign, by_number in parts.items()
+        foreign: np.concatenate([by_number[n] for n in sorted(by_number)], axis) if len(by_number) > 1 else by_number[0]
+        for (foreign, axis), by_number in parts.items()
     }
 
 

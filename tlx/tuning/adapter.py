@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tlx.config import check_choice
 from tlx.trees import Tree, added, subtree
-from tlx.tuning.base import Tuning, blocks, either, groups, key_of, with_head
+from tlx.tuning.base import Tuning, blocks, either, key_of, norm_leaves, with_head
 from tlx.types import Array, Key, Learn, Model, Phase, Rule
 
 PLACEMENTS = ("houlsby", "pfeiffer")
@@ -54,8 +54,6 @@ class Adapter(Tuning):
         rules: list[Rule] = [(r".*/adapter/.*", learn)]
         if self.norms if self.norms is not None else self.placement == "houlsby":
             prefixes = tuple(f"{block}/" for block in blocks(model, "Adapter"))
-            # A norm may have no bias.
-            norms = {path: group for path, group in groups(model.params) if group.keys() <= {"scale", "bias"}}
-            norm_leaves = [f"{path}/{name}" for path in norms if path.startswith(prefixes) for name in norms[path]]
-            rules.append(either(norm_leaves, learn))
+            leaves = [leaf for path, norm in norm_leaves(model).items() if path.startswith(prefixes) for leaf in norm]
+            rules.append(either(leaves, learn))
         return with_head(model, "Adapter", *rules)

@@ -169,6 +169,14 @@ def groups(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mappi
             yield from groups(value, inner_path)
 
 
+def norm_leaves(model: Model) -> dict[str, list[str]]:
+    """Return the paths of the leaves of every norm, by the path of the norm: a scale, and a bias where it has one."""
+    names = {
+        path: sorted(group) for path, group in groups(model.params) if {"scale"} <= group.keys() <= {"scale", "bias"}
+    }
+    return {path: [f"{path}/{name}" for name in leaves] for path, leaves in names.items()}
+
+
 def places(
     model: Model, on: str, who: str, field: str = "on", *, convolutions: bool = False
 ) -> dict[str, tuple[int, ...]]:

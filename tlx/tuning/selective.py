@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tlx.trees import flatten
-from tlx.tuning.base import REST_STILL, Tuning, either, groups, parametric, with_head
+from tlx.tuning.base import REST_STILL, Tuning, either, norm_leaves, parametric, with_head
 from tlx.types import Learn, Model, Phase
 
 
@@ -14,6 +14,10 @@ class BitFit(Tuning):
     chooses = True
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
+        if not any(path.endswith("/bias") for path in flatten(model.params)):
+            raise ValueError(
+                f"BitFit() requires biases; {type(model.config).__name__} has none: use Lora(), for example"
+            )
         return with_head(model, "BitFit", (r".*/bias", Learn(weight_decay=0.0)))
 
 
@@ -33,15 +37,15 @@ class NormTuning(Tuning):
 
     def phases(self, model: Model) -> tuple[Phase, ...]:
         """Return the only phase; raise ValueError for a model without norms (without `head`: none below the head)."""
-        norms = [path for path, group in groups(model.params) if group.keys() == {"scale", "bias"}]
+        norms = norm_leaves(model)
         if not self.head:
             head = parametric(model)[-1]
-            norms = [path for path in norms if not f"{path}/".startswith(f"{head}/")]
+            norms = {path: leaves for path, leaves in norms.items() if not f"{path}/".startswith(f"{head}/")}
         if not norms:
             raise ValueError(
-                f"NormTuning() requires norm layers (a scale and a bias); {type(model.config).__name__} has none"
+                f"NormTuning() requires norm layers (a scale, perhaps a bias); {type(model.config).__name__} has none"
             )
-        norm_rule = either([f"{path}/{name}" for path in norms for name in ("scale", "bias")], Learn(weight_decay=0.0))
+        norm_rule = either([leaf for leaves in norms.values() for leaf in leaves], Learn(weight_decay=0.0))
         return with_head(model, "NormTuning", norm_rule) if self.head else (Phase(1.0, (norm_rule, REST_STILL)),)
 
 

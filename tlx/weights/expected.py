@@ -7,6 +7,7 @@ the names in `tlx.models`, so that one checks the other.
 from collections.abc import Callable
 
 from tlx.trees import Json
+from tlx.weights.expected_decoders import STEMS, decoder_tensors
 from tlx.weights.expected_layers import Shape, Shapes, linear, norm
 from tlx.weights.expected_mobile import efficientnet_backbone, mobilenet_backbone, mobilenet_top
 from tlx.weights.expected_patches import (
@@ -69,6 +70,8 @@ def expected(document: Json) -> dict[str, Shape]:
     Raises ValueError for a class that is not in this list.
     """
     kind, name = document["model_type"], (document.get("architectures") or [""])[0]
+    if kind in STEMS and (tensors_of_decoder := decoder_tensors(document)) is not None:
+        return tensors_of_decoder
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
     other_words = ("Image",) if kind in TEXT else ("Sequence", "Token")

@@ -15,7 +15,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ Leaves = Mapping[str, np.ndarray]
 Layers = dict[str, dict[str, np.ndarray]]
 Written = tuple[dict[str, Any], dict[str, np.ndarray]]
 MODEL = "base_model.model."
+DENSE = ("transpose", "Conv1D")
 CONVOLUTIONS = ("convolution", "grouped")
 LEARNED_TOKENS = ("PREFIX_TUNING", "PROMPT_TUNING")
 
@@ -78,11 +79,15 @@ class PeftLayout(NamedTuple):
     def module(self, layer: str) -> str | None:
         """Return the module of one of our dense layers or convolutions; None if it has none."""
         place = self.places.get(f"{layer}/kernel")
-        return place.module if place and place.name.layout in ("transpose", *CONVOLUTIONS) else None
+        return place.module if place and place.name.layout in (*DENSE, *CONVOLUTIONS) else None
 
     def kernel_layout(self, layer: str) -> str:
         """Return the layout of the kernel of a layer that has a module."""
         return self.places[f"{layer}/kernel"].name.layout
+
+    def inputs_first(self, layers: Iterable[str]) -> bool:
+        """Return whether the kernels of these layers are (in, out) in the other library."""
+        return any(self.kernel_layout(layer) == "Conv1D" for layer in layers)
 
     def layer(self, module: str) -> str | None:
         """Return our dense layer or convolution for a module; None if there is none."""
@@ -214,14 +219,14 @@ def write_lora(form: PeftLayout, layers: Layers) -> Written | None:
         # alpha is computed from the scale of the layer, so that plain LoRA has the same scale.
         "use_rslora": False,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": form.inputs_first(layers),
     }
     return fields, tensors
 
 
 def turned(kernel_layout: str, leaf: np.ndarray) -> np.ndarray:
     """Return a leaf of LoRA in the layout of peft: torch's, in which a vector has the axes of a kernel's outputs."""
-    if kernel_layout == "transpose":
+    if kernel_layout in DENSE:
         return leaf.T
     if leaf.ndim == 1:
         return leaf[None, :, None, None]
@@ -241,7 +246,7 @@ def write_ia3(form: PeftLayout, layers: Layers) -> Written | None:
         inner += [str(modules[layer])] * (side == "input")
     targets = sorted(map(str, modules.values()))
     fields = {"peft_type": "IA3", "target_modules": targets, "feedforward_modules": sorted(inner)}
-    return fields | {"fan_in_fan_out": False}, tensors
+    return fields | {"fan_in_fan_out": form.inputs_first(layers)}, tensors
 
 
 def write_vera(form: PeftLayout, layers: Layers) -> Written | None:
@@ -258,8 +263,9 @@ def write_vera(form: PeftLayout, layers: Layers) -> Written | None:
     for layer, leaves in layers.items():
         tensors[f"{MODEL}{modules[layer]}.vera_lambda_d"] = leaves["inner"]
         tensors[f"{MODEL}{modules[layer]}.vera_lambda_b"] = leaves["outer"]
-    fields = {"peft_type": "VERA", "target_modules": sorted(map(str, modules.values())), "r": a.shape[1]}
-    return fields | {"save_projection": True, "vera_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}, tensors
+    fields: dict[str, Any] = {"fan_in_fan_out": form.inputs_first(layers)}
+    fields |= {"peft_type": "VERA", "target_modules": sorted(map(str, modules.values())), "r": a.shape[1]}
+    return fields | {"save_projection": True, "vera_dropout": 0.0, "bias": "none"}, tensors
 
 
 def token_fields(config: Any, kind: str, tokens: int, width: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tlx.models.names import Name, inward, outward
 from tlx.trees import Json
-from tlx.weights.peft import LEARNED_TOKENS, PeftLayout, Spelling, blocks_of
+from tlx.weights.peft import DENSE, LEARNED_TOKENS, PeftLayout, Spelling, blocks_of
 from tlx.weights.peft_targets import check_patterns, full, kept_paths, pattern, spelled, why_not
 from tlx.weights.reconcile import stop
 
@@ -145,7 +145,7 @@ def read_layers(
 
 def why_not_layer(form: PeftLayout, document: Json, layer: str, module: str) -> str:
     """Return why peft puts no adapter into one of our layers; "" if it does."""
-    dense = form.kernel_layout(layer) == "transpose"
+    dense = form.kernel_layout(layer) in DENSE
     if document["peft_type"] == "VERA" and not dense:
         return "VeRA is for dense layers"
     return why_not(document, module, dense)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.models.names import STATS, Name, inward
+from tlx.models.names import LAYOUTS, STATS, Name, inward
 from tlx.partition import compile_rule, near_pattern
 from tlx.trees import Json, flatten
 
@@ -139,7 +139,7 @@ def reconcile(
 
 def loaded(name: Name, key: str, note: str) -> Entry:
     """Return the entry of a tensor that fits the parameter `name`."""
-    action = "transposed" if name.layout != "same" else "loaded" if key == name.ours else "renamed"
+    action = "transposed" if LAYOUTS[name.layout] is not None else "loaded" if key == name.ours else "renamed"
     return Entry(action, name.ours, key, note)
 
 

@@ -18,6 +18,7 @@ from tlx.weights.adapters import save_adapter
 from tlx.weights.files import CONFIG, write_tensors
 from tlx.weights.form import OWN, STATS, Pretrained, format_of, inserted, name_table
 from tlx.weights.formats import Format
+from tlx.weights.formats.base import LANGUAGE
 from tlx.weights.heads import FIELDS, TASK
 from tlx.weights.layouts import TORCHVISION, kind_in
 from tlx.weights.stated import task_entries
@@ -75,7 +76,8 @@ def save_pretrained(
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
     table = name_table(kind, model)
     # The names in a file of the bare backbone's class have no prefix.
-    bare = kind == OWN or document.get("architectures", ["Model"])[0].endswith("Model")
+    architecture = document.get("architectures", ["Model"])[0]
+    bare = kind == OWN or (architecture.endswith("Model") and not architecture.endswith(LANGUAGE))
     bare = bare or format_of(kind, model).bare(model.config, model.head)
     prefix = "" if bare else format_of(kind, model).prefix(model.config)
     table = [name if name.head else name._replace(foreign=prefix + name.foreign) for name in table]

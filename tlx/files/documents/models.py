@@ -88,6 +88,48 @@ T5: dict[str, Form] = {
     "initializer_factor": maybe(Real(0)),
     "feed_forward_proj": maybe(NAME),
 }
+GPT2: dict[str, Form] = {
+    **dict.fromkeys(("vocab_size", "n_embd", "n_layer", "n_head", "n_inner", "n_positions"), maybe(SIZE)),
+    **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop", "classifier_dropout"), maybe(SHARE)),
+    **dict.fromkeys(("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention"), maybe(Flag())),
+    "tie_word_embeddings": maybe(Flag()),
+    "activation_function": maybe(NAME),
+    "layer_norm_epsilon": maybe(EPSILON),
+    "initializer_range": maybe(Real(0)),
+}
+SCALING: dict[str, Form] = {
+    **dict.fromkeys(("rope_type", "type"), maybe(NAME)),
+    **dict.fromkeys(
+        ("rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"),
+        maybe(Real(0, above=True)),
+    ),
+    **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), maybe(Real(0))),
+    "original_max_position_embeddings": maybe(SIZE),
+    "truncate": maybe(Flag()),
+}
+LLAMA: dict[str, Form] = {
+    field: TRANSFORMER[field]
+    for field in (
+        "initializer_range", "hidden_act", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "intermediate_size",
+    )
+} | {
+    **dict.fromkeys(("vocab_size", "max_position_embeddings", "num_key_value_heads", "head_dim"), maybe(SIZE)),
+    **dict.fromkeys(("sliding_window", "sliding_window_pattern", "query_pre_attn_scalar"), maybe(SIZE)),
+    **dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window"), maybe(Flag())),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), maybe(Real(0, above=True))),
+    **dict.fromkeys(("attention_dropout", "classifier_dropout"), maybe(SHARE)),
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq"), maybe(Real(0, above=True))),
+    "use_bidirectional_attention": maybe(Flag()),
+    "hidden_activation": maybe(NAME),
+    "rms_norm_eps": maybe(EPSILON),
+    "max_window_layers": maybe(Whole()),
+    "layer_types": maybe(Rows(NAME)),
+    "rope_parameters": maybe(
+        Record({}, SCALING | dict.fromkeys(("full_attention", "sliding_attention"), maybe(Record({}, SCALING))))
+    ),
+    "rope_scaling": maybe(Record({}, SCALING)),
+}  # fmt: skip
 VIT = TRANSFORMER | {"image_size": SIDES, "patch_size": SIDES, "num_channels": maybe(Whole(1, 1024))}
 VIT |= {"qkv_bias": maybe(Flag())}
 SIGLIP = VIT | {"attention_dropout": maybe(SHARE), "vision_use_head": maybe(Flag())}
@@ -121,6 +163,8 @@ FIELDS: dict[str, dict[str, Form]] = {
     "deberta-v2": DEBERTA,
     "modernbert": MODERNBERT,
     **dict.fromkeys(("t5", "mt5"), T5),
+    "gpt2": GPT2,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
     "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},
     "distilbert": WORDS
     | {

@@ -1,7 +1,7 @@
-"""The parts that the forms of text encoders in `transformers` share."""
+"""The parts that the forms of text encoders and decoders in `transformers` share."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,39 @@ class TextFormat(Format):
         return True
 
 
+class DecoderFormat(Format):
+    """Base class of the forms of decoders, whose heads are on the last token, on every token and over the words.
+
+    Attributes:
+        language: The end of the name of the class with a head over the words.
+    """
+
+    language: ClassVar[str] = "ForCausalLM"
+
+    def architecture(self, head: Head | None, stem: str) -> str:
+        """Return the class of `transformers`, of which `stem` is the first part of the name."""
+        if head is None:
+            return f"{stem}Model"
+        if isinstance(head, Vocabulary):
+            return f"{stem}{self.language}"
+        return f"{stem}ForTokenClassification" if isinstance(head, PerToken) else f"{stem}ForSequenceClassification"
+
+    def peft_task(self, config: Any, head: Head | None) -> str | None:
+        if head is None:
+            return "FEATURE_EXTRACTION"
+        return "CAUSAL_LM" if isinstance(head, Vocabulary) else "TOKEN_CLS" if isinstance(head, PerToken) else "SEQ_CLS"
+
+    def unanswered(self, config: Any, head: Head | None) -> str | None:
+        """Return why the class of `transformers` refuses a batch: without an id of padding it finds no last token."""
+        if not isinstance(head, Pooled) or config.pad is not None:
+            return None
+        return (
+            "the model has a head for the whole text and no id of padding (pad=None), so its class in transformers "
+            "refuses a batch of several texts. Write pad_token_id, an id that ends no text, into the config.json of "
+            "the pretrained model and train again, or open this model with tlx.load_pretrained"
+        )
+
+
 def zero_layer(name: str, width: int) -> dict[str, np.ndarray]:
     """Return the tensors of a dense layer of zeros, for a layer that `transformers` would otherwise draw at random."""
     return {f"{name}.weight": np.zeros((width, width), np.float32), f"{name}.bias": np.zeros(width, np.float32)}
@@ -90,3 +123,13 @@ def post_norm_names(
     yield from dense_names(f"{ours}/mlp/up", mlp[0])
     yield from dense_names(f"{ours}/mlp/down", mlp[1])
     yield from norm_names(f"{ours}/mlp/norm", norms[1])
+
+
+def decoder_head_names(config: Any, head: Head | None, token: str) -> Iterator[Name]:
+    """Yield the names of the head of a decoder; `token` is the foreign name of the linear layer on every token."""
+    if head is None or (isinstance(head, Vocabulary) and config.tied):
+        return
+    layer = "lm_head" if isinstance(head, Vocabulary) else token if isinstance(head, PerToken) else "score"
+    yield Name("head/output/kernel", f"{layer}.weight", "transpose", head=True)
+    if isinstance(head, PerToken):
+        yield Name("head/output/bias", f"{layer}.bias", head=True)
