@@ -150,7 +150,7 @@ def test_no_optimiser_moves_a_parameter(optim):
         (lambda: tuning.AdaBN().phases(models.build(models.Mlp(), 3)),
          "AdaBN() ... batch norm (running statistics); Mlp"),
         (lambda: tuning.NormTuning(head=False).phases(models.build(models.Mlp(), 3)),
-         "NormTuning() ... norm ... scale and a bias); Mlp"),
+         "NormTuning() ... norm ... a scale, perhaps a bias); Mlp"),
     ],
 )  # fmt: skip
 def test_an_invalid_tuning_is_refused(make, message):
