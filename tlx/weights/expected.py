@@ -24,6 +24,7 @@ from tlx.weights.expected_text import (
     modernbert_head,
     mpnet_backbone,
     t5_tensors,
+    word_head,
 )
 
 TEXT = {
@@ -58,6 +59,9 @@ IMAGE = {
     "swinv2": "Swinv2",
 }
 TOKENS = "ForTokenClassification"
+WORDS = "ForMaskedLM"
+# The families of which tlx writes a head over the vocabulary.
+WITH_WORDS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
 # Models with two stacks, whose lists have the head too.
 WHOLE: dict[str, Callable[[str, Json], Shapes]] = {"t5": t5_tensors, "mt5": t5_tensors}
 STACKS = ("EncoderModel", "ForConditionalGeneration")
@@ -75,7 +79,7 @@ def expected(document: Json) -> dict[str, Shape]:
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
     other_words = ("Image",) if kind in TEXT else ("Sequence", "Token")
-    heads = (*HEADS, *STACKS) if kind in WHOLE else HEADS
+    heads = (*HEADS, *STACKS) if kind in WHOLE else (*HEADS, WORDS) if kind in WITH_WORDS else HEADS
     if not stem or head not in heads or any(word in head for word in other_words):
         raise ValueError(
             f"config.json names the class {name!r} for the model_type {kind!r}; expected a class of this model_type "
@@ -127,13 +131,16 @@ def text_backbone(kind: str, head: str, document: Json) -> Shapes:
         yield from linear(f"{block}.output.dense", inner, width)
         yield from norm(f"{block}.output.LayerNorm", width)
     # The classifier of RoBERTa and classifiers of tokens read the hidden states; ELECTRA and DistilBERT have no pooler.
-    if (kind == "bert" and head != TOKENS) or (kind not in ("electra", "distilbert") and head == "Model"):
+    if (kind == "bert" and head not in (TOKENS, WORDS)) or (kind not in ("electra", "distilbert") and head == "Model"):
         yield from linear("pooler.dense", width, width)
 
 
 def text_head(kind: str, head: str, document: Json) -> Shapes:
-    """Yield the tensors of the classifier of a text model."""
+    """Yield the tensors of the head of a text model."""
     if head == "Model":
+        return
+    if head == WORDS:
+        yield from word_head(kind, document)
         return
     if kind == "modernbert":
         yield from modernbert_head(document)

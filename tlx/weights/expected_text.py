@@ -114,6 +114,20 @@ def deberta_backbone(head: str, document: Json) -> Shapes:
         yield from norm(f"{block}.output.LayerNorm", width)
 
 
+def word_head(kind: str, document: Json) -> Shapes:
+    """Yield the tensors of masked language modelling. The last layer shares the embedding of the words."""
+    width = document["dim" if kind == "distilbert" else "hidden_size"]
+    rows = document["embedding_size"] if kind == "electra" else width
+    dense, normed, last = {
+        "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"),
+        "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head"),
+    }.get(kind, ("lm_head.dense", "lm_head.layer_norm", "lm_head"))
+    yield from linear(dense, width, rows)
+    yield from norm(normed, rows)
+    yield f"{last}.bias", (document["vocab_size"],)
+
+
 def t5_tensors(head: str, document: Json) -> Shapes:
     """Yield the tensors of a class of T5 or mT5, of which `head` is the end of the name.
 
