@@ -178,6 +178,26 @@ def test_b_may_have_a_larger_learning_rate_than_a():
     assert claimed["head/output/kernel"] is not None
 
 
+LANGUAGE = {"vocabulary": 11, "width": 6, "depth": 2, "heads": 2, "mlp": 10}
+
+
+@pytest.mark.parametrize(
+    ("config", "how"),
+    [
+        (models.T5(buckets=4, **LANGUAGE), tuning.Lora(rank=2)),
+        (models.T5(buckets=4, tied=False, **LANGUAGE), tuning.Ia3()),
+        (models.Bert(positions=9, **LANGUAGE), tuning.Lora(rank=2)),
+        (models.Bert(positions=9, **LANGUAGE), tuning.Prompt(tokens=2)),
+    ],
+)
+def test_a_head_over_the_words_is_frozen_beside_what_a_tuning_inserts(config, how):
+    model = models.build(config, models.Vocabulary())
+    (phase,) = how.phases(model)
+    trainable = {path for path, learn in partition(params(how, model), phase.rules).items() if learn is not None}
+    assert trainable
+    assert all(any(name in path for name in ("lora", "ia3", "prompt")) for path in trainable)
+
+
 @pytest.mark.parametrize("how", [tuning.Lora(rank=2, on="head/dense", dropout=0.5), tuning.Vera(on="head/dense")])
 def test_fixed_parameters_stay_fixed_in_a_trainable_head(how):
     model = models.build(models.Bert(family="electra", vocabulary=11, width=6, depth=1, heads=2, mlp=8, positions=9), 3)

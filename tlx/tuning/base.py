@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 
 from tlx.layers.merging import merged
+from tlx.models.heads import Vocabulary
 from tlx.models.neck import NECK, neck_of
 from tlx.partition import compile_rule, near_pattern
 from tlx.trees import Tree, subtree
@@ -114,7 +115,13 @@ def head_rule(model: Model, who: str, learn: Learn = Learn()) -> Rule:
 
 
 def with_head(model: Model, who: str, *rules: Rule) -> tuple[Phase, ...]:
-    """Return one phase that trains the head and the leaves that `rules` select, and freezes the rest."""
+    """Return one phase that trains the head and the leaves that `rules` select, and freezes the rest.
+
+    A head over the vocabulary is frozen beside other rules: it is pretrained, and its kernel may be the embedding of
+    the words.
+    """
+    if rules and isinstance(model.head, Vocabulary):
+        return (Phase(1.0, (*rules, REST_STILL)),)
     return (Phase(1.0, (*rules, head_rule(model, who), REST_STILL)),)
 
 
