@@ -115,6 +115,8 @@ def test_every_field_with_choices_names_the_closest_one():
         for field, hint in typing.get_type_hints(kind).items():
             for choice in (choice for choice in config.choices_of(hint) if isinstance(choice, str) and len(choice) > 3):
                 slip = choice[1:2] + choice[:1] + choice[2:]
+                # The first two letters of "llama" are the same.
+                slip = choice[1:] if slip == choice else slip
                 with pytest.raises(TypeError) as error:
                     config.conform(slip, hint, field)
                 assert repr(choice) in str(error.value).partition("; close: ")[2], (name, field)

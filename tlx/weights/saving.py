@@ -76,9 +76,7 @@ def save_pretrained(
     arrays |= {STATS + path: np.asarray(leaf) for path, leaf in flatten(variables.stats).items()}
     table = name_table(kind, model)
     # The names in a file of the bare backbone's class have no prefix.
-    architecture = document.get("architectures", ["Model"])[0]
-    bare = kind == OWN or (architecture.endswith("Model") and not architecture.endswith(LANGUAGE))
-    bare = bare or format_of(kind, model).bare(model.config, model.head)
+    bare = kind == OWN or is_bare(document) or format_of(kind, model).bare(model.config, model.head)
     prefix = "" if bare else format_of(kind, model).prefix(model.config)
     table = [name if name.head else name._replace(foreign=prefix + name.foreign) for name in table]
     tensors = tensors_of(table, arrays)
@@ -95,6 +93,12 @@ def save_pretrained(
     if pretrained.processor is not None and "pretrained_cfg" not in document:
         pretrained.processor.save(directory)
     return directory
+
+
+def is_bare(document: Json) -> bool:
+    """Return whether config.json names a class without a head, or none."""
+    name = document.get("architectures", ["Model"])[0]
+    return name.endswith("Model") and not name.endswith(LANGUAGE)
 
 
 def has_document(kind: str, model: Model) -> bool:
