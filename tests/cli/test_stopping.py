@@ -55,9 +55,9 @@ def swallowed():
         def __del__(self):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    # Python prints an exception of a finaliser, and goes on; a callback of JAX does the same.
+    # Python prints an exception of a finaliser and continues; a callback of JAX does the same.
     Callback()
-    click.echo("goes on")
+    click.echo("continues")
     with noted() as stop:
         click.echo(f"noted: {stop.requested}")
         look()
@@ -73,7 +73,7 @@ def swallowed_last():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_a_callback_swallows_ends_the_command_at_the_next_look():
     result = CliRunner().invoke(group, ["swallowed"])
-    assert (result.exit_code, result.output) == (130, "goes on\nnoted: True\n\nstopped\n")
+    assert (result.exit_code, result.output) == (130, "continues\nnoted: True\n\nstopped\n")
     assert CliRunner().invoke(group, ["swallowed-last"]).output == "\nstopped\n"
     assert CliRunner().invoke(group, ["step"]).output == "noted: True\n\nstopped\n"
 

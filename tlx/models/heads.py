@@ -55,7 +55,7 @@ class Pooled(Head):
 class Vocabulary(Head):
     """Logits of every token over the words of the model, [B, T, outputs]: language modelling.
 
-    `outputs` of 0 stands for the number of the model's words, which `models.build` fills in.
+    `models.build` replaces `outputs=0` by the number of the model's words.
     """
 
     outputs: int = 0

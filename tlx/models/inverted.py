@@ -110,7 +110,7 @@ class Network(NamedTuple):
 
 
 def smallest_side(network: Network) -> int:
-    """Return the smallest side of an image that every convolution can read."""
+    """Return the smallest side, in pixels, of an image that no convolution refuses."""
     side = 1
     every = (network.stem, *(layer for block in network.blocks for layer in block.layers), network.top)
     for layer in reversed(every):
