@@ -115,7 +115,7 @@ VALUES: dict[str, Value] = {
     for function in (
         agreement.macro_f1, agreement.weighted_f1, agreement.balanced_accuracy, agreement.matthews, agreement.kappa,
         agreement.quadratic_kappa, agreement.micro_f1, agreement.class_f1, agreement.token_accuracy,
-        agreement.token_loss, calibration.calibration_error, calibration.calibrated_error, ranking.auroc,
+        agreement.token_loss, agreement.perplexity, calibration.calibration_error, calibration.calibrated_error, ranking.auroc,
         ranking.average_precision, regression.rmse, regression.r_squared, regression.pearson, regression.spearman,
     )
 }  # fmt: skip

@@ -1,17 +1,21 @@
 """Tasks: the head that a model ends in, its loss, its scores and its metrics. One file for each task."""
 
 from tlx.functional.metrics import Metric
-from tlx.tasks.base import Statement, Task, with_labels
+from tlx.tasks.base import Statement, Task, parted, with_labels
+from tlx.tasks.causal_language import CausalLanguageModel
 from tlx.tasks.classification import Classification
 from tlx.tasks.extra import ExtraMetric
+from tlx.tasks.masked_language import MaskedLanguageModel
 from tlx.tasks.multi_label import MultiLabel
 from tlx.tasks.ordinal import Ordinal
 from tlx.tasks.regression import Regression
 from tlx.tasks.token_classification import TokenClassification
 
 __all__ = [
+    "CausalLanguageModel",
     "Classification",
     "ExtraMetric",
+    "MaskedLanguageModel",
     "Metric",
     "MultiLabel",
     "Ordinal",
@@ -21,6 +25,7 @@ __all__ = [
     "TokenClassification",
     "own_name",
     "own_task",
+    "parted",
     "stated",
     "with_labels",
 ]
