@@ -97,12 +97,12 @@ class Words:
             ignored |= np.array([number != 1 for number in encoding.sequence_ids], bool)
         return np.where(ignored, IGNORED, encoding.ids).astype(np.int32)
 
-    def answer(self, text: str) -> np.ndarray:
-        """Return the tokens of a text that a model is to write, with an end, int32[T]."""
+    def answer(self, text: str, end: int | None) -> np.ndarray:
+        """Return the tokens of a text that a model is to write, with the token `end`, int32[T]."""
         encoding = self.processor.encoding({"text": text})
         special = np.asarray(encoding.special_tokens_mask) > 0
         tokens = np.asarray(encoding.ids, np.int32)[~special]
-        return tokens if self.end is None else np.append(tokens, np.int32(self.end))
+        return tokens if end is None else np.append(tokens, np.int32(end))
 
 
 def numbered_words(encoding: Any) -> np.ndarray:

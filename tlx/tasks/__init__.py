@@ -4,16 +4,19 @@ from tlx.functional.metrics import Metric
 from tlx.tasks.base import Statement, Task, parted, with_labels
 from tlx.tasks.causal_language import CausalLanguageModel
 from tlx.tasks.classification import Classification
+from tlx.tasks.denoising import Denoising
 from tlx.tasks.extra import ExtraMetric
 from tlx.tasks.masked_language import MaskedLanguageModel
 from tlx.tasks.multi_label import MultiLabel
 from tlx.tasks.ordinal import Ordinal
 from tlx.tasks.regression import Regression
+from tlx.tasks.text_to_text import TextToText
 from tlx.tasks.token_classification import TokenClassification
 
 __all__ = [
     "CausalLanguageModel",
     "Classification",
+    "Denoising",
     "ExtraMetric",
     "MaskedLanguageModel",
     "Metric",
@@ -22,6 +25,7 @@ __all__ = [
     "Regression",
     "Statement",
     "Task",
+    "TextToText",
     "TokenClassification",
     "own_name",
     "own_task",

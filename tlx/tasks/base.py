@@ -226,6 +226,21 @@ class Task:
         """Return the task that a checkpoint's config.json states; None if it states another kind of task."""
         return None
 
+    def label_kind(self) -> str:
+        """Return the kind of the column of the labels that `targets` reads; "" for any kind, or for none.
+
+        By default it follows from the arrays that `fields` declares.
+        """
+        label = self.fields().get("label")
+        if label is None or self.self_supervised:
+            return ""
+        whole = np.dtype(label.dtype).kind in "iu"
+        if None in label.shape:
+            return "tags"
+        if self.names:
+            return "class" if not label.shape and whole else "classes"
+        return "" if whole else ("numbers" if label.shape else "number")
+
     def label_words(self, example: Example) -> str | float:
         """Return the true label of a raw example as a page shows it."""
         label = np.asarray(example["label"])
