@@ -138,4 +138,3 @@ class TextToText(Decoded):
     def label_words(self, example: Example) -> str:
         label = example["label"]
         return self.names[int(label)] if self.names else str(label)
-

@@ -108,6 +108,8 @@ def other_data(
         kind, classes = str(result.get("label", kind)), tuple(result["classes"]) or classes
     if task.self_supervised:
         kind, classes = "", ()
+        if isinstance(source, Tabular) and source.label is None:
+            source = replace(source, label=())
     lookup = ClassLookup(classes, task.label_names)
     source = settled_tables(source, model, kind, lookup, stated, missing)
     dataset = source.open()
@@ -166,9 +168,7 @@ def settled(
         changes |= {role: names[0] if len(names) == 1 else names for role, names in roles.items() if role in INPUTS}
     label = stated.get(LABEL) or model.inputs.label
     by_folder = isinstance(source, Folder) and source.table is None
-    if source.label is None and model.task.self_supervised:
-        changes["label"] = ()
-    elif source.label is None and label and not by_folder:
+    if source.label is None and label and not by_folder:
         check_names(table, LABEL, label)
         changes["label"] = label[0] if len(label) == 1 else label
     if kind and source.label_kind is None:
