@@ -63,7 +63,7 @@ def hidden_count(tokens: int, rate: float) -> int:
 
 def share_of(counts: Array, rate: float) -> Array:
     """Return `hidden_count` of an array of counts, int32."""
-    return jnp.maximum(1, jnp.round(counts * jnp.float32(rate)).astype(jnp.int32))
+    return jnp.maximum(1, jnp.round(counts.astype(jnp.float32) * rate).astype(jnp.int32))
 
 
 def mask_words(
@@ -122,8 +122,9 @@ def hide_spans(
     """Replace random spans of each text by marks, and ask for the spans (Raffel et al., 2020, section 3.1.4).
 
     A text of n tokens and an end keeps and hides alternating spans of random lengths, the first one kept and the last
-    one hidden: round(rate n) tokens in round(rate n / span) spans. The model reads the kept spans with a mark in the
-    place of each hidden one, and answers each mark with its span. The marks are `sentinel`, `sentinel` - 1, ...
+    one hidden: round(rate n) tokens in round(rate n / span) spans. A text of one token stays, and no answer counts.
+    The model reads the kept spans with a mark in the place of each hidden one, and answers each mark with its span. The
+    marks are `sentinel`, `sentinel` - 1, ...
 
     Args:
         keys: A key for each text [B].
@@ -143,7 +144,7 @@ def hide_spans(
     count = inside.sum(1)
     most = hidden_count(tokens, rate)
     noise = jnp.clip(share_of(count, rate), 0, jnp.clip(count - 1, 0, most))
-    spans = jnp.maximum(1, jnp.round(noise / jnp.float32(span)).astype(jnp.int32))
+    spans = jnp.maximum(1, jnp.round(noise.astype(jnp.float32) / span).astype(jnp.int32))
     spans = jnp.minimum(spans, jnp.minimum(noise, count - noise))
     hidden_span = parts_of(drawn(keys, 0, tokens), noise, spans)
     kept_span = parts_of(drawn(keys, 1, tokens), count - noise, spans)
@@ -159,6 +160,7 @@ def hide_spans(
     hidden = inside & ~kept
     read = with_marks(ids, inside, hidden, sentinel, end, pad, tokens)
     answer = with_marks(ids, inside, inside & ~hidden, sentinel, end, IGNORED, min(tokens, 2 * most) + 1)
+    answer = jnp.where(hidden.any(1, keepdims=True), answer, IGNORED)
     return Denoised(read, marked_mask(inside, hidden, tokens), answer)
 
 
@@ -202,7 +204,7 @@ def cut_texts(keys: Key, ids: Array, mask: Array, *, end: int, pad: int) -> Deno
     inside = (mask > 0) & (ids != end)
     count = inside.sum(1)
     # From 1 to count - 1 tokens are read.
-    cut = 1 + jnp.floor(drawn(keys, 0, 1)[:, 0] * jnp.maximum(count - 1, 0)).astype(jnp.int32)
+    cut = 1 + jnp.floor(drawn(keys, 0, 1)[:, 0] * jnp.maximum(count - 1, 0).astype(jnp.float32)).astype(jnp.int32)
     cut = jnp.minimum(cut, jnp.maximum(count - 1, 1))
     place = jnp.cumsum(inside, axis=1) - 1
     return repaired(ids, inside & (place < cut[:, None]), inside & (place >= cut[:, None]), end, pad)
