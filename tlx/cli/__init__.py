@@ -3,6 +3,7 @@
 from tlx.cli import (
     benefit,
     classical,
+    continued,
     data,
     listing,
     lists,

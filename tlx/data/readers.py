@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,10 @@ CACHE_BYTES = 256 * 2**20
 
 
 class Targets(Protocol):
-    """Makes the label arrays of an example; a task does so. `fields` declares their shapes, types and padding."""
+    """Makes the label arrays of an example; a task does so. `fields` declares their shapes, types and padding;
+    `self_supervised` says whether it reads no label."""
+
+    self_supervised: ClassVar[bool]
 
     def fields(self) -> Mapping[str, Field]: ...
 
@@ -46,14 +49,14 @@ class Targets(Protocol):
 class Labels:
     """The label arrays of examples: those of `targets`, else the label of each example as it is.
 
-    There are none where the labels may not be read. Lists of labels need `targets`.
+    There are none where the labels may not be read and `targets` reads them. Lists of labels need `targets`.
     """
 
     def __init__(self, examples: Examples, targets: Targets | None):
         self.examples, self.targets, self.fields = examples, targets, dict[str, Field]()
         # The label arrays that were made for a table, by position.
         self.cache: dict[int, dict[str, Any]] = {}
-        if examples.labelled and targets is not None:
+        if targets is not None and (examples.labelled or targets.self_supervised):
             self.fields = dict(targets.fields())
         elif examples.labelled and examples.scalar:
             self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}

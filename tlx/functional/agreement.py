@@ -156,3 +156,8 @@ def token_loss(scores: Scores) -> float:
     """Compute the mean loss of a token, from the sums `loss` and the counts `tokens` [N]; nan without tokens."""
     tokens = np.asarray(scores["tokens"], np.float64).sum()
     return float(np.asarray(scores["loss"], np.float64).sum() / tokens) if tokens else float("nan")
+
+
+def perplexity(scores: Scores) -> float:
+    """Compute exp of the mean loss of a token, from the sums `loss` and the counts `tokens` [N]; nan without tokens."""
+    return float(np.exp(token_loss(scores)))

@@ -115,8 +115,9 @@ VALUES: dict[str, Value] = {
     for function in (
         agreement.macro_f1, agreement.weighted_f1, agreement.balanced_accuracy, agreement.matthews, agreement.kappa,
         agreement.quadratic_kappa, agreement.micro_f1, agreement.class_f1, agreement.token_accuracy,
-        agreement.token_loss, calibration.calibration_error, calibration.calibrated_error, ranking.auroc,
-        ranking.average_precision, regression.rmse, regression.r_squared, regression.pearson, regression.spearman,
+        agreement.token_loss, agreement.perplexity, calibration.calibration_error, calibration.calibrated_error,
+        ranking.auroc, ranking.average_precision, regression.rmse, regression.r_squared, regression.pearson,
+        regression.spearman,
     )
 }  # fmt: skip
 # The metrics of tlx by name, because runs of early versions do not declare theirs.

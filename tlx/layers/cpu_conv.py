@@ -20,6 +20,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from tlx.layers.basic import as_wide
+from tlx.layers.dense import product as matrix_product
 from tlx.types import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -80,7 +81,7 @@ def on_cpu(window: Window, x: Array, kernel: Array) -> Array:
         return depthwise(window, x, kernel)
     if is_patches(window):
         patches = patches_of(window, x)
-        return (patches @ kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
+        return matrix_product(patches, kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
     return dense(window)(x, kernel)
 
 
@@ -93,8 +94,9 @@ def gradients_on_cpu(window: Window, x: Array, kernel: Array, slope: Array) -> t
     if is_patches(window):
         matrix = kernel.reshape(-1, kernel.shape[-1])
         patches = patches_of(window, x)
-        by_kernel = jnp.einsum("bijp,bijo->po", patches, slope).reshape(kernel.shape)
-        return image_of(window, slope @ matrix.T, x.shape), by_kernel
+        # A sum over one axis, because XLA transposes an input for a sum over several.
+        by_kernel = patches.reshape(-1, patches.shape[-1]).T @ slope.reshape(-1, slope.shape[-1])
+        return image_of(window, matrix_product(slope, matrix.T), x.shape), by_kernel.reshape(kernel.shape)
     return dense_gradients(window)(x, kernel, slope)
 
 
@@ -253,7 +255,8 @@ def dense(window: Window) -> Callable[[Array, Array], Array]:
 def by_columns(window: Window, x: Array, kernel: Array) -> Array:
     """Return the convolution as one product of matrices: the inputs of each output times the kernel."""
     shape = (x.shape[0], *outputs_of(window, x.shape), kernel.shape[-1])
-    return jnp.concatenate([*shifted(window, x, shape)], -1) @ kernel.reshape(-1, kernel.shape[-1])
+    columns = jnp.concatenate([*shifted(window, x, shape)], -1)
+    return matrix_product(columns, kernel.reshape(-1, kernel.shape[-1]))
 
 
 @cache

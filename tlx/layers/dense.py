@@ -34,15 +34,24 @@ def dense(params: Tree, x: Array, context: Context = STILL, salt: int = 0) -> Ar
     ia3 = params.get("ia3", {})
     if "input" in ia3:
         x = x * ia3["input"].astype(x.dtype)
-    y = x @ params["kernel"].astype(x.dtype)
+    y = product(x, params["kernel"].astype(x.dtype))
     if "lora" in params:
         y = low_rank(params["lora"], params["kernel"], x, y, context, salt)
     if "vera" in params:
         vera = {name: leaf.astype(x.dtype) for name, leaf in params["vera"].items()}
-        y = y + ((x @ vera["a"]) * vera["inner"]) @ vera["b"] * vera["outer"]
+        y = y + product(product(x, vera["a"]) * vera["inner"], vera["b"]) * vera["outer"]
     if "bias" in params:
         y = y + params["bias"].astype(x.dtype)
     return y * ia3["output"].astype(x.dtype) if "output" in ia3 else y
+
+
+def product(x: Array, kernel: Array) -> Array:
+    """Compute `x @ kernel`: [..., I] times [I, O] -> [..., O].
+
+    All axes but the last one are merged first. A kernel's gradient is then a sum over one axis. Over several axes, XLA
+    transposes an input on a CPU, together with the work that made it, which took as long as all products of a ViT.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def low_rank(lora: Tree, kernel: Array, x: Array, y: Array, context: Context, salt: int) -> Array:
@@ -54,7 +63,7 @@ def low_rank(lora: Tree, kernel: Array, x: Array, y: Array, context: Context, sa
     # A rate is not a weight: it must not learn, even if everything else does.
     dropped = dropout(x, jax.lax.stop_gradient(lora["dropout"]), context, salt) if "dropout" in lora else x
     a, b, scale = (lora[name].astype(x.dtype) for name in ("a", "b", "scale"))
-    y = y + (dropped @ a) @ b * scale
+    y = y + product(product(dropped, a), b) * scale
     if "magnitude" not in lora:
         return y
     return y * (lora["magnitude"] / column_norms(lora, kernel)).astype(x.dtype)

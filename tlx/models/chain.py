@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from tlx.layers import FIXED, bottleneck, dense
 from tlx.models.again import again, gathering
+from tlx.models.heads import Vocabulary
 from tlx.models.repeated import repeated_runs
+from tlx.models.taps import PLACES, at_places, last_outputs, stage_taps
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Apply, Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
 
 # Returns the whole parameters of a stage, given its name and what is there of them.
 Gather = Callable[[str, Tree], Tree]
-# The outputs that every stage may write without declaring them.
-CUSTOMARY = frozenset(("hidden", "pooled", "logits"))
 
 
 def initialise(model: Model, key: Key) -> Variables:
@@ -81,7 +81,8 @@ def forward(
         model: The model.
         variables: The parameters and running statistics.
         inputs: A dict with fixed names: `input_ids`, `attention_mask`, `token_type_ids`, `position_ids` [batch,
-            tokens]; `image` [batch, height, width, channels]. With `start`, the `carry` of an earlier pass.
+            tokens]; `image` [batch, height, width, channels]; `predicted_places` [batch, places], the tokens of which a
+            head over the vocabulary computes logits. With `start`, the `carry` of an earlier pass.
         key: The key of dropout, needed only for `train`.
         train: Whether dropout is on and batch norm uses the moments of the batch.
         start: The first stage to run; None for the first stage of the chain.
@@ -112,7 +113,7 @@ def forward(
     """
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
     modes = frozenset(still), frozenset(moving), frozenset(fixed)
-    links = Links(model, variables, key, train, *modes, remat, dtype, offset, axis, gather)
+    links = Links(model, variables, key, train, *modes, remat, dtype, offset, axis, gather, inputs.get(PLACES))
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}
@@ -139,6 +140,7 @@ class Links(NamedTuple):
     offset: Any
     axis: str | None
     gather: Gather | None
+    places: Array | None
 
     def runs(self, stages: Sequence[Stage], loop: Mapping[str, Any], barrier: str | None) -> list[tuple[Stage, ...]]:
         """Divide the stages into runs that one loop may run; `loop` and `barrier` are as in `forward`."""
@@ -243,8 +245,10 @@ class Links(NamedTuple):
             carry = narrowed(neck, carry)
         key = self.noise(stage)
         noise = None if key is None else stage_key(key, stage.name)
-        params = self.params_of(stage)
-        carry, stage_stats = self.applied(stage)(params, old_stats, carry, self.context(stage, noise))
+        apply = self.applied(stage)
+        if self.places is not None and isinstance(self.model.head, Vocabulary) and stage is self.model.stages[-1]:
+            apply = at_places(apply, self.places)
+        carry, stage_stats = apply(self.params_of(stage), old_stats, carry, self.context(stage, noise))
         if side:
             carry = beside(side, stage, carry, rows)
         return carry, stage_taps(stage, carry), {stage.name: stage_stats} if old_stats else {}
@@ -296,18 +300,6 @@ class Links(NamedTuple):
         if rows is not None:
             after["side"] = {**carry.get("side", {}), **{stage.name: row for stage, row in zip(run, rows, strict=True)}}
         return after, taps, new_stats
-
-
-def stage_taps(stage: Stage, carry: Carry) -> Carry:
-    """Return the named outputs of a stage: the main output under its name, each one under `stage/output`."""
-    outputs = {f"{stage.name}/{name}": carry[name] for name in (stage.output, *stage.others)}
-    return {stage.name: carry[stage.output], **outputs}
-
-
-def last_outputs(model: Model, carry: Carry) -> Carry:
-    """Return the last value of every output that a stage of the model writes, and of the `CUSTOMARY` ones."""
-    names = {name for stage in model.stages for name in (stage.output, *stage.others)} | CUSTOMARY
-    return {name: carry[name] for name in sorted(names) if name in carry}
 
 
 def prompt_length(model: Model, params: Tree) -> int:

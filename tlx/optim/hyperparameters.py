@@ -10,10 +10,14 @@ from tlx import config
 
 def hyperparameters(value: object) -> dict[str, Any]:
     """Return the float fields of a record (tuples of floats too), and of the records in its fields, as a tree: the
-    numbers that a sweep may vary without a new program."""
+    numbers that a sweep may vary without a new program. Those that `static` of the class lists decide shapes and are
+    left out."""
     hints = typing.get_type_hints(type(value))
     numbers: dict[str, Any] = {}
+    static = getattr(type(value), "static", ())
     for name, field in config.fields(value).items():
+        if name in static:
+            continue
         if config.is_record(field):
             if inner := hyperparameters(field):
                 numbers[name] = inner

@@ -16,6 +16,7 @@ from tlx.data.collate import collate
 from tlx.data.readers import limits
 from tlx.predict.opening import OpenedModel
 from tlx.processors.base import length_of
+from tlx.tasks import Task
 from tlx.tasks.token_classification import CUT
 from tlx.trees import Example, Json
 from tlx.types import ArrayMap, Field, Model, Variables
@@ -23,8 +24,6 @@ from tlx.types import ArrayMap, Field, Model, Variables
 # A batch has the smallest of these sizes that holds its rows, so that one text does not cost as much as many.
 SIZES = (1, 8)
 BATCH = 64
-# The taps that a task may read.
-TAPS = ("logits", "hidden", "pooled")
 WORD_IDS = {"word_ids": Field((None,), "int32", -1)}
 
 
@@ -49,7 +48,7 @@ class Predictor:
         # The number of rows of which a part was cut off.
         self.cut = 0
         self.variables = jax.device_put(model.pretrained.variables)
-        self.forward = program(model.pretrained.model)
+        self.forward = program(model.pretrained.model, self.task)
 
     def again(self, batch: int = BATCH) -> Self:
         """Return a predictor with the same model and the same compiled program, for other rows."""
@@ -86,7 +85,7 @@ class Predictor:
         answers: list[Any] = [None] * len(rows)
         for positions, inputs, outputs in self._computed(rows, place):
             for position, answer in zip(positions, self.task.answers(outputs, inputs), strict=False):
-                answers[position] = self._named(answer)
+                answers[position] = self._named(self.task.in_words(answer, self.processor))
         for n, row in enumerate(rows):
             if row is not None and "words" in row:
                 # Words after the last token that the model reads.
@@ -184,23 +183,22 @@ def checked_batch(batch: int) -> int:
     return batch
 
 
-def program(model: Model) -> Callable[[Variables, ArrayMap], Any]:
-    """Return the compiled forward pass of a model. Models with the same architecture and the same head share it."""
+def program(model: Model, task: Task) -> Callable[[Variables, ArrayMap], Any]:
+    """Return the compiled forward pass of a model, with the outputs that the answers of a task need. Models with the
+    same architecture, the same head and a task of the same kind share it."""
+    key: tuple[Any, ...] = (model.config, model.head, type(task))
     try:
-        hash((model.config, model.head))
+        hash(key)
     except TypeError:
         # A module of the user may have no hash.
-        return compiled.__wrapped__(model.config, model.head)
-    return compiled(model.config, model.head)
+        return compiled.__wrapped__(*key)
+    return compiled(*key)
 
 
 @lru_cache(maxsize=8)
-def compiled(config: models.Architecture, head: models.Head | None) -> Callable[[Variables, ArrayMap], Any]:
-    """Return the compiled forward pass of an architecture with a head."""
+def compiled(
+    config: models.Architecture, head: models.Head | None, task: type[Task]
+) -> Callable[[Variables, ArrayMap], Any]:
+    """Return the compiled forward pass of an architecture with a head, for the answers of a kind of task."""
     chain = models.build(config, head)
-
-    def taps(variables: Variables, inputs: ArrayMap) -> dict[str, Any]:
-        outputs = models.forward(chain, variables, inputs)[0]
-        return {name: array for name, array in outputs.items() if name in TAPS}
-
-    return jax.jit(taps)
+    return jax.jit(lambda variables, inputs: task.answered(models.forward(chain, variables, inputs)[0]))

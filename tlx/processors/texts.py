@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
     from tlx.processors.columns import Columns
+    from tlx.processors.words import Words
     from tlx.types import Field
 
 
@@ -160,7 +161,7 @@ class TextProcessor(Processor):
         The example is `{"text": str, "text_pair"?: str}` or `{"words": list of str}`. Raises ValueError for a token id
         or a token type that the model has no embedding for.
         """
-        return self._arrays(self._encode(example))
+        return self._arrays(self.encoding(example))
 
     def many(self, examples: Sequence[Example]) -> list[Inputs]:
         """Return the arrays of several examples. The tokenizer works on all of them in parallel."""
@@ -183,6 +184,13 @@ class TextProcessor(Processor):
             "attention_mask": np.asarray(encoding.attention_mask, np.int32),
         }
 
+    @cached_property
+    def words(self) -> Words:
+        """Return the vocabulary."""
+        from tlx.processors.words import Words
+
+        return Words(self)
+
     def word_ids(self, example: Example) -> np.ndarray:
         """Return int64[tokens], the number of the word of each token in `example["words"]`, -1 for special tokens.
 
@@ -192,7 +200,7 @@ class TextProcessor(Processor):
         """
         if "words" not in example:
             raise TypeError(f"an example has only {', '.join(sorted(example))}; expected a column `words`")
-        encoding = self._encode(example)
+        encoding = self.encoding(example)
         without_first: set[int | None] = {None}
         if (self.tokenizer.truncation or {}).get("direction") == "left":
             without_first |= {number for part in encoding.overflowing for number in part.word_ids}
@@ -201,14 +209,14 @@ class TextProcessor(Processor):
     def measure(self, examples: Sequence[Example]) -> list[int]:
         """Return the number of tokens of each example. The tokenizer works on all of them in parallel."""
         if any("words" in example for example in examples):
-            return [len(self._encode(example).ids) for example in examples]
+            return [len(self.encoding(example).ids) for example in examples]
         texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in examples]
         return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(texts)]
 
     def uncut(self, examples: Sequence[Example]) -> list[int]:
         lengths = []
         for example in examples:
-            encoding = self._encode(example)
+            encoding = self.encoding(example)
             # Every piece that is cut off repeats the special tokens.
             special = sum(encoding.special_tokens_mask)
             lengths.append(len(encoding.ids) + sum(max(0, len(part.ids) - special) for part in encoding.overflowing))
@@ -216,14 +224,14 @@ class TextProcessor(Processor):
 
     def reading(self, example: Example) -> str:
         """Return the text of the token ids, with special tokens."""
-        return str(self.tokenizer.decode(self._encode(example).ids, skip_special_tokens=False))
+        return str(self.tokenizer.decode(self.encoding(example).ids, skip_special_tokens=False))
 
     def read(self, argument: str) -> dict[str, Any]:
         return {"text": argument}
 
     def cuts(self, example: Example) -> bool:
         """Return whether the example is longer than `tokens`, so that its end (or its beginning) is cut off."""
-        return bool(self._encode(example).overflowing)
+        return bool(self.encoding(example).overflowing)
 
     def cut_notes(self, examples: Iterable[Example]) -> list[str]:
         if not (cut := sum(map(self.cuts, examples))):
@@ -265,7 +273,8 @@ class TextProcessor(Processor):
     def identity(self) -> Any:
         return [self.tokens, self.pad_id, self.token_types, hash_of(self.tokenizer)]
 
-    def _encode(self, example: Example) -> Encoding:
+    def encoding(self, example: Example) -> Encoding:
+        """Return the tokens of an example as the tokenizer describes them."""
         if "words" in example:
             self._check_words()
             return self.tokenizer.encode(example["words"], is_pretokenized=True)

@@ -1,26 +1,35 @@
 """Tasks: the head that a model ends in, its loss, its scores and its metrics. One file for each task."""
 
 from tlx.functional.metrics import Metric
-from tlx.tasks.base import Statement, Task, with_labels
+from tlx.tasks.base import Statement, Task, parted, with_labels
+from tlx.tasks.causal_language import CausalLanguageModel
 from tlx.tasks.classification import Classification
+from tlx.tasks.denoising import Denoising
 from tlx.tasks.extra import ExtraMetric
+from tlx.tasks.masked_language import MaskedLanguageModel
 from tlx.tasks.multi_label import MultiLabel
 from tlx.tasks.ordinal import Ordinal
 from tlx.tasks.regression import Regression
+from tlx.tasks.text_to_text import TextToText
 from tlx.tasks.token_classification import TokenClassification
 
 __all__ = [
+    "CausalLanguageModel",
     "Classification",
+    "Denoising",
     "ExtraMetric",
+    "MaskedLanguageModel",
     "Metric",
     "MultiLabel",
     "Ordinal",
     "Regression",
     "Statement",
     "Task",
+    "TextToText",
     "TokenClassification",
     "own_name",
     "own_task",
+    "parted",
     "stated",
     "with_labels",
 ]

@@ -6,6 +6,7 @@ Shapes: B batch, N examples, T tokens.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
+import jax
 import numpy as np
 
 from tlx import config
@@ -14,7 +15,7 @@ from tlx.functional.metrics import Metric, of_scores
 from tlx.functional.scores import Scores
 from tlx.models.heads import Head, Neck
 from tlx.trees import Example, Json, near_miss
-from tlx.types import Array, ArrayMap, Column, Field
+from tlx.types import Array, ArrayMap, Column, Field, Key, Model
 
 Outputs = ArrayMap
 Batch = Mapping[str, Array]
@@ -35,6 +36,7 @@ class Task:
         by_class: Whether each output of the head stands for one of the classes `names`, so that a stored head can be
             matched by name.
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
+        self_supervised: Whether `targets` reads no label, so that texts without labels have label arrays too.
         separator: The text between the parts of an answer, such as several classes, in one cell of a table.
         names: The class names; empty if the task has none.
         kept: The fields that scores and predictions need and that the classes do not state: a mean of the data, a
@@ -45,6 +47,7 @@ class Task:
     exclusive: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
     problem: ClassVar[str] = ""
+    self_supervised: ClassVar[bool] = False
     separator: ClassVar[str] = ";"
     names: Any = ()
     extra_metrics: Any = ()
@@ -71,6 +74,14 @@ class Task:
 
         Raises:
             ValueError: The labels do not fit the task.
+        """
+        return self
+
+    def suited(self, model: Model, processor: Any) -> Self:
+        """Return the task with the fields that follow from the model and the processor: a token with a meaning.
+
+        Raises:
+            ValueError: The model or the processor does not fit the task.
         """
         return self
 
@@ -133,6 +144,18 @@ class Task:
         """Return the label arrays of one raw example, as `fields` declares them."""
         return {name: np.asarray(example[name], field.dtype) for name, field in self.fields().items()}
 
+    def transform(self, batch: Batch, key: Key) -> Batch:
+        """Return the batch that the model and the loss read, with inputs and label arrays made from it on the device.
+
+        A step calls it once for the whole batch; evaluation calls it with the same key each time. What happens to a
+        row must depend on `key` and this row alone, not on its place in the batch.
+
+        Args:
+            batch: The inputs, and the label arrays that `fields` declares.
+            key: The key of the step.
+        """
+        return batch
+
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Return the summed loss [B] and the weight [B] (1, its number of tokens, ...) of each example.
 
@@ -162,6 +185,11 @@ class Task:
         output * deviation + mean. None where the outputs have these units."""
         return None
 
+    @classmethod
+    def answered(cls, outputs: Outputs) -> dict[str, Array]:
+        """Return the outputs of the model that `answers` reads. This function runs on the device."""
+        return {name: outputs[name] for name in ("logits", "hidden", "pooled") if name in outputs}
+
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return the predictions that `predict` shows for each example: a dict of numbers or a list of words.
 
@@ -169,6 +197,10 @@ class Task:
         of the word of each token, -1 for no word.
         """
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
+
+    def in_words(self, answer: Any, processor: Any) -> Any:
+        """Return one of the `answers` with words in the place of the numbers of tokens."""
+        return answer
 
     def answer_values(self, answer: Any) -> Json:
         """Return one of the `answers` as the named values that a table of answers holds beside a row.
@@ -193,6 +225,21 @@ class Task:
     def stated(cls, statement: "Statement") -> Self | None:
         """Return the task that a checkpoint's config.json states; None if it states another kind of task."""
         return None
+
+    def label_kind(self) -> str:
+        """Return the kind of the column of the labels that `targets` reads; "" for any kind, or for none.
+
+        By default it follows from the arrays that `fields` declares.
+        """
+        label = self.fields().get("label")
+        if label is None or self.self_supervised:
+            return ""
+        whole = np.dtype(label.dtype).kind in "iu"
+        if None in label.shape:
+            return "tags"
+        if self.names:
+            return "class" if not label.shape and whole else "classes"
+        return "" if whole else ("numbers" if label.shape else "number")
 
     def label_words(self, example: Example) -> str | float:
         """Return the true label of a raw example as a page shows it."""
@@ -267,6 +314,18 @@ def numbered(names: Sequence[str]) -> Json:
         "id2label": {str(n): name for n, name in enumerate(names)},
         "label2id": {name: n for n, name in enumerate(names)},
     }
+
+
+# The key of `Task.transform` in evaluation.
+EVALUATION_KEY = 0
+
+
+def parted(task: Task, batch: ArrayMap) -> tuple[ArrayMap, ArrayMap]:
+    """Return the inputs of the model and the label arrays of a batch, as evaluation reads them."""
+    if with_labels(task, batch):
+        batch = task.transform(batch, jax.random.key(EVALUATION_KEY))
+    labels = {name: batch[name] for name in task.fields() if name in batch}
+    return {name: array for name, array in batch.items() if name not in labels}, labels
 
 
 def with_labels(task: Task, batch: ArrayMap) -> bool:

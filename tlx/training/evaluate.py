@@ -16,7 +16,7 @@ from tlx.functional.selection import OutputRows, Outputs
 from tlx.processors.previews import data_uri
 from tlx.processors.sounds import draw_sound
 from tlx.records.run_directory import Predictions
-from tlx.tasks import Task
+from tlx.tasks import Task, parted
 from tlx.training.prepare import Prepared
 from tlx.training.reading_together import ReadTogether
 from tlx.training.shares import shared
@@ -248,17 +248,20 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
     @jax.jit
     def outputs(variables: Variables, inputs: ArrayMap) -> ArrayMap:
         taps, _ = models.forward(ready.model, variables, inputs, dtype=recipe.train.dtype)
-        return {name: taps[name] for name in ("logits", "hidden", "pooled") if name in taps}
+        return ready.task.answered(taps)
+
+    def compute(batch: ArrayMap) -> ArrayMap:
+        inputs, labels = parted(ready.task, batch)
+        # The inputs are kept too: a task may need the mask of the tokens.
+        return {**labels, **inputs, **outputs(variables, inputs)}
 
     def answers(places: Sequence[int]) -> list[Any]:
         batches = evaluation_batches(
             examples.view(np.asarray(places)), ready.processor, batch=recipe.train.eval_batch,
             buckets=recipe.data.lengths, targets=ready.targets,
         )  # fmt: skip
-        read = partial(inputs_of, targets=ready.targets)
-        # The inputs are kept too: a task may need the mask of the tokens.
-        arrays = passes(batches, lambda inputs: {**inputs, **outputs(variables, inputs)}, read)
-        return ready.task.answers(arrays, arrays)
+        arrays = passes(batches, compute, scored)
+        return [ready.task.in_words(answer, ready.processor) for answer in ready.task.answers(arrays, arrays)]
 
     return answers
 

@@ -181,6 +181,7 @@ def prepare(
     term_notes += notes_on(recipe, stored_processor)
     if splits is not None:
         processor = fitted(recipe, splits, model, processor)
+        task = task.suited(model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
     model = merging(model, recipe.tuning)
@@ -227,11 +228,11 @@ def task_of(recipe: Recipe, splits: Splits) -> Task:
         ValueError: The data do not fit the task or the sampling, or the task does not measure the metric of
             `train.select` on these classes.
     """
-    if LABEL not in splits.columns:
+    if LABEL not in splits.columns and not recipe.task.self_supervised:
         raise ValueError(
             f"the data have the columns {', '.join(splits.columns)}; expected a column {LABEL!r} with the target value"
         )
-    kind = splits.columns[LABEL].kind
+    kind = splits.columns[LABEL].kind if LABEL in splits.columns else "missing"
     if recipe.data.sampling == "balanced" and kind != "class":
         raise ValueError(
             f"data.sampling is 'balanced', but the label of {recipe.data.target!r} is a {kind}; expected one class for "

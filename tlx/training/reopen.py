@@ -14,6 +14,7 @@ from tlx.files.documents import digests, holds_file
 from tlx.recipe import OWN, Recipe, classes
 from tlx.records import migrations, run_directory
 from tlx.records.run_directory import Predictions
+from tlx.tasks import parted
 from tlx.tasks.classes import format_names
 from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
@@ -260,8 +261,7 @@ class Meter:
 
         @jax.jit
         def score(variables: Variables, batch: ArrayMap) -> Any:
-            labels = {name: batch[name] for name in task.fields()}
-            inputs = {name: array for name, array in batch.items() if name not in labels}
+            inputs, labels = parted(task, batch)
             return task.score(models.forward(model, variables, inputs, dtype=dtype)[0], labels)
 
         self.score = score

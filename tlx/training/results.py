@@ -99,7 +99,8 @@ def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
             **{name: len(examples) for name, examples in splits.aside.items()},
         },
         "classes": list(splits.classes),
-        "label": splits.columns[LABEL].kind,
+        # A task that reads no label leaves its kind open.
+        "label": "" if ready.task.self_supervised else splits.columns[LABEL].kind,
         "task": ready.task.kept_fields,
         "columns": recorded_columns(splits),
         "data": splits.fingerprint,

@@ -3,6 +3,7 @@
 Shapes: B batch, C outputs of the head, W width of the features, L trainable leaves.
 """
 
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from tlx.models import features, forward
 from tlx.objectives import passes, with_created
 from tlx.optim import Layout
 from tlx.optim.hyperparameters import with_hyperparameters
-from tlx.tasks import with_labels
+from tlx.tasks import parted, with_labels
 from tlx.training import pmap
 from tlx.training.gradients import Batch, slope_of
 from tlx.training.placement import Placement
@@ -31,6 +32,10 @@ __all__ = [
     "Batch", "Compiled", "Parts", "TrainState", "answering", "compile_step", "eval_step", "initial_state", "memories",
     "next_state", "train_step",
 ]  # fmt: skip
+
+
+# The salt of the key of `Task.transform`.
+TRANSFORM = zlib.crc32(b"transform")
 
 
 def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None = None) -> tuple[TrainState, Tree]:
@@ -55,7 +60,11 @@ def train_step(parts: Parts, state: TrainState, batch: Batch, axis: str | None =
     update = with_hyperparameters(parts.update, numbers["update"])
     tick = Tick(state.step.astype(jnp.float32) / numbers["steps"], jax.random.fold_in(state.key, state.step))
 
-    streams = sorted(batch)
+    task, streams = with_hyperparameters(parts.task, numbers["task"]), sorted(batch)
+    batch = {
+        name: task.transform(inputs, jax.random.fold_in(tick.key, TRANSFORM)) if with_labels(task, inputs) else inputs
+        for name, inputs in batch.items()
+    }
     batch = with_created(terms, batch, tick)
 
     clock = state.step.astype(jnp.float32) - numbers["clock"]["first"], numbers["clock"]["steps"]
@@ -106,8 +115,8 @@ def eval_step(parts: Parts, state: TrainState, batch: ArrayMap) -> dict[str, Arr
     [B, C] and, where `parts.features` is set, the `features` [B, W] that the head reads, in float32; criteria without
     target labels read these.
     """
-    labels = {name: batch[name] for name in parts.task.fields() if name in batch}
-    inputs = {name: array for name, array in batch.items() if name not in labels}
+    task = with_hyperparameters(parts.task, state.numbers["task"])
+    inputs, labels = parted(task, batch)
     taps, _ = forward(
         parts.model,
         state.variables,
@@ -118,7 +127,7 @@ def eval_step(parts: Parts, state: TrainState, batch: ArrayMap) -> dict[str, Arr
         loop=parts.loop,
     )
     if with_labels(parts.task, labels):
-        scores = with_hyperparameters(parts.task, state.numbers["task"]).score(taps, labels)
+        scores = task.score(taps, labels)
         return scores | ({FINITE: finite_rows(taps["logits"])} if "logits" in taps else {})
     logits = {"logits": taps["logits"]}
     return logits | {"features": features(taps).astype(jnp.float32)} if parts.features else logits

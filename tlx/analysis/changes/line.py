@@ -9,6 +9,7 @@ from tlx import models
 from tlx.analysis.changes.weights import Progress
 from tlx.records.run_directory import Predictions
 from tlx.report.intervals import measure
+from tlx.tasks import parted
 from tlx.training.evaluate import passes, scored
 from tlx.training.reopen import Batches, Reopened
 from tlx.types import ArrayMap, Variables
@@ -30,8 +31,7 @@ def path(
 
     @jax.jit
     def score(before: Variables, after: Variables, share: Any, batch: ArrayMap) -> Any:
-        labels = {name: batch[name] for name in task.fields()}
-        inputs = {name: array for name, array in batch.items() if name not in labels}
+        inputs, labels = parted(task, batch)
         outputs, _ = models.forward(model, blend.interpolate(before, after, share), inputs, dtype=dtype)
         return task.score(outputs, labels)
 

@@ -32,6 +32,8 @@ def counts(parts: Mapping[str, Examples]) -> Json:
     first = next(iter(labelled.values()))
     if first.kind in ("number", "numbers"):
         return {"kind": first.kind, "classes": [], "rows": of_numbers(labelled)}
+    if first.kind == "text":
+        return {"kind": "text", "classes": [], "rows": []}
     rows = []
     for name, examples in labelled.items():
         numbers, looked_at = class_numbers(examples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -98,17 +97,3 @@ def aligned(examples: Examples, lookup: ClassLookup) -> Examples:
                 raise lookup.unknown(place, LABEL, examples.classes[label])
     mapping = np.array([-1 if place is None else place for place in numbers], np.int64)
     return examples.renamed(lookup.classes, mapping)
-
-
-def label_kind(task: Any) -> str:
-    """Return the kind of the label that a task reads, from the arrays that it declares; "" where that is not clear."""
-    fields = task.fields()
-    if LABEL not in fields:
-        return ""
-    field = fields[LABEL]
-    whole = np.dtype(field.dtype).kind in "iu"
-    if None in field.shape:
-        return "tags"
-    if task.names:
-        return "class" if not field.shape and whole else "classes"
-    return "" if whole else ("numbers" if field.shape else "number")

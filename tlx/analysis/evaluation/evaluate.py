@@ -28,7 +28,7 @@ from tlx.predict.opening import OpenedModel, open_model
 from tlx.processors.columns import LABEL
 from tlx.records.log import write_json
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, environment, read
-from tlx.tasks import Task
+from tlx.tasks import Task, parted
 from tlx.training.evaluate import mistakes as worst_mistakes
 from tlx.training.evaluate import passes, scored
 from tlx.training.loop import Run
@@ -170,8 +170,7 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
 
     @jax.jit
     def score(variables: Variables, batch: ArrayMap) -> Any:
-        labels = {name: batch[name] for name in task.fields()}
-        inputs = {name: array for name, array in batch.items() if name not in labels}
+        inputs, labels = parted(task, batch)
         return task.score(models.forward(chain, variables, inputs, dtype=settings["dtype"])[0], labels)
 
     placed = jax.device_put(model.pretrained.variables)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlx import config
-from tlx.analysis.evaluation.classes import ClassLookup, aligned, label_kind, spelled_classes
+from tlx.analysis.evaluation.classes import ClassLookup, aligned, spelled_classes
 from tlx.data import Arrays, Concat, Folder, Frame, Where
 from tlx.data.examples import Examples, Sealed
 from tlx.data.sources.base import Dataset, Source
@@ -65,7 +65,12 @@ def own_data(model: OpenedModel, split: str | None, recipe: Recipe | None) -> Ev
         raise FileNotFoundError(f"{path} is no run, so it records no data; name the data: --data NAME")
     recipe = recipe_of(path, recipe)
     splits = data_of(path, recipe, read(path))
-    named = {name: part for name, part in splits.by_name.items() if part.labelled and not isinstance(part, Sealed)}
+    unread = model.task.self_supervised
+    named = {
+        name: part
+        for name, part in splits.by_name.items()
+        if (part.labelled or unread) and not isinstance(part, Sealed)
+    }
     chosen = split or ("test" if "test" in splits.measured else "validation")
     if chosen not in named:
         raise ValueError(
@@ -97,10 +102,14 @@ def other_data(
     """
     source = source_of(data)
     task = model.task
-    kind, classes = label_kind(task), task.label_names
+    kind, classes = task.label_kind(), task.label_names
     if holds_file(model.source / RESULT):
         result = read(model.source)
         kind, classes = str(result.get("label", kind)), tuple(result["classes"]) or classes
+    if task.self_supervised:
+        kind, classes = "", ()
+        if isinstance(source, Tabular) and source.label is None:
+            source = replace(source, label=())
     lookup = ClassLookup(classes, task.label_names)
     source = settled_tables(source, model, kind, lookup, stated, missing)
     dataset = source.open()
@@ -185,9 +194,9 @@ def target_settings_of(model: OpenedModel) -> dict[str, Any]:
 
 def check_like(dataset: Dataset, model: OpenedModel, kind: str) -> None:
     """Raise ValueError where data have no label, another kind of label, or lack an input of the model."""
-    if LABEL not in dataset.columns:
+    if LABEL not in dataset.columns and not model.task.self_supervised:
         raise ValueError(f"{dataset.name} has no label; evaluation needs one (to predict without labels: tlx predict)")
-    actual = dataset.columns[LABEL].kind
+    actual = dataset.columns[LABEL].kind if LABEL in dataset.columns else "nothing"
     if kind and actual != kind and {actual, kind} != {"class", "classes"}:
         raise ValueError(
             f"{dataset.name} has a label of the kind {actual!r}, but the run was trained on the kind {kind!r}; name "

@@ -15,7 +15,7 @@ from tlx.data.sources.raw_table import CLASSES, RawTable
 if TYPE_CHECKING:
     from tlx.data.sources.tabular import Tabular
 
-Kind = Literal["class", "number", "classes", "numbers", "tags"]
+Kind = Literal["class", "number", "classes", "numbers", "tags", "text"]
 
 
 @dataclass(frozen=True)

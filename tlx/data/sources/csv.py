@@ -67,10 +67,10 @@ class Csv(FileTable):
         """Return the table of each file by split. Raises ValueError for one without a column for the label."""
         tables = super().tables()
         for table in tables.values():
-            if len(table.names) < 2:
+            if len(table.names) < 2 and self.label != ():
                 raise ValueError(
                     f"{table.name} line 1 has the columns {list(table.names)!r:.80}, split at "
                     f"{self.delimiter or 'the delimiter of the header'!r}; expected a text and a label: set the "
-                    "delimiter, or check the header line"
+                    "delimiter, check the header line, or state label=() for texts without labels"
                 )
         return tables

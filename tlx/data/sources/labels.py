@@ -42,6 +42,8 @@ class LabelColumn:
 def label_column(settings: Tabular, cells: Mapping[str, Cells]) -> LabelColumn:
     """Read the label of all splits from one column. Raises ValueError as the functions below do."""
     rows, notes = labelled_rows(settings, cells)
+    if settings.label_kind == "text":
+        return LabelColumn(Column("text"), rows, dict.fromkeys(rows), notes)
     cells, name = {split: cells[split] for split in rows}, cells["train"].name
     cells, single = single_labels(settings, cells, rows)
     if single:

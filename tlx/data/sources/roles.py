@@ -48,7 +48,7 @@ def roles_of(settings: Tabular, table: RawTable) -> tuple[Roles, tuple[str, ...]
         table.column(name)
     if twice := [name for name in used if used.count(name) > 1]:
         raise ValueError(f"{settings} uses the column {twice[0]!r} twice; choose a different column for each role")
-    explicit = dict(roles)
+    explicit = {role: names for role, names in roles.items() if names}
     free = [name for name in table.names if name not in used and name not in _dividers(settings)]
     # The inputs come first where they have one of the usual names: the label is then what is left.
     if not roles.keys() & set(INPUTS) - {"text_pair"}:
@@ -59,7 +59,7 @@ def roles_of(settings: Tabular, table: RawTable) -> tuple[Roles, tuple[str, ...]
         free = [name for name in free if (name,) != roles[LABEL]]
     if not roles.keys() & set(INPUTS) - {"text_pair"}:
         roles["text"] = (_text(table, free),)
-    roles = {role: roles[role] for role in (*INPUTS, LABEL) if role in roles}
+    roles = {role: roles[role] for role in (*INPUTS, LABEL) if roles.get(role)}
     if roles.keys() == explicit.keys():
         return roles, ()
     chosen = {name for names in roles.values() for name in names} | _dividers(settings)

@@ -133,6 +133,8 @@ class TableRows(Sequence[Example]):
         if self.labels is not None:
             return self.labels[position]
         column, names = self.columns[LABEL], self.roles[LABEL]
+        if column.kind == "text":
+            return self.table.cell(names[0], row)
         if column.kind == "numbers":
             cells = [self.table.cell(name, row) for name in names]
             return np.array(cells[0] if len(cells) == 1 else cells, np.float32)

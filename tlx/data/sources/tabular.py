@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
 
 from tlx.data.examples import Examples
 from tlx.data.sources.base import Dataset, Source
@@ -45,11 +47,12 @@ class Tabular(Source):
         words: A column of words (a list, or a text with spaces between), in the place of a text.
         image: The column of the images: file names, the bytes of files, or arrays.
         audio: The column of the sounds, likewise.
-        label: The column of the labels, or several columns: of numbers, or of classes that a row has or has not.
-        label_kind: The kind of a label: a "class", a "number", several "classes" or "numbers" in one cell, or "tags" of
-            the `words`. By default "tags" beside words, "classes" with a `separator`, "number" where all labels are
-            numbers and one is not whole, else "class". A "nan" or "inf" among numbers is an error; with
-            label_kind="class" it is the name of a class, as any other text is.
+        label: The column of the labels, or several columns: of numbers, or of classes that a row has or has not. () is
+            for texts without labels, from which language models learn.
+        label_kind: The kind of a label: a "class", a "number", several "classes" or "numbers" in one cell, "tags" of
+            the `words`, or a "text" that a model is to write. By default "tags" beside words, "classes" with a
+            `separator`, "number" where all labels are numbers and one is not whole, else "class". A "nan" or "inf"
+            among numbers is an error; with label_kind="class" it is the name of a class, as any other text is.
         separator: The text between the classes of one cell.
         classes: The names of the classes in their order. By default they are sorted.
         missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.
@@ -93,10 +96,8 @@ class Tabular(Source):
         for name in ("missing", "broken"):
             if getattr(self, name) not in ("error", "drop"):
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected 'error' or 'drop'")
-        if self.label_kind not in (None, "class", "number", "classes", "numbers", "tags"):
-            raise ValueError(
-                f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes', 'numbers' or 'tags'"
-            )
+        if self.label_kind not in (None, *get_args(Kind)):
+            raise ValueError(f"label_kind={self.label_kind!r}; expected one of {', '.join(map(repr, get_args(Kind)))}")
         inputs = [name for name in INPUTS if name != "text_pair" and getattr(self, name) is not None]
         if len(inputs) > 1:
             both = " and ".join(f"{name}={getattr(self, name)!r}" for name in inputs)
@@ -163,7 +164,9 @@ def opened(
     files = [name for role in HEAVY if role in roles for name in roles[role]]
     tables = {split: without_blanks(table, files) for split, table in tables.items()}
     label = read_label(settings, tables, roles)
-    columns = {role: Column(KINDS[role]) for role in roles if role != LABEL} | {LABEL: label.column}
+    columns = {role: Column(KINDS[role]) for role in roles if role != LABEL}
+    if LABEL in roles:
+        columns[LABEL] = label.column
     if settings.broken == "drop":
         label = without_broken(tables, roles, columns, label, str(settings))
     splits = {}
@@ -194,7 +197,10 @@ def with_files(content: str, rows: Mapping[str, TableRows]) -> tuple[str, tuple[
 
 
 def read_label(settings: Tabular, tables: Mapping[str, RawTable], roles: Roles) -> LabelColumn:
-    """Read the label of all splits, from one column or from several."""
+    """Read the label of all splits, from one column or from several. Without a label all rows are used."""
+    if LABEL not in roles:
+        every = {split: np.arange(len(table)) for split, table in tables.items()}
+        return LabelColumn(Column("text"), every, dict.fromkeys(every))
     cells = {name: {split: Cells.of(table, name) for split, table in tables.items()} for name in roles[LABEL]}
     if len(cells) > 1:
         return several_labels(settings, cells)

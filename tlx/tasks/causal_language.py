@@ -1,0 +1,112 @@
+"""Causal language modelling: predict each token of a text from those before it.
+
+Shapes: B batch, T tokens, V words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.functional.corruption import IGNORED
+from tlx.tasks.base import Batch, Outputs
+from tlx.tasks.extra import ExtraMetric, check_extra
+from tlx.tasks.language import LanguageTask, check_head, words_of
+from tlx.trees import Example
+from tlx.types import Array, Key, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLanguageModel(LanguageTask):
+    """Predict each token from those before it. No label is read, so the texts of any data set will do.
+
+    Attributes:
+        completions: Count only the tokens of the second text of a pair (`text_pair`): supervised fine-tuning on
+            prompts with completions.
+        ends: Put the token that ends a text behind each text, so that a model learns where to stop.
+        end: This token; None for that of the tokenizer.
+        extra_metrics: The user's own metrics.
+    """
+
+    completions: bool = False
+    ends: bool = True
+    end: int | None = None
+    extra_metrics: tuple[ExtraMetric, ...] = ()
+
+    self_supervised: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ("end",)
+
+    def __post_init__(self) -> None:
+        check_extra(self.extra_metrics, self.metrics)
+
+    def suited(self, model: Model, processor: Any) -> Self:
+        """Return the task with the end of the tokenizer.
+
+        Raises:
+            ValueError: The model reads words after the one that it predicts, or the tokenizer has no end.
+        """
+        check_head(model, self)
+        if model.config.key_shape() is None:
+            raise ValueError(
+                f"{type(model.config).__name__} reads the whole text at once, so it cannot predict the next word; use "
+                "a decoder, such as models.Gpt2, or tasks.MaskedLanguageModel"
+            )
+        end = words_of(processor).end if self.end is None else self.end
+        if self.ends and end is None:
+            raise ValueError(
+                "the tokenizer has no token that ends a text; name one: end=ID, or set ends=False for texts without"
+            )
+        room = model.config.longest_text()
+        if self.ends and room is not None and processor.longest >= room:
+            raise ValueError(
+                f"texts of {processor.longest} tokens leave no place for the token that ends them, because the model "
+                f"has positions for {room}; set Data(tokens={room - 1})"
+            )
+        return replace(self, end=end)
+
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
+        """Return `label` [T]: the tokens, `IGNORED` for special ones, and with `completions` for those of the prompt.
+
+        Raises:
+            ValueError: The example is no pair.
+        """
+        if self.completions and "text_pair" not in example:
+            raise ValueError(
+                f"the example has {', '.join(sorted(example))}, but completions=True requires a column text_pair with "
+                "the completion of each text"
+            )
+        return {"label": words_of(processor).counted(example, second=self.completions)}
+
+    def transform(self, batch: Batch, key: Key) -> Batch:
+        """Return the batch with an end behind each text, of which the label counts."""
+        if not self.ends:
+            return batch
+        # Without another place a text that fills the batch would have no end.
+        mask = jnp.pad(batch["attention_mask"], [(0, 0), (0, 1)])
+        ends = jnp.arange(mask.shape[1]) == mask.sum(1)[:, None]
+        added = {"input_ids": (self.end, 0), "label": (self.end, IGNORED), "attention_mask": (1, 0)}
+        wide = {}
+        for name, (value, fill) in added.items():
+            array = jnp.pad(batch[name], [(0, 0), (0, 1)], constant_values=fill)
+            wide[name] = jnp.where(ends, jnp.asarray(value, array.dtype), array)
+        if "token_type_ids" in batch:
+            wide["token_type_ids"] = jnp.pad(batch["token_type_ids"], [(0, 0), (0, 1)])
+        return {**batch, **wide}
+
+    def aligned(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """Return the logits after each token but the last, and the tokens that follow."""
+        return outputs["logits"][:, :-1], batch["label"][:, 1:]
+
+    @classmethod
+    def answered(cls, outputs: Outputs) -> dict[str, Array]:
+        return {"best": outputs["logits"].argmax(-1)}
+
+    def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """Return the likeliest next token after each token that is not padding."""
+        mask = np.asarray(inputs["attention_mask"]) > 0
+        return [row[seen].tolist() for row, seen in zip(np.asarray(outputs["best"]), mask, strict=True)]
+
+    def in_words(self, answer: Any, processor: Any) -> list[str]:
+        return [words_of(processor).decode(answer)]

@@ -1,0 +1,140 @@
+"""Text to text: write a text for a text, with an encoder and a decoder (Raffel et al., 2020).
+
+Shapes: B batch, S tokens of the answer, V words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.functional.agreement import token_accuracy, token_loss
+from tlx.functional.corruption import IGNORED
+from tlx.functional.metrics import Metric, share_metric
+from tlx.models.t5 import shift_right
+from tlx.tasks.base import Batch, Outputs, check_names
+from tlx.tasks.classes import format_names
+from tlx.tasks.extra import ExtraMetric, check_extra
+from tlx.tasks.language import LanguageTask, check_head, words_of
+from tlx.trees import Example
+from tlx.types import Array, Column, Key, Model
+
+
+class Decoded(LanguageTask):
+    """A base of tasks whose answer a decoder writes: `label` [B, S] holds its tokens.
+
+    Attributes:
+        start: The token that the decoder reads first; None for that of the model.
+        end: The token that ends an answer; None for that of the tokenizer.
+        pad: The token of padding; None for that of the tokenizer.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    pad: int | None = None
+
+    kept: ClassVar[tuple[str, ...]] = ("start", "end", "pad")
+
+    def suited(self, model: Model, processor: Any) -> Self:
+        """Return the task with the start of the model, and the end and the padding of the tokenizer.
+
+        Raises:
+            ValueError: The model has no decoder that reads a text, or the tokenizer no end.
+        """
+        check_head(model, self)
+        if "decoder_input_ids" not in model.config.embedding_rows():
+            raise ValueError(
+                f"{type(model.config).__name__} has no encoder beside its decoder; {type(self).__name__} requires a "
+                "model such as models.T5"
+            )
+        words, stated = words_of(processor), {"start": model.config.start, "pad": processor.pad_id}
+        stated["end"] = words.end
+        if self.end is None and words.end is None:
+            raise ValueError("the tokenizer has no token that ends a text; name one: end=ID")
+        known = {name: getattr(self, name) for name in stated if getattr(self, name) is not None}
+        return replace(self, **(stated | known))  # type: ignore[type-var]
+
+    def decoder_inputs(self, label: Array) -> dict[str, Array]:
+        """Return what the decoder reads to write `label` [B, S]."""
+        return {"label": label, "decoder_input_ids": shift_right(label, self.start or 0, self.pad or 0)}
+
+    @classmethod
+    def answered(cls, outputs: Outputs) -> dict[str, Array]:
+        return {"best": outputs["logits"].argmax(-1)}
+
+    def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
+        """Return the likeliest token at each place of the answer, given the true tokens before it."""
+        best = np.asarray(outputs["best"])
+        counted = np.asarray(inputs["label"]) != IGNORED if "label" in inputs else np.ones(best.shape, bool)
+        return [row[chosen].tolist() for row, chosen in zip(best, counted, strict=True)]
+
+    def in_words(self, answer: Any, processor: Any) -> list[str]:
+        return [words_of(processor).decode(answer)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToText(Decoded):
+    """Write a text for each text: a translation, a summary, or the name of a class.
+
+    The label is a text (`label_kind="text"` of the source), or a class, of which the name is written. Training shows
+    the decoder the true tokens before each one (teacher forcing). An answer is an exact match if each of its tokens is
+    the likeliest one after the true ones, which is when greedy decoding writes just this answer.
+
+    Attributes:
+        names: The names of the classes; empty for texts.
+        start, end, pad: See `Decoded`.
+        extra_metrics: The user's own metrics.
+    """
+
+    names: tuple[str, ...] = ()
+    start: int | None = None
+    end: int | None = None
+    pad: int | None = None
+    extra_metrics: tuple[ExtraMetric, ...] = ()
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "exact_match": share_metric(mean_of="correct", words="exact match"),
+        "accuracy": share_metric(token_accuracy, "accuracy of a token"),
+        "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy of a token"),
+    }
+
+    def __post_init__(self) -> None:
+        check_names(self.names)
+        check_extra(self.extra_metrics, self.metrics)
+
+    def resolve(self, columns: Mapping[str, Column]) -> Self:
+        """Return the task with the classes of the data.
+
+        Raises:
+            ValueError: The label is neither a text nor a class, or the classes are others.
+        """
+        label = columns["label"]
+        if label.kind not in ("text", "class"):
+            raise ValueError(f"the label is a {label.kind}; tasks.TextToText expects a text or a class")
+        if self.names and self.names != label.classes:
+            raise ValueError(
+                f"the task has the classes {format_names(self.names)}, but the data have "
+                f"{format_names(label.classes)}; use the same names in the same order, or remove names"
+            )
+        return replace(self, names=label.classes)
+
+    def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
+        """Return `label` [S]: the tokens of the answer with its end, cut at the length of a text."""
+        return {"label": words_of(processor).answer(self.label_words(example), self.end)}
+
+    def transform(self, batch: Batch, key: Key) -> Batch:
+        """Return the batch with what the decoder reads."""
+        return {**batch, **self.decoder_inputs(jnp.asarray(batch["label"]))}
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        scores = super().score(outputs, batch)
+        return scores | {"correct": scores["right"] == scores["tokens"]}
+
+    def label_kind(self) -> str:
+        return "class" if self.names else "text"
+
+    def label_words(self, example: Example) -> str:
+        label = example["label"]
+        return self.names[int(label)] if self.names else str(label)
