@@ -82,6 +82,15 @@ class Task:
         """Return the scores [N, ...] that a `calibrated` task adds to those of each split."""
         return {}
 
+    def label_notes(self, name: str, labels: Iterable[Any]) -> list[str]:
+        """Return notes on the labels of a part of the data that a run reads, which are oddities and no mistakes.
+
+        Args:
+            name: The name of the part, such as "train".
+            labels: The label of each example, read when it is first used.
+        """
+        return []
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of the labels of the data; empty if the task has none."""
@@ -201,6 +210,17 @@ class Task:
             return ", ".join(f"{number:g}" for number in label.ravel())
         return self.names[int(label)] if self.names else label.item()
 
+    def shown(self, example: Example, answer: Any) -> tuple[str | float, Any]:
+        """Return the true label of a raw example, and one of the `answers` to it, as a page of mistakes shows them."""
+        return self.label_words(example), answer if isinstance(answer, Mapping) else " ".join(map(str, answer))
+
+    def class_counts(self, scores: Scores) -> "ClassTable | None":
+        """Return the counts of each class, summed over the examples; None if the scores are not by class."""
+        names = tuple(self.names or ())
+        if not names or not {"tp", "fp", "fn"} <= scores.keys() or scores["tp"].shape[1:] != (len(names),):
+            return None
+        return ClassTable(names, *(scores[name].astype(np.int64).sum(0) for name in ("tp", "fp", "fn")))
+
     def applies(self, name: str) -> bool:
         """Return whether a metric of `metrics` can be measured on the task's classes."""
         return True
@@ -235,6 +255,16 @@ class Task:
             return self.head().outputs
         except ValueError:
             return None
+
+
+class ClassTable(NamedTuple):
+    """The true positives, false positives and false negatives of each class, int[C] each, and the names of the
+    classes."""
+
+    names: tuple[str, ...]
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
 
 
 class Statement(NamedTuple):

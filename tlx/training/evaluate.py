@@ -265,12 +265,8 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
 
 def describe_example(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
     """Return one example as JSON values, an image as a PNG data URI."""
-    entry = {
-        "index": example["index"],
-        "label": task.label_words(example),
-        "answer": answer if isinstance(answer, Mapping) else " ".join(map(str, answer)),
-        "loss": loss,
-    }
+    label, words = task.shown(example, answer)
+    entry = {"index": example["index"], "label": label, "answer": words, "loss": loss}
     for name in ("text", "text_pair"):
         if name in example:
             entry[name] = example[name]

@@ -216,6 +216,7 @@ def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, 
         result = read(model.source)
         run |= {name: result[name] for name in ("fingerprint", "metrics", "selection", "selected_step")}
     overall = metric_rows(predictions, task)
+    labels = (data.examples.light(position)[LABEL] for position in range(len(data.examples)))
     return {
         "schema": SCHEMA,
         "run": run,
@@ -233,7 +234,7 @@ def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, 
         "metrics": overall,
         "classes": class_rows(predictions, task),
         "slices": [slice_row(part, predictions, task, overall[0]) for part in parts],
-        "notes": list(data.notes),
+        "notes": [*data.notes, *task.label_notes(data.split, labels)],
         "environment": environment(),
     }
 
