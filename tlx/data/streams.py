@@ -302,7 +302,12 @@ def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> Non
 
 def _label_of(dataset: Dataset) -> str:
     """Return the kind of a data set's label in words."""
-    words = {"classes": "list of classes", "tags": "list of tags", "numbers": "list of numbers"}
+    words = {
+        "classes": "list of classes",
+        "tags": "list of tags",
+        "numbers": "list of numbers",
+        "answers": "list of answers",
+    }
     kind = dataset.columns[LABEL].kind if LABEL in dataset.columns else "missing label"
     return words.get(kind, kind)
 

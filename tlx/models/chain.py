@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from tlx.layers import FIXED, bottleneck, dense
 from tlx.models.again import again, gathering
+from tlx.models.folding import folded, unfolded, windows_of
 from tlx.models.repeated import repeated_runs
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Apply, Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
@@ -113,6 +114,9 @@ def forward(
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
     modes = frozenset(still), frozenset(moving), frozenset(fixed)
     links = Links(model, variables, key, train, *modes, remat, dtype, offset, axis, gather)
+    windows = windows_of(model.head, inputs) if start is None else 1
+    if windows > 1:
+        links, inputs = links._replace(offset=offset * windows), folded(inputs, windows)
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}
@@ -121,7 +125,10 @@ def forward(
             carry = jax.lax.optimization_barrier(carry)
         carry, run_taps, run_stats = links.through(run, carry)
         taps, new_stats = taps | run_taps, new_stats | run_stats
-    return taps | last_outputs(model, carry) | {"carry": carry}, updated(variables.stats, new_stats)
+    taps |= last_outputs(model, carry)
+    if windows > 1:
+        taps = unfolded(taps, windows)
+    return taps | {"carry": carry}, updated(variables.stats, new_stats)
 
 
 class Links(NamedTuple):

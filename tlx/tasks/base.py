@@ -130,6 +130,17 @@ class Task:
         by default before it had any field that decides what the outputs of a model mean."""
         return self
 
+    def at_length(self, tokens: int) -> Self:
+        """Return the task with the fields that follow from the largest number of tokens of a text (`Data.tokens`)."""
+        return self
+
+    def reader(self, processor: Any) -> Any:
+        """Return the processor of the data, or another one that reads examples as the task needs.
+
+        Raises ValueError for a processor that the task cannot use.
+        """
+        return processor
+
     def head(self) -> Head:
         """Return the head that the model must end in. Raises ValueError if the task does not know its size yet."""
         raise TypeError(f"{type(self).__name__} defines no head(); return models.Pooled(n) or models.PerToken(n)")
@@ -162,6 +173,10 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} defines no score(outputs, batch)")
 
+    def graded(self, scores: Scores, examples: Sequence[Example]) -> Scores:
+        """Return the scores [N, ...] with those that only the host can compute: from the texts of the examples."""
+        return scores
+
     def summarise(self, scores: Scores) -> dict[str, float]:
         """Compute the metrics `measures` from the scores [N, ...] of all examples, on the host."""
         return {name: of_scores(metric, scores) for name, metric in self.measures.items()}
@@ -178,6 +193,22 @@ class Task:
         of the word of each token, -1 for no word.
         """
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
+
+    def beside(self, example: Example, processor: Any) -> dict[str, Any]:
+        """Return the arrays of `beside_fields` of a raw example, and other values that `worded` reads, by name."""
+        return {}
+
+    def beside_fields(self) -> Mapping[str, Field]:
+        """Declare the arrays beside the inputs of the model that `answers` reads."""
+        return {}
+
+    def worded(self, answer: Any, row: Mapping[str, Any]) -> Any:
+        """Return one of the `answers` in words. `row` has the arrays of the example and the values of `beside`."""
+        return answer
+
+    def stored_answers(self, scores: Scores, examples: Sequence[Example]) -> list[Any] | None:
+        """Return the answers to some examples in words, if their scores hold them; None if they do not."""
+        return None
 
     def answer_values(self, answer: Any) -> Json:
         """Return one of the `answers` as the named values that a table of answers holds beside a row.

@@ -11,6 +11,7 @@ import numpy as np
 
 from tlx import models, sharding
 from tlx.data import Examples, evaluation_batches, inputs_of
+from tlx.data.examples import Light
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
 from tlx.processors.previews import data_uri
@@ -59,7 +60,7 @@ def evaluate(
     indices, finite = scores.pop("index"), scores.pop(FINITE, None)
     return [
         Predictions(
-            {name: array[:, n] for name, array in scores.items()},
+            dict(ready.task.graded({name: array[:, n] for name, array in scores.items()}, Light(examples))),
             indices,
             finite is None or bool(finite[:, n].all()),
         )
@@ -236,7 +237,10 @@ def mistakes(
     places = [int(n) for n in np.argsort(-scores["loss"]) if correct is None or not correct[n]][:count]
     if not places:
         return []
-    outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
+    worst = {name: array[places] for name, array in scores.items()}
+    outputs = task.stored_answers(worst, Light(examples.view(np.asarray(places))))
+    if outputs is None:
+        outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
     rows = zip(places, outputs, strict=True)
     return [describe_example(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
 

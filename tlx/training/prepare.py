@@ -180,7 +180,7 @@ def prepare(
     pretrained, stored_processor = variables, processor
     term_notes += notes_on(recipe, stored_processor)
     if splits is not None:
-        processor = fitted(recipe, splits, model, processor)
+        processor = task.reader(fitted(recipe, splits, model, processor))
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
     model = merging(model, recipe.tuning)
@@ -238,6 +238,7 @@ def task_of(recipe: Recipe, splits: Splits) -> Task:
             "each example"
         )
     task: Task = recipe.task.resolve(splits.columns).fitted(training_labels(splits))
+    task = task.at_length(recipe.data.tokens)
     check_select(recipe.train.select, task)
     return task
 

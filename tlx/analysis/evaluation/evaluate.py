@@ -19,7 +19,7 @@ from tlx.analysis.evaluation.numbers import class_rows, metric_rows, slice_row
 from tlx.analysis.evaluation.slices import Slice, slices
 from tlx.analysis.evaluation.sources import EvaluatedData, other_data, own_data
 from tlx.data import evaluation_batches
-from tlx.data.examples import Examples
+from tlx.data.examples import Examples, Light
 from tlx.files.documents import holds_file, read_json
 from tlx.files.durable import guarded, write_whole
 from tlx.files.locks import writing
@@ -188,7 +188,7 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
                 f"{examples.place(int(examples.rows[row]))}: the score {name!r} of the model is not finite; check this "
                 f"row, or the weights of {model.source}"
             )
-    return Predictions(scores, indices)
+    return Predictions(dict(task.graded(scores, Light(examples))), indices)
 
 
 def run_settings(model: OpenedModel) -> Json:

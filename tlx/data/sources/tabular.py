@@ -46,10 +46,11 @@ class Tabular(Source):
         image: The column of the images: file names, the bytes of files, or arrays.
         audio: The column of the sounds, likewise.
         label: The column of the labels, or several columns: of numbers, or of classes that a row has or has not.
-        label_kind: The kind of a label: a "class", a "number", several "classes" or "numbers" in one cell, or "tags" of
-            the `words`. By default "tags" beside words, "classes" with a `separator`, "number" where all labels are
-            numbers and one is not whole, else "class". A "nan" or "inf" among numbers is an error; with
-            label_kind="class" it is the name of a class, as any other text is.
+        label_kind: The kind of a label: a "class", a "number", several "classes" or "numbers" in one cell, "tags" of
+            the `words`, or "answers" to the question `text` in the context `text_pair`, as SQuAD has them. By default
+            "tags" beside words, "answers" where the cells hold such answers, "classes" with a `separator`, "number"
+            where all labels are numbers and one is not whole, else "class". A "nan" or "inf" among numbers is an error;
+            with label_kind="class" it is the name of a class, as any other text is.
         separator: The text between the classes of one cell.
         classes: The names of the classes in their order. By default they are sorted.
         missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.
@@ -93,9 +94,9 @@ class Tabular(Source):
         for name in ("missing", "broken"):
             if getattr(self, name) not in ("error", "drop"):
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected 'error' or 'drop'")
-        if self.label_kind not in (None, "class", "number", "classes", "numbers", "tags"):
+        if self.label_kind not in (None, "class", "number", "classes", "numbers", "tags", "answers"):
             raise ValueError(
-                f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes', 'numbers' or 'tags'"
+                f"label_kind={self.label_kind!r}; expected 'class', 'number', 'classes', 'numbers', 'tags' or 'answers'"
             )
         inputs = [name for name in INPUTS if name != "text_pair" and getattr(self, name) is not None]
         if len(inputs) > 1:
