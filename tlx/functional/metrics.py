@@ -132,7 +132,8 @@ STANDARD: dict[str, Metric] = {
     "entity_precision": share_metric(agreement.entity_precision, "entity precision"),
     "entity_recall": share_metric(agreement.entity_recall, "entity recall"),
     "entity_macro_f1": share_metric(agreement.entity_macro_f1, "macro F1 of entities", main=False),
-    "exact_match": share_metric(mean_of="correct", words="exact match (subset accuracy)"),
+    "answer_f1": share_metric(mean_of="f1", words="F1 of answers"),
+    "exact_match": share_metric(mean_of="correct", words="exact match"),
     # Resampling inflates it.
     "ece": Metric("min", 0.0, 1.0, value=calibration.calibration_error, interval=False,
                   words="calibration error (ECE)"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from tlx.layers import FIXED, bottleneck, dense
 from tlx.models.again import again, gathering
-from tlx.models.folding import folded, unfolded, windows_of
+from tlx.models.folding import folded, folded_offset, unfolded, windows_of
 from tlx.models.repeated import repeated_runs
 from tlx.trees import Tree, flatten, map_named, near_miss, nest, subtree
 from tlx.types import Apply, Array, ArrayMap, Carry, Context, Key, Model, Param, Stage, Variables
@@ -116,7 +116,7 @@ def forward(
     links = Links(model, variables, key, train, *modes, remat, dtype, offset, axis, gather)
     windows = windows_of(model.head, inputs) if start is None else 1
     if windows > 1:
-        links, inputs = links._replace(offset=offset * windows), folded(inputs, windows)
+        links, inputs = links._replace(offset=folded_offset(offset, windows)), folded(inputs, windows)
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}

@@ -35,8 +35,16 @@ def folded(inputs: Mapping[str, Array], windows: int) -> dict[str, Array]:
     }
     if MASK in rows:
         # A window of padding still needs a token to attend to; nothing reads its outputs.
-        rows[MASK] = rows[MASK].at[:, 0].set(1)
+        rows[MASK] = jnp.asarray(rows[MASK]).at[:, 0].set(1)
     return rows
+
+
+def folded_offset(offset: Any, windows: int) -> Any:
+    """Return the offsets (see `types.Context`) of the rows of windows, so that the noise of a window follows from the
+    place of its text: of one number, or of a number for each text."""
+    if getattr(offset, "ndim", 0) == 0:
+        return offset * windows
+    return jnp.repeat(offset * windows, windows)
 
 
 def unfolded(taps: Carry, windows: int) -> Carry:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.answers import exact, overlap
-from tlx.functional.metrics import Metric, share_metric
+from tlx.functional.metrics import STANDARD, Metric
 from tlx.functional.scores import Scores
 from tlx.functional.spans import BEGINS, CONTEXT, ENDS, FIRST, best_spans, span_losses
 from tlx.models.heads import Span
@@ -46,8 +46,7 @@ class QuestionAnswering(Task):
     extra_metrics: tuple[ExtraMetric, ...] = ()
 
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "answer_f1": share_metric(mean_of="f1", words="F1 of answers"),
-        "exact_match": share_metric(mean_of="em", words="exact match"),
+        **{name: STANDARD[name] for name in ("answer_f1", "exact_match")},
         "loss": Metric("min", 0.0, mean_of="loss", words="cross-entropy of spans"),
     }
     kept: ClassVar[tuple[str, ...]] = ("stride", "no_answer", "threshold", "longest_answer", "best", "window")
@@ -118,9 +117,8 @@ class QuestionAnswering(Task):
         """
         if self.stride is None and processor.cuts(example):
             raise ValueError(
-                f"the question and its context have {processor.uncut([example])[0]} tokens; expected at most "
-                f"{processor.tokens} (data.tokens): to read long contexts in windows, set "
-                f"tasks.QuestionAnswering(stride={processor.tokens // 3})"
+                f"the question and its context have more than {processor.tokens} tokens (data.tokens); to read long "
+                f"contexts in windows, set tasks.QuestionAnswering(stride={processor.tokens // 3})"
             )
         arrays = self.beside(example, processor)
         kinds, first, last = (arrays[name] for name in TOKENS)
