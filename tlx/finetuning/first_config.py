@@ -275,7 +275,7 @@ def task_reason(splits: Splits) -> str:
 def labels_in_words(splits: Splits) -> str:
     """Return the kind of the labels in words."""
     label = splits.columns[LABEL]
-    words = {"number": "a number each", "numbers": "several numbers each"}
+    words = {"number": "a number each", "numbers": "several numbers each", "answers": "answers in the texts"}
     kinds = {"class": f"one of {len(label.classes)} classes", "classes": f"some of {len(label.classes)} classes"}
     return (words | kinds).get(label.kind, f"one of {len(label.classes)} tags for each word")
 

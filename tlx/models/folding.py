@@ -19,7 +19,8 @@ def windows_of(head: Any, inputs: Mapping[str, Any]) -> int:
     Raises ValueError for texts that do not end with a window.
     """
     window, ids = getattr(head, "window", None), inputs.get("input_ids")
-    if window is None or ids is None or ids.shape[1] <= window:
+    # A program for any number of tokens reads one window.
+    if window is None or ids is None or not isinstance(ids.shape[1], int) or ids.shape[1] <= window:
         return 1
     if ids.shape[1] % window:
         raise ValueError(f"a text has {ids.shape[1]} tokens; expected at most {window}, or a multiple of it (windows)")

@@ -108,6 +108,8 @@ def label_words(label: Any, examples: Examples) -> str:
     if examples.kind in ("classes", "tags"):
         names = [classes[number] for number in label]
         return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"
+    if examples.kind == "answers":
+        return " / ".join(dict.fromkeys(label["text"])) or "(no answer)"
     return ", ".join(f"{number:g}" for number in np.ravel(label)[:12])
 
 
