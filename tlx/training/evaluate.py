@@ -237,12 +237,13 @@ def mistakes(
     places = [int(n) for n in np.argsort(-scores["loss"]) if correct is None or not correct[n]][:count]
     if not places:
         return []
-    worst = {name: array[places] for name, array in scores.items()}
-    outputs = task.stored_answers(worst, Light(examples.view(np.asarray(places))))
+    rows = [examples[n] for n in places]
+    outputs = task.stored_answers({name: array[places] for name, array in scores.items()}, rows)
     if outputs is None:
         outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
-    rows = zip(places, outputs, strict=True)
-    return [describe_example(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
+    losses = scores["loss"][places].tolist()
+    listed = zip(rows, outputs, losses, strict=True)
+    return [describe_example(example, task, answer, loss) for example, answer, loss in listed]
 
 
 def answering(ready: Prepared, variables: Variables, examples: Examples) -> Callable[[Sequence[int]], list[Any]]:
