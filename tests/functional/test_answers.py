@@ -22,11 +22,12 @@ TRUTHS = [
     ("“Ça va”",),
     ("  spaced\tout\u00a0words ",),
     ("Athena",),
+    ("straße",),
 ]
 ANSWERS = [
     "", "a", "the", "...", "Broncos", "denver broncos!", "The  Denver\nBroncos.", "Paris", "saint étienne",
     "SaintÉtienne", "cat cat the dog", "dog cat", "1000", "1000 m²", "北京", "北 京", "usa", "U S A", "Ça va",
-    "“ça va”", "spaced out words", "words", "thena", "A the na", "İstanbul",
+    "“ça va”", "STRASSE", "Straße", "spaced out words", "words", "thena", "A the na", "İstanbul",
 ]  # fmt: skip
 
 

@@ -79,9 +79,9 @@ def test_counts_and_metrics_equal_those_of_seqeval(names, strict):
         assert metrics["entity_macro_f1"] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("names", [BIO, BIOES])
-def test_entities_of_a_list_are_those_of_seqeval(names):
-    tagging = tagging_of(names, "O", detected(names, "O"))
+@pytest.mark.parametrize(("names", "scheme"), [(BIO, "BIO"), (BIO, "IOB1"), (BIOES, "BIOES")])
+def test_entities_of_a_list_are_those_of_seqeval(names, scheme):
+    tagging = tagging_of(names, "O", scheme)
     for row in random_tags(names, 2)[0]:
         expected = sequence_labeling.get_entities(row)
         assert [tuple(entity) for entity in entities_of(tagging, [names.index(tag) for tag in row])] == expected
