@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 
+from tlx.assets import extract
 from tlx.data import Examples, evaluation_batches
 from tlx.processors import TextProcessor
 from tlx.processors.windows import lengths
@@ -86,6 +87,28 @@ def test_tokens_know_their_characters_in_the_context(processor):
     # Accents and case of the characters are those of the context, whatever the tokens are.
     assert texts[:7] == ["Anna", "saw", "the", "Café", "s", "in", "Rome"]
     assert not characters[kinds != 2].any()
+
+
+@pytest.mark.parametrize("kind", ["pieces", "bytes"])
+def test_an_answer_of_whole_words_is_found_in_any_script(kind):
+    text = "Zoë naïvely asked: “où est 北京 (Beijing)?” — 12,5 €\u00a0in İzmir\n\tand 😀 Ünïcode CAFÉ, don't!"
+    if kind == "pieces":
+        processor = TextProcessor.load(extract("minilm-l6"), 128)
+    else:
+        letters = pre_tokenizers.ByteLevel.alphabet()
+        names = ["<s>", "<pad>", "</s>", *sorted(letters)]
+        raw = Tokenizer(tokenizer_models.BPE({name: n for n, name in enumerate(names)}, []))
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+        processor = TextProcessor(raw, 256)
+    task, stop = QuestionAnswering(), 0
+    for word in text.split():
+        start = text.index(word, stop)
+        stop = start + len(word)
+        label = {"text": [word], "answer_start": [start]}
+        arrays = task.targets({"text": "Où?", "text_pair": text, "label": label}, processor)
+        begin, end = (int(np.flatnonzero(arrays["answer_marks"] & mark)[0]) for mark in (1, 2))
+        assert text[arrays["first_characters"][begin] : arrays["last_characters"][end]].strip() == word
 
 
 def target_words(task, processor, label, text="Who?"):
