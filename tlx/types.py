@@ -42,11 +42,12 @@ class Column(NamedTuple):
     """One column of a data set, as its source describes it.
 
     `kind` is the type of a cell: a "text", an "image", the samples of a sound ("audio"), a "number" or several
-    ("numbers"), one of the `classes` ("class"), any number of them ("classes"), or one class for each word of a list of
-    words ("tags", "words"). `rate` is the sampling rate of a sound in samples per second.
+    ("numbers"), one of the `classes` ("class"), any number of them ("classes"), one class for each word of a list of
+    words ("tags", "words"), or the "answers" to a question about a text, as SQuAD has them. `rate` is the sampling rate
+    of a sound in samples per second.
     """
 
-    kind: Literal["text", "words", "image", "audio", "number", "numbers", "class", "classes", "tags"]
+    kind: Literal["text", "words", "image", "audio", "number", "numbers", "class", "classes", "tags", "answers"]
     classes: tuple[str, ...] = ()
     rate: int = 0
 

@@ -1,6 +1,7 @@
 """`tlx data` and `tlx start` on the command line: what they print and write, and questions through a pipe."""
 
 import json
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_start_writes_a_config_once_and_prints_three_commands(here):
     assert "docs/results/tunings.md" in (here / "reviews.py").read_text()
     again = call("start", "reviews.csv")
     assert again.exit_code == 2 and "reviews.py exists" in again.output and "--out" in again.output
+
+
+def test_questions_about_texts_are_described_and_started(here):
+    rows = [
+        {
+            "question": f"Who is {n}?",
+            "context": f"Anna is {n}. Bob is not.",
+            "answers": {"text": ["Anna"] * (n % 3 > 0)},
+        }
+        for n in range(40)
+    ]
+    for row in rows:
+        row["answers"]["answer_start"] = [0] * len(row["answers"]["text"])
+    (here / "who.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    outcome = call("data", "who.jsonl")
+    assert outcome.exit_code == 0, outcome.output
+    assert "pairs of texts with answers" in outcome.output and "(no answer)" in outcome.output
+    commands = call("start", "who.jsonl").stdout.splitlines()
+    assert re.fullmatch(r"tlx predict runs/who --pair 'Who is \d+\?' 'Anna is \d+. Bob is not.'", commands[2])
+    recipe = runpy.run_path("who.py")["recipe"]()
+    assert isinstance(recipe.task, tasks.QuestionAnswering)
 
 
 def test_start_asks_on_a_pipe(here):

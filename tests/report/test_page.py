@@ -238,14 +238,17 @@ def test_intervals():
     assert intervals.measure("macro_f1", one, tasks.Classification()) is None
 
 
-@pytest.mark.parametrize("name", ["micro_f1", "macro_f1", "accuracy", "loss"])
+@pytest.mark.parametrize(
+    "name", ["micro_f1", "macro_f1", "accuracy", "loss", "entity_f1", "entity_macro_f1", "entity_recall"]
+)
 def test_intervals_from_sums_are_those_of_a_copy_for_each_resample(name, monkeypatch):
     random = np.random.default_rng(0)
     counts = {score: random.integers(0, 3, (30, 4)) for score in ("tp", "fp", "fn")}
     tokens = random.integers(1, 9, 30)
+    counts |= {f"entity_{score}": random.integers(0, 3, (30, 2)) for score in ("tp", "fp", "fn")}
     scores = {**counts, "tokens": tokens, "right": random.integers(0, tokens + 1), "loss": random.random(30)}
     predictions = reading.Predictions(scores, np.arange(30))
-    task = tasks.TokenClassification(names=("O", "a", "b", "c"))
+    task = tasks.TokenClassification(names=("O", "B-a", "I-a", "B-b"))
     fast = intervals.measure(name, predictions, task)
     monkeypatch.setattr(resampling, "CALLS", 2000)
     monkeypatch.delitem(resampling.PLANS, task.metric(name).value)

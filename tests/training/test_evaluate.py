@@ -36,7 +36,8 @@ def test_logits_are_in_the_order_of_the_split_without_padding_examples(monkeypat
             "label": np.stack([given["label"]] * 2),
         },
     )
-    outcome, other = evaluate.evaluate(engine, None, None, [None], SimpleNamespace(recipe=RECIPE, targets=None))
+    ready = SimpleNamespace(recipe=RECIPE, targets=None, task=RECIPE.task)
+    outcome, other = evaluate.evaluate(engine, None, None, [None], ready)
     np.testing.assert_array_equal(other.scores["logits"], -outcome.scores["logits"])
     assert outcome.scores["logits"][:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert outcome.scores["label"].tolist() == [0, 1, 0, 1, 0]

@@ -1,6 +1,7 @@
 """A tag for each word and several labels for each text, from CSV files to a report and a prediction."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -100,8 +101,13 @@ def test_the_run_opens_again_and_predicts_a_tag_for_each_word(tagged):
 
 @pytest.mark.slow
 def test_pieces_and_groups_of_ragged_batches_agree(tokens, tmp_path):
-    """The loss is a sum over words, and examples have different numbers of words."""
-    few = tlx.config.assign(tokens, "train.steps", 3)
+    """The loss is a sum over words, and examples have different numbers of words. Neighbouring names are one entity."""
+    file = tmp_path / "entities.csv"
+    letters = {"anna": "I-PER", "bonn": "B-LOC"}
+    rows = [f"{' '.join(s)},{' '.join(letters.get(w, 'O') for w in s)}" for s in sentences(240)]
+    file.write_text("\n".join(["tokens,ner", *rows]) + "\n")
+    few = replace(tokens, data=replace(tokens.data, target=Csv(str(file), words="tokens", label="ner")))
+    few = tlx.config.assign(few, "train.steps", 3)
     full = tlx.run(few, tmp_path / "whole", quiet=True)
     cut = tlx.run(tlx.config.assign(few, "train.accumulate", 2), tmp_path / "cut", quiet=True)
     one, two = tlx.run_many([few, tlx.config.assign(few, "optim.lr", 1e-3)], [tmp_path / "one", tmp_path / "two"])
@@ -109,6 +115,13 @@ def test_pieces_and_groups_of_ragged_batches_agree(tokens, tmp_path):
     for other in (cut, one):
         for name in ("test/loss", "validation/loss"):
             assert other.metrics[name] == pytest.approx(full.metrics[name], rel=1e-4)
+    scores = np.load(full.folder / "predictions" / "test.npz")
+    tp, fp, fn = (scores[f"entity_{name}"].sum() for name in ("tp", "fp", "fn"))
+    assert tp + fn > 0 and scores["entity_tp"].shape[1] == 2
+    assert full.metrics["test/entity_f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn)) and "entity_f1" in repr(full)
+    assert any("illegal tag sequences" in note and "texts of train" in note for note in full.result["notes"])
+    page = (full.folder / "report.html").read_text()
+    assert "entity F1" in page and "(PER)" in page
 
 
 @pytest.mark.slow

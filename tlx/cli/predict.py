@@ -142,7 +142,7 @@ def print_answers(
 def answer_words(answer: Mapping[str, float] | Sequence[object]) -> str:
     """Return an answer of `predict` as one line: the five largest numbers by name, or words."""
     if isinstance(answer, Mapping):
-        return "  ".join(f"{name} {number:.4f}" for name, number in list(answer.items())[:5])
+        return "  ".join(f"{name or '(no answer)'} {number:.4f}" for name, number in list(answer.items())[:5])
     return " ".join(map(str, answer))
 
 

@@ -62,6 +62,9 @@ def start(
     click.echo(command_of("data", config, "--out", f"{run}-data"))
     click.echo(command_of("run", config))
     example = found.example or "FILE"
+    if found.pair:
+        click.echo(command_of("predict", run, "--pair", example, found.pair))
+        return
     # A text that begins with a dash would be read as an option.
     click.echo(command_of("predict", run, *(["--"] if example.startswith("-") else []), example))
 

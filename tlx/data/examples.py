@@ -16,7 +16,7 @@ import numpy as np
 
 from tlx.assets import cache_dir
 from tlx.data.perturbation import Perturbation
-from tlx.processors.columns import HEAVY, LABEL, inputs, read_cell
+from tlx.processors.columns import HEAVY, LABEL, check_answers, inputs, read_cell
 from tlx.trees import Example, near_miss
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ Kind = TypeVar("Kind", bound="Examples")
 
 # Labels of these kinds are one number each, so those of a split are one array.
 SCALAR = ("class", "number")
+# The text in which a question has its answers.
+CONTEXT = "text_pair"
 
 
 class Examples(Sequence[dict[str, Any]]):
@@ -272,7 +274,24 @@ class Examples(Sequence[dict[str, Any]]):
                 f"{self.place(index)} has {len(record['words'])} words and {len(label)} tags; expected one tag for "
                 "each word"
             )
+        if column.kind == "answers":
+            check_answers(label, self.cell(record, self.columns[CONTEXT], CONTEXT, index), self.place(index))
         return label
+
+
+class Light(Sequence[dict[str, Any]]):
+    """Examples without their images and sounds, each read when it is asked for."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]
+        if not 0 <= position < len(self):
+            raise IndexError(f"there is no example {position} of {len(self)}")
+        return self.examples.light(position)
 
 
 class Unlabelled(Examples):

@@ -18,6 +18,7 @@ from tlx.data.collate import collate, padded
 from tlx.data.examples import Examples, save_whole
 from tlx.data.table import Table
 from tlx.data.token_store import TokenStore, can_store, opened_store
+from tlx.processors import windows
 from tlx.processors.base import Processor, length_of
 from tlx.processors.columns import HEAVY, LABEL
 from tlx.types import Field
@@ -101,7 +102,8 @@ class Processed:
             return cached
         example = self.examples[position] if self.store is None else self.examples.light(position)
         inputs = self.named(lambda: self.processor(example), example) if self.store is None else self.store[position]
-        arrays = {**inputs, **self.labels.of(example, self.processor), "index": example["index"]}
+        labels = self.named(lambda: self.labels.of(example, self.processor), example)
+        arrays = {**inputs, **labels, "index": example["index"]}
         if self.ragged:
             self.sizes[position] = length_of(arrays, self.processor.fields)
         if self.bytes < CACHE_BYTES:
@@ -177,7 +179,7 @@ class Processed:
         # The longest of the global batch, because the processes must come to the same shapes.
         longest = int(self.lengths(positions).max()) if self.ragged else None
         rows = [self[position] for position in positions[mine].tolist()]
-        return collate(rows, self.fields, limits(buckets, self.processor.longest), longest)
+        return collate(rows, self.fields, limits(buckets, self.processor), longest)
 
     def with_images(self, positions: np.ndarray, image: Callable[[Example, int], np.ndarray]) -> Batch:
         """Return the batch of these positions with the images that `image(example, row)` makes of raw examples."""
@@ -211,7 +213,7 @@ class Tabled:
     ) -> Batch:
         length = 0
         if self.table.ragged:
-            length = padded(int(self.lengths(positions).max()), limits(buckets, self.table.processor.longest))
+            length = padded(int(self.lengths(positions).max()), limits(buckets, self.table.processor))
         share = positions[mine]
         indices = self.examples.rows[share]
         rows = indices * self.table.views + (0 if views is None else views[mine])
@@ -219,8 +221,11 @@ class Tabled:
         return {**self.table.gather(rows, length), **labels, "index": indices.astype(np.int32)}
 
 
-def limits(buckets: Sequence[int], most: int) -> tuple[int, ...]:
+def limits(buckets: Sequence[int], processor: Processor) -> tuple[int, ...]:
     """Return the lengths that a batch may have: the buckets, and the largest length that the processor makes."""
+    if processor.window:
+        return windows.lengths(buckets, processor.window)
+    most = processor.longest
     return tuple(sorted({*buckets, most})) if most else tuple(sorted(buckets))
 
 

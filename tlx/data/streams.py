@@ -302,9 +302,8 @@ def _check_like(dataset: Dataset, target: Dataset, what: str, data: Data) -> Non
 
 def _label_of(dataset: Dataset) -> str:
     """Return the kind of a data set's label in words."""
-    words = {"classes": "list of classes", "tags": "list of tags", "numbers": "list of numbers"}
     kind = dataset.columns[LABEL].kind if LABEL in dataset.columns else "missing label"
-    return words.get(kind, kind)
+    return f"list of {kind}" if kind in ("classes", "tags", "numbers", "answers") else kind
 
 
 def _check(part: Examples) -> None:

@@ -6,7 +6,7 @@ from tlx.export.inputs import Preparation
 from tlx.export.markdown import block, code, items, plain
 from tlx.export.program import ABOUT, LOADER, PROGRAM, Written
 from tlx.export.temperature import temperature_of
-from tlx.models import Architecture, PerToken, architectures
+from tlx.models import Architecture, PerToken, Span, architectures
 from tlx.tasks import Task
 from tlx.weights import Pretrained
 from tlx.weights.form import OWN, written_kind
@@ -26,7 +26,8 @@ def pipeline_of(pretrained: Pretrained) -> str | None:
     if processor is None or task is None:
         return None
     if isinstance(pretrained.model.head, PerToken):
-        return "token-classification"
+        # The pipeline for questions about texts ended with version 4 of transformers.
+        return None if isinstance(pretrained.model.head, Span) else "token-classification"
     kind = next((kind for kind in PIPELINES if kind in processor.reads), None)
     return PIPELINES[kind] if kind and task.problem else None
 
@@ -46,7 +47,8 @@ def of_hugging_face(pretrained: Pretrained) -> str:
             f'print(classify("{example}"))',
         ]
     else:
-        lines = ["from transformers import AutoModel", "", 'model = AutoModel.from_pretrained(".")']
+        auto = "AutoModelForQuestionAnswering" if isinstance(pretrained.model.head, Span) else "AutoModel"
+        lines = [f"from transformers import {auto}", "", f'model = {auto}.from_pretrained(".")']
     if pretrained.task is not None and (scale := pretrained.task.label_scale()) is not None:
         words += (
             " The model returns standardised numbers: multiply them by "

@@ -39,13 +39,13 @@ def finetune(
     model: str | Path | Run | models.Architecture, *, train: Any, validation: Any = None, test: Any = None,
     text: str | tuple[str, ...] | None = None, text_pair: str | None = None, words: str | None = None,
     image: str | None = None, audio: str | None = None, label: str | tuple[str, ...] | None = None,
-    label_kind: Literal["class", "number", "classes", "numbers", "tags", "text"] | None = None,
+    label_kind: Literal["class", "number", "classes", "numbers", "tags", "text", "answers"] | None = None,
     separator: str | None = None, classes: tuple[str, ...] | None = None,
-    missing: Literal["error", "drop"] | None = None, split: str | None = None,
-    group: str | None = None, time: str | None = None, test_share: float | None = None, head_only: bool = False,
-    tuning: Tuning | None = None, epochs: float | None = None, steps: int | None = None, batch: int | None = None,
-    lr: float | None = None, tokens: int | None = None, seed: int = 0, out: str | Path | None = None,
-    overwrite: bool = False, quiet: bool = False,
+    missing: Literal["error", "drop"] | None = None, split: str | None = None, group: str | None = None,
+    time: str | None = None, test_share: float | None = None, head_only: bool = False, tuning: Tuning | None = None,
+    epochs: float | None = None, steps: int | None = None, batch: int | None = None, lr: float | None = None,
+    tokens: int | None = None, seed: int = 0, out: str | Path | None = None, overwrite: bool = False,
+    quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Fine-tune a model on some data, measure it on held-out examples, and return the run.
 

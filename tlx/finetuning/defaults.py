@@ -131,6 +131,8 @@ def task_of(dataset: Dataset) -> Task:
         return tasks.Regression()
     if kind == "numbers":
         return tasks.Regression(outputs=len(dataset.splits["train"][0][LABEL]))
+    if kind == "answers":
+        return tasks.QuestionAnswering()
     return {"class": tasks.Classification, "classes": tasks.MultiLabel, "tags": tasks.TokenClassification}[kind]()
 
 

@@ -55,13 +55,14 @@ REASONS = {
 
 
 class Draft(NamedTuple):
-    """A config: its `text`, a `summary` of the data in a sentence, the name for files, and an example for `tlx
-    predict`."""
+    """A config: its `text`, a `summary` of the data in a sentence, the name for files, an example for `tlx predict`,
+    and the second text of the example if the inputs are pairs."""
 
     text: str
     summary: str
     name: str
     example: str
+    pair: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def draft(source: str | Source, command: str = "tlx start") -> Draft:
     total = sum(len(part) for part in (splits.train, splits.validation, splits.test))
     summary = f"{total:,} {nouns(kind)} with {labels_in_words(splits)}"
     text = assembled(summary, dataset.name, command, name, data, lines)
-    return Draft(text, f"{dataset.name}: {summary}", name, example_of(splits, kind))
+    pair = example_of(splits, kind, "text_pair") if "text_pair" in splits.columns else ""
+    return Draft(text, f"{dataset.name}: {summary}", name, example_of(splits, kind), pair)
 
 
 def with_separator(source: Source) -> Source:
@@ -275,7 +277,7 @@ def task_reason(splits: Splits) -> str:
 def labels_in_words(splits: Splits) -> str:
     """Return the kind of the labels in words."""
     label = splits.columns[LABEL]
-    words = {"number": "a number each", "numbers": "several numbers each"}
+    words = {"number": "a number each", "numbers": "several numbers each", "answers": "answers in the texts"}
     kinds = {"class": f"one of {len(label.classes)} classes", "classes": f"some of {len(label.classes)} classes"}
     return (words | kinds).get(label.kind, f"one of {len(label.classes)} tags for each word")
 
@@ -292,14 +294,14 @@ def name_of(source: Source) -> str:
     return name if not name[0].isdigit() else f"data_{name}"
 
 
-def example_of(splits: Splits, kind: str) -> str:
-    """Return an input for `tlx predict`."""
+def example_of(splits: Splits, kind: str, role: str = "text") -> str:
+    """Return an input for `tlx predict`: of texts the first one, or the one of another role."""
     part = splits.test if len(splits.test) else splits.validation
     if kind not in ("text", "words"):
         place = part.place(int(part.rows[0]))
         return place if Path(place).is_file() else ""
     example = part.light(0)
-    text = example["text"] if "text" in example else " ".join(example["words"])
+    text = example[role] if role in example else " ".join(example["words"])
     return " ".join(text.split())[:80]
 
 

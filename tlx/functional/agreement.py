@@ -146,6 +146,40 @@ def class_f1(scores: Scores) -> float:
     return float(mean_f1(ClassCounts(tp, tp + fp, tp + fn)))
 
 
+def entity_f1(scores: Scores) -> float:
+    """Compute F1 of entities of all types together, from `entity_tp`, `entity_fp` and `entity_fn` [N, K]; nan where
+    there is no entity and none is predicted."""
+    return micro_f1({name: scores[f"entity_{name}"] for name in ("tp", "fp", "fn")})
+
+
+def entity_macro_f1(scores: Scores) -> float:
+    """Compute the mean of F1 over the types of entities that occur or are predicted, from the scores of
+    `entity_f1`; nan where no type does."""
+    return class_f1({name: scores[f"entity_{name}"] for name in ("tp", "fp", "fn")})
+
+
+def entity_precision(scores: Scores) -> float:
+    """Compute the share of the predicted entities that are right, from the scores of `entity_f1`.
+
+    It is 0 where none is predicted although there are some, as in seqeval, and nan where there are none either.
+    """
+    tp, fp, fn = (np.asarray(scores[f"entity_{name}"], np.float64).sum() for name in ("tp", "fp", "fn"))
+    if not tp + fp:
+        return 0.0 if fn else float("nan")
+    return float(tp / (tp + fp))
+
+
+def entity_recall(scores: Scores) -> float:
+    """Compute the share of the true entities that are predicted, from the scores of `entity_f1`.
+
+    It is 0 where there are none although some are predicted, as in seqeval, and nan where none is predicted either.
+    """
+    tp, fp, fn = (np.asarray(scores[f"entity_{name}"], np.float64).sum() for name in ("tp", "fp", "fn"))
+    if not tp + fn:
+        return 0.0 if fp else float("nan")
+    return float(tp / (tp + fn))
+
+
 def token_accuracy(scores: Scores) -> float:
     """Compute the share of tokens that are right, from the counts `right` and `tokens` [N]; nan without tokens."""
     tokens = np.asarray(scores["tokens"], np.float64).sum()

@@ -115,9 +115,10 @@ VALUES: dict[str, Value] = {
     for function in (
         agreement.macro_f1, agreement.weighted_f1, agreement.balanced_accuracy, agreement.matthews, agreement.kappa,
         agreement.quadratic_kappa, agreement.micro_f1, agreement.class_f1, agreement.token_accuracy,
-        agreement.token_loss, agreement.perplexity, calibration.calibration_error, calibration.calibrated_error,
-        ranking.auroc, ranking.average_precision, regression.rmse, regression.r_squared, regression.pearson,
-        regression.spearman,
+        agreement.token_loss, agreement.perplexity, agreement.entity_f1, agreement.entity_macro_f1,
+        agreement.entity_precision, agreement.entity_recall, calibration.calibration_error,
+        calibration.calibrated_error, ranking.auroc, ranking.average_precision, regression.rmse, regression.r_squared,
+        regression.pearson, regression.spearman,
     )
 }  # fmt: skip
 # The metrics of tlx by name, because runs of early versions do not declare theirs.
@@ -128,7 +129,12 @@ STANDARD: dict[str, Metric] = {
     "loss": Metric("min", 0.0, mean_of="loss", words="cross-entropy"),
     "micro_f1": share_metric(agreement.micro_f1, "micro F1"),
     "macro_f1": share_metric(agreement.class_f1, "macro F1"),
-    "exact_match": share_metric(mean_of="correct", words="exact match (subset accuracy)"),
+    "entity_f1": share_metric(agreement.entity_f1, "entity F1"),
+    "entity_precision": share_metric(agreement.entity_precision, "entity precision"),
+    "entity_recall": share_metric(agreement.entity_recall, "entity recall"),
+    "entity_macro_f1": share_metric(agreement.entity_macro_f1, "macro F1 of entities", main=False),
+    "answer_f1": share_metric(mean_of="f1", words="F1 of answers"),
+    "exact_match": share_metric(mean_of="correct", words="exact match"),
     # Resampling inflates it.
     "ece": Metric("min", 0.0, 1.0, value=calibration.calibration_error, interval=False,
                   words="calibration error (ECE)"),

@@ -342,6 +342,15 @@ def rank_correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nd
 PLANS: dict[Value, Callable[[Scores], ResamplingPlan]] = {
     agreement.micro_f1: sums(agreement.micro_f1, "tp", "fp", "fn"),
     agreement.class_f1: sums(agreement.class_f1, "tp", "fp", "fn"),
+    **{
+        value: sums(value, "entity_tp", "entity_fp", "entity_fn")
+        for value in (
+            agreement.entity_f1,
+            agreement.entity_macro_f1,
+            agreement.entity_precision,
+            agreement.entity_recall,
+        )
+    },
     agreement.token_accuracy: sums(agreement.token_accuracy, "right", "tokens"),
     agreement.token_loss: sums(agreement.token_loss, "loss", "tokens"),
     agreement.macro_f1: counted(agreement.mean_f1),

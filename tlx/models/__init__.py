@@ -49,7 +49,7 @@ from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
 from tlx.models.generation import Generated, generate
 from tlx.models.gpt2 import Gpt2
-from tlx.models.heads import Head, Neck, PerToken, Pooled, Vocabulary
+from tlx.models.heads import Head, Neck, PerToken, Pooled, Span, Vocabulary
 from tlx.models.inception import InceptionV3
 from tlx.models.inputs import check_length
 from tlx.models.llama import Llama
@@ -94,6 +94,7 @@ __all__ = [
     "PerToken",
     "Pooled",
     "ResNet",
+    "Span",
     "Swin",
     "Vgg",
     "Vit",

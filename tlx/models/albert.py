@@ -19,7 +19,7 @@ import numpy as np
 
 from tlx.layers import attention, declare_dense, declare_embedding, declare_norm, dense, normal
 from tlx.models.base import Architecture
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Span
 from tlx.models.sizes import check_ranges, total
 from tlx.models.text_stages import (
     after_attention,
@@ -54,7 +54,7 @@ class Albert(Architecture):
             `transformers` on the pooler of the first token.
     """
 
-    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Span)
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.albert:AlbertFormat",)
 
     vocabulary: int = 30000

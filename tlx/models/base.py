@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
-from tlx.models.heads import Head, Pooled, Vocabulary
+from tlx.models.heads import Head, Pooled, Span, Vocabulary
 from tlx.models.neck import neck_of, with_neck
 from tlx.models.sizes import total
 from tlx.trees import Tree, near_miss
@@ -113,7 +113,8 @@ def with_words(config: Architecture, head: Head | None) -> Head | None:
 def check_head(config: Architecture, head: Head | None) -> None:
     """Raise ValueError for a head that the architecture does not support."""
     kinds = config.supported_heads
-    if head is None or isinstance(head, kinds):
+    # Spans are exchanged with other libraries in a form that not every model with outputs for tokens has.
+    if head is None or (isinstance(head, kinds) and (Span in kinds or not isinstance(head, Span))):
         return
     names = [kind.__name__ for kind in kinds]
     head_name = type(head).__name__

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.layers import ACTIVATIONS, declare_dense, declare_embedding, declare_norm, dense, dropout, normal
 from tlx.models.base import Architecture
-from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
+from tlx.models.heads import Head, PerToken, Pooled, Span, Vocabulary
 from tlx.models.sizes import check_ranges, counted
 from tlx.models.text_stages import (
     DOWN,
@@ -44,7 +44,7 @@ class Bert(Architecture):
             trained; "first" is the head of the family on the first token, which `transformers` opens.
     """
 
-    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Vocabulary)
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Span, Vocabulary)
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.bert:BertFormat",)
 
     family: str = "bert"

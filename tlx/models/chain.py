@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from tlx.layers import FIXED, bottleneck, dense
 from tlx.models.again import again, gathering
+from tlx.models.folding import folded, folded_offset, unfolded, windows_of
 from tlx.models.heads import Vocabulary
 from tlx.models.repeated import repeated_runs
 from tlx.models.taps import PLACES, at_places, last_outputs, stage_taps
@@ -114,6 +115,9 @@ def forward(
     stages = model.stages[position(model, start, 0) : position(model, stop, len(model.stages))]
     modes = frozenset(still), frozenset(moving), frozenset(fixed)
     links = Links(model, variables, key, train, *modes, remat, dtype, offset, axis, gather, inputs.get(PLACES))
+    windows = windows_of(model.head, inputs) if start is None else 1
+    if windows > 1:
+        links, inputs = links._replace(offset=folded_offset(offset, windows)), folded(inputs, windows)
     carry: Carry = dict(inputs)
     taps: Carry = {}
     new_stats: dict[str, Tree] = {}
@@ -122,7 +126,10 @@ def forward(
             carry = jax.lax.optimization_barrier(carry)
         carry, run_taps, run_stats = links.through(run, carry)
         taps, new_stats = taps | run_taps, new_stats | run_stats
-    return taps | last_outputs(model, carry) | {"carry": carry}, updated(variables.stats, new_stats)
+    taps |= last_outputs(model, carry)
+    if windows > 1:
+        taps = unfolded(taps, windows)
+    return taps | {"carry": carry}, updated(variables.stats, new_stats)
 
 
 class Links(NamedTuple):

@@ -33,7 +33,7 @@ from tlx.layers import (
     zeros,
 )
 from tlx.models.base import Architecture
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Span
 from tlx.models.inputs import beside_ids, check_length, check_rows, refuse_unread, token_ids
 from tlx.models.sizes import check_ranges, counted
 from tlx.models.text_stages import (
@@ -78,7 +78,7 @@ class DebertaV2(Architecture):
             `transformers` on the first token.
     """
 
-    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Span)
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.deberta_v2:DebertaV2Format",)
 
     vocabulary: int = 128100

@@ -68,3 +68,20 @@ class Vocabulary(Head):
 @dataclass(frozen=True)
 class PerToken(Head):
     """Logits of every token, [B, T, outputs]: one label for each token."""
+
+
+@dataclass(frozen=True)
+class Span(PerToken):
+    """Two logits of every token, [B, T, 2]: whether an answer begins there, and whether it ends there.
+
+    With `window` a text of more tokens is a row of windows of this length, which the model reads separately.
+    """
+
+    outputs: int = 2
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.outputs != 2:
+            raise ValueError(f"Span has outputs={self.outputs!r}; expected 2, the beginning and the end of a span")
+        if self.window is not None and self.window < 2:
+            raise ValueError(f"Span has window={self.window!r}; expected a number of tokens above 1")

@@ -26,7 +26,7 @@ from tlx.layers import (
     rotary_angles,
 )
 from tlx.models.base import Architecture
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Span
 from tlx.models.inputs import beside_ids, check_length, refuse_unread, token_ids
 from tlx.models.sizes import check_ranges, counted
 from tlx.models.text_stages import (
@@ -63,7 +63,7 @@ class ModernBert(Architecture):
             padding. `transformers` has both.
     """
 
-    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Span)
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.modernbert:ModernBertFormat",)
 
     vocabulary: int = 50368

@@ -16,7 +16,7 @@ import numpy as np
 
 from tlx.layers import declare_dense, declare_embedding, declare_norm, dense, dropout, normal, relative_bias
 from tlx.models.base import Architecture
-from tlx.models.heads import Head, PerToken, Pooled
+from tlx.models.heads import Head, PerToken, Pooled, Span
 from tlx.models.sizes import check_ranges, counted
 from tlx.models.text_stages import (
     DOWN,
@@ -46,7 +46,7 @@ class MPNet(Architecture):
             trained; "first" is the head of `transformers` on the first token.
     """
 
-    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken)
+    supported_heads: ClassVar[tuple[type[Head], ...]] = (Pooled, PerToken, Span)
     formats: ClassVar[tuple[str, ...]] = ("tlx.weights.formats.mpnet:MPNetFormat",)
 
     vocabulary: int = 30527

@@ -29,7 +29,7 @@ from tlx.layers import (
     unembed,
     zeros,
 )
-from tlx.models.heads import Head, PerToken, Vocabulary
+from tlx.models.heads import Head, PerToken, Span, Vocabulary
 from tlx.models.inputs import beside_ids, check_length, check_rows, placed, refuse_unread, token_ids
 from tlx.trees import Tree, near_miss
 from tlx.types import Array, Carry, Context, Param, Stage
@@ -255,6 +255,9 @@ def closed(
     """
     check_pooling(config, head)
     mean, per_token = config.pooling == "mean", isinstance(head, PerToken)
+    if isinstance(head, Span) and getattr(config, "family", "") != "distilbert":
+        # As in `transformers`: only DistilBERT drops features before the scores of spans.
+        rate = 0.0
 
     def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
         if mean or pooler is None:

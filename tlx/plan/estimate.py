@@ -32,24 +32,24 @@ class Bound(NamedTuple):
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
-class Span(NamedTuple):
+class Bounds(NamedTuple):
     """A lower and an upper estimate."""
 
     low: float
     high: float
 
-    def times(self, factor: float) -> "Span":
+    def times(self, factor: float) -> "Bounds":
         """Return the range of a multiple."""
-        return Span(self.low * factor, self.high * factor)
+        return Bounds(self.low * factor, self.high * factor)
 
 
 class RunEstimate(NamedTuple):
     """Estimates of a whole run without its evaluations: `hours`, and `kilowatt_hours` and `dollars` of all chips, None
     where the table of chips has no power or price."""
 
-    hours: Span
-    kilowatt_hours: Span | None
-    dollars: Span | None
+    hours: Bounds
+    kilowatt_hours: Bounds | None
+    dollars: Bounds | None
 
 
 def device_flops(program: CompiledProgram, devices: int) -> float:
@@ -109,7 +109,7 @@ def run_estimate(bound: Bound, shapes: StepShapes, target: Target) -> RunEstimat
     low, high = UTILISATION
     mean = Bound(bound.compute * shapes.share, bound.memory * shapes.share, bound.interconnect)
     least = mean.seconds * shapes.steps / 3600
-    hours = Span(least / high, least / low)
+    hours = Bounds(least / high, least / low)
     chip, chips = target.chip, target.chips
     energy = None if chip.watts is None else hours.times(chips * chip.watts / 1000)
     dollars = None if chip.dollars_per_hour is None else hours.times(chips * chip.dollars_per_hour)

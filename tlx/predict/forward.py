@@ -68,6 +68,7 @@ class Predictor:
         if "words" in example and "words" in self.processor.reads:
             arrays["word_ids"] = np.asarray(self.processor.word_ids(example), np.int32)
             arrays["words"] = len(example["words"])
+        arrays |= self.task.beside(example, self.processor)
         if self.processor.ragged and length_of(arrays, self.processor.fields) == self.processor.longest:
             self.cut += self.processor.cuts(example)
         return arrays
@@ -85,7 +86,9 @@ class Predictor:
         answers: list[Any] = [None] * len(rows)
         for positions, inputs, outputs in self._computed(rows, place):
             for position, answer in zip(positions, self.task.answers(outputs, inputs), strict=False):
-                answers[position] = self._named(self.task.in_words(answer, self.processor))
+                row = rows[position]
+                assert row is not None
+                answers[position] = self._named(self.task.worded(answer, row, self.processor))
         for n, row in enumerate(rows):
             if row is not None and "words" in row:
                 # Words after the last token that the model reads.
@@ -154,8 +157,8 @@ class Predictor:
     def _collated(self, rows: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the arrays of a batch; copies of its last row fill it up to one of the usual sizes."""
         size = next((size for size in self.sizes if len(rows) <= size <= self.batch), self.batch)
-        fields = {**self.processor.fields, **(WORD_IDS if "word_ids" in rows[0] else {})}
-        lengths = limits(self.model.lengths, self.processor.longest) if self.model.lengths else ()
+        fields = {**self.processor.fields, **(WORD_IDS if "word_ids" in rows[0] else {}), **self.task.beside_fields()}
+        lengths = limits(self.model.lengths, self.processor) if self.model.lengths else ()
         return collate([*rows, *[rows[-1]] * (size - len(rows))], fields, lengths)
 
     def _read(

@@ -104,6 +104,8 @@ def prepared(path: Path, pretrained: Pretrained) -> OpenedModel:
     """
     check_trained(pretrained, ADVICE)
     reader = processor_of(pretrained, path)
+    if pretrained.task is not None:
+        reader = pretrained.task.reader(reader)
     reader.check_shape(models.image_shape(pretrained.model.config), pretrained.manifest.source)
     return OpenedModel(path, pretrained, reader, inputs_of(path, pretrained, reader), lengths_of(path, reader))
 
@@ -144,6 +146,8 @@ def inputs_of(path: Path, pretrained: Pretrained, processor: Processor) -> Model
     recorded = recorded_inputs(path)
     if recorded is not None:
         return recorded
+    if isinstance(pretrained.model.head, models.Span):
+        return ModelInputs({"text": Column("text"), "text_pair": Column("text")})
     kinds = [kind for kind in processor.reads if kind in KINDS.values()]
     if "words" in kinds and isinstance(pretrained.model.head, models.PerToken) and reads_words(processor):
         kinds = ["words"]

@@ -73,6 +73,12 @@ class Processor:
         return 0
 
     @property
+    def window(self) -> int:
+        """Return the number of entries of a window, if a long example has several of them along its ragged axes; else
+        0."""
+        return 0
+
+    @property
     def row_bytes(self) -> int:
         """Return the bytes of one example with `longest` entries along each ragged axis."""
         sizes = [

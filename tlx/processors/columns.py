@@ -6,6 +6,7 @@ inputs, `label` is the target. A source renames its columns to these names.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -169,6 +170,64 @@ def classes_of(content: Any, column: Column, name: str, place: str) -> list[int]
     return [class_of(label, column, name, place) for label in np.ravel(content)]
 
 
+def answers_of(content: Any, column: Column, name: str, place: str) -> dict[str, list[Any]]:
+    """Return the answers to a question, as SQuAD has them: `text`, and `answer_start`, the number of the character of
+    the text at which each begins. Both are empty where the text has no answer.
+
+    The content is such a mapping, its JSON text, or a list of mappings with one answer each.
+    """
+    sides = parsed_answers(content)
+    if sides is None:
+        raise ValueError(
+            f"{place}: {name!r} is {content!r:.60}; expected the answers as in SQuAD: "
+            '{"text": ["...", ...], "answer_start": [0, ...]}, with empty lists for no answer'
+        )
+    texts, starts = sides
+    if len(texts) != len(starts):
+        raise ValueError(
+            f"{place}: {name!r} has {len(texts)} texts and {len(starts)} numbers in answer_start; expected one number "
+            "for each text"
+        )
+    return {"text": texts, "answer_start": starts}
+
+
+def parsed_answers(content: Any) -> tuple[list[str], list[int]] | None:
+    """Return the texts and the beginnings of the answers in a cell; None where it holds no answers."""
+    if isinstance(content, str):
+        try:
+            content = json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(content, Mapping) and {"text", "answer_start"} <= content.keys():
+        sides = content["text"], content["answer_start"]
+        texts, starts = (list(side) if isinstance(side, list | tuple | np.ndarray) else [side] for side in sides)
+    elif isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content):
+        if not all({"text", "answer_start"} <= part.keys() for part in content):
+            return None
+        texts, starts = ([part[side] for part in content] for side in ("text", "answer_start"))
+    else:
+        return None
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    whole = [isinstance(start, int | np.integer) and not isinstance(start, bool) for start in starts]
+    return (texts, [int(start) for start in starts]) if all(whole) else None
+
+
+def check_answers(answers: Mapping[str, Any], context: str, place: str) -> None:
+    """Raise ValueError for an answer that is not in its text at the place that it states."""
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+        there = context[start : start + len(text)] if start >= 0 else ""
+        if there == text and text:
+            continue
+        if not text:
+            remedy = "an answer is a part of the text; write empty lists for no answer"
+        elif (elsewhere := context.find(text)) >= 0:
+            remedy = f"it begins at character {elsewhere}: correct answer_start"
+        else:
+            remedy = "the text does not contain it: correct the answer, or leave it out"
+        raise ValueError(f"{place}: the answer {text!r:.60} is not at character {start} of its text; {remedy}")
+
+
 READERS: Mapping[str, Callable[[Any, Column, str, str], Any]] = {
     "text": text_of,
     "words": words_of,
@@ -179,4 +238,5 @@ READERS: Mapping[str, Callable[[Any, Column, str, str], Any]] = {
     "class": class_of,
     "classes": classes_of,
     "tags": classes_of,
+    "answers": answers_of,
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from tlx.processors import windows
 from tlx.processors.base import Inputs, Processor, format_source
 from tlx.processors.files import check_tokenizer
 from tlx.processors.opening import (
@@ -71,7 +72,9 @@ class TextProcessor(Processor):
 
     `files` is the directory that the tokenizer was read from. `pad_id` fills `input_ids` up to the length of a batch,
     always on the right. Without `token_types` every token has the type 0, as for a model that reads none. `rows` and
-    `type_rows` are the numbers of token ids and token types that the model has embeddings for (None: not known).
+    `type_rows` are the numbers of token ids and token types that the model has embeddings for (None: not known). With a
+    `stride` the second text of a pair is not cut: the token ids are those of one or several windows of `tokens` tokens,
+    which share `stride` tokens of the second text (see `tlx.processors.windows`).
     """
 
     tokenizer: Tokenizer
@@ -81,6 +84,7 @@ class TextProcessor(Processor):
     token_types: bool = True
     rows: int | None = None
     type_rows: int | None = None
+    stride: int | None = None
 
     reads: ClassVar[tuple[str, ...]] = ("text", "words")
     noun: ClassVar[str] = "a tokenizer"
@@ -92,7 +96,10 @@ class TextProcessor(Processor):
                 f"tokens={self.tokens} leaves no room for text, because {room} tokens are special; set a larger number"
             )
         cut = self.tokenizer.truncation or {}
-        if cut.get("max_length") != self.tokens or self.tokenizer.padding:
+        if self.stride is not None:
+            object.__setattr__(self, "tokenizer", type(self.tokenizer).from_str(self.tokenizer.to_str()))
+            windows.set_windows(self.tokenizer, self.tokens, self.stride)
+        elif cut.get("max_length") != self.tokens or self.tokenizer.padding:
             # A copy, for another processor may hold the same tokenizer with another length.
             object.__setattr__(self, "tokenizer", type(self.tokenizer).from_str(self.tokenizer.to_str()))
             set_length(self.tokenizer, self.tokens, cut.get("direction", "right"))
@@ -161,14 +168,35 @@ class TextProcessor(Processor):
         The example is `{"text": str, "text_pair"?: str}` or `{"words": list of str}`. Raises ValueError for a token id
         or a token type that the model has no embedding for.
         """
-        return self._arrays(self.encoding(example))
+        return self._joined(self.encoding(example))
 
     def many(self, examples: Sequence[Example]) -> list[Inputs]:
         """Return the arrays of several examples. The tokenizer works on all of them in parallel."""
         if any("words" in example for example in examples):
             return [self(example) for example in examples]
         texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in examples]
+        if self.stride is not None:
+            return [self(example) for example in examples]
         return [self._arrays(encoding) for encoding in self.tokenizer.encode_batch(texts)]
+
+    @property
+    def window(self) -> int:
+        return 0 if self.stride is None else self.tokens
+
+    def _joined(self, encoding: Encoding) -> Inputs:
+        """Return the arrays of a text, or of all its windows."""
+        if self.stride is None:
+            return self._arrays(encoding)
+        parts = [self._arrays(part) for part in (encoding, *encoding.overflowing)]
+        return windows.joined(parts, self.tokens, {"input_ids": self.pad_id})
+
+    def places(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """Return what each token of a pair of texts is, int32[T] (see `tlx.functional.spans`), and the characters of
+        the second text that it stands for, from the first one up to and without the last one, int32[T, 2]."""
+        encoding = self.encoding(example)
+        parts = [encoding, *encoding.overflowing] if self.stride is not None else [encoding]
+        places = windows.places_of(parts, self.tokens)
+        return places["kinds"], np.stack([places["first"], places["last"]], -1)
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -208,12 +236,16 @@ class TextProcessor(Processor):
 
     def measure(self, examples: Sequence[Example]) -> list[int]:
         """Return the number of tokens of each example. The tokenizer works on all of them in parallel."""
+        if self.stride is not None:
+            return [len(self(example)["input_ids"]) for example in examples]
         if any("words" in example for example in examples):
             return [len(self.encoding(example).ids) for example in examples]
         texts = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in examples]
         return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(texts)]
 
     def uncut(self, examples: Sequence[Example]) -> list[int]:
+        if self.stride is not None:
+            return self.measure(examples)
         lengths = []
         for example in examples:
             encoding = self.encoding(example)
@@ -231,7 +263,7 @@ class TextProcessor(Processor):
 
     def cuts(self, example: Example) -> bool:
         """Return whether the example is longer than `tokens`, so that its end (or its beginning) is cut off."""
-        return bool(self.encoding(example).overflowing)
+        return self.stride is None and bool(self.encoding(example).overflowing)
 
     def cut_notes(self, examples: Iterable[Example]) -> list[str]:
         if not (cut := sum(map(self.cuts, examples))):
@@ -271,13 +303,17 @@ class TextProcessor(Processor):
 
     @property
     def identity(self) -> Any:
-        return [self.tokens, self.pad_id, self.token_types, hash_of(self.tokenizer)]
+        stride = [] if self.stride is None else [self.stride]
+        return [self.tokens, self.pad_id, self.token_types, hash_of(self.tokenizer), *stride]
 
     def encoding(self, example: Example) -> Encoding:
         """Return the tokens of an example as the tokenizer describes them."""
         if "words" in example:
             self._check_words()
             return self.tokenizer.encode(example["words"], is_pretokenized=True)
+        if self.stride is not None:
+            texts = example["text"], example.get("text_pair", "")
+            return windows.encoded(self.tokenizer, *texts, self.tokens, self.stride)[0]
         return self.tokenizer.encode(example["text"], example.get("text_pair"))
 
     def _check_words(self) -> None:

@@ -13,6 +13,7 @@ def lead(document: Json) -> str:
     what = f" with {kinds.get(document['counts']['kind'], '')} {len(classes)} classes".replace("  ", " ")
     if not classes:
         what = " with numbers as labels" if document["counts"]["rows"] else " without labels"
+        what = " with answers" if document["counts"]["kind"] == "answers" else what
     parts = ", ".join(f"{row['examples']:,} {row['name']}" for row in own)
     beside = f"; compared with {', '.join(further)}" if further else ""
     return f"{total:,} examples of {document['inputs']}{what}: {parts}{beside}."

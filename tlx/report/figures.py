@@ -146,16 +146,6 @@ def confusion_counts(records: RunRecords) -> np.ndarray | None:
     return confusion_matrix(scores["label"], scores["prediction"], len(names))
 
 
-def class_counts(records: RunRecords) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return hits, true and predicted occurrences of each class, [C] each, from the scores `tp`, `fp` and `fn` [N,
-    C]; None if the scores are not by class."""
-    scores, names = records.predictions[records.split].scores, records.task.names
-    if not {"tp", "fp", "fn"} <= scores.keys() or scores["tp"].shape[1:] != (len(names),):
-        return None
-    tp, fp, fn = (scores[name].astype(np.int64).sum(0) for name in ("tp", "fp", "fn"))
-    return tp, tp + fn, tp + fp
-
-
 def confusion(counts: np.ndarray, names: Sequence[str], split: str = "test") -> Figure:
     """Draw counts [C, C], and shares of the examples of each true class."""
     totals = counts.sum(1)

@@ -121,10 +121,11 @@ def rules(records: RunRecords) -> list[Json]:
 
 def by_class(records: RunRecords) -> list[Json]:
     """Return precision, recall and F1 of each class on the reported split; None where the denominator is 0."""
+    names = records.task.names
     if (counts := figures.confusion_counts(records)) is not None:
         hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    elif (by_class := figures.class_counts(records)) is not None:
-        hits, true, predicted = by_class
+    elif (table := records.task.class_counts(records.predictions[records.split].scores)) is not None:
+        names, hits, true, predicted = table.names, table.tp, table.tp + table.fn, table.tp + table.fp
     else:
         return []
     return [
@@ -136,7 +137,7 @@ def by_class(records: RunRecords) -> list[Json]:
             "recall": float(n_hits / n_true) if n_true else None,
             "f1": float(2 * n_hits / (n_true + n_predicted)) if n_true + n_predicted else None,
         }
-        for name, n_hits, n_true, n_predicted in zip(records.task.names, hits, true, predicted, strict=True)
+        for name, n_hits, n_true, n_predicted in zip(names, hits, true, predicted, strict=True)
     ]
 
 

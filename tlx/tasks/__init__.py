@@ -9,6 +9,7 @@ from tlx.tasks.extra import ExtraMetric
 from tlx.tasks.masked_language import MaskedLanguageModel
 from tlx.tasks.multi_label import MultiLabel
 from tlx.tasks.ordinal import Ordinal
+from tlx.tasks.question_answering import QuestionAnswering
 from tlx.tasks.regression import Regression
 from tlx.tasks.text_to_text import TextToText
 from tlx.tasks.token_classification import TokenClassification
@@ -22,6 +23,7 @@ __all__ = [
     "Metric",
     "MultiLabel",
     "Ordinal",
+    "QuestionAnswering",
     "Regression",
     "Statement",
     "Task",
@@ -55,7 +57,7 @@ def own_name(task: Task) -> str:
 
 def stated(statement: Statement) -> Task | None:
     """Return the tlx task that a checkpoint's config.json states; None if it states none."""
-    kinds: tuple[type[Task], ...] = (TokenClassification, Regression, MultiLabel, Classification)
+    kinds: tuple[type[Task], ...] = (QuestionAnswering, TokenClassification, Regression, MultiLabel, Classification)
     if (kind := own_task(statement.kind)) is not None:
         kinds = (kind,)
     return next((task for kind in kinds if (task := kind.stated(statement)) is not None), None)

@@ -93,6 +93,15 @@ class Task:
         """Return the scores [N, ...] that a `calibrated` task adds to those of each split."""
         return {}
 
+    def label_notes(self, name: str, labels: Iterable[Any]) -> list[str]:
+        """Return notes on the labels of a part of the data that a run reads, which are oddities and no mistakes.
+
+        Args:
+            name: The name of the part, such as "train".
+            labels: The label of each example, read when it is first used.
+        """
+        return []
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of the labels of the data; empty if the task has none."""
@@ -131,6 +140,17 @@ class Task:
         """Return the task as it was before tlx had those of its fields that are not `written` in the recipe of a run:
         by default before it had any field that decides what the outputs of a model mean."""
         return self
+
+    def at_length(self, tokens: int) -> Self:
+        """Return the task with the fields that follow from the largest number of tokens of a text (`Data.tokens`)."""
+        return self
+
+    def reader(self, processor: Any) -> Any:
+        """Return the processor of the data, or another one that reads examples as the task needs.
+
+        Raises ValueError for a processor that the task cannot use.
+        """
+        return processor
 
     def head(self) -> Head:
         """Return the head that the model must end in. Raises ValueError if the task does not know its size yet."""
@@ -176,6 +196,10 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} defines no score(outputs, batch)")
 
+    def graded(self, scores: Scores, examples: Sequence[Example]) -> Scores:
+        """Return the scores [N, ...] with those that only the host can compute: from the texts of the examples."""
+        return scores
+
     def summarise(self, scores: Scores) -> dict[str, float]:
         """Compute the metrics `measures` from the scores [N, ...] of all examples, on the host."""
         return {name: of_scores(metric, scores) for name, metric in self.measures.items()}
@@ -198,9 +222,22 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} defines no answers(outputs, inputs)")
 
-    def in_words(self, answer: Any, processor: Any) -> Any:
-        """Return one of the `answers` with words in the place of the numbers of tokens."""
+    def beside(self, example: Example, processor: Any) -> dict[str, Any]:
+        """Return the arrays of `beside_fields` of a raw example, and other values that `worded` reads, by name."""
+        return {}
+
+    def beside_fields(self) -> Mapping[str, Field]:
+        """Declare the arrays beside the inputs of the model that `answers` reads."""
+        return {}
+
+    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> Any:
+        """Return one of the `answers` in words. `row` has the arrays of the example and the values of `beside`; the
+        `processor` knows the words of tokens."""
         return answer
+
+    def stored_answers(self, scores: Scores, examples: Sequence[Example]) -> list[Any] | None:
+        """Return the answers to some examples in words, if their scores hold them; None if they do not."""
+        return None
 
     def answer_values(self, answer: Any) -> Json:
         """Return one of the `answers` as the named values that a table of answers holds beside a row.
@@ -248,6 +285,17 @@ class Task:
             return ", ".join(f"{number:g}" for number in label.ravel())
         return self.names[int(label)] if self.names else label.item()
 
+    def shown(self, example: Example, answer: Any) -> tuple[str | float, Any]:
+        """Return the true label of a raw example, and one of the `answers` to it, as a page of mistakes shows them."""
+        return self.label_words(example), answer if isinstance(answer, Mapping) else " ".join(map(str, answer))
+
+    def class_counts(self, scores: Scores) -> "ClassTable | None":
+        """Return the counts of each class, summed over the examples; None if the scores are not by class."""
+        names = tuple(self.names or ())
+        if not names or not {"tp", "fp", "fn"} <= scores.keys() or scores["tp"].shape[1:] != (len(names),):
+            return None
+        return ClassTable(names, *(scores[name].astype(np.int64).sum(0) for name in ("tp", "fp", "fn")))
+
     def applies(self, name: str) -> bool:
         """Return whether a metric of `metrics` can be measured on the task's classes."""
         return True
@@ -282,6 +330,16 @@ class Task:
             return self.head().outputs
         except ValueError:
             return None
+
+
+class ClassTable(NamedTuple):
+    """The true positives, false positives and false negatives of each class, int[C] each, and the names of the
+    classes."""
+
+    names: tuple[str, ...]
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
 
 
 class Statement(NamedTuple):

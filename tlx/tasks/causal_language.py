@@ -108,5 +108,5 @@ class CausalLanguageModel(LanguageTask):
         mask = np.asarray(inputs["attention_mask"]) > 0
         return [row[seen].tolist() for row, seen in zip(np.asarray(outputs["best"]), mask, strict=True)]
 
-    def in_words(self, answer: Any, processor: Any) -> list[str]:
+    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
         return [words_of(processor).decode(answer)]

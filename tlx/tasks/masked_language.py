@@ -95,7 +95,7 @@ class MaskedLanguageModel(LanguageTask):
         masks = np.asarray(inputs["input_ids"]) == self.mask_token
         return [row[mask].tolist() for row, mask in zip(best, masks, strict=True)]
 
-    def in_words(self, answer: Any, processor: Any) -> list[str]:
+    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
         words = words_of(processor)
         pairs = [entry if isinstance(entry, tuple) else (entry,) for entry in answer]
         return ["/".join(words.decode([token]) for token in pair) for pair in pairs]

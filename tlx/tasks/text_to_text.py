@@ -70,7 +70,7 @@ class Decoded(LanguageTask):
         counted = np.asarray(inputs["label"]) != IGNORED if "label" in inputs else np.ones(best.shape, bool)
         return [row[chosen].tolist() for row, chosen in zip(best, counted, strict=True)]
 
-    def in_words(self, answer: Any, processor: Any) -> list[str]:
+    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
         return [words_of(processor).decode(answer)]
 
 

@@ -1,8 +1,9 @@
 """Token classification: one class for each word of a text. Shapes: B batch, T tokens, C classes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,10 @@ import numpy as np
 from tlx.functional.agreement import token_accuracy, token_loss
 from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import PerToken
-from tlx.tasks.base import Batch, Outputs, Statement, Task, check_names
+from tlx.tasks.base import Batch, ClassTable, Outputs, Statement, Task, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
+from tlx.tasks.tagging import Tagging, broken_note, detected, entities_of, entity_counts, tagging_of
 from tlx.tasks.weighting import ClassWeights, array_of, balanced, check_weights, count_classes
 from tlx.trees import Example
 from tlx.types import Array, Column, Field
@@ -22,17 +24,25 @@ from tlx.types import Array, Column, Field
 CUT = "?"
 # The label of tokens that do not count: padding, special tokens, and every piece of a word except the first.
 IGNORED = -100
+# The scores of entities.
+ENTITIES = ("entity_tp", "entity_fp", "entity_fn")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassification(Task):
     """One class for each word: part-of-speech tags, named entities.
 
-    The first token of a word has the label of the word; the other tokens do not count.
+    The first token of a word has the label of the word; the other tokens do not count. Where the classes are a tagging
+    scheme, such as "O", "B-PER", "I-PER", the primary metric is F1 of whole entities.
 
     Attributes:
         names: The class names; empty takes those of the data set.
         outside: The class that F1 leaves out, "O" in data of named entities.
+        scheme: The tagging scheme: "BIO" (IOB2: each entity begins with B), "IOB1" (B only between two entities of a
+            type), "BIOES" (E ends an entity, S is an entity of one word), or "" for plain tags. By default the class
+            names state it; names of IOB1 with a B are taken for BIO.
+        strict: Whether only entities count that follow the scheme, as in seqeval's strict mode. By default a tag that
+            continues no entity begins one, as in seqeval's default mode.
         class_weights: The weight of the words of each class; "balanced" gives every class the same total weight in the
             training examples (see `Classification`).
         extra_metrics: The user's own metrics.
@@ -40,15 +50,18 @@ class TokenClassification(Task):
 
     names: tuple[str, ...] = ()
     outside: str = "O"
+    scheme: Literal["detect", "BIO", "IOB1", "BIOES", ""] = "detect"
+    strict: bool = False
     class_weights: ClassWeights = ()
     extra_metrics: tuple[ExtraMetric, ...] = ()
 
     metrics: ClassVar[Mapping[str, Metric]] = {
+        **{name: STANDARD[name] for name in ("entity_f1", "entity_precision", "entity_recall", "entity_macro_f1")},
         **{name: STANDARD[name] for name in ("micro_f1", "macro_f1")},
         "accuracy": Metric("max", 0.0, 1.0, value=token_accuracy, points=True, words="accuracy"),
         "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy"),
     }
-    kept: ClassVar[tuple[str, ...]] = ("outside",)
+    kept: ClassVar[tuple[str, ...]] = ("outside", "scheme", "strict")
     by_class: ClassVar[bool] = True
     separator: ClassVar[str] = " "
 
@@ -56,6 +69,25 @@ class TokenClassification(Task):
         check_names(self.names)
         check_weights(self.class_weights, len(self.names) or None)
         check_extra(self.extra_metrics, self.metrics)
+        if self.strict and self.scheme == "IOB1":
+            raise ValueError("strict=True needs scheme='BIO' or 'BIOES': every I may begin an entity of IOB1")
+        _ = self.tagging
+
+    @cached_property
+    def tagging(self) -> Tagging | None:
+        """The rules of the scheme; None for plain tags, and where the classes are not known yet."""
+        scheme = detected(self.names, self.outside) if self.scheme == "detect" else self.scheme
+        return tagging_of(self.names, self.outside, scheme, self.strict) if scheme and self.names else None
+
+    def applies(self, name: str) -> bool:
+        """Return whether a metric can be measured: those of entities need a tagging scheme."""
+        # The classes may still turn out to be one.
+        unknown = not self.names and self.scheme != ""
+        return not name.startswith("entity_") or self.tagging is not None or unknown
+
+    @property
+    def primary(self) -> str:
+        return "entity_f1" if self.tagging is not None or self.scheme not in ("detect", "") else "micro_f1"
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task with the classes of the data.
@@ -71,7 +103,24 @@ class TokenClassification(Task):
                 f"the task has the classes {format_names(self.names)}, but the data have "
                 f"{format_names(label.classes)}; use the same names in the same order, or remove names"
             )
-        return replace(self, names=label.classes)
+        scheme = detected(label.classes, self.outside) if self.scheme == "detect" else self.scheme
+        return replace(self, names=label.classes, scheme=scheme)
+
+    def of_run(self, result: Mapping[str, Any]) -> Self:
+        """Return the task with the fields that the result of a run keeps; runs of early versions count no entities."""
+        task = self if "scheme" in result.get("task", ()) else self.of_early_run()
+        return super(TokenClassification, task).of_run(result)
+
+    def of_early_run(self, written: Collection[str] = ()) -> Self:
+        """Return the task without a scheme, which early versions did not have."""
+        return self if "scheme" in written else replace(self, scheme="", strict=False)
+
+    def label_notes(self, name: str, labels: Iterable[Any]) -> list[str]:
+        """Return a note on the labels that break the tagging scheme."""
+        if self.tagging is None:
+            return []
+        note = broken_note(self.names, self.tagging, self.strict, name, labels)
+        return [note] if note else []
 
     def fitted(self, labels: Iterable[Any]) -> Self:
         """Return the task with balanced weights of the classes, if it asks for them."""
@@ -119,7 +168,8 @@ class TokenClassification(Task):
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Return `loss` (a sum), `tokens`, `right` and `correct` [B]; `tp`, `fp` and `fn` [B, C] of all classes except
-        `outside`."""
+        `outside`; with a tagging scheme also `entity_tp`, `entity_fp` and `entity_fn` [B, K] of all types of
+        entities."""
         label, counted = batch["label"], batch["label"] != IGNORED
         prediction = outputs["logits"].argmax(-1)
         classes = jnp.arange(outputs["logits"].shape[-1])
@@ -128,7 +178,11 @@ class TokenClassification(Task):
         true, guess = (((tags[..., None] == classes) & counted[..., None]) & inside for tags in (label, prediction))
         sums, tokens = self.word_losses(outputs, batch)[0].sum(-1), counted.sum(-1)
         right = ((label == prediction) & counted).sum(-1)
-        return {
+        counts = {}
+        if self.tagging is not None:
+            entities = entity_counts(self.tagging, label, prediction, counted)
+            counts = dict(zip(ENTITIES, entities, strict=True))
+        return counts | {
             "loss": sums,
             "tokens": tokens,
             "right": right,
@@ -159,3 +213,26 @@ class TokenClassification(Task):
 
     def label_words(self, example: Example) -> str:
         return " ".join(self.names[n] for n in example["label"])
+
+    def class_counts(self, scores: Mapping[str, np.ndarray]) -> ClassTable | None:
+        """Return the counts of each type of entity where the classes are a tagging scheme, else those of each class."""
+        if self.tagging is None or not set(ENTITIES) <= scores.keys():
+            return super().class_counts(scores)
+        tp, fp, fn = (scores[name].astype(np.int64).sum(0) for name in ENTITIES)
+        return ClassTable(tuple(name or "entity" for name in self.tagging.types), tp, fp, fn)
+
+    def shown(self, example: Example, answer: Any) -> tuple[str | float, Any]:
+        """Return the entities in the label of an example and in an answer, if the classes are a tagging scheme."""
+        if self.tagging is None or "words" not in example:
+            return super().shown(example, answer)
+        numbers = {name: number for number, name in enumerate(self.names)}
+        # A word that was cut off is outside.
+        guess = [numbers.get(name, len(self.names)) for name in answer]
+        return self.entity_words(example["words"], example["label"]), self.entity_words(example["words"], guess)
+
+    def entity_words(self, words: Sequence[str], tags: Sequence[int]) -> str:
+        """Return the entities that tags name in a list of words, as a page shows them."""
+        assert self.tagging is not None
+        entities = entities_of(self.tagging, tags)
+        texts = [f"{' '.join(words[first : last + 1])} ({kind or 'entity'})" for kind, first, last in entities]
+        return ", ".join(texts) or "no entity"

@@ -11,6 +11,7 @@ import numpy as np
 
 from tlx import models, sharding
 from tlx.data import Examples, evaluation_batches, inputs_of
+from tlx.data.examples import Light
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
 from tlx.processors.previews import data_uri
@@ -59,7 +60,7 @@ def evaluate(
     indices, finite = scores.pop("index"), scores.pop(FINITE, None)
     return [
         Predictions(
-            {name: array[:, n] for name, array in scores.items()},
+            dict(ready.task.graded({name: array[:, n] for name, array in scores.items()}, Light(examples))),
             indices,
             finite is None or bool(finite[:, n].all()),
         )
@@ -236,9 +237,13 @@ def mistakes(
     places = [int(n) for n in np.argsort(-scores["loss"]) if correct is None or not correct[n]][:count]
     if not places:
         return []
-    outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
-    rows = zip(places, outputs, strict=True)
-    return [describe_example(examples[n], task, answer, float(scores["loss"][n])) for n, answer in rows]
+    rows = [examples[n] for n in places]
+    outputs = task.stored_answers({name: array[places] for name, array in scores.items()}, rows)
+    if outputs is None:
+        outputs = task.answers({"logits": scores["logits"][places]}, {}) if "logits" in scores else answers(places)
+    losses = scores["loss"][places].tolist()
+    listed = zip(rows, outputs, losses, strict=True)
+    return [describe_example(example, task, answer, loss) for example, answer, loss in listed]
 
 
 def answering(ready: Prepared, variables: Variables, examples: Examples) -> Callable[[Sequence[int]], list[Any]]:
@@ -261,19 +266,15 @@ def answering(ready: Prepared, variables: Variables, examples: Examples) -> Call
             buckets=recipe.data.lengths, targets=ready.targets,
         )  # fmt: skip
         arrays = passes(batches, compute, scored)
-        return [ready.task.in_words(answer, ready.processor) for answer in ready.task.answers(arrays, arrays)]
+        return [ready.task.worded(answer, {}, ready.processor) for answer in ready.task.answers(arrays, arrays)]
 
     return answers
 
 
 def describe_example(example: dict[str, Any], task: Task, answer: Any, loss: float) -> dict[str, Any]:
     """Return one example as JSON values, an image as a PNG data URI."""
-    entry = {
-        "index": example["index"],
-        "label": task.label_words(example),
-        "answer": answer if isinstance(answer, Mapping) else " ".join(map(str, answer)),
-        "loss": loss,
-    }
+    label, words = task.shown(example, answer)
+    entry = {"index": example["index"], "label": label, "answer": words, "loss": loss}
     for name in ("text", "text_pair"):
         if name in example:
             entry[name] = example[name]

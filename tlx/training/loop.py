@@ -55,8 +55,10 @@ class Run(NamedTuple):
 
     def __repr__(self) -> str:
         """Return the folder, the primary metric and the rule that chose the checkpoint."""
-        splits = (split for split in ("test", "validation") if f"{split}/{self.recipe.task.primary}" in self.metrics)
-        names = [f"{split}/{self.recipe.task.primary}" for split in splits] or list(self.metrics)
+        # The data may have decided which metric is the primary one.
+        primary = next(iter(self.result.get("measures") or [self.recipe.task.primary]))
+        splits = (split for split in ("test", "validation") if f"{split}/{primary}" in self.metrics)
+        names = [f"{split}/{primary}" for split in splits] or list(self.metrics)
         measured = "".join(f", {name} {self.metrics[name]:.4f}" for name in names[:1])
         return f"Run({str(self.folder)!r}{measured}, selection {self.result['selection']!r})"
 

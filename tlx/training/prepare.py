@@ -180,7 +180,7 @@ def prepare(
     pretrained, stored_processor = variables, processor
     term_notes += notes_on(recipe, stored_processor)
     if splits is not None:
-        processor = fitted(recipe, splits, model, processor)
+        processor = task.reader(fitted(recipe, splits, model, processor))
         task = task.suited(model, processor)
     key = jax.random.fold_in(jax.random.key(recipe.seed), 1)
     params = recipe.tuning.insert(model, variables.params, key)
@@ -239,6 +239,7 @@ def task_of(recipe: Recipe, splits: Splits) -> Task:
             "each example"
         )
     task: Task = recipe.task.resolve(splits.columns).fitted(training_labels(splits))
+    task = task.at_length(recipe.data.tokens)
     check_select(recipe.train.select, task)
     return task
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tlx import config
 from tlx.data import Examples, Splits, notes
+from tlx.data.oddities import read_of
 from tlx.files.documents import digests
 from tlx.files.durable import guarded, sync_tree
 from tlx.functional.metrics import document
@@ -243,6 +244,10 @@ def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
         counts = f"the task has {ready.task.outputs} classes and the data have {classes}"
         of_data.append(f"{counts}: there are no examples of the other classes")
     of_task = balanced(ready)
+    for name, examples in read_of(splits).items():
+        if examples.labelled:
+            labels = (examples.light(position)[LABEL] for position in range(len(examples)))
+            of_task += ready.task.label_notes(name, labels)
     of_step = in_pieces(ready) + in_fewer_bits(ready.precision)
     return ready.notes + of_data + of_task + idle + of_step + vocabulary.notes(ready.processor)
 

@@ -59,6 +59,7 @@ IMAGE = {
     "swinv2": "Swinv2",
 }
 TOKENS = "ForTokenClassification"
+SPANS = "ForQuestionAnswering"
 WORDS = "ForMaskedLM"
 # The families of which tlx writes a head over the vocabulary.
 WITH_WORDS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
@@ -78,8 +79,8 @@ def expected(document: Json) -> dict[str, Shape]:
         return tensors_of_decoder
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
-    other_words = ("Image",) if kind in TEXT else ("Sequence", "Token")
-    heads = (*HEADS, *STACKS) if kind in WHOLE else (*HEADS, WORDS) if kind in WITH_WORDS else HEADS
+    other_words = ("Image",) if kind in TEXT else ("Sequence", "Token", "Question")
+    heads = (*HEADS, *STACKS) if kind in WHOLE else (*HEADS, SPANS, WORDS) if kind in WITH_WORDS else (*HEADS, SPANS)
     if not stem or head not in heads or any(word in head for word in other_words):
         raise ValueError(
             f"config.json names the class {name!r} for the model_type {kind!r}; expected a class of this model_type "
@@ -131,7 +132,9 @@ def text_backbone(kind: str, head: str, document: Json) -> Shapes:
         yield from linear(f"{block}.output.dense", inner, width)
         yield from norm(f"{block}.output.LayerNorm", width)
     # The classifier of RoBERTa and classifiers of tokens read the hidden states; ELECTRA and DistilBERT have no pooler.
-    if (kind == "bert" and head not in (TOKENS, WORDS)) or (kind not in ("electra", "distilbert") and head == "Model"):
+    if (kind == "bert" and head not in (TOKENS, SPANS, WORDS)) or (
+        kind not in ("electra", "distilbert") and head == "Model"
+    ):
         yield from linear("pooler.dense", width, width)
 
 
@@ -146,6 +149,9 @@ def text_head(kind: str, head: str, document: Json) -> Shapes:
         yield from modernbert_head(document)
         return
     width, outputs = document["dim" if kind == "distilbert" else "hidden_size"], len(document["id2label"])
+    if head == SPANS:
+        yield from linear("qa_outputs", width, outputs)
+        return
     if kind == "deberta-v2" and head != TOKENS:
         yield from linear("pooler.dense", width, width)
     if kind in ("bert", "distilbert", "albert", "deberta-v2") or head == TOKENS:

@@ -41,7 +41,7 @@ def albert_backbone(head: str, document: Json) -> Shapes:
             yield from norm(f"{layer}.attention.LayerNorm", width)
             yield from linear(f"{layer}.ffn", width, inner)
             yield from linear(f"{layer}.ffn_output", inner, width)
-    if head != "ForTokenClassification":
+    if head not in ("ForTokenClassification", "ForQuestionAnswering"):
         yield from linear("pooler", width, width)
 
 

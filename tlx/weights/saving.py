@@ -112,8 +112,8 @@ def write_document(pretrained: Pretrained, kind: str) -> dict[str, Any]:
     if kind == OWN:
         document: Json = {"model_type": OWN, "model": records.dump(model.config), "outputs": model.outputs}
         token = "Token" if isinstance(model.head, models.PerToken) else ""
-        has_head = task or token
-        document["architectures"] = [f"{type(model.config).__name__}For{token}Classification"] if has_head else []
+        use = "QuestionAnswering" if isinstance(model.head, models.Span) else f"{token}Classification"
+        document["architectures"] = [f"{type(model.config).__name__}For{use}"] if task or token else []
     else:
         source_document = pretrained.manifest.document
         base_document = dict(source_document) if source_document.get("model_type") == kind else {"model_type": kind}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tlx import tasks
-from tlx.models import Pooled, Vocabulary
+from tlx.models import Pooled, Span, Vocabulary
 from tlx.tasks import Statement, Task
 from tlx.trees import Json
 from tlx.weights.files import CONFIG
@@ -39,6 +39,9 @@ def stated_head(document: Json, form: Format, file: Path) -> Stated:
     task = tasks.stated(statement)
     if task is not None and (fields := document.get(FIELDS)):
         task = with_fields(task, fields, file)
+    if task is not None and isinstance(head, Span):
+        # The task knows its windows.
+        head = task.head()
     if task is not None and isinstance(head, Pooled):
         head = Pooled(head.outputs, getattr(task, "neck", None))
     return Stated(task, names, architecture, head, type(task).__name__ if task else "")

@@ -30,6 +30,8 @@ def counts(parts: Mapping[str, Examples]) -> Json:
     if not labelled:
         return {"kind": "nothing", "classes": [], "rows": []}
     first = next(iter(labelled.values()))
+    if first.kind == "answers":
+        return {"kind": first.kind, "classes": [], "rows": []}
     if first.kind in ("number", "numbers"):
         return {"kind": first.kind, "classes": [], "rows": of_numbers(labelled)}
     if first.kind == "text":

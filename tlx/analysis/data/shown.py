@@ -110,6 +110,8 @@ def label_words(label: Any, examples: Examples) -> str:
         return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"
     if examples.kind == "text":
         return str(label)
+    if examples.kind == "answers":
+        return " / ".join(dict.fromkeys(label["text"])) or "(no answer)"
     return ", ".join(f"{number:g}" for number in np.ravel(label)[:12])
 
 

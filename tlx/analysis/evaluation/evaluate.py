@@ -19,7 +19,7 @@ from tlx.analysis.evaluation.numbers import class_rows, metric_rows, slice_row
 from tlx.analysis.evaluation.slices import Slice, slices
 from tlx.analysis.evaluation.sources import EvaluatedData, other_data, own_data
 from tlx.data import evaluation_batches
-from tlx.data.examples import Examples
+from tlx.data.examples import Examples, Light
 from tlx.files.documents import holds_file, read_json
 from tlx.files.durable import guarded, write_whole
 from tlx.files.locks import writing
@@ -187,7 +187,7 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
                 f"{examples.place(int(examples.rows[row]))}: the score {name!r} of the model is not finite; check this "
                 f"row, or the weights of {model.source}"
             )
-    return Predictions(scores, indices)
+    return Predictions(dict(task.graded(scores, Light(examples))), indices)
 
 
 def run_settings(model: OpenedModel) -> Json:
@@ -215,6 +215,7 @@ def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, 
         result = read(model.source)
         run |= {name: result[name] for name in ("fingerprint", "metrics", "selection", "selected_step")}
     overall = metric_rows(predictions, task)
+    labels = (data.examples.light(position)[LABEL] for position in range(len(data.examples)))
     return {
         "schema": SCHEMA,
         "run": run,
@@ -232,7 +233,7 @@ def describe(model: OpenedModel, data: EvaluatedData, predictions: Predictions, 
         "metrics": overall,
         "classes": class_rows(predictions, task),
         "slices": [slice_row(part, predictions, task, overall[0]) for part in parts],
-        "notes": list(data.notes),
+        "notes": [*data.notes, *task.label_notes(data.split, labels)],
         "environment": environment(),
     }
 

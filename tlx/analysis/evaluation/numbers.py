@@ -13,6 +13,7 @@ from tlx.analysis.evaluation.slices import Slice
 from tlx.records.run_directory import Predictions
 from tlx.report.intervals import Interval, measure, unless_constant, wilson
 from tlx.tasks import Task
+from tlx.tasks.base import ClassTable
 from tlx.trees import Json
 
 RESAMPLES = 2000
@@ -56,11 +57,12 @@ def class_rows(predictions: Predictions, task: Task) -> list[Json]:
 
     The intervals of precision and recall are Wilson's, and that of F1 is a bootstrap over the examples.
     """
-    counts = outcome_counts(predictions, task)
-    if counts is None:
+    table = outcome_counts(predictions, task)
+    if table is None:
         return []
     rows = []
-    for number, (name, (tp, fp, fn)) in enumerate(zip(task.names, counts.tolist(), strict=True)):
+    counts = np.stack([table.tp, table.fp, table.fn], -1).tolist()
+    for number, (name, (tp, fp, fn)) in enumerate(zip(table.names, counts, strict=True)):
         exclusive = counts_once(predictions.scores)
         rows.append(
             {
@@ -78,27 +80,22 @@ def class_rows(predictions: Predictions, task: Task) -> list[Json]:
     return rows
 
 
-def outcome_counts(predictions: Predictions, task: Task) -> np.ndarray | None:
-    """Return int64[C, 3], by class the numbers of true positives, false positives and false negatives; None where the
-    scores are not by class."""
-    scores, count = predictions.scores, len(task.names or ())
-    if not count:
-        return None
-    if {"tp", "fp", "fn"} <= scores.keys():
-        if scores["tp"].shape[1:] != (count,):
-            return None
-        return np.stack([scores[name].astype(np.int64).sum(0) for name in ("tp", "fp", "fn")], -1)
+def outcome_counts(predictions: Predictions, task: Task) -> ClassTable | None:
+    """Return the numbers of true positives, false positives and false negatives of each class; None where the scores
+    are not by class."""
+    scores, names = predictions.scores, tuple(task.names or ())
+    if (table := task.class_counts(scores)) is not None or not names or "tp" in scores:
+        return table
     if (
         not {"label", "prediction"} <= scores.keys()
         or scores["label"].ndim > 1
         or scores["label"].dtype.kind not in "iu"
     ):
         return None
-    label, prediction = scores["label"], scores["prediction"]
+    label, prediction, count = scores["label"], scores["prediction"], len(names)
     hits = np.bincount(label[label == prediction], minlength=count)
-    return np.stack(
-        [hits, np.bincount(prediction, minlength=count) - hits, np.bincount(label, minlength=count) - hits], -1
-    ).astype(np.int64)
+    wrong, missed = (np.bincount(side, minlength=count) - hits for side in (prediction, label))
+    return ClassTable(names, hits, wrong, missed)
 
 
 def counts_once(scores: Mapping[str, np.ndarray]) -> bool:

@@ -101,3 +101,8 @@ def check_columns(name: str, columns: Mapping[str, Column]) -> None:
         raise ValueError(f"{name} has only the columns {', '.join(columns) or '(none)'}; expected an input column too")
     if LABEL in columns and columns[LABEL].kind == "tags" and "words" not in columns:
         raise ValueError(f"the label of {name} has the kind tags; expected a column 'words' with one word for each tag")
+    if LABEL in columns and columns[LABEL].kind == "answers" and not {"text", "text_pair"} <= columns.keys():
+        raise ValueError(
+            f"the label of {name} has the kind answers; expected a question and the text with its answers: "
+            "text='question', text_pair='context'"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from tlx.data.sources.raw_table import CLASSES, RawTable
 if TYPE_CHECKING:
     from tlx.data.sources.tabular import Tabular
 
-Kind = Literal["class", "number", "classes", "numbers", "tags", "text"]
+Kind = Literal["class", "number", "classes", "numbers", "tags", "text", "answers"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Cells:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         names = tuple(table.metadata(name, CLASSES) or ())
+        if pa.types.is_struct(getattr(column.type, "value_type", column.type)):
+            # Answers to questions; the texts are compared as those of a file of JSON.
+            texts = [None if row is None else json.dumps(row) for row in column.to_pylist()]
+            places = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+            return cls(table, name, list(places), np.array([places[text] for text in texts], np.int64), names)
         if pa.types.is_nested(column.type) or table.shapes[name] is not None:
             rows = [table.cell(name, row) for row in range(len(table))]
             cells = [None if row is None else tuple(np.ravel(row).tolist()) for row in rows]

@@ -14,6 +14,7 @@ import numpy as np
 from tlx.data.sources.cells import Cells, Kind, class_names, is_finite, no_number, number_in, spelled
 from tlx.data.sources.class_checks import check_classes, check_commas, check_integers, similar_classes
 from tlx.data.sources.label_lists import check_lists, check_once, indicator_width, single_labels
+from tlx.processors.columns import parsed_answers
 from tlx.trees import near_miss
 from tlx.types import Column
 
@@ -122,6 +123,8 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
     """
     if settings.words is not None:
         return "tags"
+    if is_answers(cells["train"], rows["train"]):
+        return "answers"
     if settings.separator:
         return "classes"
     values = [
@@ -156,13 +159,19 @@ def kind_of(settings: Tabular, cells: Mapping[str, Cells], rows: Mapping[str, np
     return "number"
 
 
+def is_answers(part: Cells, rows: np.ndarray) -> bool:
+    """Return whether the first label has the answers to a question, as SQuAD has them."""
+    value = part.values[int(part.codes[rows[0]])]
+    return isinstance(value, str) and value.lstrip().startswith(("{", "[")) and parsed_answers(value) is not None
+
+
 def column_of(settings: Tabular, kind: Kind, cells: Mapping[str, Cells], rows: Mapping[str, np.ndarray]) -> Column:
     """Return the column of the label, with its classes.
 
     Raises ValueError for labels that look like names, for one class, for a class that no training row has, and for a
     class that is none of the given classes.
     """
-    if kind in ("number", "numbers"):
+    if kind in ("number", "numbers", "answers"):
         return Column(kind)
     counts: dict[str, dict[str, int]] = {}
     for split, part in cells.items():

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 # Usual names of columns, for sources that name none.
 TEXTS = ("text", "sentence", "review", "body", "content", "comment", "document", "message", "tweet", "question")
-PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text_a", "text_b"))
-LABELS = ("label", "labels", "class", "target", "category", "sentiment", "stars", "rating", "score", "y")
+PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text_a", "text_b"),
+    ("question", "context"),
+)  # fmt: skip
+LABELS = ("label", "labels", "class", "target", "category", "sentiment", "stars", "rating", "score", "answers", "y")
 IMAGES = ("image", "img", "picture", "photo", "pixels")
 SOUNDS = ("audio", "sound", "wav", "speech")
 # The inputs that a source may name, in the order of the columns of a data set.

@@ -141,6 +141,8 @@ class TableRows(Sequence[Example]):
         if len(names) > 1:
             return [number for number, name in enumerate(names) if float(self.table.cell(name, row))]
         declared = self.table.cell(names[0], row)
+        if column.kind == "answers":
+            return declared
         if self.indicators:
             return np.flatnonzero(np.asarray(declared)).tolist()
         if isinstance(declared, list) and self.table.metadata(names[0], CLASSES) is not None:

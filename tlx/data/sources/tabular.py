@@ -50,9 +50,11 @@ class Tabular(Source):
         label: The column of the labels, or several columns: of numbers, or of classes that a row has or has not. () is
             for texts without labels, from which language models learn.
         label_kind: The kind of a label: a "class", a "number", several "classes" or "numbers" in one cell, "tags" of
-            the `words`, or a "text" that a model is to write. By default "tags" beside words, "classes" with a
-            `separator`, "number" where all labels are numbers and one is not whole, else "class". A "nan" or "inf"
-            among numbers is an error; with label_kind="class" it is the name of a class, as any other text is.
+            the `words`, a "text" that a model is to write, or "answers" to the question `text` in the context
+            `text_pair`, as SQuAD has them. By default "tags" beside words, "answers" where the cells hold such answers,
+            "classes" with a `separator`, "number" where all labels are numbers and one is not whole, else "class". A
+            "nan" or "inf" among numbers is an error; with label_kind="class" it is the name of a class, as any other
+            text is.
         separator: The text between the classes of one cell.
         classes: The names of the classes in their order. By default they are sorted.
         missing: How to treat rows without a label: "error" names the first, "drop" leaves them out with a note.

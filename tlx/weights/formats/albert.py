@@ -9,7 +9,7 @@ from tlx.models.albert import Albert, pooled
 from tlx.models.heads import Head
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
-from tlx.weights.formats.text import POOLING, UNUSED, TextFormat, post_norm_names, stated, zero_layer
+from tlx.weights.formats.text import POOLING, UNUSED, TextFormat, post_norm_names, stated, token_layer, zero_layer
 
 FIELDS = {
     "vocabulary": "vocab_size",
@@ -69,7 +69,7 @@ class AlbertFormat(TextFormat):
         if pooled(config, head):
             yield from dense_names("pool", "pooler")
         if head is not None:
-            yield from dense_names("head/output", "classifier", head=True)
+            yield from dense_names("head/output", token_layer(head), head=True)
 
     def constants(self, config: Albert, head: Head | None) -> dict[str, np.ndarray]:
         """Return a pooler of zeros for an encoder with pooling="mean"."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
+from tlx.models.heads import Head, PerToken, Pooled, Span, Vocabulary
 from tlx.models.names import Name
 from tlx.trees import Json
 
@@ -99,6 +99,8 @@ def head_of_class(name: str) -> type[Head] | None:
     """Return the kind of head of a class of `transformers`, by its name."""
     if name.endswith("ForTokenClassification"):
         return PerToken
+    if name.endswith("ForQuestionAnswering"):
+        return Span
     if name.endswith(LANGUAGE):
         return Vocabulary
     return Pooled if name.endswith(("Classification", "WithTeacher")) else None

@@ -9,7 +9,7 @@ from tlx.models.bert import Bert, pooled
 from tlx.models.heads import Head, PerToken, Vocabulary
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
-from tlx.weights.formats.text import POOLING, TextFormat, post_norm_names, stated, zero_layer
+from tlx.weights.formats.text import POOLING, TextFormat, post_norm_names, stated, token_layer, zero_layer
 
 FAMILIES = {
     "bert": "bert",
@@ -165,7 +165,7 @@ def head_names(config: Bert, head: Head) -> Iterator[Name]:
         "electra": ("classifier.dense", "classifier.out_proj"),
     }[config.family]
     if isinstance(head, PerToken):
-        inner, output = "", "classifier"
+        inner, output = "", token_layer(head)
     if inner and config.pooling == "first":
         yield from dense_names("head/dense", inner, head=True)
     yield from dense_names("head/output", output, head=True)

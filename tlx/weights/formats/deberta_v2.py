@@ -7,7 +7,7 @@ from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.heads import Head, PerToken
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
-from tlx.weights.formats.text import POOLING, UNUSED, TextFormat, post_norm_names, stated
+from tlx.weights.formats.text import POOLING, UNUSED, TextFormat, post_norm_names, stated, token_layer
 
 FIELDS = {
     "vocabulary": "vocab_size",
@@ -88,7 +88,7 @@ class DebertaV2Format(TextFormat):
             return
         if config.pooling == "first" and not isinstance(head, PerToken):
             yield from dense_names("head/dense", "pooler.dense", head=True)
-        yield from dense_names("head/output", "classifier", head=True)
+        yield from dense_names("head/output", token_layer(head), head=True)
 
 
 def stem_names(config: DebertaV2) -> Iterator[Name]:

@@ -9,7 +9,7 @@ from tlx.models.heads import Head, PerToken
 from tlx.models.mpnet import BUCKETS, MPNet, pooled
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
-from tlx.weights.formats.text import POOLING, UNUSED, TextFormat, post_norm_names, stated, zero_layer
+from tlx.weights.formats.text import POOLING, UNUSED, TextFormat, post_norm_names, stated, token_layer, zero_layer
 
 FIELDS = {
     "vocabulary": "vocab_size",
@@ -69,7 +69,7 @@ class MPNetFormat(TextFormat):
         if head is None:
             return
         if isinstance(head, PerToken) or config.pooling == "mean":
-            yield from dense_names("head/output", "classifier", head=True)
+            yield from dense_names("head/output", token_layer(head), head=True)
             return
         yield from dense_names("head/dense", "classifier.dense", head=True)
         yield from dense_names("head/output", "classifier.out_proj", head=True)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
+from tlx.models.heads import Head, PerToken, Pooled, Span, Vocabulary
 from tlx.models.names import Name, dense_names, norm_names
 from tlx.trees import Json
 from tlx.weights.formats.base import Format
@@ -42,6 +42,8 @@ class TextFormat(Format):
             return f"{stem}Model"
         if isinstance(head, Vocabulary):
             return f"{stem}ForMaskedLM"
+        if isinstance(head, Span):
+            return f"{stem}ForQuestionAnswering"
         return f"{stem}ForTokenClassification" if isinstance(head, PerToken) else f"{stem}ForSequenceClassification"
 
     def unanswered(self, config: Any, head: Head | None) -> str | None:
@@ -57,6 +59,8 @@ class TextFormat(Format):
     def peft_task(self, config: Any, head: Head | None) -> str | None:
         if self.bare(config, head):
             return "FEATURE_EXTRACTION"
+        if isinstance(head, Span):
+            return "QUESTION_ANS"
         return "TOKEN_CLS" if isinstance(head, PerToken) else "SEQ_CLS"
 
     def reads_prompt(self, config: Any) -> bool:
@@ -94,6 +98,11 @@ class DecoderFormat(Format):
             "refuses a batch of several texts. Write pad_token_id, an id that ends no text, into the config.json of "
             "the pretrained model and train again, or open this model with tlx.load_pretrained"
         )
+
+
+def token_layer(head: Head | None) -> str:
+    """Return the foreign name of the linear layer of a text encoder on every token."""
+    return "qa_outputs" if isinstance(head, Span) else "classifier"
 
 
 def zero_layer(name: str, width: int) -> dict[str, np.ndarray]:
