@@ -140,14 +140,14 @@ def test_logits_are_in_the_order_of_the_rows(reviews):
 def test_models_of_one_architecture_share_a_program(reviews):
     task = tasks.Classification(classes=3, names=reviews.CLASSES)
     first, second = (reviews.opened(task).pretrained.model for _ in range(2))
-    assert program(first) is program(second)
+    assert program(first, task) is program(second, task)
 
     class Unhashable(type(first.config)):
         __hash__ = None
 
     settings = {field.name: getattr(first.config, field.name) for field in dataclasses.fields(first.config)}
     config = Unhashable(**settings)
-    assert program(first._replace(config=config)) is not program(first)
+    assert program(first._replace(config=config), task) is not program(first, task)
 
 
 def test_each_task_answers_in_its_form(reviews):

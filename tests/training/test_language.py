@@ -13,6 +13,7 @@ from tokenizers import models as tokenizer_models
 
 import tlx
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
+from tlx.analysis.continued import Continued, measure
 from tlx.cli import main
 from tlx.data import Csv
 from tlx.functional.corruption import IGNORED
@@ -262,3 +263,17 @@ def test_mistakes_are_named_in_one_line(texts, encoder, decoder, both, tmp_path)
     ):
         with pytest.raises(ValueError, match="expected"):
             make()
+
+
+@pytest.mark.slow
+def test_continued_pretraining_ends_in_one_table(texts, encoder, tmp_path, no_page):
+    train = Train(steps=4, batch=8, eval_batch=32, eval_every=4)
+    first = recipe(texts, encoder, tasks.Classification(), label="label", train=train)
+    plan = Continued(recipe=tlx.config.assign(first, "data.shots", 10), seeds=1, steps=4, arms=("task",))
+    assert measure(plan, tmp_path / "dapt", quiet=True).counts["done"] == 2
+    written = tmp_path / "dapt" / "pretraining" / "task-0" / "result.json"
+    before = written.read_bytes()
+    assert b"test/" not in before
+    # The same command again runs nothing.
+    assert measure(plan, tmp_path / "dapt", quiet=True).counts["done"] == 2
+    assert written.read_bytes() == before

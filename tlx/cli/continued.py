@@ -29,7 +29,7 @@ from tlx.cli.user_files import load_recipe
     section="Measure transfer",
     examples=(
         "tlx dapt configs/minilm_movies.py --set data.shots=64",
-        "tlx dapt configs/minilm_movies.py --domain sentiment/amazon --steps 1000",
+        "tlx dapt configs/minilm_movies.py --domain sentiment/amazon --lr 5e-5",
     ),
 )
 @config_argument
@@ -38,7 +38,7 @@ from tlx.cli.user_files import load_recipe
     "--domain", metavar="NAME",
     help="Data set of the texts of the domain [default: all training texts of the target of CONFIG].",
 )  # fmt: skip
-@click.option("--steps", default=500, show_default=True, help="Steps of language modelling in each arm.")
+@click.option("--pretraining-steps", default=500, show_default=True, help="Steps of language modelling in each arm.")
 @click.option("--lr", default=1e-4, show_default=True, help="Learning rate of language modelling.")
 @click.option("--whole-words", is_flag=True, help="Hide whole words, not pieces of words.")
 @click.option("--seeds", default=5, show_default=True, help="Number of seeds per arm.")
@@ -50,11 +50,11 @@ from tlx.cli.user_files import load_recipe
 @cluster_options
 @click.option("--worker", type=float, hidden=True)
 def dapt(
-    config: str, changes: tuple[str, ...], domain: str | None, steps: int, lr: float, whole_words: bool, seeds: int,
-    out: str | None, jobs: int, quiet: bool, mesh: str | None, coordinator: str | None, processes: int | None,
-    process: int | None, worker: float | None, place: RunPlace,
+    config: str, changes: tuple[str, ...], domain: str | None, pretraining_steps: int, lr: float, whole_words: bool,
+    seeds: int, out: str | None, jobs: int, quiet: bool, mesh: str | None, coordinator: str | None,
+    processes: int | None, process: int | None, worker: float | None, place: RunPlace,
 ) -> None:  # fmt: skip
-    """Continue the pretraining before a task, and measure whether it helps.
+    """Measure whether continued pretraining helps a task.
 
     The weights of CONFIG (a Python file with a function recipe()) learn language modelling on the texts of the domain
     (DAPT), on those of the task (TAPT), or on one after the other; then the task is trained from each, and from the
@@ -66,8 +66,14 @@ def dapt(
     join_processes(worker, coordinator, processes, process)
     _, recipe = in_all(lambda: load_recipe(config, changes))
     out = out or f"runs/dapt-{Path(config).stem}"
-    plan = Continued(recipe=recipe, domain=domain, steps=steps, lr=lr, whole_words=whole_words, seeds=seeds)
-    again = [file_word(config), *set_words(changes), *(["--domain", domain] if domain else []), "--steps", str(steps)]
+    plan = Continued(recipe=recipe, domain=domain, steps=pretraining_steps, lr=lr, whole_words=whole_words, seeds=seeds)
+    again = [
+        file_word(config),
+        *set_words(changes),
+        *(["--domain", domain] if domain else []),
+        "--pretraining-steps",
+        f"{pretraining_steps}",
+    ]
     again += ["--lr", f"{lr:g}", *(["--whole-words"] if whole_words else []), "--seeds", str(seeds), "--out", out]
     study = plan.study(Path(out))
 

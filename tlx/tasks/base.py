@@ -231,8 +231,7 @@ class Task:
         return {}
 
     def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> Any:
-        """Return one of the `answers` in words. `row` has the arrays of the example and the values of `beside`; the
-        `processor` knows the words of tokens."""
+        """Return one of the `answers` in words; `row` has the arrays of the example and the values of `beside`."""
         return answer
 
     def stored_answers(self, scores: Scores, examples: Sequence[Example]) -> list[Any] | None:
