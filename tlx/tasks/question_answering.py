@@ -225,6 +225,6 @@ class QuestionAnswering(Task):
 
 
 @lru_cache(maxsize=8)
-def compiled(task: QuestionAnswering) -> Callable[[Array, Mapping[str, Array]], dict[str, Array]]:
+def compiled(task: QuestionAnswering) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
     """Return `task.answer`, compiled once for each shape of a batch."""
     return jax.jit(task.answer)
