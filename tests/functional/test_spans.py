@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx.functional.spans import BEGINS, CONTEXT, ENDS, FIRST, OTHER, PADDING, best_spans, span_losses
+from tlx.functional import spans as module
+from tlx.functional.spans import BEGINS, CONTEXT, ENDS, FIRST, OTHER, PADDING
 
+best_spans = jax.jit(module.best_spans, static_argnums=(2, 3, 4))
+span_losses = jax.jit(module.span_losses, static_argnums=3)
 WINDOW = 7
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(4, 3 * WINDOW, 2)).astype(np.float32)
@@ -33,7 +36,7 @@ def all_spans(logits, kinds, best, longest):
 
 @pytest.mark.parametrize(("best", "longest"), [(20, 30), (20, 1), (2, 2), (1, 30)])
 def test_the_best_span_is_the_best_of_all_spans(best, longest):
-    spans = jax.jit(best_spans, static_argnums=(2, 3, 4))(LOGITS, KINDS, WINDOW, best, longest)
+    spans = best_spans(LOGITS, KINDS, WINDOW, best, longest)
     for row, (logits, kinds) in enumerate(zip(LOGITS, KINDS, strict=True)):
         expected = all_spans(logits, kinds, best, longest)
         absent = min(logits[place].sum() for place in np.flatnonzero(kinds == FIRST))

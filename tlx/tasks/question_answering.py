@@ -1,9 +1,11 @@
 """Extractive question answering: the part of a text that answers a question. Shapes: B batch, L tokens."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -191,7 +193,7 @@ class QuestionAnswering(Task):
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return for each example the first and the last character of the answer, and its probability; `worded` makes
         a text of them."""
-        answer = self.answer(jnp.asarray(outputs["logits"]), {name: jnp.asarray(inputs[name]) for name in TOKENS})
+        answer = compiled(self)(outputs["logits"], {name: inputs[name] for name in TOKENS})
         columns = (np.asarray(answer[name]).tolist() for name in ("first", "last", "confidence"))
         return list(zip(*columns, strict=True))
 
@@ -220,3 +222,9 @@ class QuestionAnswering(Task):
 
     def config_document(self) -> Json:
         return numbered(["LABEL_0", "LABEL_1"])
+
+
+@lru_cache(maxsize=8)
+def compiled(task: QuestionAnswering) -> Callable[[Any, Mapping[str, Any]], dict[str, Array]]:
+    """Return `task.answer`, compiled once for each shape of a batch."""
+    return jax.jit(task.answer)
