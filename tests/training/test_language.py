@@ -152,8 +152,10 @@ def test_the_next_word_is_learned_with_an_end(texts, decoder, tmp_path):
     assert outcome.metrics["test/accuracy"] > 0.7
     stored = np.load(outcome.folder / "predictions" / "test.npz")
     sizes = [len(TextProcessor.load(decoder)({"text": row.split(",")[0]})["input_ids"]) for row in lines(texts)]
-    # Every piece but the first one, which no other precedes except [CLS], and the end.
-    assert stored["tokens"].max() == max(sizes) - 2 + 1
+    # Every piece and the end, but [CLS], which nothing precedes.
+    assert stored["tokens"].max() == max(sizes) - 1
+    (answer,) = tlx.predict.predict(outcome.folder, ["anna sees bonn"])
+    assert set(answer[0].split()) <= {*PIECES, "##na", "##nn"}
 
 
 def lines(file):
@@ -175,6 +177,7 @@ def test_a_class_is_written_as_a_word(texts, both, tmp_path):
     outcome = tlx.run(recipe(texts, both, tasks.TextToText(), label="label"), tmp_path / "run", quiet=True)
     assert outcome.metrics["test/exact_match"] > 0.7
     stored = np.load(outcome.folder / "predictions" / "test.npz")
+    assert set(*tlx.predict.predict(outcome.folder, ["anna bonn sees the"])) <= {"yes", "no"}
     # The word and the end.
     assert (stored["tokens"] == 2).all() and (stored["correct"] == (stored["right"] == 2)).all()
 
@@ -233,7 +236,7 @@ def test_logits_at_some_places_are_those_of_all_places(prompt):
 def test_only_the_completion_counts(pieces):
     processor = TextProcessor(pieces, tokens=12)
     pair = {"text": "the cat", "text_pair": "sees anna"}
-    label = tasks.CausalLanguageModel(completions=True).targets(pair, processor)["label"]
+    label = tasks.CausalLanguageModel(completions=True, ends=False).targets(pair, processor)["label"]
     # [CLS] the cat [SEP] sees an ##na [SEP]
     counted = [PIECES.index(piece) for piece in ("sees", "an", "##na")]
     assert label.tolist() == [IGNORED] * 4 + counted + [IGNORED]

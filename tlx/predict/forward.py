@@ -48,7 +48,7 @@ class Predictor:
         # The number of rows of which a part was cut off.
         self.cut = 0
         self.variables = jax.device_put(model.pretrained.variables)
-        self.forward = program(model.pretrained.model, self.task)
+        self.forward = self.task.writer(model.pretrained.model) or program(model.pretrained.model, self.task)
 
     def again(self, batch: int = BATCH) -> Self:
         """Return a predictor with the same model and the same compiled program, for other rows."""

@@ -88,14 +88,18 @@ class Words:
             arrays["word"] = numbered_words(encoding)
         return arrays
 
-    def counted(self, example: Example, second: bool = False) -> np.ndarray:
-        """Return the tokens of a text int32[T] with `IGNORED` for special ones, and with `second` for those of the
-        first text of a pair."""
+    def counted(self, example: Example, second: bool = False, end: int | None = None) -> np.ndarray:
+        """Return the tokens of a text int32[T] with `IGNORED` for special ones, except an `end` at the end, and with
+        `second` for those of the first text of a pair."""
         encoding = self.processor.encoding(example)
         ignored = np.asarray(encoding.special_tokens_mask) > 0
+        ids = np.asarray(encoding.ids, np.int32)
         if second:
             ignored |= np.array([number != 1 for number in encoding.sequence_ids], bool)
-        return np.where(ignored, IGNORED, encoding.ids).astype(np.int32)
+        label = np.where(ignored, IGNORED, ids).astype(np.int32)
+        if end is not None and len(ids) and ids[-1] == end:
+            label[-1] = end
+        return label
 
     def answer(self, text: str, end: int | None) -> np.ndarray:
         """Return the tokens of a text that a model is to write, with the token `end`, int32[T]."""

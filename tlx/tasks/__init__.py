@@ -1,7 +1,8 @@
 """Tasks: the head that a model ends in, its loss, its scores and its metrics. One file for each task."""
 
 from tlx.functional.metrics import Metric
-from tlx.tasks.base import Statement, Task, parted, with_labels
+from tlx.tasks.base import Statement, Task
+from tlx.tasks.batches import parted, with_labels
 from tlx.tasks.causal_language import CausalLanguageModel
 from tlx.tasks.classification import Classification
 from tlx.tasks.denoising import Denoising

@@ -3,10 +3,9 @@
 Shapes: B batch, N examples, T tokens.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
-import jax
 import numpy as np
 
 from tlx import config
@@ -15,7 +14,7 @@ from tlx.functional.metrics import Metric, of_scores
 from tlx.functional.scores import Scores
 from tlx.models.heads import Head, Neck
 from tlx.trees import Example, Json, near_miss
-from tlx.types import Array, ArrayMap, Column, Field, Key, Model
+from tlx.types import Array, ArrayMap, Column, Field, Key, Model, Variables
 
 Outputs = ArrayMap
 Batch = Mapping[str, Array]
@@ -209,6 +208,11 @@ class Task:
         output * deviation + mean. None where the outputs have these units."""
         return None
 
+    def writer(self, model: Model) -> Callable[[Variables, ArrayMap], Mapping[str, Any]] | None:
+        """Return a function of the variables and the inputs that writes answers token by token, whose outputs `answers`
+        reads; None where the outputs of one pass are the answer."""
+        return None
+
     @classmethod
     def answered(cls, outputs: Outputs) -> dict[str, Array]:
         """Return the outputs of the model that `answers` reads. This function runs on the device."""
@@ -371,23 +375,6 @@ def numbered(names: Sequence[str]) -> Json:
         "id2label": {str(n): name for n, name in enumerate(names)},
         "label2id": {name: n for n, name in enumerate(names)},
     }
-
-
-# The key of `Task.transform` in evaluation.
-EVALUATION_KEY = 0
-
-
-def parted(task: Task, batch: ArrayMap) -> tuple[ArrayMap, ArrayMap]:
-    """Return the inputs of the model and the label arrays of a batch, as evaluation reads them."""
-    if with_labels(task, batch):
-        batch = task.transform(batch, jax.random.key(EVALUATION_KEY))
-    labels = {name: batch[name] for name in task.fields() if name in batch}
-    return {name: array for name, array in batch.items() if name not in labels}, labels
-
-
-def with_labels(task: Task, batch: ArrayMap) -> bool:
-    """Return whether a batch holds all label arrays of a task."""
-    return all(name in batch for name in task.fields())
 
 
 def check_names(names: Sequence[str]) -> None:

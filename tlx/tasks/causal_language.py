@@ -3,7 +3,7 @@
 Shapes: B batch, T tokens, V words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.corruption import IGNORED
+from tlx.models.generation import generate
 from tlx.tasks.base import Batch, Outputs
 from tlx.tasks.extra import ExtraMetric, check_extra
-from tlx.tasks.language import LanguageTask, check_head, words_of
+from tlx.tasks.language import LanguageTask, check_head, words_of, written_tokens
 from tlx.trees import Example
-from tlx.types import Array, Key, Model
+from tlx.types import Array, ArrayMap, Key, Model, Variables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,17 @@ class CausalLanguageModel(LanguageTask):
     Attributes:
         completions: Count only the tokens of the second text of a pair (`text_pair`): supervised fine-tuning on
             prompts with completions.
-        ends: Put the token that ends a text behind each text, so that a model learns where to stop.
+        ends: Put the token that ends a text behind each text that does not end with it, so that a model learns where to
+            stop.
         end: This token; None for that of the tokenizer.
+        longest: The largest number of tokens with which `tlx predict` continues a text.
         extra_metrics: The user's own metrics.
     """
 
     completions: bool = False
     ends: bool = True
     end: int | None = None
+    longest: int = 64
     extra_metrics: tuple[ExtraMetric, ...] = ()
 
     self_supervised: ClassVar[bool] = True
@@ -77,15 +81,17 @@ class CausalLanguageModel(LanguageTask):
                 f"the example has {', '.join(sorted(example))}, but completions=True requires a column text_pair with "
                 "the completion of each text"
             )
-        return {"label": words_of(processor).counted(example, second=self.completions)}
+        return {"label": words_of(processor).counted(example, self.completions, self.end if self.ends else None)}
 
     def transform(self, batch: Batch, key: Key) -> Batch:
-        """Return the batch with an end behind each text, of which the label counts."""
+        """Return the batch with an end behind each text that has none, of which the label counts."""
         if not self.ends:
             return batch
         # Without another place a text that fills the batch would have no end.
         mask = jnp.pad(batch["attention_mask"], [(0, 0), (0, 1)])
-        ends = jnp.arange(mask.shape[1]) == mask.sum(1)[:, None]
+        count = mask.sum(1)[:, None]
+        last = jnp.take_along_axis(batch["input_ids"], jnp.maximum(count - 1, 0), 1)
+        ends = (jnp.arange(mask.shape[1]) == count) & (last != self.end)
         added = {"input_ids": (self.end, 0), "label": (self.end, IGNORED), "attention_mask": (1, 0)}
         wide = {}
         for name, (value, fill) in added.items():
@@ -99,14 +105,33 @@ class CausalLanguageModel(LanguageTask):
         """Return the logits after each token but the last, and the tokens that follow."""
         return outputs["logits"][:, :-1], batch["label"][:, 1:]
 
+    def writer(self, model: Model) -> Callable[[Variables, ArrayMap], Mapping[str, Any]]:
+        """Return a function that continues texts greedily, as far as the model has positions."""
+        room = model.config.longest_text()
+
+        def continued(variables: Variables, inputs: ArrayMap) -> Mapping[str, Any]:
+            ids, mask = inputs["input_ids"], np.asarray(inputs["attention_mask"])
+            stop = () if self.end is None else (self.end,)
+            # A text whose end is read would not go on.
+            read = {"input_ids": ids, "attention_mask": np.where(np.asarray(ids) == self.end, 0, mask)}
+            left = self.longest if room is None else min(self.longest, room - ids.shape[1])
+            if left < 1:
+                return {"tokens": np.zeros((len(ids), 0), np.int32), "lengths": np.zeros(1, np.int32)}
+            return generate(model, variables, read, longest=left, stop=stop)._asdict()
+
+        return continued
+
     @classmethod
     def answered(cls, outputs: Outputs) -> dict[str, Array]:
         return {"best": outputs["logits"].argmax(-1)}
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return the likeliest next token after each token that is not padding."""
+        """Return the tokens that continue each text; of one pass, the likeliest next token after each token that is not
+        padding."""
+        if "tokens" in outputs:
+            return written_tokens(outputs)
         mask = np.asarray(inputs["attention_mask"]) > 0
         return [row[seen].tolist() for row, seen in zip(np.asarray(outputs["best"]), mask, strict=True)]
 
     def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
-        return [words_of(processor).decode(answer)]
+        return [words_of(processor).decode([token for token in answer if token != self.end])]

@@ -34,7 +34,7 @@ class Denoising(Decoded):
         span: The mean number of tokens of a hidden span.
         mark: The token that stands for the first hidden span; those of the further ones follow downwards. None for the
             marks of the tokenizer.
-        start, end, pad: See `Decoded`.
+        longest, start, end, pad: See `Decoded`.
         extra_metrics: The user's own metrics.
     """
 
@@ -42,6 +42,7 @@ class Denoising(Decoded):
     rate: float = 0.15
     span: float = 3.0
     mark: int | None = None
+    longest: int = 64
     start: int | None = None
     end: int | None = None
     pad: int | None = None

@@ -74,6 +74,12 @@ def token_losses(logits: Array, label: Array) -> tuple[Array, Array]:
     return jnp.where(counted, values, 0.0), counted
 
 
+def written_tokens(outputs: Mapping[str, np.ndarray]) -> list[list[int]]:
+    """Return the tokens of each answer from the outputs `tokens` [B, N] and `lengths` [B] of a writer."""
+    tokens, lengths = np.asarray(outputs["tokens"]), np.asarray(outputs["lengths"])
+    return [row[:count].tolist() for row, count in zip(tokens, np.broadcast_to(lengths, len(tokens)), strict=True)]
+
+
 def words_of(processor: Any) -> Any:
     """Return the vocabulary of a processor (see `tlx.processors.words`). Raises ValueError where it has none."""
     words = getattr(processor, "words", None)

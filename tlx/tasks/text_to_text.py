@@ -3,7 +3,7 @@
 Shapes: B batch, S tokens of the answer, V words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -14,12 +14,13 @@ from tlx.functional.agreement import token_accuracy, token_loss
 from tlx.functional.corruption import IGNORED
 from tlx.functional.metrics import Metric, share_metric
 from tlx.models.t5 import shift_right
+from tlx.models.writing import write
 from tlx.tasks.base import Batch, Outputs, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
-from tlx.tasks.language import LanguageTask, check_head, words_of
+from tlx.tasks.language import LanguageTask, check_head, words_of, written_tokens
 from tlx.trees import Example
-from tlx.types import Array, Column, Key, Model
+from tlx.types import Array, ArrayMap, Column, Key, Model, Variables
 
 
 class Decoded(LanguageTask):
@@ -29,8 +30,10 @@ class Decoded(LanguageTask):
         start: The token that the decoder reads first; None for that of the model.
         end: The token that ends an answer; None for that of the tokenizer.
         pad: The token of padding; None for that of the tokenizer.
+        longest: The largest number of tokens of an answer that `tlx predict` writes.
     """
 
+    longest: int = 64
     start: int | None = None
     end: int | None = None
     pad: int | None = None
@@ -60,18 +63,26 @@ class Decoded(LanguageTask):
         """Return what the decoder reads to write `label` [B, S]."""
         return {"label": label, "decoder_input_ids": shift_right(label, self.start or 0, self.pad or 0)}
 
+    def writer(self, model: Model) -> Callable[[Variables, ArrayMap], Mapping[str, Any]]:
+        """Return a function that writes an answer to each text, greedily."""
+        special = {name: getattr(self, name) or 0 for name in ("start", "end", "pad")}
+        return lambda variables, inputs: write(model, variables, inputs, longest=self.longest, **special)._asdict()
+
     @classmethod
     def answered(cls, outputs: Outputs) -> dict[str, Array]:
         return {"best": outputs["logits"].argmax(-1)}
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """Return the likeliest token at each place of the answer, given the true tokens before it."""
+        """Return the tokens of the answer that was written; of one pass, the likeliest token at each place, given the
+        true tokens before it."""
+        if "tokens" in outputs:
+            return written_tokens(outputs)
         best = np.asarray(outputs["best"])
         counted = np.asarray(inputs["label"]) != IGNORED if "label" in inputs else np.ones(best.shape, bool)
         return [row[chosen].tolist() for row, chosen in zip(best, counted, strict=True)]
 
     def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
-        return [words_of(processor).decode(answer)]
+        return [words_of(processor).decode([token for token in answer if token != self.end])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +95,12 @@ class TextToText(Decoded):
 
     Attributes:
         names: The names of the classes; empty for texts.
-        start, end, pad: See `Decoded`.
+        longest, start, end, pad: See `Decoded`.
         extra_metrics: The user's own metrics.
     """
 
     names: tuple[str, ...] = ()
+    longest: int = 64
     start: int | None = None
     end: int | None = None
     pad: int | None = None
