@@ -18,7 +18,7 @@ def recipe(reviewed):
 def test_each_arm_has_its_texts_its_weights_and_its_seed(recipe, tmp_path):
     plan = Continued(recipe=recipe, seeds=2, steps=3)
     cells = plan.study(tmp_path).cells
-    assert [(cell.names["pretraining"], cell.recipe.seed) for cell in cells] == [
+    assert [(cell.names["further pretraining"], cell.recipe.seed) for cell in cells] == [
         (arm, seed) for seed in (0, 1) for arm in ARMS
     ]
     recipes = plan.pretraining(tmp_path, 1)

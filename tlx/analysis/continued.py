@@ -28,8 +28,8 @@ from tlx.training.run_many import CELLS
 from tlx.tuning import Full
 from tlx.weights.pretrained import open_checkpoint
 
-ARM, SEED = "pretraining", "seed"
-NONE, OF_TASK, OF_DOMAIN, BOTH = "none", "task", "domain", "domain, then task"
+ARM, SEED = "further pretraining", "seed"
+NONE, OF_TASK, OF_DOMAIN, BOTH = "no further pretraining", "task", "domain", "domain, then task"
 ARMS = (NONE, OF_TASK, OF_DOMAIN, BOTH)
 FOLDERS = {OF_TASK: "task", OF_DOMAIN: "domain", BOTH: "both"}
 # The rate and the share of warm-up of task-adaptive pretraining in the paper (its table 13).
