@@ -40,7 +40,7 @@ CASES = [
     *((value, classified(classes)) for value in OF_CLASSES for classes in (2, 3, 200)),
     *((value, several_labels()) for value in (ranking.auroc, ranking.average_precision)),
     *((value, several_labels()) for value in (agreement.micro_f1, agreement.class_f1)),
-    *((value, WORDS) for value in (agreement.token_accuracy, agreement.token_loss)),
+    *((value, WORDS) for value in (agreement.token_accuracy, agreement.token_loss, agreement.perplexity)),
     *((value, numbers(outputs)) for value in OF_NUMBERS for outputs in (1, 3)),
 ]
 

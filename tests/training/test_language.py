@@ -178,6 +178,9 @@ def test_a_class_is_written_as_a_word(texts, both, tmp_path):
     assert outcome.metrics["test/exact_match"] > 0.7
     stored = np.load(outcome.folder / "predictions" / "test.npz")
     assert set(*tlx.predict.predict(outcome.folder, ["anna bonn sees the"])) <= {"yes", "no"}
+    command = ["export", str(outcome.folder), "--to", "stablehlo", "--out", str(tmp_path / "program")]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2 and "token by token" in refused.output
     # The word and the end.
     assert (stored["tokens"] == 2).all() and (stored["correct"] == (stored["right"] == 2)).all()
 

@@ -92,6 +92,11 @@ def write_program(pretrained: Pretrained, directory: Path) -> Written:
         ValueError: The model cannot be lowered, or the written program computes other outputs than the model.
     """
     weights, model = leaves_of(pretrained), pretrained.model
+    if isinstance(model.head, models.Vocabulary) and "decoder_input_ids" in model.config.embedding_rows():
+        raise ValueError(
+            f"{type(model.config).__name__} writes its answers token by token, and a program computes one pass; export "
+            "it in the layout of Hugging Face: --to huggingface"
+        )
     preparation = prepared(pretrained, directory)
     room = models.text_room(model, pretrained.variables.params)
     lowered = lower(inference(model), weights, preparation, room)

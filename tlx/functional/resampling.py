@@ -353,6 +353,7 @@ PLANS: dict[Value, Callable[[Scores], ResamplingPlan]] = {
     },
     agreement.token_accuracy: sums(agreement.token_accuracy, "right", "tokens"),
     agreement.token_loss: sums(agreement.token_loss, "loss", "tokens"),
+    agreement.perplexity: sums(agreement.perplexity, "loss", "tokens"),
     agreement.macro_f1: counted(agreement.mean_f1),
     agreement.weighted_f1: counted(agreement.weighted_f1_of),
     agreement.balanced_accuracy: counted(agreement.balanced_accuracy_of),
