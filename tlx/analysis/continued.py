@@ -49,7 +49,7 @@ class Continued:
         batch: The texts of a step; None for that of the recipe.
         whole_words: Hide whole words in masked language modelling.
         arms: The arms to compare with no further pretraining.
-        seeds: The number of seeds. Every seed has language modelling of its own.
+        seeds: The number of seeds. Every seed has separate language modelling.
     """
 
     recipe: Recipe
