@@ -1,5 +1,6 @@
 """Generated text: equal tokens to `transformers`, whatever the side of padding, the batch and the cache."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -17,7 +18,11 @@ TINY = {"vocabulary": 23, "width": 12, "depth": 2, "heads": 3, "mlp": 20, "posit
 CONFIGS = {
     "gpt2": models.Gpt2(**TINY),
     "llama": models.Llama(key_heads=1, head_size=6, window=4, local=(0,), base=30.0, **TINY),
-}
+    "t5": models.T5(
+        vocabulary=23, width=12, depth=2, decoder_depth=3, heads=3, size=5, mlp=20, buckets=6, furthest=5, start=3,
+        gated=True, tied=False,
+    ),
+}  # fmt: skip
 LEFT = np.array([[1] * 7, [0] * 3 + [1] * 4, [0] * 5 + [1] * 2])
 IDS = np.random.default_rng(0).integers(2, 23, LEFT.shape)
 INPUTS = {"input_ids": IDS, "attention_mask": LEFT}
@@ -35,17 +40,31 @@ def made(name):
     return model, Variables(map_named(moved, initialise(model, jax.random.key(0)).params), {})
 
 
+def right_side(inputs):
+    """The same texts with the padding on the right."""
+    return {
+        field: np.stack(
+            [np.concatenate([row[mask > 0], row[mask == 0]]) for row, mask in zip(array, LEFT, strict=True)]
+        )
+        for field, array in inputs.items()
+    }
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_cache_gives_the_tokens_of_whole_passes(name):
     model, variables = made(name)
     actual = generate(model, variables, INPUTS, longest=LONGEST)
     assert len({tuple(row) for row in actual.tokens.tolist()}) == 3
-    whole = jax.jit(lambda ids: forward(model, variables, {"input_ids": ids})[0]["logits"])
+    whole = jax.jit(lambda inputs: forward(model, variables, inputs)[0]["logits"])
+    first = CONFIGS[name].first_word()
     for row, (ids, mask) in enumerate(zip(IDS, LEFT, strict=True)):
-        text = list(ids[mask > 0])
+        # A decoder beside an encoder begins with its first word.
+        text = list(ids[mask > 0]) if first is None else [first]
         for token in actual.tokens[row]:
             padded = np.pad(np.array(text), (0, 16 - len(text)))[None]
-            assert int(whole(padded)[0, len(text) - 1].argmax()) == token
+            alone = {"input_ids": ids[None], "attention_mask": mask[None], "decoder_input_ids": padded}
+            logits = whole({"input_ids": padded} if first is None else alone)
+            assert int(logits[0, len(text) - 1].argmax()) == token
             text.append(token)
 
 
@@ -54,13 +73,8 @@ def test_the_cache_gives_the_tokens_of_whole_passes(name):
 def test_the_side_of_padding_changes_no_token(name, sampled):
     model, variables = made(name)
     key = jax.random.key(3) if sampled else None
-    right = {
-        field: np.stack(
-            [np.concatenate([row[mask > 0], row[mask == 0]]) for row, mask in zip(array, LEFT, strict=True)]
-        )
-        for field, array in INPUTS.items()
-    }
-    one, two, again = (generate(model, variables, batch, longest=LONGEST, key=key) for batch in (INPUTS, right, INPUTS))
+    batches = (INPUTS, right_side(INPUTS), INPUTS)
+    one, two, again = (generate(model, variables, batch, longest=LONGEST, key=key) for batch in batches)
     np.testing.assert_array_equal(one.tokens, two.tokens)
     np.testing.assert_array_equal(one.tokens, again.tokens)
     other = generate(model, variables, INPUTS, longest=LONGEST, key=jax.random.key(4))
@@ -99,6 +113,28 @@ def test_likely_tokens_are_limited_as_in_transformers():
     for value, top_k, top_p in ((TopKLogitsWarper(4), 4, None), (TopPLogitsWarper(0.7), None, 0.7)):
         wanted = value(None, torch.tensor(logits)).numpy()
         np.testing.assert_array_equal(limited(logits, top_k, top_p), wanted)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["t5-words", "t5-gated", "mt5-words"])
+def test_greedy_answers_are_those_of_transformers(tmp_path, name):
+    import torch
+
+    from tests.models.test_parity_t5 import CASES, torch_model
+    from tlx.weights import load_pretrained
+
+    reference = torch_model(CASES[name])
+    reference.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path)
+    for inputs in (INPUTS, right_side(INPUTS)):
+        arguments = {field: torch.tensor(array) for field, array in inputs.items()}
+        # An end that one of the answers has after some tokens.
+        free = generate(loaded.model, loaded.variables, inputs, longest=LONGEST)
+        end = int(free.tokens[1, 2])
+        wanted = reference.generate(**arguments, max_new_tokens=LONGEST, do_sample=False, eos_token_id=end)[:, 1:]
+        actual = generate(loaded.model, loaded.variables, inputs, longest=LONGEST, stop=[end])
+        np.testing.assert_array_equal(actual.tokens[:, : wanted.shape[1]], wanted.numpy())
+        assert actual.lengths.min() < LONGEST
 
 
 @pytest.mark.parity
@@ -143,6 +179,15 @@ def test_wrong_arguments_are_refused_with_one_line(change, message):
     with pytest.raises(ValueError, match=message) as error:
         generate(model, variables, inputs, **settings)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_encoder_alone_and_words_for_the_decoder_are_refused():
+    model, variables = made("t5")
+    with pytest.raises(ValueError, match="remove 'decoder_input_ids'"):
+        generate(model, variables, INPUTS | {"decoder_input_ids": IDS}, longest=2)
+    alone = build(replace(CONFIGS["t5"], encoder_only=True))
+    with pytest.raises(ValueError, match="T5 does not generate text"):
+        generate(alone, initialise(alone, jax.random.key(0)), INPUTS, longest=2)
 
 
 def test_models_that_do_not_decode_are_refused():

@@ -13,7 +13,6 @@ from tlx.models import T5, PerToken, Pooled, Vocabulary, build, forward, initial
 from tlx.models.repeated import repeated_runs
 from tlx.models.t5 import shift_right
 from tlx.models.t5_blocks import memory_keys
-from tlx.models.writing import write
 from tlx.partition import frozen_stages, partition
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Variables
@@ -242,30 +241,3 @@ def test_every_adapter_reaches_both_stacks_and_both_attentions(variables):
     wanted |= {f"{block}/cross/attention/value/ia3/output" for block in blocks[3:]}
     wanted |= {f"{block}/attention/prefix/key" for block in blocks} | {"stem/prompt/tokens"}
     assert wanted <= trained
-
-
-def test_a_written_answer_is_what_the_decoder_finds_likeliest_step_by_step():
-    config = T5(vocabulary=17, width=12, depth=2, decoder_depth=1, heads=3, size=4, mlp=10, buckets=6, furthest=9)
-    model = build(config, Vocabulary())
-    random = np.random.default_rng(4)
-    params = jax.tree.map(
-        lambda leaf: random.normal(0.0, 0.6, leaf.shape).astype(np.float32),
-        initialise(model, jax.random.key(0)).params,
-    )
-    variables = Variables(params, {})
-    ids = random.integers(2, 17, (5, 6)).astype(np.int32)
-    mask = np.ones_like(ids)
-    mask[0, 4:], mask[1, :2] = 0, 0
-    new = write(model, variables, {"input_ids": ids, "attention_mask": mask}, longest=7, start=0, end=1)
-    tokens, lengths = np.asarray(new.tokens), np.asarray(new.lengths)
-    for row in range(5):
-        read = [0]
-        for _ in range(7):
-            inputs = {"input_ids": ids[row : row + 1], "attention_mask": mask[row : row + 1]}
-            taps, _ = forward(model, variables, inputs | {"decoder_input_ids": np.array([read], np.int32)})
-            read.append(int(taps["logits"][0, -1].argmax()))
-            if read[-1] == 1:
-                break
-        assert tokens[row, : lengths[row]].tolist() == read[1:] and not tokens[row, lengths[row] :].any()
-    with pytest.raises(ValueError, match="writes no answers"):
-        write(build(T5(vocabulary=5), None), variables, {}, longest=1, start=0, end=1)

@@ -47,7 +47,7 @@ from tlx.models.convnext import ConvNeXt
 from tlx.models.deberta_v2 import DebertaV2
 from tlx.models.densenet import DenseNet
 from tlx.models.efficientnet import EfficientNet
-from tlx.models.generation import Generated, generate
+from tlx.models.generation import Generated, Ranked, beam_search, generate
 from tlx.models.gpt2 import Gpt2
 from tlx.models.heads import Head, Neck, PerToken, Pooled, Span, Vocabulary
 from tlx.models.inception import InceptionV3
@@ -93,6 +93,7 @@ __all__ = [
     "Nnx",
     "PerToken",
     "Pooled",
+    "Ranked",
     "ResNet",
     "Span",
     "Swin",
@@ -105,6 +106,7 @@ __all__ = [
     "as_head",
     "attention_scores",
     "attention_stages",
+    "beam_search",
     "bert",
     "beside",
     "bit",

@@ -68,6 +68,14 @@ class Architecture:
         with a `cache` in the carry they compute `layers.attention_step`. None if they cannot."""
         return None
 
+    def first_word(self) -> int | None:
+        """Return the word that a decoder reads first, for a model with an encoder, too; None for a model of one stack.
+
+        The decoder begins at the stage `decoder_stem`. With a `cache` in the carry its blocks also write `memory_keys`,
+        the keys and values of the `memory`, and with `memory_keys` in the carry they read these.
+        """
+        return None
+
     def has_attention_maps(self) -> bool:
         """Return whether the blocks compare all tokens with each other by plain dot products of queries and keys, so
         that `attention_scores` can compute their attention maps."""

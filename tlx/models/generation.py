@@ -1,7 +1,7 @@
-"""Generate text with a decoder: greedy or sampled, in batches, with a cache of keys and values.
+"""Generate text with a language model: greedy, sampled or by beam search, in batches, with a cache of keys and values.
 
-A prompt runs once through a first program, then a second one decodes token after token. Shapes: B batch, T tokens of
-the longest prompt, N new tokens, S = T + N places of the caches, V words.
+The texts run once through a first program, then a second one decodes token after token (see `decoding`). Shapes: B
+batch, T tokens of the longest text, N new tokens, K beams, R returned texts, V words.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tlx.layers import Cache, empty_cache
 from tlx.models.base import build
-from tlx.models.chain import forward, prefix_length, prompt_length
+from tlx.models.beams import Search, check_search, search_program
+from tlx.models.chain import prefix_length, prompt_length
+from tlx.models.decoding import Decoding, next_pass, prefill_program, read_texts, stopped
 from tlx.models.heads import Vocabulary
 from tlx.models.inputs import check_length, check_rows
-from tlx.trees import subtree
 from tlx.types import Array, ArrayMap, Key, Model, Variables
-
-Caches = tuple[Cache, ...]
 
 
 class Generated(NamedTuple):
@@ -30,6 +28,15 @@ class Generated(NamedTuple):
 
     tokens: np.ndarray
     lengths: np.ndarray
+
+
+class Ranked(NamedTuple):
+    """The best new texts of a beam search, the best one first: `tokens` [B, R, N] and `lengths` [B, R] as in
+    `Generated`, and `scores` [B, R], the logarithms of their probabilities divided by their penalties."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    scores: np.ndarray
 
 
 class Sampling(NamedTuple):
@@ -54,13 +61,16 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
     stop: Sequence[int | Sequence[int]] = (),
     dtype: str = "float32",
 ) -> Generated:
-    """Continue texts with a decoder that has a head over the vocabulary.
+    """Continue texts with a decoder, or answer them with an encoder and a decoder.
 
     Args:
-        model: The model.
+        model: A model with a head over the vocabulary.
         variables: Its parameters.
         inputs: `input_ids` [B, T] and optionally `attention_mask` [B, T], with padding on either side.
         longest: N, the largest number of new tokens of a text.
@@ -70,6 +80,9 @@ def generate(
         top_k: A token is drawn among this many likeliest ones; None for all.
         top_p: A token is drawn among the likeliest ones that together have this probability (Holtzman et al., 2020);
             None for all.
+        beams: K, the number of texts that a beam search keeps for each text (see `beam_search`); 1 for no search.
+        length_penalty: As in `beam_search`.
+        early_stopping: As in `beam_search`.
         stop: Token ids, or sequences of them, that end a text.
         dtype: The type of the activations and of the cache.
 
@@ -83,18 +96,89 @@ def generate(
     words = model.config.embedding_rows()["input_ids"]
     sampling = Sampling(longest, key is not None, temperature, top_k, top_p, sequences(stop, words), dtype)
     check_sampling(sampling)
-    ids, mask = aligned(inputs, words)
-    check_length(int(model.config.longest_text() or ids.shape[1] + longest), ids.shape[1] + longest)
-    prefill, decode = programs(model.config, sampling)
-    logits, caches = prefill(variables, ids, mask)
-    tokens, lengths = decode(variables, logits, caches, mask, jax.random.key(0) if key is None else key)
+    if beams != 1:
+        if sampling.sampled:
+            raise ValueError(f"beams is {beams} beside a key; a beam search takes no random choices: pass key=None")
+        settings: Any = {"length_penalty": length_penalty, "early_stopping": early_stopping, "stop": stop}
+        best = beam_search(model, variables, inputs, longest=longest, beams=beams, dtype=dtype, **settings)
+        return Generated(best.tokens[:, 0], best.lengths[:, 0])
+    if (length_penalty, early_stopping) != (1.0, False):
+        raise ValueError("length_penalty and early_stopping are for beam search; pass beams=4, for example")
+    logits, state = prefilled(model, variables, inputs, longest, dtype)
+    decode = decode_program(model.config, sampling)
+    tokens, lengths = decode(variables, logits, state, jax.random.key(0) if key is None else key)
     return Generated(np.asarray(tokens), np.asarray(lengths))
+
+
+def beam_search(
+    model: Model,
+    variables: Variables,
+    inputs: ArrayMap,
+    *,
+    longest: int,
+    beams: int,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    returned: int = 1,
+    stop: Sequence[int | Sequence[int]] = (),
+    dtype: str = "float32",
+) -> Ranked:
+    """Search the likeliest new texts, as `generate` of `transformers` with `num_beams`.
+
+    Args:
+        model: As in `generate`.
+        variables: As in `generate`.
+        inputs: As in `generate`.
+        longest: As in `generate`.
+        beams: K, the number of texts that the search keeps at every step.
+        length_penalty: The logarithm of the probability of an ended text is divided by (number of new tokens) to this
+            power, so more than 0 favours long texts, and less than 0 short ones.
+        early_stopping: When the search for a text ends. True: as soon as K texts have ended. False: when the best text
+            that goes on would score less than the K ended ones, if it ended now. "never": when it cannot score more,
+            with `longest` tokens if `length_penalty` is above 0.
+        returned: R, the number of texts that are returned, at most K.
+        stop: As in `generate`.
+        dtype: As in `generate`.
+
+    Returns:
+        The best texts, their lengths and their scores.
+
+    Raises:
+        ValueError: As in `generate`.
+    """
+    check_model(model, variables)
+    words = model.config.embedding_rows()["input_ids"]
+    search = Search(longest, beams, returned, early_stopping not in (False, "never"), sequences(stop, words), dtype)
+    check_search(search, length_penalty, early_stopping)
+    logits, state = prefilled(model, variables, inputs, longest, dtype)
+    penalties = np.arange(1, longest + 1, dtype=float) ** length_penalty
+    # The lengths that a text which goes on is judged by.
+    hoped = np.full(longest, penalties[-1]) if early_stopping == "never" and length_penalty > 0 else penalties
+    arrays = search_program(model.config, search)(variables, logits, state, *map(np.float32, (penalties, hoped)))
+    return Ranked(*map(np.asarray, arrays))
+
+
+def prefilled(model: Model, variables: Variables, inputs: ArrayMap, longest: int, dtype: str) -> tuple[Array, Decoding]:
+    """Return the logits [B, V] of the first new token, and the state after the texts. Raises ValueError for texts that
+    are wrong or too long."""
+    config = model.config
+    if longest < 1:
+        raise ValueError(f"longest is {longest}; expected 1 or more new tokens")
+    ids, mask = read_texts(config, inputs)
+    room = config.longest_text()
+    if room is not None:
+        # A decoder beside an encoder reads a first word and all new tokens but the last one.
+        check_length(room, ids.shape[1] + (longest if config.first_word() is None else 0))
+        check_length(room, longest)
+    return prefill_program(config, longest, dtype)(variables, ids, mask)
 
 
 def check_model(model: Model, variables: Variables) -> None:
     """Raise ValueError for a model that does not decode with a cache."""
     if model.config.key_shape() is None:
-        raise ValueError(f"{type(model.config).__name__} does not generate text; use a decoder, such as Gpt2 or Llama")
+        raise ValueError(
+            f"{type(model.config).__name__} does not generate text; use a model with a decoder, such as Gpt2 or T5"
+        )
     if not isinstance(model.head, Vocabulary):
         raise ValueError(f"the model has the head {model.head}; generation requires Vocabulary()")
     if prompt_length(model, variables.params) or prefix_length(model, variables.params):
@@ -103,8 +187,6 @@ def check_model(model: Model, variables: Variables) -> None:
 
 def check_sampling(sampling: Sampling) -> None:
     """Raise ValueError for a setting out of its range, or one of sampling without a key."""
-    if sampling.longest < 1:
-        raise ValueError(f"longest is {sampling.longest}; expected 1 or more new tokens")
     if not sampling.temperature > 0:
         raise ValueError(f"temperature is {sampling.temperature}; expected a number above 0, or key=None for no chance")
     if sampling.top_k is not None and sampling.top_k < 1:
@@ -125,122 +207,40 @@ def sequences(stop: Sequence[int | Sequence[int]], words: int) -> tuple[tuple[in
     return listed
 
 
-def aligned(inputs: ArrayMap, words: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and mask [B, T] with all padding on the left, and as little as possible.
-
-    Raises ValueError for inputs that are no texts, and for a text without tokens.
-    """
-    if inputs.get("input_ids") is None:
-        raise ValueError(f"the model reads 'input_ids', but the inputs have {sorted(inputs)}")
-    ids = np.asarray(inputs["input_ids"])
-    mask = np.ones_like(ids) if inputs.get("attention_mask") is None else np.asarray(inputs["attention_mask"])
-    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or mask.shape != ids.shape:
-        raise ValueError(
-            f"input_ids is {ids.dtype}{list(ids.shape)} and attention_mask has the shape {list(mask.shape)}; expected "
-            "integers [batch, tokens] and a mask of the same shape"
-        )
-    check_rows("input_ids", ids[mask > 0], words, "word embeddings")
-    rows = [row[seen > 0] for row, seen in zip(ids, mask, strict=True)]
-    if empty := [number for number, row in enumerate(rows) if not len(row)]:
-        raise ValueError(f"text {empty[0]} has no token; begin it with one, such as the first token of every text")
-    width = max(map(len, rows))
-    left = [np.pad(row, (width - len(row), 0)) for row in rows]
-    seen = [np.arange(width) >= width - len(row) for row in rows]
-    return np.stack(left).astype(np.int32), np.stack(seen).astype(np.int32)
-
-
 @lru_cache(maxsize=16)
-def programs(config: Any, sampling: Sampling) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the two compiled programs of a decoder: that of the prompts, and that of the new tokens."""
+def decode_program(config: Any, sampling: Sampling) -> Callable[..., tuple[Array, Array]]:
+    """Return the compiled program of the new tokens."""
     model = build(config, Vocabulary())
     pad = getattr(config, "pad", None) or 0
 
-    def prefill(variables: Variables, ids: Array, mask: Array) -> tuple[Array, Caches]:
-        batch, tokens = ids.shape
-        heads, size = config.key_shape()
-        empty = empty_cache(batch, tokens + sampling.longest, heads, size, sampling.dtype)
-        places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        return step(model, variables, ids, places, mask, seen(mask), (empty,) * len(blocks_of(model)), sampling.dtype)
-
-    def seen(mask: Array) -> Array:
-        return jnp.pad(mask, [(0, 0), (0, sampling.longest)], constant_values=1)
-
-    def decode(variables: Variables, logits: Array, caches: Caches, mask: Array, key: Key) -> tuple[Array, Array]:
-        batch, count = len(mask), mask.sum(1)
+    def decode(variables: Variables, logits: Array, state: Decoding, key: Key) -> tuple[Array, Array]:
+        batch = len(logits)
         width = max(map(len, sampling.stop), default=1) - 1
 
-        def going(state: Any) -> Array:
-            return (state[0] < sampling.longest) & ~state[3].all()
+        def going(loop: Any) -> Array:
+            return (loop[0] < sampling.longest) & ~loop[3].all()
 
-        def body(state: Any) -> Any:
-            number, logits, caches, ended, lengths, tokens = state
+        def body(loop: Any) -> Any:
+            number, logits, state, ended, lengths, tokens = loop
             new = jnp.where(ended, pad, chosen(sampling, logits, jax.random.fold_in(key, number)))
             tokens = lax.dynamic_update_slice(tokens, new[:, None], (0, width + number))
             lengths = lengths + (~ended).astype(jnp.int32)
             ended = ended | stopped(sampling.stop, tokens, width + number + 1)
-
-            def following() -> tuple[Array, Caches]:
-                places = (count + number)[:, None]
-                ones = jnp.ones_like(places)
-                return step(model, variables, new[:, None], places, ones, seen(mask), caches, sampling.dtype)
-
             # The last token needs no logits of another one.
             last = (number + 1 >= sampling.longest) | ended.all()
-            logits, caches = lax.cond(last, lambda: (logits, caches), following)
-            return number + 1, logits, caches, ended, lengths, tokens
+            logits, state = lax.cond(
+                last, lambda: (logits, state), lambda: next_pass(model, variables, new, state, sampling.dtype)
+            )
+            return number + 1, logits, state, ended, lengths, tokens
 
         # No id is -1, so nothing before the new tokens ends a text.
         tokens = jnp.full((batch, width + sampling.longest), -1, jnp.int32)
-        start = (jnp.int32(0), logits, caches, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), tokens)
+        start = (jnp.int32(0), logits, state, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), tokens)
         _, _, _, _, lengths, tokens = lax.while_loop(going, body, start)
         tokens = tokens[:, width:]
         return jnp.where(jnp.arange(sampling.longest) < lengths[:, None], tokens, pad), lengths
 
-    return jax.jit(prefill), jax.jit(decode)
-
-
-def blocks_of(model: Model) -> list[str]:
-    """Return the names of the stages with attention."""
-    return [stage.name for stage in model.stages if subtree(model.params, f"{stage.name}/attention")]
-
-
-def step(
-    model: Model,
-    variables: Variables,
-    ids: Array,
-    places: Array,
-    mask: Array,
-    seen: Array,
-    caches: Caches,
-    dtype: str,
-) -> tuple[Array, Caches]:
-    """Run the next tokens through the model.
-
-    Args:
-        model: The model.
-        variables: Its parameters.
-        ids: The next tokens, [B, T].
-        places: Their places in their text, [B, T].
-        mask: 1 for a token, 0 for padding, [B, T].
-        seen: The same for the places of the caches, [B, S].
-        caches: The cache of each block.
-        dtype: The type of the activations.
-
-    Returns:
-        The logits [B, V] of the token after the last one, and the caches with the new tokens.
-    """
-    carry: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
-    blocks, names = blocks_of(model), [stage.name for stage in model.stages]
-    new_caches: list[Cache] = []
-    for name, following in zip(names, [*names[1:], None], strict=True):
-        if name in blocks:
-            carry |= {"mask": seen, "cache": caches[len(new_caches)]}
-        elif len(new_caches) == len(blocks):
-            carry["hidden"] = carry["hidden"][:, -1:]
-        carry = dict(forward(model, variables, carry, start=name, stop=following, dtype=dtype)[0]["carry"])
-        if name in blocks:
-            new_caches.append(carry.pop("cache"))
-    return carry["logits"][:, 0], tuple(new_caches)
+    return jax.jit(decode)
 
 
 def chosen(sampling: Sampling, logits: Array, key: Key) -> Array:
@@ -265,12 +265,3 @@ def limited(logits: Array, top_k: int | None, top_p: float | None) -> Array:
         lowest = jnp.where(inside, ranked, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits < lowest, -jnp.inf, logits)
     return logits
-
-
-def stopped(stop: tuple[tuple[int, ...], ...], tokens: Array, end: Array) -> Array:
-    """Return whether each text ends with one of the sequences: `tokens` [B, ...] up to the place `end` -> [B]."""
-    ends = jnp.zeros(len(tokens), bool)
-    for entry in stop:
-        last = lax.dynamic_slice_in_dim(tokens, end - len(entry), len(entry), axis=1)
-        ends = ends | (last == jnp.array(entry)).all(1)
-    return ends

@@ -122,6 +122,12 @@ class T5(Architecture):
     def embedding_rows(self) -> Mapping[str, int]:
         return {"input_ids": self.vocabulary, "decoder_input_ids": self.vocabulary}
 
+    def key_shape(self) -> tuple[int, int] | None:
+        return None if self.encoder_only else (self.heads, self.size)
+
+    def first_word(self) -> int:
+        return self.start
+
     def has_attention_maps(self) -> bool:
         # The scores have a bias.
         return False

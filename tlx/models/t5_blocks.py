@@ -77,7 +77,8 @@ def decode(config: Any, params: Tree, table: Tree, carry: Carry, context: Contex
 
     With a `cache` in the carry, the tokens are the next ones after those of the cache, `mask` has the places of the
     cache, and the carry gets the cache with the new tokens. The entry `memory_keys` has the keys and values of the
-    memory for this block (see `memory_keys`); without it the block projects the memory.
+    memory for this block (see `memory_keys`); without it the block projects the memory, and beside a cache it writes
+    the entry.
     """
     x, cache = mix(config, params["attention"], table, carry, context, causal=True)
     layer, rate = params["cross"]["attention"], config.dropout
@@ -88,7 +89,8 @@ def decode(config: Any, params: Tree, table: Tree, carry: Carry, context: Contex
     normed = rms_norm(layer["norm"], x, config.epsilon)
     settings: dict[str, Any] = {"heads": config.heads, "scale": 1.0, "rate": rate, "context": apart, "salt": 0}
     x = x + dropout(attention_to(layer, normed, keys, carry["memory_mask"], **settings), rate, apart, 1)
-    return carry | {"hidden": finish(config, params, x, context)} | ({} if cache is None else {"cache": cache})
+    entries = {} if cache is None else {"cache": cache, "memory_keys": keys}
+    return carry | {"hidden": finish(config, params, x, context)} | entries
 
 
 def memory_keys(config: Any, params: Tree, memory: Array, context: Context = STILL) -> KeyValue:

@@ -52,7 +52,7 @@ class CausalLanguageModel(LanguageTask):
             ValueError: The model reads words after the one that it predicts, or the tokenizer has no end.
         """
         check_head(model, self)
-        if model.config.key_shape() is None:
+        if model.config.key_shape() is None or "decoder_input_ids" in model.config.embedding_rows():
             raise ValueError(
                 f"{type(model.config).__name__} reads the whole text at once, so it cannot predict the next word; use "
                 "a decoder, such as models.Gpt2, or tasks.MaskedLanguageModel"

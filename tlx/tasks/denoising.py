@@ -34,7 +34,7 @@ class Denoising(Decoded):
         span: The mean number of tokens of a hidden span.
         mark: The token that stands for the first hidden span; those of the further ones follow downwards. None for the
             marks of the tokenizer.
-        longest, start, end, pad: See `Decoded`.
+        longest, beams, start, end, pad: See `Decoded`.
         extra_metrics: The user's own metrics.
     """
 
@@ -43,6 +43,7 @@ class Denoising(Decoded):
     span: float = 3.0
     mark: int | None = None
     longest: int = 64
+    beams: int = 1
     start: int | None = None
     end: int | None = None
     pad: int | None = None

@@ -13,8 +13,8 @@ import numpy as np
 from tlx.functional.agreement import token_accuracy, token_loss
 from tlx.functional.corruption import IGNORED
 from tlx.functional.metrics import Metric, share_metric
+from tlx.models.generation import generate
 from tlx.models.t5 import shift_right
-from tlx.models.writing import write
 from tlx.tasks.base import Batch, Outputs, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
@@ -31,9 +31,11 @@ class Decoded(LanguageTask):
         end: The token that ends an answer; None for that of the tokenizer.
         pad: The token of padding; None for that of the tokenizer.
         longest: The largest number of tokens of an answer that `tlx predict` writes.
+        beams: The number of texts among which it searches; 1 takes the likeliest token each time.
     """
 
     longest: int = 64
+    beams: int = 1
     start: int | None = None
     end: int | None = None
     pad: int | None = None
@@ -64,9 +66,14 @@ class Decoded(LanguageTask):
         return {"label": label, "decoder_input_ids": shift_right(label, self.start or 0, self.pad or 0)}
 
     def writer(self, model: Model) -> Callable[[Variables, ArrayMap], Mapping[str, Any]]:
-        """Return a function that writes an answer to each text, greedily."""
-        special = {name: getattr(self, name) or 0 for name in ("start", "end", "pad")}
-        return lambda variables, inputs: write(model, variables, inputs, longest=self.longest, **special)._asdict()
+        """Return a function that writes an answer to each text."""
+
+        def written(variables: Variables, inputs: ArrayMap) -> Mapping[str, Any]:
+            read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            stop = () if self.end is None else (self.end,)
+            return generate(model, variables, read, longest=self.longest, beams=self.beams, stop=stop)._asdict()
+
+        return written
 
     @classmethod
     def answered(cls, outputs: Outputs) -> dict[str, Array]:
@@ -95,12 +102,13 @@ class TextToText(Decoded):
 
     Attributes:
         names: The names of the classes; empty for texts.
-        longest, start, end, pad: See `Decoded`.
+        longest, beams, start, end, pad: See `Decoded`.
         extra_metrics: The user's own metrics.
     """
 
     names: tuple[str, ...] = ()
     longest: int = 64
+    beams: int = 1
     start: int | None = None
     end: int | None = None
     pad: int | None = None
