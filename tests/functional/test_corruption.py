@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tlx.functional import corruption
-from tlx.functional.corruption import IGNORED
+from tlx.functional.losses import IGNORED
 
 RNG = np.random.default_rng(0)
 ROWS, TOKENS, MASK, END, MARK, WORDS = 24, 37, 3, 1, 999, 900
@@ -93,7 +93,7 @@ def test_hidden_spans_put_back_give_the_text(rate, span):
                 spans[token] = []
             else:
                 spans[next(reversed(spans))].append(token)
-        # The marks descend, and each stands for one token or more.
+        # The numbers of the marks descend, and each mark replaces one token or more.
         assert list(spans) == [MARK - n for n in range(len(spans))] and all(spans.values())
         whole = [part for token in read for part in spans.get(token, [token])]
         assert whole == IDS[row, : LENGTHS[row]].tolist()

@@ -55,7 +55,7 @@ def test_no_answer_wins_by_the_threshold_and_only_where_it_is_an_answer():
 
 
 def test_windows_are_one_answer():
-    """The score of no answer is the smallest of the windows, and the best span is that of any window."""
+    """The score of no answer is the lowest one of all windows, and the best span may be in any window."""
     task = tasks.QuestionAnswering(no_answer=True, stride=1, window=8)
     both = {name: np.concatenate([array, array], 1) for name, array in TOKENS.items()}
     # Only the first window is sure of no answer.

@@ -16,7 +16,7 @@ from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
 from tlx.analysis.continued import Continued, measure
 from tlx.cli import main
 from tlx.data import Csv
-from tlx.functional.corruption import IGNORED
+from tlx.functional.losses import IGNORED
 from tlx.models import Vocabulary, build, forward
 from tlx.models.taps import PLACES
 from tlx.processors import TextProcessor
@@ -234,6 +234,36 @@ def test_logits_at_some_places_are_those_of_all_places(prompt):
     )
     np.testing.assert_allclose(*values, atol=1e-5)
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), *slopes)
+
+
+def test_an_answer_may_be_longer_than_its_text(texts, both, tmp_path):
+    rows = [line.split(",") for line in lines(texts)]
+    file = tmp_path / "longer.csv"
+    file.write_text("\n".join(["text,label", *(f"{row[2]},{row[0]} {row[0]} {row[0]}" for row in rows)]) + "\n")
+    longer = recipe(str(file), both, tasks.TextToText(), label="label", kind="text")
+    longer = tlx.config.assign(longer, "data.buckets", (4, 8, 17))
+    splits = open_data(longer)
+    ready = prepare(longer, splits)
+    batch = next(training_batches(ready, splits))["labelled"]
+    assert batch["label"].shape == batch["input_ids"].shape
+    # The longest answers are cut to the length of a text, with an end.
+    counts, ends = (batch["label"] != IGNORED).sum(1), (batch["label"] == ready.task.end).sum(1)
+    inputs = batch["attention_mask"].sum(1)
+    assert (counts > inputs).any() and counts.max() <= ready.processor.tokens and (ends == 1).all()
+
+
+def test_only_the_end_of_a_text_is_left_out_before_it_is_continued(decoder):
+    model = tlx.load_pretrained(decoder, tasks.CausalLanguageModel())
+    # The first token and one in the middle are the end, too, as in tokenizers with one special token.
+    ids = np.array([[3, 9, 3, 10, 3], [3, 11, 12, 0, 0]], np.int32)
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32)
+    task = tasks.CausalLanguageModel(end=3, longest=4)
+    written = task.writer(model.model)(model.variables, {"input_ids": ids, "attention_mask": mask})
+    mask[0, 4] = 0
+    expected = models.generate(
+        model.model, model.variables, {"input_ids": ids, "attention_mask": mask}, longest=4, stop=(3,)
+    )
+    np.testing.assert_array_equal(written["tokens"], expected.tokens)
 
 
 def test_only_the_completion_counts(pieces):

@@ -7,6 +7,7 @@ DIR/study.json, cells/, ...   the study of the task (see `tlx.records.studies`)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from tlx import processes
@@ -74,9 +75,10 @@ class Continued:
             if extra:
                 raise ValueError(
                     f"the arm {extra[0]!r} needs texts that the task does not have: name a data set (--domain NAME), "
-                    "or let the recipe use a part of its own (data.shots)"
+                    "or let the recipe use a part of its texts (data.shots)"
                 )
-        self.language_task()
+        # Weights that cannot continue their pretraining are refused at once.
+        _ = self.language_task
 
     @property
     def texts_of_task(self) -> Data:
@@ -129,7 +131,7 @@ class Continued:
         train = self.recipe.train
         return Recipe(
             data=data,
-            task=self.language_task(),
+            task=self.language_task,
             weights=Weights(weights.source if after is None else str(after)),
             tuning=Full(),
             objective=(Supervised(),),
@@ -141,6 +143,7 @@ class Continued:
             seed=seed,
         )  # fmt: skip
 
+    @cached_property
     def language_task(self) -> Task:
         """Return the language modelling that the weights were pretrained with (see the function)."""
         assert self.recipe.weights is not None
@@ -175,7 +178,7 @@ def language_task(architecture: Architecture, whole_words: bool = False) -> Task
             f"{type(architecture).__name__} has no head over a vocabulary, so it cannot continue its pretraining; use "
             "text weights such as those of BERT, RoBERTa, GPT-2 or T5"
         )
-    if "decoder_input_ids" in architecture.embedding_rows():
+    if architecture.first_word() is not None:
         return Denoising()
     if architecture.key_shape() is not None:
         return CausalLanguageModel()
@@ -186,7 +189,6 @@ def measure(
     plan: Continued,
     out: str | Path,
     *,
-    study: Study | None = None,
     jobs: int = 1,
     quiet: bool = False,
     command: str = "",
@@ -202,10 +204,9 @@ def measure(
     Args:
         plan: The arms.
         out: The directory.
-        study: The study of `plan`, where it is made already.
     """
     directory = Path(out)
-    study = study or plan.study(directory)
+    study = plan.study(directory)
     content = document(study, Path(file).stem or directory.name, command, file)
     processes.decided(lambda: settle(directory, content))
     for seed in plan.seed_numbers:

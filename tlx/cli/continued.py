@@ -67,20 +67,11 @@ def dapt(
     _, recipe = in_all(lambda: load_recipe(config, changes))
     out = out or f"runs/dapt-{Path(config).stem}"
     plan = Continued(recipe=recipe, domain=domain, steps=pretraining_steps, lr=lr, whole_words=whole_words, seeds=seeds)
-    again = [
-        file_word(config),
-        *set_words(changes),
-        *(["--domain", domain] if domain else []),
-        "--pretraining-steps",
-        f"{pretraining_steps}",
-    ]
-    again += ["--lr", f"{lr:g}", *(["--whole-words"] if whole_words else []), "--seeds", str(seeds), "--out", out]
-    study = plan.study(Path(out))
-
-    def measured(study: object, out: str, **settings: object) -> object:
-        return measure(plan, out, study=study, **settings)  # type: ignore[arg-type]
-
+    again = [file_word(config), *set_words(changes), *(["--domain", domain] if domain else [])]
+    again += ["--pretraining-steps", str(pretraining_steps), "--lr", repr(lr)]
+    again += [*(["--whole-words"] if whole_words else []), "--seeds", str(seeds), "--out", out]
     records = run_and_measure(
-        "dapt", study, again, worker, measured, out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh, place=place
-    )
+        "dapt", plan.study(Path(out)), again, worker, lambda study, out, **settings: measure(plan, out, **settings),
+        out=out, jobs=jobs, quiet=quiet, file=config, mesh=mesh, place=place,
+    )  # fmt: skip
     print_end(records, command_of("dapt", *again), quiet)

@@ -38,9 +38,10 @@ CACHE_BYTES = 256 * 2**20
 
 class Targets(Protocol):
     """Makes the label arrays of an example; a task does so. `fields` declares their shapes, types and padding;
-    `self_supervised` says whether it reads no label."""
+    `self_supervised` says whether it reads no label, `written` whether a label is a text of any length."""
 
     self_supervised: ClassVar[bool]
+    written: ClassVar[bool]
 
     def fields(self) -> Mapping[str, Field]: ...
 
@@ -57,8 +58,11 @@ class Labels:
         self.examples, self.targets, self.fields = examples, targets, dict[str, Field]()
         # The label arrays that were made for a table, by position.
         self.cache: dict[int, dict[str, Any]] = {}
+        # The lengths of labels that are texts, -1 where one is not known; None for labels of other kinds.
+        self.sizes: np.ndarray | None = None
         if targets is not None and (examples.labelled or targets.self_supervised):
             self.fields = dict(targets.fields())
+            self.sizes = np.full(len(examples), -1, np.int32) if targets.written else None
         elif examples.labelled and examples.scalar:
             self.fields = {LABEL: Field((), np.dtype(examples.label_dtype).name)}
 
@@ -67,6 +71,14 @@ class Labels:
         if self.targets is not None and self.fields:
             return self.targets.targets(example, processor)
         return {name: example[name] for name in self.fields}
+
+    def lengths(self, positions: np.ndarray, processor: Processor) -> np.ndarray | int:
+        """Return the lengths of these labels, int32, if they are texts; 0 for labels of other kinds."""
+        if self.sizes is None:
+            return 0
+        for position in positions[self.sizes[positions] < 0].tolist():
+            self.sizes[position] = length_of(self.of(self.examples.light(position), processor), self.fields)
+        return self.sizes[positions]
 
     def at(self, positions: np.ndarray, processor: Processor, length: int) -> dict[str, np.ndarray]:
         """Return the label arrays of a batch, without reading an image or a sound."""
@@ -128,11 +140,11 @@ class Processed:
                 self.sizes[:] = self.store.lengths
 
     def lengths(self, positions: np.ndarray) -> np.ndarray:
-        """Return the length of each of these examples along its ragged axes, int32."""
+        """Return the length of each of these examples along the ragged axes of its inputs and labels, int32."""
         for position in positions[self.sizes[positions] < 0].tolist():
             # Reading an example stores its length, and caches its arrays for later batches.
             _ = self[position]
-        return self.sizes[positions]
+        return np.maximum(self.sizes[positions], self.labels.lengths(positions, self.processor))
 
     def measure(self, gather: Gather | None = None, process_index: int = 0, process_count: int = 1) -> None:
         """Measure the lengths of all examples without processing them.

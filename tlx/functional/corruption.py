@@ -9,10 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tlx.functional.losses import IGNORED
 from tlx.types import Array, Key
 
-# The label of a token that does not count.
-IGNORED = -100
 # The shares of the hidden tokens that become the mask, and another word; the others stay (Devlin et al., 2019).
 MASKED, OTHER = 0.8, 0.1
 
@@ -80,7 +79,7 @@ def mask_words(
         ids: The tokens [B, T].
         labels: The same tokens, `IGNORED` where a token is never hidden [B, T].
         rate: The share of the tokens that are hidden.
-        mask_token: The token that stands for a hidden one.
+        mask_token: The token that the model reads in the place of a hidden one.
         vocabulary: The number of tokens among which another one is drawn.
         words: The number of the word of each token [B, T], ascending; None hides tokens.
 

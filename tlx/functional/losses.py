@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from tlx.types import Array
 
+# The label of a token that does not count.
+IGNORED = -100
+
 
 def cross_entropy(logits: Array, labels: Array, smoothing: float | Array = 0.0) -> Array:
     """Compute -sum_c q_c log p_c with q = (1 - smoothing) one-hot + smoothing / C: [B, C], [B] -> [B].
@@ -197,3 +200,18 @@ def weighted_mean(values: Array, weight: Array | None = None) -> Array:
         return values.mean()
     total = weight.sum()
     return (values * weight).sum() / jnp.where(total > 0, total, 1.0)
+
+
+def token_losses(logits: Array, label: Array) -> tuple[Array, Array]:
+    """Return the cross-entropy of each token, 0 where it does not count, and whether it counts, both [B, T].
+
+    Args:
+        logits: [B, T, C] over the classes or the words of a vocabulary.
+        label: The class of each token [B, T], `IGNORED` where it does not count.
+    """
+    counted = label != IGNORED
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, jnp.where(counted, label, 0)[..., None], -1)[..., 0]
+    # Less memory than all logarithms of the probabilities [B, T, V].
+    values = jax.nn.logsumexp(logits, axis=-1) - chosen
+    return jnp.where(counted, values, 0.0), counted

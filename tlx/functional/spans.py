@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from tlx.types import Array
 
-# What a token is: padding, the token in the first place, which stands for no answer, a token of the text with the
-# answers, and any other token.
+# The kinds of tokens: padding; the first token of a window, whose score is that of no answer; a token of the text with
+# the answers; any other token.
 PADDING, FIRST, CONTEXT, OTHER = 0, 1, 2, 3
 # The parts of `answer_marks`: an answer begins here, an answer ends here.
 BEGINS, ENDS = 1, 2
@@ -27,7 +27,7 @@ class BestSpan(NamedTuple):
         first: The place of its first token among all tokens of the text, int[B]; 0 if there is no valid span.
         last: That of its last token, int[B].
         score: The sum of the two logits, float[B]; -inf if there is no valid span.
-        absent: The score of no answer, float[B]: the smallest one of the windows.
+        absent: The score of no answer, float[B]: the lowest one of all windows.
         total: The logarithm of the sum of exp(score) of the best spans that were compared, float[B].
     """
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlx.functional.losses import IGNORED
 from tlx.processors.opening import read_json
 from tlx.trees import Example
 
 if TYPE_CHECKING:
     from tlx.processors.texts import TextProcessor
 
-# The label of a token that does not count.
-IGNORED = -100
 # The usual spellings of tokens with a meaning, for tokenizers without a tokenizer_config.json.
 USUAL = {
     "mask_token": ("[MASK]", "<mask>"),
@@ -102,11 +101,14 @@ class Words:
         return label
 
     def answer(self, text: str, end: int | None) -> np.ndarray:
-        """Return the tokens of a text that a model is to write, with the token `end`, int32[T]."""
+        """Return the tokens of a text that a model is to write, cut to the length of a text with the token `end`,
+        int32[T]."""
         encoding = self.processor.encoding({"text": text})
         special = np.asarray(encoding.special_tokens_mask) > 0
         tokens = np.asarray(encoding.ids, np.int32)[~special]
-        return tokens if end is None else np.append(tokens, np.int32(end))
+        if end is None:
+            return tokens
+        return np.append(tokens[: self.processor.tokens - 1], np.int32(end))
 
 
 def numbered_words(encoding: Any) -> np.ndarray:

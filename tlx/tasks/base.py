@@ -36,6 +36,7 @@ class Task:
             matched by name.
         problem: The `problem_type` in config.json, if transformers has a word for this kind of task.
         self_supervised: Whether `targets` reads no label, so that texts without labels have label arrays too.
+        written: Whether a label is a text that the model writes, which may be longer than its input.
         separator: The text between the parts of an answer, such as several classes, in one cell of a table.
         names: The class names; empty if the task has none.
         kept: The fields that scores and predictions need and that the classes do not state: a mean of the data, a
@@ -47,6 +48,7 @@ class Task:
     by_class: ClassVar[bool] = False
     problem: ClassVar[str] = ""
     self_supervised: ClassVar[bool] = False
+    written: ClassVar[bool] = False
     separator: ClassVar[str] = ";"
     names: Any = ()
     extra_metrics: Any = ()

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 import jax.numpy as jnp
 import numpy as np
 
-from tlx.functional.corruption import IGNORED
+from tlx.functional.losses import IGNORED
 from tlx.models.generation import generate
 from tlx.tasks.base import Batch, Outputs
 from tlx.tasks.extra import ExtraMetric, check_extra
-from tlx.tasks.language import LanguageTask, check_head, words_of, written_tokens
+from tlx.tasks.language import LanguageTask, words_of, written_tokens
 from tlx.trees import Example
 from tlx.types import Array, ArrayMap, Key, Model, Variables
 
@@ -51,8 +51,7 @@ class CausalLanguageModel(LanguageTask):
         Raises:
             ValueError: The model reads words after the one that it predicts, or the tokenizer has no end.
         """
-        check_head(model, self)
-        if model.config.key_shape() is None or "decoder_input_ids" in model.config.embedding_rows():
+        if model.config.key_shape() is None or model.config.first_word() is not None:
             raise ValueError(
                 f"{type(model.config).__name__} reads the whole text at once, so it cannot predict the next word; use "
                 "a decoder, such as models.Gpt2, or tasks.MaskedLanguageModel"
@@ -112,18 +111,16 @@ class CausalLanguageModel(LanguageTask):
         def continued(variables: Variables, inputs: ArrayMap) -> Mapping[str, Any]:
             ids, mask = inputs["input_ids"], np.asarray(inputs["attention_mask"])
             stop = () if self.end is None else (self.end,)
-            # A text whose end is read would not go on.
-            read = {"input_ids": ids, "attention_mask": np.where(np.asarray(ids) == self.end, 0, mask)}
+            # A text that ends with the end would not be continued. A beginning may be the same token.
+            last = mask.sum(1, keepdims=True) - 1
+            ended = (np.arange(mask.shape[1]) == last) & (np.asarray(ids) == self.end) & (last > 0)
+            read = {"input_ids": ids, "attention_mask": np.where(ended, 0, mask)}
             left = self.longest if room is None else min(self.longest, room - ids.shape[1])
             if left < 1:
                 return {"tokens": np.zeros((len(ids), 0), np.int32), "lengths": np.zeros(1, np.int32)}
             return generate(model, variables, read, longest=left, stop=stop)._asdict()
 
         return continued
-
-    @classmethod
-    def answered(cls, outputs: Outputs) -> dict[str, Array]:
-        return {"best": outputs["logits"].argmax(-1)}
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return the tokens that continue each text; of one pass, the likeliest next token after each token that is not
@@ -132,6 +129,3 @@ class CausalLanguageModel(LanguageTask):
             return written_tokens(outputs)
         mask = np.asarray(inputs["attention_mask"]) > 0
         return [row[seen].tolist() for row, seen in zip(np.asarray(outputs["best"]), mask, strict=True)]
-
-    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
-        return [words_of(processor).decode([token for token in answer if token != self.end])]

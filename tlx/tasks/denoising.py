@@ -12,7 +12,6 @@ import numpy as np
 from tlx.config import check_choice
 from tlx.functional.corruption import cut_texts, hidden_count, hide_spans, shuffle_texts, text_keys
 from tlx.tasks.base import Batch
-from tlx.tasks.extra import ExtraMetric, check_extra
 from tlx.tasks.language import check_share, words_of
 from tlx.tasks.text_to_text import Decoded
 from tlx.trees import Example
@@ -34,31 +33,24 @@ class Denoising(Decoded):
         span: The mean number of tokens of a hidden span.
         mark: The token that stands for the first hidden span; those of the further ones follow downwards. None for the
             marks of the tokenizer.
-        longest, beams, start, end, pad: See `Decoded`.
-        extra_metrics: The user's own metrics.
+        longest, beams, end, start, pad, extra_metrics: See `Decoded`.
     """
 
     damage: Literal["spans", "cut", "shuffled"] = "spans"
     rate: float = 0.15
     span: float = 3.0
     mark: int | None = None
-    longest: int = 64
-    beams: int = 1
-    start: int | None = None
-    end: int | None = None
-    pad: int | None = None
-    extra_metrics: tuple[ExtraMetric, ...] = ()
 
     self_supervised: ClassVar[bool] = True
     kept: ClassVar[tuple[str, ...]] = ("mark", *Decoded.kept)
     static: ClassVar[tuple[str, ...]] = ("rate", "span")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("damage", self.damage, DAMAGES)
         check_share("rate", self.rate)
         if not self.span >= 1:
             raise ValueError(f"span={self.span!r}; expected a mean length of 1 or more tokens")
-        check_extra(self.extra_metrics, self.metrics)
 
     def suited(self, model: Model, processor: Any) -> Self:
         """Return the task with the tokens of the model and of the tokenizer.

@@ -3,20 +3,19 @@
 Shapes: B batch, T tokens, V words.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.agreement import perplexity, token_accuracy, token_loss
-from tlx.functional.corruption import IGNORED
+from tlx.functional.losses import IGNORED, token_losses
 from tlx.functional.metrics import Metric, share_metric
 from tlx.models.heads import Vocabulary
 from tlx.tasks.base import Batch, Outputs, Task
 from tlx.trees import Example, Json
-from tlx.types import Array, Field, Model
+from tlx.types import Array, Field
 
 
 class LanguageTask(Task):
@@ -28,6 +27,8 @@ class LanguageTask(Task):
         "accuracy": share_metric(token_accuracy, "accuracy of a token"),
     }
     separator: ClassVar[str] = " "
+    # The token that ends a text, where a subclass has such a field.
+    end: int | None = None
 
     def head(self) -> Vocabulary:
         return Vocabulary()
@@ -51,6 +52,15 @@ class LanguageTask(Task):
         right = (logits.argmax(-1) == label) & counted
         return {"loss": values.sum(-1), "tokens": counted.sum(-1), "right": right.sum(-1)}
 
+    @classmethod
+    def answered(cls, outputs: Outputs) -> dict[str, Array]:
+        """Return the likeliest tokens, `best` [B, T]: logits over a vocabulary are too large to keep."""
+        return {"best": outputs["logits"].argmax(-1)}
+
+    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
+        """Return the text of the tokens of an answer, without its end."""
+        return [words_of(processor).decode([token for token in answer if token != self.end])]
+
     def config_document(self) -> Json:
         # The outputs are words, which the tokenizer names.
         return {}
@@ -62,16 +72,6 @@ class LanguageTask(Task):
 
     def label_words(self, example: Example) -> str:
         return str(example.get("text", ""))
-
-
-def token_losses(logits: Array, label: Array) -> tuple[Array, Array]:
-    """Return the cross-entropy of each token, 0 where it does not count, and whether it counts, both [B, T]."""
-    counted = label != IGNORED
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, jnp.where(counted, label, 0)[..., None], -1)[..., 0]
-    # Less memory than all logarithms of the probabilities [B, T, V].
-    values = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return jnp.where(counted, values, 0.0), counted
 
 
 def written_tokens(outputs: Mapping[str, np.ndarray]) -> list[list[int]]:
@@ -95,19 +95,3 @@ def check_share(name: str, share: float) -> None:
     """Raise ValueError for a share that is not between 0 and 1."""
     if not 0 < share < 1:
         raise ValueError(f"{name}={share!r}; expected a share above 0 and below 1, such as 0.15")
-
-
-def check_head(model: Model, task: Task) -> None:
-    """Raise ValueError where a model does not end in logits over a vocabulary."""
-    if not isinstance(model.head, Vocabulary):
-        raise ValueError(f"{type(task).__name__} requires a head over the vocabulary, but the model has {model.head}")
-
-
-def without_special(ids: np.ndarray, special: Collection[int] | np.ndarray) -> np.ndarray:
-    """Return the tokens as labels, with `IGNORED` in the place of special ones."""
-    return np.where(np.isin(ids, list(special)), IGNORED, ids).astype(np.int32)
-
-
-def kept_rows(ids: np.ndarray, mask: np.ndarray) -> Iterable[list[int]]:
-    """Yield the tokens of each row that are not padding."""
-    return (row[seen > 0].tolist() for row, seen in zip(ids, mask, strict=True))

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Self
 import jax.numpy as jnp
 import numpy as np
 
-from tlx.functional.corruption import IGNORED, mask_words, text_keys
+from tlx.functional.corruption import mask_words, text_keys
+from tlx.functional.losses import IGNORED
 from tlx.models.taps import PLACES
-from tlx.tasks.base import Batch, Outputs
+from tlx.tasks.base import Batch
 from tlx.tasks.extra import ExtraMetric, check_extra
-from tlx.tasks.language import LanguageTask, check_head, check_share, words_of
+from tlx.tasks.language import LanguageTask, check_share, words_of
 from tlx.trees import Example
-from tlx.types import Array, Field, Key, Model
+from tlx.types import Field, Key, Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class MaskedLanguageModel(LanguageTask):
     Attributes:
         rate: The share of the tokens that are hidden. It decides shapes, so each value has a program.
         whole_words: Hide all tokens of a word together.
-        mask_token: The token that stands for a hidden one; None for that of the tokenizer.
+        mask_token: The token that the model reads in the place of a hidden one; None for that of the tokenizer.
         vocabulary: The number of tokens; None for that of the tokenizer.
         extra_metrics: The user's own metrics.
     """
@@ -50,9 +51,8 @@ class MaskedLanguageModel(LanguageTask):
         """Return the task with the mask and the number of tokens of the tokenizer.
 
         Raises:
-            ValueError: The model has no head over a vocabulary, or the tokenizer no mask.
+            ValueError: The tokenizer has no token for a hidden word.
         """
-        check_head(model, self)
         words = words_of(processor)
         mask = words.mask if self.mask_token is None else self.mask_token
         if mask is None:
@@ -80,10 +80,6 @@ class MaskedLanguageModel(LanguageTask):
             words=words,
         )  # fmt: skip
         return {**batch, "input_ids": texts.ids, PLACES: texts.places, "label": texts.labels}
-
-    @classmethod
-    def answered(cls, outputs: Outputs) -> dict[str, Array]:
-        return {"best": outputs["logits"].argmax(-1)}
 
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return the likeliest token for each mask of a text; for texts with hidden tokens pairs of this token and the

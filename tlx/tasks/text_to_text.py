@@ -11,36 +11,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.agreement import token_accuracy, token_loss
-from tlx.functional.corruption import IGNORED
+from tlx.functional.losses import IGNORED
 from tlx.functional.metrics import Metric, share_metric
 from tlx.models.generation import generate
 from tlx.models.t5 import shift_right
 from tlx.tasks.base import Batch, Outputs, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
-from tlx.tasks.language import LanguageTask, check_head, words_of, written_tokens
+from tlx.tasks.language import LanguageTask, words_of, written_tokens
 from tlx.trees import Example
 from tlx.types import Array, ArrayMap, Column, Key, Model, Variables
 
 
+@dataclass(frozen=True, kw_only=True)
 class Decoded(LanguageTask):
     """A base of tasks whose answer a decoder writes: `label` [B, S] holds its tokens.
 
     Attributes:
-        start: The token that the decoder reads first; None for that of the model.
-        end: The token that ends an answer; None for that of the tokenizer.
-        pad: The token of padding; None for that of the tokenizer.
         longest: The largest number of tokens of an answer that `tlx predict` writes.
         beams: The number of texts among which it searches; 1 takes the likeliest token each time.
+        end: The token that ends an answer; None for that of the tokenizer.
+        start: The token that the decoder reads first: that of the model; None until a run states it.
+        pad: The token of padding: that of the tokenizer; None until a run states it.
+        extra_metrics: The user's own metrics.
     """
 
     longest: int = 64
     beams: int = 1
-    start: int | None = None
     end: int | None = None
+    start: int | None = None
     pad: int | None = None
+    extra_metrics: tuple[ExtraMetric, ...] = ()
 
-    kept: ClassVar[tuple[str, ...]] = ("start", "end", "pad")
+    kept: ClassVar[tuple[str, ...]] = ("end", "start", "pad")
+
+    def __post_init__(self) -> None:
+        for name in ("longest", "beams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more")
+        check_extra(self.extra_metrics, self.metrics)
 
     def suited(self, model: Model, processor: Any) -> Self:
         """Return the task with the start of the model, and the end and the padding of the tokenizer.
@@ -48,18 +57,16 @@ class Decoded(LanguageTask):
         Raises:
             ValueError: The model has no decoder that reads a text, or the tokenizer no end.
         """
-        check_head(model, self)
-        if "decoder_input_ids" not in model.config.embedding_rows():
+        start = model.config.first_word()
+        if start is None:
             raise ValueError(
                 f"{type(model.config).__name__} has no encoder beside its decoder; {type(self).__name__} requires a "
                 "model such as models.T5"
             )
-        words, stated = words_of(processor), {"start": model.config.start, "pad": processor.pad_id}
-        stated["end"] = words.end
-        if self.end is None and words.end is None:
+        end = words_of(processor).end if self.end is None else self.end
+        if end is None:
             raise ValueError("the tokenizer has no token that ends a text; name one: end=ID")
-        known = {name: getattr(self, name) for name in stated if getattr(self, name) is not None}
-        return replace(self, **(stated | known))  # type: ignore[type-var]
+        return replace(self, start=start, end=end, pad=processor.pad_id)
 
     def decoder_inputs(self, label: Array) -> dict[str, Array]:
         """Return what the decoder reads to write `label` [B, S]."""
@@ -75,10 +82,6 @@ class Decoded(LanguageTask):
 
         return written
 
-    @classmethod
-    def answered(cls, outputs: Outputs) -> dict[str, Array]:
-        return {"best": outputs["logits"].argmax(-1)}
-
     def answers(self, outputs: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> list[Any]:
         """Return the tokens of the answer that was written; of one pass, the likeliest token at each place, given the
         true tokens before it."""
@@ -87,9 +90,6 @@ class Decoded(LanguageTask):
         best = np.asarray(outputs["best"])
         counted = np.asarray(inputs["label"]) != IGNORED if "label" in inputs else np.ones(best.shape, bool)
         return [row[chosen].tolist() for row, chosen in zip(best, counted, strict=True)]
-
-    def worded(self, answer: Any, row: Mapping[str, Any], processor: Any = None) -> list[str]:
-        return [words_of(processor).decode([token for token in answer if token != self.end])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +102,12 @@ class TextToText(Decoded):
 
     Attributes:
         names: The names of the classes; empty for texts.
-        longest, beams, start, end, pad: See `Decoded`.
-        extra_metrics: The user's own metrics.
+        longest, beams, end, start, pad, extra_metrics: See `Decoded`.
     """
 
     names: tuple[str, ...] = ()
-    longest: int = 64
-    beams: int = 1
-    start: int | None = None
-    end: int | None = None
-    pad: int | None = None
-    extra_metrics: tuple[ExtraMetric, ...] = ()
 
+    written: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = {
         "exact_match": share_metric(mean_of="correct", words="exact match"),
         "accuracy": share_metric(token_accuracy, "accuracy of a token"),
@@ -121,8 +115,8 @@ class TextToText(Decoded):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_names(self.names)
-        check_extra(self.extra_metrics, self.metrics)
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
         """Return the task with the classes of the data.

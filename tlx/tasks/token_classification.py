@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tlx.functional.agreement import token_accuracy, token_loss
+from tlx.functional.losses import IGNORED, token_losses
 from tlx.functional.metrics import STANDARD, Metric
 from tlx.models.heads import PerToken
 from tlx.tasks.base import Batch, ClassTable, Outputs, Statement, Task, check_names
@@ -22,8 +22,6 @@ from tlx.types import Array, Column, Field
 
 # The tag of a word that a model did not read because the text is too long.
 CUT = "?"
-# The label of tokens that do not count: padding, special tokens, and every piece of a word except the first.
-IGNORED = -100
 # The scores of entities.
 ENTITIES = ("entity_tp", "entity_fp", "entity_fn")
 
@@ -153,30 +151,24 @@ class TokenClassification(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Return the weighted sum of the cross-entropies of the words of each example [B], and the sum of the weights
         of its words [B]."""
-        values, counted = self.word_losses(outputs, batch)
+        values, counted = token_losses(outputs["logits"], batch["label"])
         if not self.class_weights:
             return values.sum(-1), counted.sum(-1).astype(jnp.float32)
         weights = jnp.where(counted, array_of(self.class_weights)[jnp.where(counted, batch["label"], 0)], 0.0)
         return (weights * values).sum(-1), weights.sum(-1)
 
-    def word_losses(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        """Return the cross-entropy of each token, 0 where it does not count, and whether it counts, both [B, T]."""
-        counted = batch["label"] != IGNORED
-        log_p = jax.nn.log_softmax(outputs["logits"].astype(jnp.float32), -1)
-        values = -jnp.take_along_axis(log_p, jnp.where(counted, batch["label"], 0)[..., None], -1)[..., 0]
-        return jnp.where(counted, values, 0.0), counted
-
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Return `loss` (a sum), `tokens`, `right` and `correct` [B]; `tp`, `fp` and `fn` [B, C] of all classes except
         `outside`; with a tagging scheme also `entity_tp`, `entity_fp` and `entity_fn` [B, K] of all types of
         entities."""
-        label, counted = batch["label"], batch["label"] != IGNORED
+        label = batch["label"]
+        values, counted = token_losses(outputs["logits"], label)
         prediction = outputs["logits"].argmax(-1)
         classes = jnp.arange(outputs["logits"].shape[-1])
         # F1 leaves the class `outside` out.
         inside = jnp.asarray([name != self.outside for name in self.names])
         true, guess = (((tags[..., None] == classes) & counted[..., None]) & inside for tags in (label, prediction))
-        sums, tokens = self.word_losses(outputs, batch)[0].sum(-1), counted.sum(-1)
+        sums, tokens = values.sum(-1), counted.sum(-1)
         right = ((label == prediction) & counted).sum(-1)
         counts = {}
         if self.tagging is not None:

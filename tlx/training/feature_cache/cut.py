@@ -178,6 +178,8 @@ def token_axes(ready: Prepared, stage: str, reads: Reads) -> tuple[list[int | No
     variables = jax.eval_shape(lambda: ready.variables)
     longest = ready.processor.longest or max(ready.recipe.data.lengths)
     # Neighbours of the longest, because a rounded quotient of the length may agree with the length at a few of them.
+    if ready.task.written:
+        return [], "an answer has another length than its text, and the rows of a table have one length"
     if ready.processor.window:
         return [], "a long text is a row of windows, which the stages read separately"
     lengths = sorted({*limits(ready.recipe.data.lengths, ready.processor), *range(max(1, longest - 3), longest + 1)})
