@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tlx.data import Examples, evaluation_batches, inputs_of, train_batches
+from tlx.data.readers import Targets
 from tlx.data.table import Leaf, Table
 from tlx.processors import ImageProcessor, TextProcessor
 from tlx.processors.opening import set_length
@@ -29,7 +30,7 @@ def processor():
 
 
 @dataclass(frozen=True)
-class Tags:
+class Tags(Targets):
     """A task that puts the tag of each word on its first token."""
 
     def fields(self):
@@ -43,7 +44,7 @@ class Tags:
 
 
 @dataclass(frozen=True)
-class Several:
+class Several(Targets):
     """A task with 1 for each class of the example."""
 
     def fields(self):

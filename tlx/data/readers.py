@@ -40,8 +40,8 @@ class Targets(Protocol):
     """Makes the label arrays of an example; a task does so. `fields` declares their shapes, types and padding;
     `self_supervised` says whether it reads no label, `written` whether a label is a text of any length."""
 
-    self_supervised: ClassVar[bool]
-    written: ClassVar[bool]
+    self_supervised: ClassVar[bool] = False
+    written: ClassVar[bool] = False
 
     def fields(self) -> Mapping[str, Field]: ...
 
