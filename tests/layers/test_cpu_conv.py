@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tlx.layers import cpu_conv, winograd
 from tlx.layers.cpu_conv import Window, convolve, native
 
 # The window, the sides of the image, and the channels before and after.
@@ -17,6 +18,11 @@ CASES = {
     "patches with gaps": (Window((2, 1), (3, 2), ((0, 0), (0, 0))), (10, 7), 3, 4),
     "3x3": (Window((3, 3), (1, 1), ((1, 1), (1, 1))), (5, 6), 3, 4),
     "3x3 at a stride": (Window((3, 3), (2, 2), ((0, 1), (1, 0))), (8, 7), 3, 4),
+    "3x3 of many channels": (Window((3, 3), (1, 1), ((1, 1), (1, 1))), (7, 10), 37, 35),
+    "3x3 of many channels, padded unevenly": (Window((3, 3), (1, 1), ((3, 0), (1, 4))), (9, 5), 32, 39),
+    "3x3 of one output": (Window((3, 3), (1, 1), ((0, 0), (0, 0))), (3, 3), 32, 32),
+    "7x7 at a stride": (Window((7, 7), (2, 2), ((3, 3), (2, 3))), (13, 11), 3, 5),
+    "3x3 at a stride, of more channels": (Window((3, 3), (2, 1), ((1, 1), (0, 1))), (9, 6), 9, 5),
     "1x3 dilated": (Window((1, 3), (1, 1), ((0, 0), (2, 1)), (1, 2)), (5, 6), 3, 4),
     "5x5 dilated at a stride": (Window((5, 5), (2, 3), ((3, 4), (2, 5)), (2, 1)), (13, 9), 2, 3),
     "much padding": (Window((2, 2), (1, 1), ((3, 2), (0, 4))), (4, 5), 2, 3),
@@ -55,8 +61,22 @@ def test_values_and_gradients_are_those_of_xla(name):
     compare(*(jax.jit(partial(results, partial(way, window)))(x, kernel) for way in (convolve, native)))
 
 
+@pytest.mark.parametrize("name", ["3x3 of many channels, padded unevenly", "3x3 at a stride", "7x7 at a stride"])
+def test_bands_and_few_images_at_a_time_add_up(name, monkeypatch):
+    monkeypatch.setattr(winograd, "TOGETHER", 40_000)
+    monkeypatch.setattr(cpu_conv, "TOGETHER", 1)
+    window, x, kernel = arrays(name)
+    x = jnp.concatenate([x, -2 * x, x[:, ::-1]])
+    # New functions, because XLA keeps programs that were traced with other sizes.
+    compare(
+        *(jax.jit(lambda *both, way=way: results(partial(way, window), *both))(x, kernel) for way in (convolve, native))
+    )
+
+
 @pytest.mark.parametrize("shared", ["nothing", "the images", "the kernel"])
-@pytest.mark.parametrize("name", ["1x1", "patches", "3x3", "3x3 at a stride", "groups", "depthwise at a stride"])
+@pytest.mark.parametrize(
+    "name", ["1x1", "patches", "3x3", "3x3 of many channels", "3x3 at a stride", "groups", "depthwise at a stride"]
+)
 def test_runs_side_by_side_have_the_numbers_of_each_alone(name, shared):
     window, x, kernel = arrays(name, runs=3)
     axes = (None if shared == "the images" else 0, None if shared == "the kernel" else 0)
@@ -69,7 +89,7 @@ def test_runs_side_by_side_have_the_numbers_of_each_alone(name, shared):
     )
 
 
-@pytest.mark.parametrize("name", ["3x3", "depthwise"])
+@pytest.mark.parametrize("name", ["3x3", "3x3 of many channels", "depthwise"])
 def test_half_precision_loses_nothing_in_sums(name):
     window, x, kernel = arrays(name)
     half = [array.astype(jnp.bfloat16) for array in (x, kernel)]

@@ -15,7 +15,7 @@ from tlx.layers.basic import (
     rms_norm,
     unembed,
 )
-from tlx.layers.conv import average_pool, conv, max_pool
+from tlx.layers.conv import conv
 from tlx.layers.declare import (
     Init,
     constant,
@@ -35,6 +35,7 @@ from tlx.layers.declare import (
 from tlx.layers.dense import bottleneck, column_norms, dense
 from tlx.layers.disentangled import declare_disentangled, disentangled_attention, distance_places
 from tlx.layers.noise import dropout, example_keys, keep_mask, mix, stochastic_depth
+from tlx.layers.pooling import average_pool, max_pool
 from tlx.layers.probe import declare_probe, probe_tokens
 from tlx.layers.quantised import Quantised, dequantised
 from tlx.layers.rotary import (

@@ -1,4 +1,4 @@
-"""Convolutions and pooling over images and sequences, channels last.
+"""Convolutions over images and sequences, channels last.
 
 Shapes: B batch, I height, J width of an image, or I steps of a sequence, C channels, R rank.
 
@@ -7,14 +7,10 @@ kernel with R outputs. With groups of channels, `a @ b` is added to the kernel, 
 place and each input channel of a group.
 """
 
-import math
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from tlx.layers.basic import as_wide
 from tlx.layers.cpu_conv import Window, convolve
 from tlx.layers.dense import STILL, column_norms
 from tlx.layers.noise import dropout
@@ -106,33 +102,3 @@ def window_of(
     size, step, distance = ((*first, *values) for values in (sizes, strides, distances))
     sides = [(0, 0)] * (2 - axes) + [(before, after) for before, after in zeros]
     return Window((size[0], size[1]), (step[0], step[1]), (sides[0], sides[1]), (distance[0], distance[1]), groups)
-
-
-def windows(
-    x: Array, size: int, stride: int | None, padding: Padding
-) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
-    """Return window, step and zeros along every axis of `x`; its first axis is the batch, its last the channels."""
-    axes, step = x.ndim - 2, size if stride is None else stride
-    inner = padding_of(padding, axes)
-    window, strides = (1, *[size] * axes, 1), (1, *[step] * axes, 1)
-    if isinstance(inner, str):
-        return window, strides, lax.padtype_to_pads(x.shape, window, strides, inner)
-    return window, strides, [(0, 0), *inner, (0, 0)]
-
-
-def max_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
-    """Return the maximum over windows along the inner axes of [B, ..., C].
-
-    `size` is the side of a window. The windows do not overlap by default. `padding` is as in `conv`; padding is never
-    the maximum.
-    """
-    window, strides, pads = windows(x, size, stride, padding)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, pads)
-
-
-def average_pool(x: Array, size: int = 2, *, stride: int | None = None, padding: Padding = "VALID") -> Array:
-    """Return the mean over windows, which are as in `max_pool`; padded zeros count, as in torch."""
-    window, strides, pads = windows(x, size, stride, padding)
-    wide = as_wide(x)
-    total = lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, window, strides, pads)
-    return (total / math.prod(window)).astype(x.dtype)

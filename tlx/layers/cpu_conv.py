@@ -2,8 +2,9 @@
 
 On a CPU, XLA computes depthwise convolutions, several kernels at once, and the gradients of kernels slowly. Here a
 convolution of single pixels or of separate patches is a product of matrices, a depthwise convolution is a sum of
-shifted products, and several kernels at once are a product of matrices over the inputs of each output. The shapes
-decide when the program is traced. Other convolutions and other devices use the convolution of XLA.
+shifted products, and one of 3x3 pixels and many channels saves products (see `winograd`). Several kernels at once, and
+the gradients of other kernels, are products of matrices over the inputs of each output. The shapes decide when the
+program is traced. Other convolutions and other devices use the convolution of XLA.
 `benchmarks/convolutions.py` measures all of them.
 
 Shapes: B batch, I height, J width of an image, C channels; outputs have primes.
@@ -12,19 +13,25 @@ Shapes: B batch, I height, J width of an image, C channels; outputs have primes.
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from tlx.layers import winograd
 from tlx.layers.basic import as_wide
 from tlx.layers.dense import product as matrix_product
+from tlx.layers.pieces import summed
 from tlx.types import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Pair = tuple[int, int]
+# The inputs of the outputs that are taken together have at most this number of bytes.
+TOGETHER = 6 * 2**20
+# Fewer channels are copied together with their neighbours.
+FEW = 8
 
 
 class Window(NamedTuple):
@@ -110,6 +117,12 @@ def is_patches(window: Window) -> bool:
     return window.is_plain and all(size <= stride for size, stride in zip(window.size, window.stride, strict=True))
 
 
+def is_winograd(window: Window, x: Array, kernel: Array) -> bool:
+    """Return whether the convolution is computed tile by tile (see `winograd`)."""
+    plain = window.stride == window.dilation == (1, 1) and window.groups == 1
+    return plain and window.size == (3, 3) and winograd.is_faster(x, kernel)
+
+
 def patches_of(window: Window, x: Array) -> Array:
     """Return the inputs of every output [B, I', J', height * width * C], for separate patches."""
     rows, columns = outputs_of(window, x.shape)
@@ -189,16 +202,27 @@ def depthwise_kernel_gradient(window: Window, x: Array, kernel: Array, slope: Ar
 
 
 def depthwise_image_gradient(window: Window, x: Array, kernel: Array, slope: Array) -> Array:
-    """Return the gradient of the image of a depthwise convolution.
+    """Return the gradient of the image of a depthwise convolution."""
+    wide, weights = as_wide(slope), as_wide(kernel)[:, :, 0]
+    return image_from_phases(window, x, lambda place, *where: moved(wide, *where) * weights[place])
 
-    The rows of the image are taken in as many phases as the stride is long: all rows of a phase have products with the
-    same rows of the kernel. The same holds for the columns.
+
+def image_from_phases(window: Window, x: Array, of_place: Callable[[Pair, Pair, list[int]], Array]) -> Array:
+    """Return the gradient of an image `x` as a sum over the places of a window.
+
+    The rows of the image are taken in as many phases as the stride is long: all rows of a phase are read by the same
+    rows of the window. The same holds for the columns.
+
+    Args:
+        window: How the window moves.
+        x: The image [B, I, J, C].
+        of_place: Returns what a place of the window adds to a phase, from the place, the first row and column of the
+            outputs, and the number of rows and columns (see `moved`).
     """
     counts = [-(-side // stride) for side, stride in zip(x.shape[1:3], window.stride, strict=True)]
-    wide, weights = as_wide(slope), as_wide(kernel)[:, :, 0]
-    zero = jnp.zeros((x.shape[0], *counts, x.shape[3]), wide.dtype)
+    zero = as_wide(jnp.zeros((x.shape[0], *counts, x.shape[3]), x.dtype))
     phases = [
-        sum((moved(wide, offsets, counts) * weights[place] for place, offsets in places(window, phase)), zero)
+        sum((of_place(place, offsets, counts) for place, offsets in places(window, phase)), zero)
         for phase in product(range(window.stride[0]), range(window.stride[1]))
     ]
     down, right = window.stride
@@ -240,6 +264,8 @@ def dense(window: Window) -> Callable[[Array, Array], Array]:
 
     @custom_vmap
     def one(x: Array, kernel: Array) -> Array:
+        if is_winograd(window, x, kernel):
+            return winograd.convolve(window.padding, x, kernel)
         return native(window, x, kernel)
 
     @one.def_vmap
@@ -254,9 +280,46 @@ def dense(window: Window) -> Callable[[Array, Array], Array]:
 
 def by_columns(window: Window, x: Array, kernel: Array) -> Array:
     """Return the convolution as one product of matrices: the inputs of each output times the kernel."""
-    shape = (x.shape[0], *outputs_of(window, x.shape), kernel.shape[-1])
-    columns = jnp.concatenate([*shifted(window, x, shape)], -1)
+    columns = columns_of(window, x, outputs_of(window, x.shape))
     return matrix_product(columns, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def kernel_gradient_by_columns(window: Window, x: Array, slope: Array) -> Array:
+    """Return the gradient of a kernel as products of matrices, for a few images at a time."""
+    (_, rows, columns, outputs), (height, width) = slope.shape, window.size
+    inputs = height * width * x.shape[3]
+
+    def part(images: Array, slopes: Array) -> Array:
+        read = lax.optimization_barrier(columns_of(window, images, (rows, columns)))
+        # One merged axis, because XLA transposes an input for a sum over several. bfloat16 is added up in float32.
+        pair = read.reshape(-1, inputs), slopes.reshape(-1, outputs)
+        return lax.dot_general(*pair, (((0,), (0,)), ((), ())), preferred_element_type=as_wide(x).dtype)
+
+    most = TOGETHER // (rows * columns * inputs * x.dtype.itemsize)
+    total = summed(part, most, x, slope)
+    return total.reshape(height, width, x.shape[3], outputs).astype(x.dtype)
+
+
+def columns_of(window: Window, x: Array, outputs: Pair) -> Array:
+    """Return the inputs of every output [B, I', J', height * width * C]."""
+    if x.shape[3] >= FEW:
+        return jnp.concatenate([*shifted(window, x, (len(x), *outputs, x.shape[3]))], -1)
+    # Short runs of channels are slow to copy, so the columns of the kernel come first, and then its rows.
+    across, down = along(window, 1), along(window, 0)
+    wide = jnp.concatenate([*shifted(across, x, (len(x), x.shape[1], outputs[1], x.shape[3]))], -1)
+    wide = lax.optimization_barrier(wide)
+    return jnp.concatenate([*shifted(down, wide, (len(x), *outputs, wide.shape[3]))], -1)
+
+
+def along(window: Window, axis: int) -> Window:
+    """Return the window that moves like `window` along one axis, and is one input high or wide along the other."""
+
+    def other(values: tuple[Any, Any], still: Any) -> tuple[Any, Any]:
+        return (values[0], still) if axis == 0 else (still, values[1])
+
+    return Window(
+        other(window.size, 1), other(window.stride, 1), other(window.padding, (0, 0)), other(window.dilation, 1)
+    )
 
 
 @cache
@@ -265,7 +328,13 @@ def dense_gradients(window: Window) -> Callable[[Array, Array, Array], tuple[Arr
 
     @custom_vmap
     def one(x: Array, kernel: Array, slope: Array) -> tuple[Array, Array]:
-        return native_gradients(window, x, kernel, slope)
+        if is_winograd(window, x, kernel):
+            return (
+                winograd.image_gradient(window.padding, x, kernel, slope),
+                winograd.kernel_gradient(window.padding, x, slope),
+            )
+        by_image = jax.vjp(lambda x: native(window, x, kernel), x)[1](slope)[0]
+        return by_image, kernel_gradient_by_columns(window, x, slope)
 
     @one.def_vmap
     def several(
