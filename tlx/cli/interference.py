@@ -29,9 +29,9 @@ from tlx.cli.user_files import load_recipe
 @main.command(
     section="Measure transfer",
     examples=(
-        "tlx interference configs/t5_mixture.py",
-        "tlx interference configs/t5_mixture.py --pairs --budget examples",
-        "tlx interference configs/t5_mixture.py --set data.target.rates=equal --seeds 3",
+        "tlx interference mixture.py",
+        "tlx interference mixture.py --pairs --budget examples",
+        "tlx interference mixture.py --set data.target.rates=equal --seeds 3",
     ),
 )
 @config_argument

@@ -16,9 +16,10 @@ from tlx.functional.mixtures import normalised, proportional_rates, quotas
 
 if TYPE_CHECKING:
     from tlx.data.examples import Examples
+    from tlx.data.streams import Splits
 
 Rates = Literal["proportional", "equal"] | tuple[float, ...]
-# Draws in which each member has its share, up to one draw.
+# Draws in which each member has its share, rounded.
 BLOCK = 256
 
 
@@ -87,10 +88,17 @@ def first_mixture(streams: Mapping[str, Examples]) -> Examples | None:
     return next((examples for examples in streams.values() if examples.members is not None), None)
 
 
+def members_by_split(splits: Splits) -> dict[str, Members]:
+    """Return the members of each stream and split that has those of the target, by name; {} if it is no mixture."""
+    target = splits.validation.members
+    members = {name: examples.members for name, examples in splits.by_name.items()}
+    return {name: part for name, part in members.items() if part is not None and target and part.names == target.names}
+
+
 class MixedOrder:
     """The order in which training draws the examples of a mixture, as a function of the seed and the draw alone.
 
-    In each block of draws every member has its share, up to one draw, at random places. A member takes its examples in
+    In each block of draws every member has its share, rounded, at random places. A member takes its examples in
     the orders of its epochs, one after another. These depend on its name, so that it has the same order in every
     mixture.
     """

@@ -184,7 +184,12 @@ def data_name(source: str | Json) -> str:
 
     >>> data_name("/a/my/digits"), data_name({"kind": "Csv", "path": "/a/reviews.csv"}), data_name({"kind": "Vowels"})
     ('my/digits', 'reviews.csv', 'Vowels')
+    >>> data_name({"kind": "Mixture", "members": [{"name": "movies"}, {"name": "tweets"}]})
+    'movies + tweets'
     """
+    members = [] if isinstance(source, str) else source.get("members") or []
+    if names := [str(member["name"]) for member in members if isinstance(member, dict) and "name" in member]:
+        return " + ".join(names)
     if not isinstance(source, str):
         return Path(source["path"]).name if "path" in source else source["kind"]
     return "/".join(Path(source).parts[-2:]) if Path(source).is_absolute() else source

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tlx import processes
+from tlx.data.members import members_by_split
 from tlx.records import run_directory
 from tlx.records.members import member_metrics
 from tlx.training.energy import Used
@@ -32,9 +33,10 @@ def write_result(group: "RunGroup", n: int, used: Used) -> dict[str, Any]:
     if run.finished:
         return run_directory.read(run.path)
     run.calibrate()
-    task, members = run.ready.task, run.splits.validation.members
+    task, members = run.ready.task, members_by_split(run.splits)
     metrics = {
-        split: outcome.metrics(task) | member_metrics(outcome, task, members) for split, outcome in run.outcomes.items()
+        split: outcome.metrics(task) | member_metrics(outcome, task, members.get(split))
+        for split, outcome in run.outcomes.items()
     }
     for split in group.splits.measured:
         if split in metrics:

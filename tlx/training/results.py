@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx import config
 from tlx.data import Examples, Splits, notes
-from tlx.data.members import first_mixture
+from tlx.data.members import members_by_split
 from tlx.data.oddities import read_of
 from tlx.files.documents import digests
 from tlx.files.durable import guarded, sync_tree
@@ -232,16 +232,17 @@ def recorded_columns(splits: Splits) -> Json:
 
 def recorded_members(splits: Splits) -> Json:
     """Return, for a mixture, the rate of each member and its number of examples in each split, by name."""
-    stream, measured = first_mixture(splits.streams), splits.validation.members
-    if stream is None or stream.members is None or measured is None:
+    members = members_by_split(splits)
+    stream = next((members[name] for name in splits.streams if name in members), None)
+    if stream is None:
         return {}
-    parts = {"train": stream, "validation": splits.validation, **splits.measured}
-    counts = {split: part.members.counts for split, part in parts.items() if part.members is not None}
-    rates = dict(zip(stream.members.names, stream.members.rates.tolist(), strict=True))
+    held_out = {split: members[split] for split in ("validation", *splits.measured) if split in members}
+    counts = {split: part.counts.tolist() for split, part in {"train": stream, **held_out}.items()}
+    rates = stream.rates.tolist()
     return {
         "members": {
-            name: {"rate": rates[name], "examples": {split: int(by[number]) for split, by in counts.items()}}
-            for number, name in enumerate(measured.names)
+            name: {"rate": rates[number], "examples": {split: by[number] for split, by in counts.items()}}
+            for number, name in enumerate(stream.names)
         }
     }
 

@@ -9,8 +9,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from tlx import Data, config
-from tlx.data import Arrays, Dataset, Member, Mixture, Source, Where, load, train_batches
-from tlx.data.members import BLOCK, MixedOrder, MixingRates
+from tlx.data import Arrays, Dataset, Member, Mixture, Source, Test, Where, load, train_batches
+from tlx.data.members import BLOCK, MixedOrder, MixingRates, members_by_split
 from tlx.data.pipeline import Order
 from tlx.data.sources.combined import column_values
 from tlx.processors import TextProcessor
@@ -158,6 +158,14 @@ def test_rows_of_one_member_can_be_chosen():
     assert set(column_values(MIXTURE.open().splits["test"], "member")) == {"a", "b", "c"}
     with pytest.raises(ValueError, match=r"'membr'.*'member'"):
         column_values(MIXTURE.open().splits["test"], "membr")
+
+
+def test_only_a_test_set_with_the_same_members_is_measured_by_member():
+    tests = (Test(name="others", source=MIXTURE.only(["c"])), Test(name="same", source=Mixture(MIXTURE.members)))
+    splits = splits_of(MIXTURE, tests=tests)
+    assert members_by_split(splits).keys() == {"labelled", "validation", "test", "same"}
+    plain = splits_of(A.source, tests=(Test(name="mixed", source=table(20, "class")),))
+    assert members_by_split(plain) == {} and plain.train.members is None
 
 
 def test_folds_have_their_share_of_each_member():
