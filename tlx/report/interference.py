@@ -57,7 +57,7 @@ def described(item: Json, name: str, share: bool) -> Json:
         "value": item[name],
         "said": signed(item[name], share),
         "span": spread(item["low"], item["high"], share),
-        "boot": spread(*item["boot"], share) if item["boot"] else "",
+        "boot": spread(item["boot"][0], item["boot"][1], share) if item["boot"] else "",
         "holm": "–" if item["holm"] is None else words.number(item["holm"], 2),
         "detectable": "–" if item["detectable"] is None else size(item["detectable"], share),
         "sides": ", ".join(sides),

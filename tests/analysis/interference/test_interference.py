@@ -132,6 +132,7 @@ def test_an_effect_is_the_metric_with_the_row_minus_without_it(report):
 def test_the_table_compares_each_member_alone_with_the_mixture(report):
     table = {row["member"]: row for row in report["table"]}
     assert list(table) == ["a", "b", "c", "average"]
+    assert [len(row["folders"]) for row in table.values()] == [8, 8, 8, 16]
     for row in table.values():
         assert row["difference"] == pytest.approx(row["mixture"]["mean"] - row["alone"]["mean"])
     for side in ("alone", "mixture"):

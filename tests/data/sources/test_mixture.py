@@ -88,6 +88,10 @@ def test_each_member_is_the_same_in_every_mixture():
         chosen = np.flatnonzero(of_all.members.numbers == 2)
         assert [of_all[n]["text"] for n in chosen] == [example["text"] for example in alone]
         assert of_all.members.rows[chosen].tolist() == alone.members.rows.tolist()
+    # The validation split is tested on, and other training examples are held out in its place.
+    parts = [splits_of(mixture, test_on="validation") for mixture in (MIXTURE, MIXTURE.only(["c"]))]
+    texts = [{row["text"] for row in part.validation if row["text"].startswith("c: ")} for part in parts]
+    assert texts[0] == texts[1] and len(texts[0]) == 7
     few = [splits_of(mixture, shots=4).train for mixture in (MIXTURE, MIXTURE.only(["c"]))]
     assert few[0].members.counts.tolist() == [4, 4, 4]
     assert [few[0][n]["text"] for n in range(8, 12)] == [example["text"] for example in few[1]]
@@ -131,6 +135,8 @@ def test_an_order_depends_on_the_seed_and_the_step_alone():
     positions, epochs = np.concatenate(drawn, 1)
     np.testing.assert_array_equal(np.concatenate([again(24, step) for step in range(50)], 1), [positions, epochs])
     assert (np.concatenate([other(40, step)[0] for step in range(30)]) != positions).mean() > 0.9
+    # The places of the members are drawn by the seed too.
+    assert (members.numbers[other(BLOCK, 0)[0]] != members.numbers[order(BLOCK, 0)[0]]).any()
     # In each epoch of a member every one of its examples is drawn once.
     for number in range(3):
         own = members.numbers[positions] == number
@@ -158,6 +164,18 @@ def test_rows_of_one_member_can_be_chosen():
     assert set(column_values(MIXTURE.open().splits["test"], "member")) == {"a", "b", "c"}
     with pytest.raises(ValueError, match=r"'membr'.*'member'"):
         column_values(MIXTURE.open().splits["test"], "membr")
+
+
+def test_a_member_without_a_test_split_is_left_out_of_the_test():
+    rows = {"text": [f"u{n}" for n in range(40)], "label": ["yes", "no"] * 20}
+    untested = Member(name="u", source=Arrays(rows, text="text", label="label", test_share=0.0))
+    dataset = Mixture((untested, C)).open()
+    test = dataset.splits["test"]
+    assert test.members.counts.tolist() == [0, 20] and test[0]["text"].startswith("c: y")
+    assert dataset.splits["train"].members.counts.tolist() == [36, 72]
+    assert "the test examples have none of u, which has no labelled test split" in dataset.notes
+    splits = splits_of(Mixture((untested,)), validation=0.5)
+    assert "has no test split" in splits.untested and len(splits.validation) == 4
 
 
 def test_only_a_test_set_with_the_same_members_is_measured_by_member():

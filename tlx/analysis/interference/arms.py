@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from tlx.config import check_choice
 from tlx.data import Mixture, Splits
@@ -60,9 +60,7 @@ class Interference:
     @property
     def mixture(self) -> Mixture:
         """Return the mixture."""
-        target = self.recipe.data.target
-        assert isinstance(target, Mixture)
-        return target
+        return cast(Mixture, self.recipe.data.target)
 
     @property
     def names(self) -> tuple[str, ...]:

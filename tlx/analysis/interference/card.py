@@ -140,9 +140,11 @@ def table(summaries: Summaries) -> list[Json]:
     ]
     if len(pairs) == len(names) and (average := average_of(summaries, [item for _, item in pairs])) is not None:
         pairs.append((AVERAGE, average))
-    rows = []
+    rows: list[Json] = []
     for (name, _), comparison in zip(pairs, summaries.judged([item for _, item in pairs]), strict=True):
         values = turned(comparison, 1.0)
+        if name == AVERAGE:
+            values["folders"] = list(dict.fromkeys(folder for row in rows for folder in row["folders"]))
         sides = [comparison.baseline, comparison.arm]
         ends = [
             ends_of([value_of(summaries, arm, name, seed) for seed in comparison.seeds], summaries.declared)
@@ -169,8 +171,10 @@ def average_of(summaries: Summaries, comparisons: Sequence[Comparison]) -> Compa
     seeds = tuple(seed for seed in first.seeds if all(seed in item.seeds for item in comparisons))
     if not seeds:
         return None
-    sides = [[value_of(summaries, arm, AVERAGE, seed) for seed in seeds] for arm in (first.arm, first.baseline)]
-    difference = significance.paired(*sides, summaries.declared.bounds)
+    mixture, alone = (
+        [value_of(summaries, arm, AVERAGE, seed) for seed in seeds] for arm in (first.arm, first.baseline)
+    )
+    difference = significance.paired(mixture, alone, summaries.declared.bounds)
     several = difference.pairs > 1
     return first._replace(
         seeds=seeds,
