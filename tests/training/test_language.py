@@ -221,6 +221,7 @@ def test_a_mixture_of_tasks_is_measured_by_member(texts, both, tmp_path):
     assert by_name == pytest.approx({name: metrics[f"test/{name}/exact_match"] for name in ("has", "back")})
 
 
+@pytest.mark.slow
 def test_interference_ends_in_a_matrix(texts, both, tmp_path, no_page):
     train = Train(steps=4, batch=16, eval_batch=16, eval_every=4)
     plan = Interference(recipe=mixed(texts, both, train=train), seeds=1)

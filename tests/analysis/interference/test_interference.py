@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import runpy
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tlx import Data, Recipe, Train, models, tasks
 from tlx.analysis.interference import Interference, words
 from tlx.analysis.interference.card import card
+from tlx.cli import main
 from tlx.data import Arrays, Member, Mixture, load
 from tlx.functional import significance
 from tlx.functional.metrics import document as declaration
@@ -157,6 +160,47 @@ def test_the_page_and_the_terminal_show_the_matrix(report, plan):
     assert "100 steps" in words.budget(report)
     assert "same number of draws" in words.budget(report | {"budget": "examples"})
     json.dumps(report, allow_nan=False)
+
+
+CONFIG = """
+from tlx import Data, Recipe, Train, models, tasks
+from tlx.data import Arrays, Member, Mixture
+
+def recipe():
+    rows = {"text": [f"w{n}" for n in range(600)], "label": ["yes", "no"] * 300}
+    names = {"a": 200, "b": 100}
+    members = tuple(
+        Member(name=name, source=Arrays(rows, test={key: cells[:count] for key, cells in rows.items()}))
+        for name, count in names.items()
+    )
+    return Recipe(
+        data=Data(target=Mixture(members)), task=tasks.TextToText(), model=models.T5(vocabulary=9), train=Train(steps=9)
+    )
+"""
+
+
+def test_the_command_writes_the_report_of_finished_runs(tmp_path):
+    (tmp_path / "mixture.py").write_text(CONFIG)
+    plan = Interference(recipe=runpy.run_path(str(tmp_path / "mixture.py"))["recipe"](), seeds=3)
+    recorded(plan, tmp_path / "out")
+    arguments = [
+        "interference",
+        str(tmp_path / "mixture.py"),
+        "--seeds",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "a helps b: +2" in result.output and "all arms take 9 steps" in result.output
+    written = json.loads((tmp_path / "out" / "interference.json").read_text())
+    assert [item["verdict"] for item in written["effects"]] == ["helps", "hurts"]
+    assert "tlx interference" in written["command"] and "--budget steps" in written["command"]
+    assert (tmp_path / "out" / "interference.html").is_file()
+    result = CliRunner().invoke(main, [*arguments, "--set", "data.target=digits"])
+    assert result.exit_code == 2 and "no mixture" in result.output and result.output.count("\n") == 1
 
 
 def test_one_seed_compares_nothing(tmp_path):
