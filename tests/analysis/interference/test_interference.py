@@ -217,6 +217,7 @@ def test_one_seed_compares_nothing(tmp_path):
         ({"data": Data(target="digits")}, {}, "no mixture; expected a mixture of two members"),
         ({"data": Data(target=RECIPE.data.target.only(["a"]))}, {}, "a mixture of one member"),
         ({"data": Data(target=RECIPE.data.target, folds=3)}, {}, "data.folds=3"),
+        ({"data": Data(target=RECIPE.data.target, source="digits")}, {}, "the streams source, labelled, unlabelled"),
         ({}, {"seeds": 0}, "seeds is 0"),
         ({}, {"budget": "epochs"}, "'epochs'"),
     ],

@@ -53,6 +53,11 @@ class Interference:
                 f"data.folds={self.recipe.data.folds} divides the examples of all members together, so that each arm "
                 "would have other folds; remove data.folds"
             )
+        if self.recipe.data.stream_names != ("labelled",):
+            raise ValueError(
+                f"the recipe has the streams {', '.join(self.recipe.data.stream_names)}; expected the labelled "
+                "examples of the mixture alone: remove data.source, data.labels and data.streams"
+            )
         check_choice("budget", self.budget, BUDGETS)
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}; expected 1 or more, and 2 or more for intervals")

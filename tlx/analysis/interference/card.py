@@ -18,7 +18,7 @@ from tlx.records.studies import Arm, Comparison, StudyRecords, Summary, against,
 from tlx.trees import Json
 
 Key = tuple[str, ...]
-# The members with and without the row, and the row and the column of an effect.
+# The row and the column of an effect, and the members of the arms with the row and without it.
 Contrast = tuple[str, str, Key, Key]
 
 
