@@ -75,6 +75,13 @@ def member_metrics(
     return metrics
 
 
+def primary_by_member(
+    metrics: Mapping[str, float], predictions: Predictions, task: Task, members: Members | None
+) -> dict[str, float]:
+    """Return the primary metric of each member and its average, if it is among the `metrics` of all examples."""
+    return member_metrics(predictions, task, members, metrics.keys() & {task.primary})
+
+
 def measured_on(predictions: Predictions, metric: str, result: Json | None) -> list[Predictions]:
     """Return the predictions that a metric is computed from: those of its member, those of each member for an average,
     else all of the split. `result` is the content of the run's `result.json`."""
@@ -92,3 +99,11 @@ def read_measured(folder: Path, metric: str, result: Json) -> Predictions | None
     predictions = read_predictions(folder, metric.partition("/")[0])
     parts = [] if predictions is None else measured_on(predictions, metric, result)
     return parts[0] if len(parts) == 1 else None
+
+
+def member_lines(result: Json, split: str, primary: str) -> list[str]:
+    """Return a line with the primary metric of each member of a mixture and their average; none for other data."""
+    metrics = result["metrics"]
+    names = [name for name in (*result.get("members", ()), AVERAGE) if f"{split}/{name}/{primary}" in metrics]
+    values = ", ".join(f"{name} {metrics[f'{split}/{name}/{primary}']:.4f}" for name in names)
+    return [f"{split}/{primary} of the members: {values}"] if values else []

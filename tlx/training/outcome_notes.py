@@ -1,12 +1,10 @@
-"""Notes on the outcome of a run, and the metrics of the members of a mixture, for its output."""
+"""Notes on the outcomes of a run: answers that are all the same, metrics without a value."""
 
 import math
 from collections.abc import Mapping
 
-from tlx.functional.mixtures import AVERAGE
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
-from tlx.trees import Json
 
 
 def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
@@ -38,11 +36,3 @@ def undefined(metrics: Mapping[str, float]) -> list[str]:
         "vary, or a class has no examples"
         for split, listed in names.items()
     ]
-
-
-def member_lines(result: Json, split: str, primary: str) -> list[str]:
-    """Return a line with the primary metric of each member of a mixture and their average; none for other data."""
-    metrics = result["metrics"]
-    names = [name for name in (*result.get("members", ()), AVERAGE) if f"{split}/{name}/{primary}" in metrics]
-    values = ", ".join(f"{name} {metrics[f'{split}/{name}/{primary}']:.4f}" for name in names)
-    return [f"{split}/{primary} of the members: {values}"] if values else []

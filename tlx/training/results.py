@@ -23,12 +23,13 @@ from tlx.processors import vocabulary
 from tlx.processors.columns import LABEL
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
+from tlx.records.members import member_lines
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
-from tlx.training.outcome_notes import constant, member_lines, undefined
+from tlx.training.outcome_notes import constant, undefined
 from tlx.training.patience import rate_share, schedule_of
 from tlx.training.precision import in_fewer_bits, unrounded
 from tlx.training.prepare import Prepared
