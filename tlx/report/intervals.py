@@ -89,6 +89,12 @@ def measure(name: str, predictions: Any, task: "Task") -> Interval | None:
     return percentiles(resampling.called(statistic, len(predictions)))
 
 
+def over_parts(name: str, parts: Sequence[Any], task: "Task") -> Interval | None:
+    """Return the interval of a metric on the predictions of one part, or of its average over several (see
+    `tlx.records.members.measured_on`)."""
+    return measure(name, parts[0], task) if len(parts) == 1 else average(name, parts, task)
+
+
 def average(name: str, parts: Sequence[Any], task: "Task", resamples: int = 2000) -> Interval | None:
     """Compute the interval of the unweighted average of a task's metric over the members of a mixture: the percentile
     bootstrap, which resamples the examples of each member (the strata of Efron and Tibshirani, 1993).

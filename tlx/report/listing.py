@@ -96,7 +96,7 @@ def of_declared(name: str, parts: Sequence[Predictions], metric: Metric) -> Inte
     if not parts or any(metric.value is None and metric.mean_of not in part.scores for part in parts):
         return None
     task: Any = Declared({name: metric})
-    return intervals.measure(name, parts[0], task) if len(parts) == 1 else intervals.average(name, parts, task)
+    return intervals.over_parts(name, parts, task)
 
 
 class Declared(NamedTuple):

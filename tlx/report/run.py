@@ -132,10 +132,7 @@ def of_member(records: RunRecords, split: str, name: str, metric: str) -> Json |
     if key not in records.result["metrics"]:
         return None
     parts = measured_on(records.predictions[split], key, records.result)
-    if len(parts) == 1:
-        interval = intervals.measure(metric, parts[0], records.task)
-    else:
-        interval = intervals.average(metric, parts, records.task)
+    interval = intervals.over_parts(metric, parts, records.task)
     return {"split": split, "key": key, "value": records.result["metrics"][key], "interval": interval}
 
 
