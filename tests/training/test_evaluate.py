@@ -37,7 +37,7 @@ def test_logits_are_in_the_order_of_the_split_without_padding_examples(monkeypat
         },
     )
     ready = SimpleNamespace(recipe=RECIPE, targets=None, task=RECIPE.task)
-    outcome, other = evaluate.evaluate(engine, None, None, [None], ready)
+    outcome, other = evaluate.evaluate(engine, None, SimpleNamespace(members=None), [None], ready)
     np.testing.assert_array_equal(other.scores["logits"], -outcome.scores["logits"])
     assert outcome.scores["logits"][:, 0].tolist() == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert outcome.scores["label"].tolist() == [0, 1, 0, 1, 0]

@@ -14,8 +14,10 @@ from tokenizers import models as tokenizer_models
 import tlx
 from tlx import Data, Optim, Recipe, Train, Weights, models, tasks, tuning
 from tlx.analysis.continued import Continued, measure
+from tlx.analysis.interference import Interference
+from tlx.analysis.interference import measure as interference
 from tlx.cli import main
-from tlx.data import Csv
+from tlx.data import Csv, Member, Mixture
 from tlx.functional.losses import IGNORED
 from tlx.models import Vocabulary, build, forward
 from tlx.models.taps import PLACES
@@ -183,6 +185,55 @@ def test_a_class_is_written_as_a_word(texts, both, tmp_path):
     assert refused.exit_code == 2 and "token by token" in refused.output
     # The word and the end.
     assert (stored["tokens"] == 2).all() and (stored["correct"] == (stored["right"] == 2)).all()
+
+
+def mixed(texts, weights, **changes):
+    """Return a recipe of two tasks in one model: whether a text has a word at its start, and its last words."""
+    has = Member(name="has", source=Csv(texts, text="text", label="label"), prefix="yes ")
+    back = Member(name="back", source=Csv(texts, text="text", label="back", label_kind="text"), prefix="no ")
+    first = recipe(texts, weights, tasks.TextToText(), **changes)
+    return dataclasses.replace(first, data=dataclasses.replace(first.data, target=Mixture((has, back))))
+
+
+def test_a_mixture_of_tasks_is_measured_by_member(texts, both, tmp_path):
+    train = Train(steps=40, batch=16, eval_batch=16, eval_every=20)
+    outcome = tlx.run(mixed(texts, both, train=train), tmp_path / "run", quiet=True)
+    result = json.loads((outcome.folder / "result.json").read_text())
+    counts = {"train": 173, "validation": 19, "test": 48}
+    assert result["members"] == {name: {"rate": 0.5, "examples": counts} for name in ("has", "back")}
+    assert "training draws 50.0% has (173 examples), 50.0% back (173 examples)" in result["notes"]
+    stored = np.load(outcome.folder / "predictions" / "test.npz")
+    metrics = outcome.metrics
+    for number, name in enumerate(("has", "back")):
+        correct = stored["correct"][stored["member"] == number]
+        assert metrics[f"test/{name}/exact_match"] == pytest.approx(correct.mean()) and len(correct) == 48
+    assert metrics["test/has/exact_match"] > 0.6
+    values = [metrics[f"test/{name}/loss"] for name in ("has", "back")]
+    assert metrics["test/average/loss"] == pytest.approx(np.mean(values))
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["name"] == "validation/back/exact_match"] == [20, 40]
+    page = (outcome.folder / "report.html").read_text()
+    assert 'data-metric="test/back/exact_match"' in page and 'data-metric="test/average/exact_match"' in page
+    arguments = ["eval", str(outcome.folder), "--by", "member", "--out", str(tmp_path / "eval")]
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    slices = json.loads((tmp_path / "eval" / "evaluation.json").read_text())["slices"]
+    by_name = {item["value"]: item["metrics"][0]["value"] for item in slices}
+    assert by_name == pytest.approx({name: metrics[f"test/{name}/exact_match"] for name in ("has", "back")})
+
+
+@pytest.mark.slow
+def test_interference_ends_in_a_matrix(texts, both, tmp_path, no_page):
+    train = Train(steps=4, batch=16, eval_batch=16, eval_every=4)
+    plan = Interference(recipe=mixed(texts, both, train=train), seeds=1)
+    document = interference(plan, tmp_path / "study", quiet=True)
+    assert [(item["row"], item["column"]) for item in document["effects"]] == [("has", "back"), ("back", "has")]
+    assert [row["member"] for row in document["table"]] == ["has", "back", "average"]
+    assert json.loads((tmp_path / "study" / "interference.json").read_text())["effects"] == document["effects"]
+    cells = {file: file.read_bytes() for file in (tmp_path / "study" / "cells").glob("*/result.json")}
+    assert len(cells) == 3
+    # The same command again runs nothing.
+    assert interference(plan, tmp_path / "study", quiet=True)["effects"] == document["effects"]
+    assert all(file.read_bytes() == content for file, content in cells.items())
 
 
 @pytest.mark.slow

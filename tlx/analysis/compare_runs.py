@@ -18,6 +18,7 @@ from tlx import config
 from tlx.functional import significance
 from tlx.functional.metrics import Metric, find_metric, of_scores
 from tlx.records import run_directory, studies
+from tlx.records.members import read_measured
 from tlx.records.run_directory import RECIPE, Predictions
 from tlx.records.studies import SEED, CellRecord, StudyRecords
 from tlx.report import listing, words
@@ -214,10 +215,10 @@ def against(run: ComparedRun, first: ComparedRun, name: str, smallest: float) ->
     if name not in run.result["metrics"]:
         return document | {"reason": f"{run.folder} has no metric {name}"}
     split = name.partition("/")[0]
-    sides = [run_directory.read_predictions(side.folder, split) for side in (run, first)]
+    sides = [read_measured(side.folder, name, side.result) for side in (run, first)]
     if sides[0] is None or sides[1] is None:
         lacking = run.folder if sides[0] is None else first.folder
-        return document | {"reason": f"{lacking} kept no predictions of the split {split!r}"}
+        return document | {"reason": f"{lacking} kept no predictions that {name} is the metric of"}
     other, base = (side.rows(np.argsort(side.indices, kind="stable")) for side in sides if side is not None)
     metric = find_metric(name, first.result.get("measures"))
     if reason := incomparable(run, first, split):

@@ -5,6 +5,7 @@ from tlx.cli import (
     classical,
     continued,
     data,
+    interference,
     listing,
     lists,
     models,

@@ -20,6 +20,7 @@ from tlx.processors.columns import HEAVY, LABEL, check_answers, inputs, read_cel
 from tlx.trees import Example, near_miss
 
 if TYPE_CHECKING:
+    from tlx.data.members import Members
     from tlx.data.sources.base import Dataset, Source
     from tlx.processors.columns import Columns
     from tlx.types import Column
@@ -156,6 +157,12 @@ class Examples(Sequence[dict[str, Any]]):
         return None if times is None else times[self.rows]
 
     @property
+    def members(self) -> Members | None:
+        """Return the member of a mixture of each example; None where the source is no mixture."""
+        members: Members | None = getattr(self.source, "members", None)
+        return None if members is None else members.at(self.rows)
+
+    @property
     def roles(self) -> Mapping[str, tuple[str, ...]]:
         """Return the columns of the table that each input and the label come from; {} where the source is no table."""
         return getattr(self.source, "roles", {})
@@ -198,8 +205,10 @@ class Examples(Sequence[dict[str, Any]]):
             self.measured["checked"] = sum(1 for _ in self._read_labels())
 
     def strata(self) -> np.ndarray:
-        """Return int32[N], the groups from which equal shares are drawn: the classes, or 0 for all examples where the
-        labels are not classes."""
+        """Return int[N], the groups from which equal shares are drawn: the members of a mixture, or the classes, or 0
+        for all examples where the labels are not classes."""
+        if (members := self.members) is not None:
+            return members.keys[members.numbers]
         return self.labels() if self.kind == "class" else np.zeros(len(self), np.int32)
 
     def _map_labels(self, labels: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -85,10 +85,18 @@ def withheld(test: Examples, train: Examples) -> bool:
 def divided(train: Examples, share: float, name: str = "validation") -> tuple[Examples, Examples]:
     """Split a training split: return it without the held-out share of every class, and that share.
 
-    Examples of one group stay together, and where the examples have times the last ones are held out.
+    Examples of one group stay together, and where the examples have times the last ones are held out. Of a mixture each
+    member holds out the same examples in every mixture.
     """
     shares = {"train": 1 - share, name: share}
-    if train.times is not None:
+    if (members := train.members) is not None:
+        drawn = dict[str, list[np.ndarray]]()
+        for number in range(len(members.names)):
+            positions = np.flatnonzero(members.numbers == number)
+            for split, chosen in stratified(np.zeros(len(positions), int), name, shares).items():
+                drawn.setdefault(split, []).append(positions[chosen])
+        parts = {split: np.concatenate(pieces) for split, pieces in drawn.items()}
+    elif train.times is not None:
         parts = latest(train.times, shares)
     elif train.groups is not None:
         parts = by_group(train.groups, train.strata(), name, shares)

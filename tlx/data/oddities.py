@@ -13,6 +13,7 @@ import numpy as np
 
 from tlx.data.duplicates import Groups, Sketch, grouped, sample, sketched
 from tlx.data.examples import Sealed
+from tlx.data.members import first_mixture
 from tlx.processors.base import Processor, format_source
 from tlx.processors.columns import HEAVY
 
@@ -32,13 +33,13 @@ FEW = 0.01
 def notes(data: Data, splits: Splits, batch: int, processor: Processor | None = None) -> list[str]:
     """Return a sentence for every oddity of the data; none of them is certainly a mistake.
 
-    Oddities are: no test split, or another split in its place; a training stream with fewer examples than a `batch`;
-    classes without examples, or one label for all; inputs that are all the same, that are empty, or that occur twice,
-    exactly or nearly; and texts that the `processor` cuts. Of large splits a sample is compared, and the sentence says
-    so. A sealed split is not read.
+    Oddities are: the rates of a mixture; no test split, or another split in its place; a training stream with fewer
+    examples than a `batch`; classes without examples, or one label for all; inputs that are all the same, that are
+    empty, or that occur twice, exactly or nearly; and texts that the `processor` cuts. Of large splits a sample is
+    compared, and the sentence says so. A sealed split is not read.
     """
     read = read_of(splits)
-    sentences = [*splits.notes, *of_the_test(data, splits)]
+    sentences = [*splits.notes, *of_the_test(data, splits), *of_the_mixture(splits)]
     for name, examples in read.items():
         sentences += of_labels(data, splits, name, examples, batch)
     sentences += of_inputs(splits, read)
@@ -81,6 +82,17 @@ def of_the_test(data: Data, splits: Splits) -> list[str]:
             )
         ]
     return []
+
+
+def of_the_mixture(splits: Splits) -> list[str]:
+    """Return a note with the rates at which training draws the members of a mixture."""
+    mixture = first_mixture(splits.streams)
+    if mixture is None or mixture.members is None:
+        return []
+    members = mixture.members
+    listed = zip(members.names, members.rates.tolist(), members.counts.tolist(), strict=True)
+    shares = ", ".join(f"{rate:.1%} {name} ({count:,} examples)" for name, rate, count in listed)
+    return [f"training draws {shares}"]
 
 
 def of_labels(data: Data, splits: Splits, name: str, examples: Examples, batch: int) -> list[str]:

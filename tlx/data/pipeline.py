@@ -15,6 +15,7 @@ import numpy as np
 
 from tlx.data.augment import Augment, augmented_example, augmented_images, begins_with_pictures
 from tlx.data.examples import Examples
+from tlx.data.members import MixedOrder
 from tlx.data.readers import Batch, Gather, Share, Targets, reader
 from tlx.data.table import Table
 from tlx.processors.base import Processor
@@ -51,6 +52,7 @@ def train_batches(
     sampling: str = "shuffled",
 ) -> grain.DatasetIterator[Batch]:
     """Return an endless iterator of batches. Every epoch has a new order drawn from `seed`, and may end inside a batch.
+    The examples of a mixture are drawn at the rates of its members (see `tlx.data.members`).
 
     A batch holds the inputs of the model, `index` int32[B] and, for examples with labels, the arrays of `targets`, by
     default `label` int32[B] (float32[B] for numbers). B is the part of `batch` that this process computes.
@@ -150,6 +152,7 @@ class Order:
         self.ready, self.count = reader(examples, processor, targets), len(examples)
         self.batch, self.seed = batch, seed
         self.members = _members(examples) if sampling == "balanced" and examples.labelled else None
+        self.mixed = None if examples.members is None else MixedOrder(examples.members, seed)
         self.group = group if self.ready.ragged else 1
         # Cached, because each batch of a group needs the whole group.
         self.grouped = functools.lru_cache(maxsize=4)(self._grouped)
@@ -162,6 +165,8 @@ class Order:
 
     def _drawn(self, batch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions and epochs of draw `step` of `batch` examples."""
+        if self.mixed is not None:
+            return self.mixed(batch, step)
         if self.members is None:
             return _positions(self.count, batch, self.seed, step)
         return _balanced(self.members, batch, self.seed, step)

@@ -17,7 +17,7 @@ from tlx.data.overlap import check_apart
 from tlx.data.perturbation import Perturbation
 from tlx.data.settings import Data
 from tlx.data.shifts import check_kind, usual
-from tlx.data.subsets import long_tail, numbers_of, of_classes, subset
+from tlx.data.subsets import long_tail, numbers_of, of_classes, strata_names, subset
 from tlx.functional.selection import SOURCE, TARGET
 from tlx.processors.base import format_source
 from tlx.processors.columns import LABEL, kind_of, spelled
@@ -132,9 +132,7 @@ def load(data: Data, seed: int, test: bool = True, aside: Collection[str] = ()) 
     if not test:
         tested = tested.seal()
     subset_seed = seed if data.subset_seed is None else data.subset_seed
-    all_numbers = range(len(dataset.classes) if train.kind == "class" else 0)
-    names = {number: dataset.classes[number] for number in class_numbers or all_numbers}
-    draw = partial(subset, seed=subset_seed, classes=names)
+    draw = partial(subset, seed=subset_seed, classes=strata_names(train, class_numbers))
     if data.shots is not None or data.fraction is not None:
         train = train.view(draw(train.strata(), shots=data.shots, fraction=data.fraction, setting="shots"))
     streams, held_out, origins = _streams(data, train, dataset, draw, subset_seed, SOURCE in aside)

@@ -82,6 +82,15 @@ def first_of_each(labels: np.ndarray, counts: Mapping[int, int], seed: int) -> n
     return np.sort(np.concatenate(positions)) if positions else np.zeros(0, int)
 
 
+def strata_names(train: Examples, class_numbers: Sequence[int]) -> dict[int, str]:
+    """Return the names of the strata from which subsets are drawn, by number: the members of a mixture, or the classes
+    (`class_numbers`, or all)."""
+    if (members := train.members) is not None:
+        return dict(zip(members.keys.tolist(), members.names, strict=True))
+    all_numbers = range(len(train.classes) if train.kind == "class" else 0)
+    return {number: train.classes[number] for number in class_numbers or all_numbers}
+
+
 def numbers_of(names: Sequence[str], classes: Sequence[str], field: str, what: str) -> list[int]:
     """Return the numbers of the classes with these names. Raises ValueError for a name that is no class of `what`."""
     for name in names:

@@ -19,6 +19,7 @@ from tlx.files.documents import holds_file
 from tlx.functional.selection import BY_VALIDATION
 from tlx.recipe import classes as classes_of_recipes
 from tlx.records import run_directory
+from tlx.records.members import measured_on
 from tlx.records.run_directory import Predictions
 from tlx.report import intervals, reading, words
 from tlx.report.intervals import Interval
@@ -89,7 +90,7 @@ def records_of(source: str | Path, task: Task | None = None) -> CardRecords | No
     if folder is None:
         return None
     document, result = reading.read_recipe(folder), run_directory.read(folder)
-    splits = {name.rpartition("/")[0] for name in result["metrics"]}
+    splits = {name.partition("/")[0] for name in result["metrics"]}
     predictions = {split: run_directory.read_predictions(folder, split) for split in sorted(splits)}
     environment = folder / "environment.json"
     return CardRecords(
@@ -108,12 +109,14 @@ def values_of(records: CardRecords) -> list[Measured]:
     values = []
     for key, value in records.result["metrics"].items():
         split, _, name = key.rpartition("/")
-        scores = records.predictions.get(split)
+        scores = records.predictions.get(key.partition("/")[0])
+        parts = [] if scores is None else measured_on(scores, key, records.result)
         interval = None
-        if scores is not None and name in records.task.metrics:
-            interval = intervals.measure(name, scores, records.task)
-        values.append(Measured(split, name, value, interval, None if scores is None else len(scores)))
-    return sorted(values, key=lambda row: order.index(row.split) if row.split in order else len(order))
+        if parts and name in records.task.metrics:
+            interval = intervals.over_parts(name, parts, records.task)
+        values.append(Measured(split, name, value, interval, sum(map(len, parts)) or None))
+    places = {split: place for place, split in enumerate(order)}
+    return sorted(values, key=lambda row: places.get(row.split.partition("/")[0], len(order)))
 
 
 def card(

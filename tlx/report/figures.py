@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tlx.functional.calibration import calibration_bins
+from tlx.functional.mixtures import AVERAGE
 from tlx.functional.scores import confusion_matrix
+from tlx.records.members import member_of
 from tlx.report import charts, words
 from tlx.report.charts import Figure, Rows
 from tlx.report.intervals import wilson
@@ -84,7 +86,7 @@ def validation(records: RunRecords) -> list[Figure]:
             continue
         rows, thinner = thinned(steps, values, False)
         title = f"Validation {words.metric(name)}"
-        caption = f"Over {records.result['examples']['validation']:,} examples.{note} {thinner}".strip()
+        caption = f"{validated(records, name)}{note} {thinner}".strip()
         figures.append(
             charts.curve(
                 slug(name),
@@ -97,6 +99,16 @@ def validation(records: RunRecords) -> list[Figure]:
             )
         )
     return figures
+
+
+def validated(records: RunRecords, name: str) -> str:
+    """Return a sentence with the number of examples of a metric of the validation split; for an average over the
+    members of a mixture, what it is."""
+    members, member = records.result.get("members") or {}, member_of(name)
+    if member == AVERAGE:
+        return "The unweighted average over the members of the mixture."
+    counts = members[member]["examples"] if member in members else records.result["examples"]
+    return f"Over {counts['validation']:,} examples."
 
 
 def validation_loss(records: RunRecords) -> list[tuple[int, float]] | None:

@@ -3,6 +3,7 @@
 Shapes: N examples, R resamples.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -86,6 +87,31 @@ def measure(name: str, predictions: Any, task: "Task") -> Interval | None:
         # The task of a run that was read from its files alone, or code of the user that fails on kept scores.
         return None
     return percentiles(resampling.called(statistic, len(predictions)))
+
+
+def over_parts(name: str, parts: Sequence[Any], task: "Task") -> Interval | None:
+    """Return the interval of a metric on the predictions of one part, or of its average over several (see
+    `tlx.records.members.measured_on`)."""
+    return measure(name, parts[0], task) if len(parts) == 1 else average(name, parts, task)
+
+
+def average(name: str, parts: Sequence[Any], task: "Task", resamples: int = 2000) -> Interval | None:
+    """Compute the interval of the unweighted average of a task's metric over the members of a mixture: the percentile
+    bootstrap, which resamples the examples of each member (the strata of Efron and Tibshirani, 1993).
+
+    Returns:
+        The interval. None where the metric is no mean over examples, or all examples of each member score alike.
+    """
+    metric = declared(task, name)
+    if not all(metric.mean_of in part.scores for part in parts):
+        return None
+    random, means = np.random.default_rng(0), np.zeros(resamples)
+    for part in parts:
+        values = np.asarray(part.scores[metric.mean_of], np.float64).reshape(len(part), -1).mean(-1)
+        for start in range(0, resamples, step := max(1, 2_000_000 // len(values))):
+            drawn = random.integers(0, len(values), (min(step, resamples - start), len(values)))
+            means[start : start + step] += values[drawn].mean(-1) / len(parts)
+    return percentiles(means)
 
 
 def percentiles(replicates: np.ndarray | None) -> Interval | None:

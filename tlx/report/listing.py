@@ -16,6 +16,7 @@ from tlx.files.durable import write_whole
 from tlx.functional.metrics import Metric, find_metric
 from tlx.records import run_directory
 from tlx.records.listing import ListedRun
+from tlx.records.members import measured_on, member_of
 from tlx.records.run_directory import Predictions, predictions_file
 from tlx.report import intervals, words
 from tlx.report.intervals import Interval
@@ -69,30 +70,33 @@ def interval(entry: ListedRun, name: str) -> Interval | None:
     """Return the 95 % interval of a metric over the examples of its split, as the page of the run has it; None where
     the records do not allow one."""
     result = entry.result or {}
-    split, _, bare = name.rpartition("/")
+    split, _, rest = name.partition("/")
+    member, bare = member_of(name), name.rpartition("/")[2]
     metric, value = find_metric(name, result.get("measures")), result["metrics"][name]
-    count = (result.get("examples") or {}).get(split)
+    count = None if member else (result.get("examples") or {}).get(split)
     if metric.mean_of == "correct" and count and math.isclose(value * count, round(value * count), abs_tol=1e-4):
         return intervals.wilson(round(value * count), count)
     place = predictions_file(split)
     digest = digests.read(entry.folder).get(place)
-    path = cache_dir() / "intervals" / f"{digest}-{bare}.json"
+    path = cache_dir() / "intervals" / f"{digest}-{rest.replace('/', '-')}.json"
     if digest is not None and path.is_file():
         ends = json.loads(path.read_text(encoding="utf-8"))
         return None if ends is None else Interval(*ends)
     predictions = run_directory.read_predictions(entry.folder, split)
-    computed = None if predictions is None else of_declared(bare, predictions, metric)
+    parts = [] if predictions is None else measured_on(predictions, name, result)
+    computed = of_declared(bare, parts, metric)
     if digest is not None:
         write_cached(path, computed)
     return computed
 
 
-def of_declared(name: str, predictions: Predictions, metric: Metric) -> Interval | None:
-    """Return the interval of a metric from its declaration alone; None where only the task can compute it."""
-    if metric.value is None and metric.mean_of not in predictions.scores:
+def of_declared(name: str, parts: Sequence[Predictions], metric: Metric) -> Interval | None:
+    """Return the interval of a metric, or of its average over several parts, from its declaration alone; None where
+    only the task can compute it."""
+    if not parts or any(metric.value is None and metric.mean_of not in part.scores for part in parts):
         return None
     task: Any = Declared({name: metric})
-    return intervals.measure(name, predictions, task)
+    return intervals.over_parts(name, parts, task)
 
 
 class Declared(NamedTuple):

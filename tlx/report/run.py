@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tlx.functional.mixtures import AVERAGE
 from tlx.functional.selection import reads_validation
+from tlx.records.members import measured_on, member_of
 from tlx.report import figures, intervals, moved, page, reading, words
 from tlx.report.reading import RunRecords
 from tlx.trees import Json
@@ -43,6 +45,7 @@ def draw(records: RunRecords) -> str:
         document=records.document,
         answer=answer(records),
         measured=measured(records),
+        members=members(records),
         flattering=reads_validation(result["selection"]),
         rules=rules(records),
         training=figures.training(records),
@@ -79,7 +82,7 @@ def answer(records: RunRecords) -> Json:
 def measured(records: RunRecords) -> list[Json]:
     """Return one row per metric: `name`, and `test` and `validation`, each with its value and interval."""
     metrics = records.result["metrics"]
-    names = dict.fromkeys(key.partition("/")[2] for key in metrics)
+    names = dict.fromkeys(key.partition("/")[2] for key in metrics if not member_of(key))
     return [
         {
             "name": name,
@@ -105,6 +108,32 @@ def measurement(records: RunRecords, split: str, name: str) -> Json:
         biased = not intervals.declared(records.task, name).interval
         how = "no interval, because resampling inflates it" if biased else "no interval"
     return {"split": split, "key": f"{split}/{name}", "value": value, "interval": interval, "how": how}
+
+
+def members(records: RunRecords) -> Json | None:
+    """Return, for a mixture, the primary metric of each member with its interval, and the average; None for other
+    data."""
+    recorded, task = records.result.get("members"), records.task
+    if not recorded:
+        return None
+    splits = [split for split in (records.split, "validation") if split in records.predictions]
+    rows = []
+    for name in (*recorded, AVERAGE):
+        facts = recorded.get(name, {"rate": None, "examples": {}})
+        rows.append({"name": name, **facts, "average": name == AVERAGE, "splits": [
+            cell for split in dict.fromkeys(splits) if (cell := of_member(records, split, name, task.primary))
+        ]})  # fmt: skip
+    return {"metric": task.primary, "splits": list(dict.fromkeys(splits)), "rows": rows}
+
+
+def of_member(records: RunRecords, split: str, name: str, metric: str) -> Json | None:
+    """Return a metric of a member on a split with its interval; None where the split has no examples of it."""
+    key = f"{split}/{name}/{metric}"
+    if key not in records.result["metrics"]:
+        return None
+    parts = measured_on(records.predictions[split], key, records.result)
+    interval = intervals.over_parts(metric, parts, records.task)
+    return {"split": split, "key": key, "value": records.result["metrics"][key], "interval": interval}
 
 
 def rules(records: RunRecords) -> list[Json]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tlx.functional.metrics import find_metric
+from tlx.functional.mixtures import AVERAGE
 from tlx.functional.selection import metric_of
+from tlx.records.members import member_of
 from tlx.trees import Json
 
 WIDTH = 88
@@ -37,10 +39,15 @@ def rule(name: str) -> str:
 def metric(name: str) -> str:
     """Return the words for a metric, with or without the name of its split before it.
 
-    >>> metric("test/f1")
-    'macro F1'
+    The metric of a member of a mixture names the member.
+
+    >>> metric("test/f1"), metric("test/movies/f1"), metric("test/average/f1")
+    ('macro F1', 'macro F1 of movies', 'average macro F1')
     """
-    return find_metric(name).words or name.rpartition("/")[2].replace("_", " ")
+    said, member = find_metric(name).words or name.rpartition("/")[2].replace("_", " "), member_of(name)
+    if member == AVERAGE:
+        return f"{AVERAGE} {said}"
+    return f"{said} of {member}" if member else said
 
 
 def number(value: float | None, digits: int = 4, pad: bool = False) -> str:
@@ -177,7 +184,12 @@ def data_name(source: str | Json) -> str:
 
     >>> data_name("/a/my/digits"), data_name({"kind": "Csv", "path": "/a/reviews.csv"}), data_name({"kind": "Vowels"})
     ('my/digits', 'reviews.csv', 'Vowels')
+    >>> data_name({"kind": "Mixture", "members": [{"name": "movies"}, {"name": "tweets"}]})
+    'movies + tweets'
     """
+    members = [] if isinstance(source, str) else source.get("members") or []
+    if names := [str(member["name"]) for member in members if isinstance(member, dict) and "name" in member]:
+        return " + ".join(names)
     if not isinstance(source, str):
         return Path(source["path"]).name if "path" in source else source["kind"]
     return "/".join(Path(source).parts[-2:]) if Path(source).is_absolute() else source

@@ -110,7 +110,12 @@ class Classification(Task):
         """
         label = columns["label"]
         if label.kind != "class":
-            task_names = {"number": "Regression", "numbers": "Regression", "classes": "MultiLabel"}
+            task_names = {
+                "number": "Regression",
+                "numbers": "Regression",
+                "classes": "MultiLabel",
+                "text": "TextToText",
+            }
             task_name = task_names.get(label.kind, "TokenClassification")
             raise ValueError(f"the labels of the data set are not single classes; use tasks.{task_name}")
         names = label.classes

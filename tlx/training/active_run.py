@@ -24,6 +24,7 @@ from tlx.objectives import several
 from tlx.recipe import Recipe
 from tlx.records import run_directory
 from tlx.records.log import Callback, NoRecords, Records
+from tlx.records.members import primary_by_member
 from tlx.records.run_directory import Predictions
 from tlx.records.trackers import TensorBoard, TrackedRun, Tracker, started
 from tlx.tasks.classes import format_names
@@ -249,7 +250,8 @@ class ActiveRun:
         self.outcomes["validation"] = outcome
         metrics = self.validated = outcome.metrics(self.ready.task, self.followed)
         self.criteria = selection.measure(self.recipe.train.measured, outputs)
-        self.records.write(step, {f"validation/{name}": value for name, value in metrics.items()})
+        shown = metrics | primary_by_member(metrics, outcome, self.ready.task, self.splits.validation.members)
+        self.records.write(step, {f"validation/{name}": value for name, value in shown.items()})
         self.records.write(step, {f"{selection.PREFIX}{name}": value for name, value in self.criteria.items()})
         self.records.flush()
         return metrics

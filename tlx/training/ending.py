@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from tlx import processes
+from tlx.data.members import members_by_split
 from tlx.records import run_directory
+from tlx.records.members import member_metrics
 from tlx.training.energy import Used
 from tlx.training.placement import gathered_state
 from tlx.training.precision import with_base
@@ -31,7 +33,11 @@ def write_result(group: "RunGroup", n: int, used: Used) -> dict[str, Any]:
     if run.finished:
         return run_directory.read(run.path)
     run.calibrate()
-    metrics = {split: outcome.metrics(run.ready.task) for split, outcome in run.outcomes.items()}
+    task, members = run.ready.task, members_by_split(run.splits)
+    metrics = {
+        split: outcome.metrics(task) | member_metrics(outcome, task, members.get(split))
+        for split, outcome in run.outcomes.items()
+    }
     for split in group.splits.measured:
         if split in metrics:
             run.records.write(steps, {f"{split}/{name}": value for name, value in metrics[split].items()})

@@ -16,6 +16,7 @@ from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
 from tlx.processors.previews import data_uri
 from tlx.processors.sounds import draw_sound
+from tlx.records.members import with_members
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task, parted
 from tlx.training.prepare import Prepared
@@ -60,7 +61,10 @@ def evaluate(
     indices, finite = scores.pop("index"), scores.pop(FINITE, None)
     return [
         Predictions(
-            dict(ready.task.graded({name: array[:, n] for name, array in scores.items()}, Light(examples))),
+            with_members(
+                ready.task.graded({name: array[:, n] for name, array in scores.items()}, Light(examples)),
+                examples.members,
+            ),
             indices,
             finite is None or bool(finite[:, n].all()),
         )

@@ -1,7 +1,6 @@
 """The messages of a run at its start and end, and the files it leaves: model, predictions, mistakes, tables,
 `result.json`."""
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ import numpy as np
 
 from tlx import config
 from tlx.data import Examples, Splits, notes
+from tlx.data.members import members_by_split
 from tlx.data.oddities import read_of
 from tlx.files.documents import digests
 from tlx.files.durable import guarded, sync_tree
@@ -23,11 +23,13 @@ from tlx.processors import vocabulary
 from tlx.processors.columns import LABEL
 from tlx.records import run_directory
 from tlx.records.log import json_text, read_metrics, write_json
+from tlx.records.members import member_lines
 from tlx.records.run_directory import Predictions
 from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
+from tlx.training.outcome_notes import constant, undefined
 from tlx.training.patience import rate_share, schedule_of
 from tlx.training.precision import in_fewer_bits, unrounded
 from tlx.training.prepare import Prepared
@@ -106,6 +108,7 @@ def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
         "columns": recorded_columns(splits),
         "data": splits.fingerprint,
         "tests": [name for name in splits.tests if name in outcomes],
+        **recorded_members(splits),
         "test_split": "measured" if "test" in outcomes else "none" if splits.untested else "not looked at",
         "notes": [
             *odd(ready, splits, arm.steps),
@@ -228,6 +231,23 @@ def recorded_columns(splits: Splits) -> Json:
     }
 
 
+def recorded_members(splits: Splits) -> Json:
+    """Return, for a mixture, the rate of each member and its number of examples in each split, by name."""
+    members = members_by_split(splits)
+    stream = next((members[name] for name in splits.streams if name in members), None)
+    if stream is None:
+        return {}
+    held_out = {split: members[split] for split in ("validation", *splits.measured) if split in members}
+    counts = {split: part.counts.tolist() for split, part in {"train": stream, **held_out}.items()}
+    rates = stream.rates.tolist()
+    return {
+        "members": {
+            name: {"rate": rates[number], "examples": {split: by[number] for split, by in counts.items()}}
+            for number, name in enumerate(stream.names)
+        }
+    }
+
+
 def odd(ready: Prepared, splits: Splits, steps: int) -> list[str]:
     """Return notes on what is unusual about a run but not an error: its head, its data, its phases, the pieces of its
     batches."""
@@ -326,37 +346,6 @@ def early(run: ActiveRun) -> list[str]:
     ]
 
 
-def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
-    """Return a note for each split where the model answers all examples alike although the labels differ."""
-    notes = []
-    for split, predictions in outcomes.items():
-        if not {"label", "prediction"} <= predictions.scores.keys() or len(predictions) < 2:
-            continue
-        labels, answers = predictions.scores["label"], predictions.scores["prediction"]
-        if (labels == labels[0]).all() or not (answers == answers[0]).all():
-            continue
-        if task.names and answers.ndim == 1:
-            answer = f"{task.names[int(answers[0])]!r}"
-            notes.append(f"the model predicts {answer} for all {len(predictions):,} {split} examples")
-        else:
-            what = "the same classes" if task.names else "the same numbers"
-            notes.append(f"the model predicts {what} for all {len(predictions):,} {split} examples")
-    return notes
-
-
-def undefined(metrics: Mapping[str, float]) -> list[str]:
-    """Return a note for each split with metrics that are not defined, which are nan."""
-    names: dict[str, list[str]] = {}
-    for name, value in metrics.items():
-        if math.isnan(value):
-            names.setdefault(name.partition("/")[0], []).append(name)
-    return [
-        f"{', '.join(listed)}: not defined (nan), because the labels or the predictions of the {split} split do not "
-        "vary, or a class has no examples"
-        for split, listed in names.items()
-    ]
-
-
 def start_message(ready: Prepared, splits: Any, steps: int, begin: int, path: Path) -> str:
     """Return the message at the start of a run: data, weights, parameters, steps, notes."""
     totals_by_phase = [describe.totals(ready, n) for n in range(len(ready.phases))]
@@ -391,6 +380,7 @@ def end_message(result: Json, run: ActiveRun, page: Path | None) -> str:
     split = "test" if f"test/{ready.task.primary}" in result["metrics"] else "validation"
     name = f"{split}/{ready.task.primary}"
     message = f"{name} {result['metrics'][name]:.4f} (selection: {result['selection']}, step {result['selected_step']})"
+    message += "".join(f"\n{text}" for text in member_lines(result, split, ready.task.primary))
     message += "".join(
         f"\nnote: {note}"
         for note in [*longer(run, result["lengthened"]), *early(run), *constant(ready.task, run.outcomes)]

@@ -27,6 +27,7 @@ from tlx.predict.forward import Predictor
 from tlx.predict.opening import OpenedModel, open_model
 from tlx.processors.columns import LABEL
 from tlx.records.log import write_json
+from tlx.records.members import with_members
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, environment, read
 from tlx.tasks import Task, parted
 from tlx.training.evaluate import mistakes as worst_mistakes
@@ -187,7 +188,7 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
                 f"{examples.place(int(examples.rows[row]))}: the score {name!r} of the model is not finite; check this "
                 f"row, or the weights of {model.source}"
             )
-    return Predictions(dict(task.graded(scores, Light(examples))), indices)
+    return Predictions(with_members(task.graded(scores, Light(examples)), examples.members), indices)
 
 
 def run_settings(model: OpenedModel) -> Json:

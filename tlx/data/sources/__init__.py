@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tlx.data.sources.image_list import ImageList
     from tlx.data.sources.in_memory import Arrays, Frame
     from tlx.data.sources.jsonl import Jsonl
+    from tlx.data.sources.mixture import Member, Mixture
     from tlx.data.sources.numbers import Numbers
     from tlx.data.sources.parquet import Parquet
     from tlx.data.sources.tfds import Tfds
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Arrays": "in_memory", "Concat": "combined", "Csv": "csv", "Dataset": "base", "Folder": "folder",
     "Frame": "in_memory", "HfDataset": "hf_dataset", "ImageList": "image_list", "Jsonl": "jsonl",
-    "Numbers": "numbers", "Parquet": "parquet",
+    "Member": "mixture", "Mixture": "mixture", "Numbers": "numbers", "Parquet": "parquet",
     "Source": "base", "Tfds": "tfds", "Where": "combined",
 }  # fmt: skip
 __all__ = [
-    "Arrays", "Concat", "Csv", "Dataset", "Folder", "Frame", "HfDataset", "ImageList", "Jsonl", "Numbers",
-    "Parquet", "Source", "Tfds", "Where",
+    "Arrays", "Concat", "Csv", "Dataset", "Folder", "Frame", "HfDataset", "ImageList", "Jsonl", "Member", "Mixture",
+    "Numbers", "Parquet", "Source", "Tfds", "Where",
 ]  # fmt: skip
 
 

@@ -157,7 +157,37 @@ def whole_of(source: str | Source) -> str | Source:
     return (source_named(source) if isinstance(source, str) else source).whole().short
 
 
-class JoinedRows(Sequence[Example]):
+class Joined(Sequence[Example]):
+    """The records of several splits, one after the other."""
+
+    def __init__(self, parts: Sequence[Examples]):
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def find(self, position: int) -> tuple[int, int]:
+        """Return the number of the split that has the record at a position, and its position there."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"there are {len(self)} rows in this split; there is no row {position}")
+        part = int(np.searchsorted(self.ends, position, side="right"))
+        return part, position - int(self.ends[part - 1] if part else 0)
+
+    def place(self, position: int) -> str:
+        """Return the name of a record for a message."""
+        part, inside = self.find(position)
+        return self.parts[part].place(int(self.parts[part].rows[inside]))
+
+    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
+        """Return the rows of tables that the records at `rows` come from."""
+        part_of, starts = np.searchsorted(self.ends, rows, side="right"), np.array([0, *self.ends[:-1]])
+        members = [np.flatnonzero(part_of == number) for number in range(len(self.parts))]
+        views = [part.view(rows[m] - start) for part, m, start in zip(self.parts, members, starts, strict=True)]
+        return joined_origins(zip(members, views, strict=True))
+
+
+class JoinedRows(Joined):
     """The records of several splits, one after the other, with the classes of all of them.
 
     `group_numbers` are the numbers of the groups by value in all splits; those of further values are added.
@@ -170,8 +200,8 @@ class JoinedRows(Sequence[Example]):
         columns: Mapping[str, Column],
         group_numbers: dict[str, int],
     ):
-        self.parts, self.columns = parts, columns
-        self.ends = np.cumsum([len(part) for part in parts])
+        super().__init__(parts)
+        self.columns = columns
         self.numbers = [np.array([classes.index(name) for name in part.classes], np.int32) for part in parts]
         self.labels = None
         if all(part.scalar for part in parts):
@@ -185,33 +215,12 @@ class JoinedRows(Sequence[Example]):
         self.time_form = getattr(parts[0].source, "time_form", "")
         self.roles = parts[0].roles
 
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
     def __getitem__(self, position: int) -> Example:  # type: ignore[override]
-        part, place = self._find(position)
-        record = self.parts[part].source[place]
+        part, inside = self.find(position)
+        record = self.parts[part].source[int(self.parts[part].rows[inside])]
         if LABEL not in self.columns or self.columns[LABEL].kind not in OF_CLASSES:
             return record
         return Relabelled(record, self.numbers[part])
-
-    def _find(self, position: int) -> tuple[int, int]:
-        if not 0 <= position < len(self):
-            raise IndexError(f"there are {len(self)} rows in this split; there is no row {position}")
-        part = int(np.searchsorted(self.ends, position, side="right"))
-        return part, int(self.parts[part].rows[position - (self.ends[part - 1] if part else 0)])
-
-    def place(self, position: int) -> str:
-        """Return the name of a record for a message."""
-        part, place = self._find(position)
-        return self.parts[part].place(place)
-
-    def origins(self, rows: np.ndarray) -> dict[str, Origin]:
-        """Return the rows of tables that the records at `rows` come from."""
-        part_of, starts = np.searchsorted(self.ends, rows, side="right"), np.array([0, *self.ends[:-1]])
-        members = [np.flatnonzero(part_of == number) for number in range(len(self.parts))]
-        views = [part.view(rows[m] - start) for part, m, start in zip(self.parts, members, starts, strict=True)]
-        return joined_origins(zip(members, views, strict=True))
 
     def raw(self, name: str) -> list[Any]:
         """Return a whole column of these records."""
@@ -304,6 +313,7 @@ class ChosenRows(Sequence[Example]):
             setattr(self, name, None if values is None else values[positions])
         self.group_names = getattr(examples.source, "group_names", ())
         self.time_form = getattr(examples.source, "time_form", "")
+        self.members = None if examples.members is None else examples.members.at(positions)
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -102,6 +102,7 @@ FIELDS: dict[str, Form] = {
     "data": HASH,
     "notes": NAMES,
     "tests": NAMES,
+    "members": Mapped(Record({"rate": Real(0, 1), "examples": Mapped(COUNT)})),
     "sha256": Mapped(Text(r"[0-9a-f]{64}", "64 hexadecimal digits")),
     "energy": maybe(Record({}, {"kwh": MAYBE, "co2e_kg": MAYBE, "how": maybe(Text())})),
     "pack": maybe(Record({}, {"arms": Whole(1), "place": COUNT})),

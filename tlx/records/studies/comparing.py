@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.functional import metrics, significance
+from tlx.functional.metrics import Metric
+from tlx.records.members import measured_on
+from tlx.records.run_directory import Predictions
 from tlx.records.studies.pooling import arm_difference, arm_interval, fold_warnings
 from tlx.records.studies.reading import Arm, CellRecord, StudyRecords
 from tlx.trees import near_miss
@@ -197,20 +200,30 @@ def score(cell: CellRecord, metric: str) -> Score:
     """
     split = metric.partition("/")[0]
     recorded, predictions, declared = cell.metrics[metric], cell.predictions(split), cell.declared(metric)
-    if predictions is not None:
-        predictions = predictions.rows(np.argsort(predictions.indices, kind="stable"))
-        scores, correct = predictions.scores, predictions.scores.get("correct")
-        examples = None
-        if declared.mean_of in scores:
-            values = scores[declared.mean_of].astype(np.float64)
+    parts = () if predictions is None else measured_on(predictions, metric, cell.result)
+    computed = [part.rows(np.argsort(part.indices, kind="stable")) for part in parts]
+    if len(computed) > 1 and all(is_computed(declared, part) for part in computed):
+        # The average over the members of a mixture is no mean over examples.
+        average = float(np.mean([metrics.of_scores(declared, part.scores) for part in computed]))
+        indices = None if predictions is None else np.sort(predictions.indices)
+        return Score(cell, average, recorded, "predictions", indices)
+    if len(computed) == 1 and is_computed(declared, computed[0]):
+        part, examples = computed[0], None
+        if declared.mean_of:
+            values = part.scores[declared.mean_of].astype(np.float64)
             examples = values.reshape(len(values), -1).mean(-1)
-        if examples is not None or declared.value is not None:
-            value = metrics.of_scores(declared, scores)
-            return Score(cell, value, recorded, "predictions", predictions.indices, examples, correct, scores)
+        value = metrics.of_scores(declared, part.scores)
+        correct = part.scores.get("correct")
+        return Score(cell, value, recorded, "predictions", part.indices, examples, correct, part.scores)
     line = cell.curves().get(metric, {}).get(cell.result["selected_step"] if cell.result else -1)
     if line is not None:
         return Score(cell, line, recorded, "metrics.jsonl")
     return Score(cell, recorded, recorded, "result.json")
+
+
+def is_computed(declared: Metric, predictions: Predictions) -> bool:
+    """Return whether a metric can be computed from the scores of a split."""
+    return declared.mean_of in predictions.scores or (not declared.mean_of and declared.value is not None)
 
 
 def against(summary: Summary, other: Summary, smallest: float, metric: str, bounds: significance.Bounds) -> Comparison:

@@ -149,7 +149,7 @@ def unit(table: StudyTable) -> Unit:
 
 def metric(name: str) -> str:
     """Return the words of a metric with its split: `test/f1` as "test macro F1"."""
-    split, _, _ = name.rpartition("/")
+    split = name.partition("/")[0] if "/" in name else ""
     return f"{split} {words.metric(name)}".strip()
 
 
