@@ -96,7 +96,7 @@ def members_by_split(splits: Splits) -> dict[str, Members]:
 
 
 class MixedOrder:
-    """The order in which training draws the examples of a mixture, as a function of the seed and the draw alone.
+    """The order in which training draws the examples of a mixture; the seed and the number of a draw decide it.
 
     In each block of draws every member has its share, rounded, at random places. A member takes its examples in
     the orders of its epochs, one after another. These depend on its name, so that it has the same order in every
