@@ -1,7 +1,6 @@
 """The messages of a run at its start and end, and the files it leaves: model, predictions, mistakes, tables,
 `result.json`."""
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
+from tlx.training.outcome_notes import constant, texts, undefined
 from tlx.training.patience import rate_share, schedule_of
 from tlx.training.precision import in_fewer_bits, unrounded
 from tlx.training.prepare import Prepared
@@ -112,6 +112,7 @@ def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
             *longer(arm, shorter),
             *early(arm),
             *constant(ready.task, outcomes),
+            *texts(ready.task, outcomes),
             *undefined(metrics),
         ],
         "energy": finish["energy"],
@@ -323,37 +324,6 @@ def early(run: ActiveRun) -> list[str]:
     return [
         f"{message}; the rate was still {share:.0%} of its peak, because the schedule {name!r} lowers it over all "
         f"{run.steps} steps: schedule='plateau' lowers it before a run ends early"
-    ]
-
-
-def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
-    """Return a note for each split where the model answers all examples alike although the labels differ."""
-    notes = []
-    for split, predictions in outcomes.items():
-        if not {"label", "prediction"} <= predictions.scores.keys() or len(predictions) < 2:
-            continue
-        labels, answers = predictions.scores["label"], predictions.scores["prediction"]
-        if (labels == labels[0]).all() or not (answers == answers[0]).all():
-            continue
-        if task.names and answers.ndim == 1:
-            answer = f"{task.names[int(answers[0])]!r}"
-            notes.append(f"the model predicts {answer} for all {len(predictions):,} {split} examples")
-        else:
-            what = "the same classes" if task.names else "the same numbers"
-            notes.append(f"the model predicts {what} for all {len(predictions):,} {split} examples")
-    return notes
-
-
-def undefined(metrics: Mapping[str, float]) -> list[str]:
-    """Return a note for each split with metrics that are not defined, which are nan."""
-    names: dict[str, list[str]] = {}
-    for name, value in metrics.items():
-        if math.isnan(value):
-            names.setdefault(name.partition("/")[0], []).append(name)
-    return [
-        f"{', '.join(listed)}: not defined (nan), because the labels or the predictions of the {split} split do not "
-        "vary, or a class has no examples"
-        for split, listed in names.items()
     ]
 
 
