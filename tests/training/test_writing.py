@@ -1,7 +1,11 @@
 """Answers that are written at evaluation, from the training to the report: which numbers come from which texts."""
 
 import json
-from dataclasses import dataclass
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -41,6 +45,8 @@ WORDS = ["anna", "bonn", "sees", "the", "cat", "in", "a"]
 PIECES = ["<pad>", "</s>", "<unk>", *WORDS]
 SIZES = {"width": 32, "heads": 2, "mlp": 64, "dropout": 0.0}
 EXACT = ("exact_match",)
+# The number of examples of each split of which answers were written.
+READ: list[int] = []
 # Neither a model nor a page, which other tests need.
 FILES = How(quiet=True, leave="learned")
 
@@ -93,8 +99,13 @@ def recipe(file, weights, task, **changes):
 
 @pytest.fixture(scope="module")
 def outcome(table, t5, tmp_path_factory):
-    """A run whose answers are partly right."""
-    return tlx.run(recipe(table, t5, tasks.TextToText(longest=8)), tmp_path_factory.mktemp("runs") / "run", quiet=True)
+    """A run whose answers are partly right, without a page."""
+    write = evaluate.answers_of_runs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlx.report.available", lambda: False)
+        patch.setattr(evaluate, "answers_of_runs", lambda *rest: (READ.append(len(rest[2])), write(*rest))[1])
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        return tlx.run(recipe(table, t5, tasks.TextToText(longest=8)), folder, quiet=True)
 
 
 def scores(outcome, split="test"):
@@ -125,14 +136,19 @@ def test_the_numbers_of_a_run_are_those_of_the_written_texts(outcome):
     assert all(mistake["label"] == labels[mistake["index"]] != mistake["answer"] for mistake in mistakes)
 
 
-def test_a_validation_during_training_writes_nothing(outcome, monkeypatch, table, t5, tmp_path):
+def test_a_validation_during_training_writes_nothing(outcome):
     steps = [line["step"] for line in read_metrics(outcome.folder) if line["name"] == "validation/exact_match"]
     assert steps == [15, 30]
-    asked = []
-    monkeypatch.setattr(evaluate, "answers_of_runs", lambda *arguments: asked.append(arguments))
+    splits = reopen(outcome.folder).splits
+    # Once each, at the end.
+    assert [len(splits.validation), len(splits.test)] == READ
+
+
+@pytest.mark.slow
+def test_a_task_without_metrics_of_texts_writes_nothing(outcome, table, t5, tmp_path):
     silent = tlx.run(recipe(table, t5, tasks.TextToText(text_metrics=())), tmp_path / "run", how=FILES)
-    # The same training: only the numbers at the end differ in where they come from.
-    assert not asked and "written" not in scores(silent)
+    assert "written" not in scores(silent)
+    # The same training, and the same numbers: greedy decoding writes what the likeliest tokens say.
     assert silent.metrics == outcome.metrics
 
 
@@ -146,16 +162,20 @@ def test_evaluation_and_prediction_write_the_answers_of_the_run(outcome, tmp_pat
     with np.load(tmp_path / "eval" / "scores.npz") as file:
         assert unpacked(file["written"]) == unpacked(scores(outcome)["written"])
     examples = reopen(outcome.folder).splits.test
-    answers = tlx.predict.predict(outcome.folder, [example["text"] for example in examples])
-    assert [answer[0] for answer in answers] == unpacked(scores(outcome)["written"])
+    # As many rows as a batch of the evaluation.
+    answers = tlx.predict.predict(outcome.folder, [examples[n]["text"] for n in range(8)])
+    assert [answer[0] for answer in answers] == unpacked(scores(outcome)["written"][:8])
 
 
+@pytest.mark.slow
 def test_a_blend_writes_its_answers(outcome, tmp_path):
     metrics = wise(outcome.folder, 1.0, tmp_path / "blend")["metrics"]
     assert metrics["test/exact_match"] == outcome.metrics["test/exact_match"]
 
 
-@pytest.mark.parametrize("mesh", [Mesh(data=4), Mesh(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(Mesh(data=4), marks=pytest.mark.slow), Mesh(data=2, fsdp=2, tensor=2)], ids=str
+)
 def test_devices_that_share_the_work_write_the_same(outcome, mesh, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST", 1)
     opened = reopen(outcome.folder)
@@ -166,6 +186,38 @@ def test_devices_that_share_the_work_write_the_same(outcome, mesh, monkeypatch):
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.trainable))
     (texts,) = answers_of_runs(engine, state, opened.splits.test, opened.ready, lambda count: None)
     assert unpacked(texts) == unpacked(scores(outcome)["written"])
+
+
+CONFIG = """
+from tlx import Data, Optim, Recipe, Train, Weights, tasks
+from tlx.data import Csv
+def recipe():
+    return Recipe(
+        data=Data(
+            target=Csv({table!r}, text="text", label="last", label_kind="text"), tokens=12, buckets=(12,)
+        ),
+        task=tasks.TextToText(longest=8),
+        weights=Weights({weights!r}),
+        optim=Optim(lr=1e-2),
+        train=Train(steps=30, batch=16, eval_batch=8, eval_every=15),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_work_write_what_they_score(table, t5, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG.format(table=table, weights=t5))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    settings = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tlx.cli", "run", "config.py", "--out", "run", "--coordinator", address]
+    lines = [[*command, "--processes", "2", "--process", str(n)] for n in range(2)]
+    workers = [subprocess.Popen(line, cwd=tmp_path, env=settings) for line in lines]
+    assert [worker.wait(240) for worker in workers] == [0, 0]
+    stored = read_predictions(tmp_path / "run", "test").scores
+    np.testing.assert_array_equal(stored["correct"], stored["right"] == stored["tokens"])
+    assert 0 < stored["correct"].sum() < len(stored["correct"])
 
 
 @pytest.mark.slow
@@ -207,8 +259,7 @@ def test_merged_and_rounded_parameters_write_what_they_score(table, t5, tmp_path
     for changes in (
         {"tuning": Gains()},
         {"train": {"parameter_dtype": "bfloat16"}},
-        {"train": {"compile": "pmap", "batch": 16, "eval_batch": 8}},
-        {"train": {"ema": 0.9}},
+        {"train": {"compile": "pmap"}},
     ):
         changed = recipe(table, t5, tasks.TextToText(longest=8), **changes)
         stored = scores(tlx.run(changed, tmp_path / str(len(list(tmp_path.iterdir()))), how=FILES))
@@ -216,6 +267,41 @@ def test_merged_and_rounded_parameters_write_what_they_score(table, t5, tmp_path
         assert 0 < stored["correct"].sum() < len(stored["correct"])
 
 
+def test_a_completion_is_written_after_its_prompt_alone(gpt2):
+    task = tasks.CausalLanguageModel(completions=True, longest=3, text_metrics=EXACT, end=1)
+    opened = tlx.load_pretrained(gpt2, task)
+    ids = np.array([[3, 4, 5, 6, 1], [7, 8, 9, 1, 0], [5, 4, 7, 7, 7]], np.int32)
+    lengths = np.array([2, 3, 1])
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int32)}
+    before = np.arange(5) < lengths[:, None]
+    answers = task.writer(opened.model)(
+        opened.variables, batch | {"label": np.where(before | (ids == 0), IGNORED, ids)}
+    )
+    expected = models.generate(
+        opened.model,
+        opened.variables,
+        {"input_ids": ids, "attention_mask": before.astype(np.int32)},
+        longest=3,
+        stop=(1,),
+    )
+    np.testing.assert_array_equal(answers["tokens"], expected.tokens)
+    # A text alone is continued without its end, unless the first text of a pair has this end, too.
+    alone = {"input_ids": ids[1:2], "attention_mask": batch["attention_mask"][1:2]}
+    for shared, count in ((False, 3), (True, 4)):
+        raw = opened.processor.tokenizer
+        raw.post_processor = processors.TemplateProcessing(
+            single="$A </s>", pair=f"$A {'</s> ' if shared else ''}$B:1 </s>:1", special_tokens=[("</s>", 1)]
+        )
+        suited = task.suited(opened.model, opened.processor)
+        assert suited.separated is shared
+        alone_mask = (np.arange(5) < count)[None].astype(np.int32)
+        expected = models.generate(
+            opened.model, opened.variables, alone | {"attention_mask": alone_mask}, longest=3, stop=(1,)
+        )
+        np.testing.assert_array_equal(suited.writer(opened.model)(opened.variables, alone)["tokens"], expected.tokens)
+
+
+@pytest.mark.slow
 def test_completions_are_written_after_their_prompts(table, gpt2, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
     task = tasks.CausalLanguageModel(completions=True, longest=8, text_metrics=EXACT)
@@ -305,7 +391,12 @@ def test_a_run_is_chosen_and_reported_by_bleu_and_rouge(table, t5, tmp_path):
         assert interval.low < outcome.metrics[f"test/{name}"] < interval.high
     page = (outcome.folder / "report.html").read_text()
     assert "BLEU" in page and "ROUGE-Lsum" in page
-    other = tlx.run(config.assign(chosen, "optim.lr", 3e-3), tmp_path / "other", quiet=True)
+    # A judge may read every metric.
+    judged = []
+    how = replace(FILES, judge=lambda step, metrics: judged.append((step, metrics["bleu"])) or True)
+    last = config.assign(config.assign(chosen, "train.select", "last"), "optim.lr", 3e-3)
+    other = tlx.run(last, tmp_path / "other", how=how)
+    assert [step for step, _ in judged] == [15, 30]
     (compared,) = compare_runs([outcome.folder, other.folder], "test/bleu")["comparisons"]
     difference = other.metrics["test/bleu"] - outcome.metrics["test/bleu"]
     assert compared["paired"] and compared["difference"] == pytest.approx(difference)

@@ -19,6 +19,8 @@ from tlx.tasks.writing import TEXT_METRICS, WritingTask
 from tlx.trees import Example
 from tlx.types import Array, ArrayMap, Key, Model, Variables
 
+PAIR = ("text", "text_pair")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLanguageModel(WritingTask):
@@ -30,6 +32,8 @@ class CausalLanguageModel(WritingTask):
         ends: Put the token that ends a text behind each text that does not end with it, so that a model learns where to
             stop.
         end: This token; None for that of the tokenizer.
+        separated: With `completions`, whether the first text of a pair ends as a text alone does, for example with
+            "[SEP]"; such an end is then continued too. None until a run states it.
         longest: The largest number of tokens with which `tlx predict` and evaluation continue a text.
         text_metrics: With `completions`, the metrics of the completions that evaluation writes, see `WritingTask`;
             empty: it writes none.
@@ -39,11 +43,12 @@ class CausalLanguageModel(WritingTask):
     completions: bool = False
     ends: bool = True
     end: int | None = None
+    separated: bool | None = None
     longest: int = 64
     extra_metrics: tuple[ExtraMetric, ...] = ()
 
     self_supervised: ClassVar[bool] = True
-    kept: ClassVar[tuple[str, ...]] = ("end",)
+    kept: ClassVar[tuple[str, ...]] = ("end", "separated")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +81,10 @@ class CausalLanguageModel(WritingTask):
                 f"texts of {processor.longest} tokens leave no place for the token that ends them, because the model "
                 f"has positions for {room}; set Data(tokens={room - 1})"
             )
-        return replace(self, end=end)
+        if not self.completions:
+            return replace(self, end=end)
+        single, pair = (processor.encoding(dict.fromkeys(names, "a")).ids for names in (PAIR[:1], PAIR))
+        return replace(self, end=end, separated=pair[: len(single)] == single)
 
     def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
         """Return `label` [T]: the tokens, `IGNORED` for special ones, and with `completions` for those of the prompt.
@@ -123,7 +131,7 @@ class CausalLanguageModel(WritingTask):
             stop = () if self.end is None else (self.end,)
             if "label" in inputs:
                 ids, mask = self.prompts(ids, mask, np.asarray(inputs["label"]))
-            else:
+            elif not self.separated:
                 # A text that ends with the end would not be continued. A beginning may be the same token.
                 last = mask.sum(1, keepdims=True) - 1
                 mask = np.where((np.arange(mask.shape[1]) == last) & (ids == self.end) & (last > 0), 0, mask)

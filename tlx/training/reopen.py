@@ -271,16 +271,23 @@ class Meter:
 
         self.score = score
 
-    def __call__(self, variables: Variables, split: str, write: bool = False) -> Predictions:
-        """Return the predictions on the split of that name; with `write` also the answers that the task writes."""
-        ready, examples = self.opened.ready, getattr(self.splits, split)
+    def __call__(self, variables: Variables, split: str) -> Predictions:
+        """Return the predictions on the split of that name, without written answers."""
+        examples = getattr(self.splits, split)
         if split not in self.batches:
             self.batches[split] = batches_of(self.opened, examples)
-        batches, placed = self.batches[split], jax.device_put(variables)
-        scores = passes(batches, lambda batch: self.score(placed, batch), scored)
+        placed = jax.device_put(variables)
+        scores = passes(self.batches[split], lambda batch: self.score(placed, batch), scored)
         indices = scores.pop("index")
-        if write and writes(self.task, ready.model, variables.params):
-            writer = self.task.writer(ready.model, ready.recipe.train.dtype)
-            assert writer is not None
-            scores[WRITTEN] = written(self.task, partial(writer, placed), batches, ready.processor)
         return Predictions(dict(self.task.graded(scores, Light(examples))), indices)
+
+    def with_answers(self, variables: Variables, split: str) -> Predictions:
+        """Return the predictions on the split, with the answers that the task writes."""
+        outcome, ready, task = self(variables, split), self.opened.ready, self.task
+        if not writes(task, ready.model, variables.params):
+            return outcome
+        writer = task.writer(ready.model, ready.recipe.train.dtype)
+        assert writer is not None
+        texts = written(task, partial(writer, jax.device_put(variables)), self.batches[split], ready.processor)
+        scores = task.graded(outcome.scores | {WRITTEN: texts}, Light(getattr(self.splits, split)))
+        return Predictions(dict(scores), outcome.indices)
