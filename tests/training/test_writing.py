@@ -35,7 +35,7 @@ from tlx.training.prepare import open_data, prepare
 from tlx.training.reopen import reopen
 from tlx.training.run_many import run_many
 from tlx.training.step import initial_state
-from tlx.training.writing import answers_of_runs
+from tlx.training.writing import answers_of_runs, plain
 from tlx.trees import added, flatten
 from tlx.tuning import merge_layers
 from tlx.types import Learn, Phase, Variables
@@ -127,6 +127,7 @@ def test_the_numbers_of_a_run_are_those_of_the_written_texts(outcome):
         assert outcome.metrics[f"{split}/exact_match"] == pytest.approx(np.mean(expected))
         # Greedy decoding writes the true text where each true token is the likeliest one after those before it.
         np.testing.assert_array_equal(stored["correct"], stored["right"] == stored["tokens"])
+    assert outcome.predictions["prediction"].tolist() == texts
     mistakes = json.loads((outcome.folder / "mistakes.json").read_text())
     wrong = {
         int(place): text for place, text, right in zip(stored["indices"], texts, expected, strict=True) if not right
@@ -301,6 +302,22 @@ def test_a_completion_is_written_after_its_prompt_alone(gpt2):
         np.testing.assert_array_equal(suited.writer(opened.model)(opened.variables, alone)["tokens"], expected.tokens)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"parameter_dtype": "bfloat16"}, {"frozen_dtype": "int8"}], ids=["parameters", "frozen"]
+)
+def test_answers_are_written_with_the_numbers_that_a_step_computes_with(table, t5, changes):
+    rounded = recipe(table, t5, tasks.TextToText(), tuning=tuning.Lora(rank=2), train=changes)
+    ready = prepare(rounded, open_data(rounded))
+    state = initial_state(ready.parts(0), ready.variables, 1, jax.random.key(0))
+    name = next(path for path in flatten(ready.pretrained.params) if "mlp" in path and path.endswith("/kernel"))
+    before, after = (
+        np.asarray(flatten(params)[name]) for params in (ready.pretrained.params, plain(ready, state.variables).params)
+    )
+    assert after.dtype == np.float32 and not np.array_equal(after, before)
+    step = np.abs(before).max() / 100
+    np.testing.assert_allclose(after, before, atol=step)
+
+
 @pytest.mark.slow
 def test_completions_are_written_after_their_prompts(table, gpt2, tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.report.available", lambda: False)
@@ -319,8 +336,9 @@ def test_completions_are_written_after_their_prompts(table, gpt2, tmp_path, monk
 
 
 def test_notes_name_long_texts_and_answers_that_are_all_the_same():
-    def notes(written, tokens, correct):
+    def notes(written, tokens, correct, right=0):
         arrays = {"written": packed(written), "tokens": np.array(tokens), "correct": np.array(correct)}
+        arrays["right"] = np.where(correct, tokens, right)
         return texts(tasks.TextToText(longest=8), {"test": Predictions(arrays, np.arange(len(written)))})
 
     assert notes(["a", "b"], [8, 2], [True, False]) == []
@@ -329,6 +347,8 @@ def test_notes_name_long_texts_and_answers_that_are_all_the_same():
     (same,) = notes(["a b", "a b"], [2, 2], [True, False])
     assert "'a b'" in same and "2 test" in same
     assert notes(["a", "a"], [2, 2], [True, True]) == []
+    (changed,) = notes(["a", "b"], [2, 2], [True, False], right=2)
+    assert "1 of 2" in changed and "tokenizer" in changed and "data.tokens" in changed
 
 
 def test_a_prompt_ends_before_the_first_counted_token():

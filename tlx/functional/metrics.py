@@ -31,7 +31,7 @@ class Metric(NamedTuple):
         words: its name on a page.
         main: whether it is measured at every validation, and shown in progress lines, curves and the table of a study.
             Other metrics are measured at the end of a run, and wherever a rule or a search names them. A metric of
-            written texts is measured at those validations that write (see `tasks.WritingTask`).
+            written texts is measured at those validations that write (see `tasks.writing.WritingTask`).
     """
 
     better: Literal["max", "min"]

@@ -27,18 +27,25 @@ def constant(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
 
 
 def texts(task: Task, outcomes: Mapping[str, Predictions]) -> list[str]:
-    """Return a note for each split with true texts that are longer than every written answer may be, and for each where
-    the model writes one text for all examples although the true texts differ."""
+    """Return a note for each split with true texts that are longer than every written answer may be, or that are not
+    the texts of their tokens, and for each where the model writes one text for all examples although the true texts
+    differ."""
     notes = []
     for split, predictions in outcomes.items():
         scores = predictions.scores
         if WRITTEN not in scores or len(predictions) < 2:
             continue
-        longest = getattr(task, "longest", None)
-        if longest is not None and (longer := int((scores["tokens"] > longest).sum())):
+        longest, likeliest = getattr(task, "longest", math.inf), scores["right"] == scores["tokens"]
+        longer = scores["tokens"] > longest
+        if longer.any():
             notes.append(
-                f"{longer:,} of {len(predictions):,} true texts of the {split} split have more than {longest} tokens, "
-                "where an answer ends (task.longest)"
+                f"{longer.sum():,} of {len(predictions):,} true texts of the {split} split have more than {longest} "
+                "tokens, where an answer ends (task.longest)"
+            )
+        if getattr(task, "beams", 1) == 1 and (other := int((likeliest & ~longer & ~scores["correct"]).sum())):
+            notes.append(
+                f"{other:,} of {len(predictions):,} answers of the {split} split have the tokens of the true text, and "
+                "not its characters: the tokenizer changes some, such as upper case, or data.tokens cuts the text"
             )
         if (scores[WRITTEN] == scores[WRITTEN][0]).all() and not scores["correct"].all():
             text = unpacked(scores[WRITTEN][:1])[0]

@@ -1,4 +1,4 @@
-"""Write the answers of a split token by token, for the metrics that compare texts (see `tasks.WritingTask`).
+"""Write the answers of a split token by token, for the metrics that compare texts (see `tasks.writing.WritingTask`).
 
 Each batch has the shape that scoring it has, so a program is compiled once for each of these shapes.
 """
