@@ -88,7 +88,7 @@ $(VENV)/.networks: requirements/networks.txt | $(BIN)/python
 # Write the newest package versions for this interpreter to requirements/. Run it with Python 3.11, and with 3.12 or later.
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet '.[report,study,search,energy,classical,audio]'
+	build/lock/bin/python -m pip install --quiet '.[report,study,search,energy,classical,audio,text]'
 	build/lock/bin/python -m pip freeze --exclude tlx > requirements/$(LOCK).txt
 
 clean:

@@ -80,6 +80,8 @@ BORDERS = {
     "ray": ("study/clusters/ray_tasks.py",),
     "submitit": ("study/clusters/slurm_jobs.py",),
     "soundfile": ("processors/sounds.py",),
+    "sacrebleu": ("functional/texts.py",),
+    "rouge_score": ("functional/texts.py",),
     "torch": (),
     "tensorflow": (),
 }  # fmt: skip

@@ -26,6 +26,17 @@ def test_a_replicated_array_is_complete_on_every_device():
     assert [shard.data.shape for shard in placed.addressable_shards] == [(3, 2)] * 8
 
 
+def test_rows_lie_beside_parameters():
+    mesh, rows = sharding.make_mesh(mesh=sharding.Mesh(data=4, tensor=2)), np.arange(16).reshape(8, 2)
+    params = {"kernel": jax.device_put(np.ones((3, 2), np.float32), sharding.replicated(mesh))}
+    for count, cut in ((8, [(2, 2)] * 8), (5, [(5, 2)] * 8)):
+        placed = sharding.beside(params, rows[:count])
+        assert [shard.data.shape for shard in placed.addressable_shards] == cut
+        np.testing.assert_array_equal(sharding.on_host(placed), rows[:count])
+    for alone in (np.ones(2), jax.device_put(np.ones(2), jax.devices()[3])):
+        assert sharding.beside({"kernel": alone}, rows) is rows
+
+
 def test_fewer_devices_may_be_named():
     mesh = sharding.make_mesh(jax.devices()[:2])
     assert mesh.devices.size == 2

@@ -270,6 +270,26 @@ def gather_rows(mesh: DeviceMesh, rows: Tree) -> Tree:
     return jax.device_get(everywhere(mesh)(place_batch(mesh, rows)))
 
 
+def beside(params: Tree, rows: Any) -> Any:
+    """Return host arrays [B, ...], the same in every process, on the devices of some parameters: cut by rows where the
+    devices can share B rows evenly, else whole. Beside parameters on one device the arrays are unchanged."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    # A mesh of `pmap` has other axes.
+    if not isinstance(where, NamedSharding) or where.mesh.size == 1 or not {*ROWS} <= {*where.mesh.axis_names}:
+        return rows
+    mesh: Any = where.mesh
+    even = all(len(array) % rows_of(mesh) == 0 for array in jax.tree.leaves(rows))
+    place = by_example(mesh) if even else replicated(mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_callback(array.shape, place, array.__getitem__), rows)
+
+
+def on_host(arrays: Any) -> Any:
+    """Return arrays on the host of every process, also those of which other processes hold a part."""
+    return jax.tree.map(
+        lambda array: np.asarray(everywhere(array.sharding.mesh)(array) if is_elsewhere(array) else array), arrays
+    )
+
+
 @cache
 def everywhere(mesh: DeviceMesh) -> Any:
     """Return the program that copies the arrays of a batch to every device."""

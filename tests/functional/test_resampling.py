@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tlx.functional import agreement, ranking, regression, resampling
+from tlx.functional import agreement, ranking, regression, resampling, texts
 from tlx.functional.metrics import STANDARD, VALUES
 from tlx.functional.scores import scores_of
 
@@ -31,6 +31,9 @@ def numbers(outputs):
 
 
 WORDS = {"tokens": RANDOM.integers(1, 9, N), "right": RANDOM.integers(0, 2, N), "loss": RANDOM.random(N)}
+LENGTHS = RANDOM.integers(0, 9, (N, 2))
+ORDERS = np.maximum(LENGTHS[:, :1] - np.arange(4), 0)
+TEXTS = {"bleu_matches": RANDOM.integers(0, ORDERS + 1), "bleu_totals": ORDERS, "bleu_lengths": LENGTHS}
 OF_CLASSES = (
     agreement.macro_f1, agreement.weighted_f1, agreement.balanced_accuracy, agreement.matthews, agreement.kappa,
     agreement.quadratic_kappa, ranking.auroc, ranking.average_precision,
@@ -41,6 +44,7 @@ CASES = [
     *((value, several_labels()) for value in (ranking.auroc, ranking.average_precision)),
     *((value, several_labels()) for value in (agreement.micro_f1, agreement.class_f1)),
     *((value, WORDS) for value in (agreement.token_accuracy, agreement.token_loss, agreement.perplexity)),
+    (texts.bleu, TEXTS),
     *((value, numbers(outputs)) for value in OF_NUMBERS for outputs in (1, 3)),
 ]
 

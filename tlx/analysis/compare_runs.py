@@ -17,6 +17,7 @@ import numpy as np
 from tlx import config
 from tlx.functional import significance
 from tlx.functional.metrics import Metric, find_metric, of_scores
+from tlx.functional.texts import WRITTEN
 from tlx.records import run_directory, studies
 from tlx.records.members import read_measured
 from tlx.records.run_directory import RECIPE, Predictions
@@ -333,8 +334,8 @@ def resampled(other: Predictions, base: Predictions, metric: Metric, *, paired: 
 
 
 def arrays_of(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Return the scores without the logits, which no metric reads."""
-    return {name: array for name, array in predictions.scores.items() if name != "logits"}
+    """Return the scores without the logits and the written texts, which no metric reads."""
+    return {name: array for name, array in predictions.scores.items() if name not in ("logits", WRITTEN)}
 
 
 def finite(value: float) -> float | None:

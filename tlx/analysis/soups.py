@@ -238,7 +238,7 @@ def write(target: Path, opened: Reopened, variables: Variables, meter: Meter, su
     the blend.
     """
     splits = ("validation",) if opened.splits.untested else ("validation", "test")
-    outcomes = {split: meter(variables, split) for split in splits}
+    outcomes = {split: meter.with_answers(variables, split) for split in splits}
     task = meter.task.calibrated(outcomes["validation"].scores)
     metrics = {
         f"{split}/{name}": value

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tlx.functional import agreement, calibration, ranking, regression
+from tlx.functional import agreement, calibration, ranking, regression, texts
 from tlx.functional.scores import TOP, Scores
 from tlx.trees import Json
 
@@ -30,7 +30,8 @@ class Metric(NamedTuple):
         points: whether pages show the metric in percent.
         words: its name on a page.
         main: whether it is measured at every validation, and shown in progress lines, curves and the table of a study.
-            Other metrics are measured at the end of a run, and wherever a rule or a search names them.
+            Other metrics are measured at the end of a run, and wherever a rule or a search names them. A metric of
+            written texts is measured at those validations that write (see `tasks.writing.WritingTask`).
     """
 
     better: Literal["max", "min"]
@@ -118,7 +119,7 @@ VALUES: dict[str, Value] = {
         agreement.token_loss, agreement.perplexity, agreement.entity_f1, agreement.entity_macro_f1,
         agreement.entity_precision, agreement.entity_recall, calibration.calibration_error,
         calibration.calibrated_error, ranking.auroc, ranking.average_precision, regression.rmse, regression.r_squared,
-        regression.pearson, regression.spearman,
+        regression.pearson, regression.spearman, texts.bleu,
     )
 }  # fmt: skip
 # The metrics of tlx by name, because runs of early versions do not declare theirs.
@@ -135,6 +136,11 @@ STANDARD: dict[str, Metric] = {
     "entity_macro_f1": share_metric(agreement.entity_macro_f1, "macro F1 of entities", main=False),
     "answer_f1": share_metric(mean_of="f1", words="F1 of answers"),
     "exact_match": share_metric(mean_of="correct", words="exact match"),
+    "bleu": Metric("max", 0.0, 100.0, value=texts.bleu, words="BLEU"),
+    "rouge1": share_metric(mean_of="rouge1", words="ROUGE-1"),
+    "rouge2": share_metric(mean_of="rouge2", words="ROUGE-2"),
+    "rougeL": share_metric(mean_of="rougeL", words="ROUGE-L"),
+    "rougeLsum": share_metric(mean_of="rougeLsum", words="ROUGE-Lsum"),
     # Resampling inflates it.
     "ece": Metric("min", 0.0, 1.0, value=calibration.calibration_error, interval=False,
                   words="calibration error (ECE)"),

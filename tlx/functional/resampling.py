@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlx.functional import agreement, ranking, regression
+from tlx.functional import agreement, ranking, regression, texts
 from tlx.functional.agreement import ClassCounts
 from tlx.functional.metrics import Value
 from tlx.functional.scores import Scores, one_against_rest
@@ -354,6 +354,7 @@ PLANS: dict[Value, Callable[[Scores], ResamplingPlan]] = {
     agreement.token_accuracy: sums(agreement.token_accuracy, "right", "tokens"),
     agreement.token_loss: sums(agreement.token_loss, "loss", "tokens"),
     agreement.perplexity: sums(agreement.perplexity, "loss", "tokens"),
+    texts.bleu: sums(texts.bleu, "bleu_matches", "bleu_totals", "bleu_lengths"),
     agreement.macro_f1: counted(agreement.mean_f1),
     agreement.weighted_f1: counted(agreement.weighted_f1_of),
     agreement.balanced_accuracy: counted(agreement.balanced_accuracy_of),

@@ -25,6 +25,8 @@ from tlx.types import Array, ArrayMap, Model, Variables
 # The first stage of the decoder of a model that has an encoder, too.
 DECODER = "decoder_stem"
 BEGINNINGS = ("decoder_input_ids", "decoder_attention_mask")
+# The texts of a batch are as long as a multiple of this number of tokens.
+WIDTH = 16
 
 
 class Decoding(NamedTuple):
@@ -163,11 +165,12 @@ def stopped(stop: tuple[tuple[int, ...], ...], tokens: Array, end: Array) -> Arr
     return ends
 
 
-def read_texts(config: Architecture, inputs: ArrayMap) -> tuple[np.ndarray, np.ndarray]:
+def read_texts(config: Architecture, inputs: ArrayMap, room: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and mask [B, T] of the texts, checked.
 
-    For a model of one stack all padding is on the left, and as little as possible. An encoder reads the texts as they
-    are, because its positions may count padding.
+    For a model of one stack all padding is on the left, up to a multiple of `WIDTH` tokens, so that few lengths are
+    compiled; up to the longest text where no more than `room` tokens fit. An encoder reads the texts as they are,
+    because its positions may count padding.
 
     Raises ValueError for inputs that are no texts, and for a text without tokens.
     """
@@ -189,7 +192,10 @@ def read_texts(config: Architecture, inputs: ArrayMap) -> tuple[np.ndarray, np.n
         raise ValueError(f"text {empty[0]} has no token; begin it with one, such as the first token of every text")
     if config.first_word() is not None:
         return np.where(mask > 0, ids, 0).astype(np.int32), (mask > 0).astype(np.int32)
-    width = max(map(len, rows))
+    longest = max(map(len, rows))
+    width = min(ids.shape[1], -(-longest // WIDTH) * WIDTH)
+    if room is not None and width > room:
+        width = longest
     left = [np.pad(row, (width - len(row), 0)) for row in rows]
     seen = [np.arange(width) >= width - len(row) for row in rows]
     return np.stack(left).astype(np.int32), np.stack(seen).astype(np.int32)

@@ -19,6 +19,7 @@ from tlx.models.chain import prefix_length, prompt_length
 from tlx.models.decoding import Decoding, next_pass, prefill_program, read_texts, stopped
 from tlx.models.heads import Vocabulary
 from tlx.models.inputs import check_length, check_rows
+from tlx.sharding import beside, on_host
 from tlx.types import Array, ArrayMap, Key, Model, Variables
 
 
@@ -107,7 +108,7 @@ def generate(
     logits, state = prefilled(model, variables, inputs, longest, dtype)
     decode = decode_program(model.config, sampling)
     tokens, lengths = decode(variables, logits, state, jax.random.key(0) if key is None else key)
-    return Generated(np.asarray(tokens), np.asarray(lengths))
+    return Generated(*on_host((tokens, lengths)))
 
 
 def beam_search(
@@ -155,7 +156,7 @@ def beam_search(
     # The lengths that a text which goes on is judged by.
     hoped = np.full(longest, penalties[-1]) if early_stopping == "never" and length_penalty > 0 else penalties
     arrays = search_program(model.config, search)(variables, logits, state, *map(np.float32, (penalties, hoped)))
-    return Ranked(*map(np.asarray, arrays))
+    return Ranked(*on_host(arrays))
 
 
 def prefilled(model: Model, variables: Variables, inputs: ArrayMap, longest: int, dtype: str) -> tuple[Array, Decoding]:
@@ -164,13 +165,13 @@ def prefilled(model: Model, variables: Variables, inputs: ArrayMap, longest: int
     config = model.config
     if longest < 1:
         raise ValueError(f"longest is {longest}; expected 1 or more new tokens")
-    ids, mask = read_texts(config, inputs)
     room = config.longest_text()
+    ids, mask = read_texts(config, inputs, None if room is None else room - longest)
     if room is not None:
         # A decoder beside an encoder reads a first word and all new tokens but the last one.
         check_length(room, ids.shape[1] + (longest if config.first_word() is None else 0))
         check_length(room, longest)
-    return prefill_program(config, longest, dtype)(variables, ids, mask)
+    return prefill_program(config, longest, dtype)(variables, *beside(variables.params, (ids, mask)))
 
 
 def check_model(model: Model, variables: Variables) -> None:

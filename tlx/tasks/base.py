@@ -10,7 +10,7 @@ import numpy as np
 
 from tlx import config
 from tlx.files import class_names
-from tlx.functional.metrics import Metric, of_scores
+from tlx.functional.metrics import STANDARD, Metric, of_scores
 from tlx.functional.scores import Scores
 from tlx.models.heads import Head, Neck
 from tlx.trees import Example, Json, near_miss
@@ -29,6 +29,7 @@ class Task:
         metrics: The metrics that `summarise` returns; the first one is the primary metric. A value is a `Metric`, or
             "max" or "min" if nothing else is known.
         extra_metrics: The user's own metrics, which follow those of the task.
+        text_metrics: The metrics of answers that evaluation writes; empty where it writes none.
         class_weights: Weights of the classes; "balanced" until the training labels are known.
         exclusive: Whether every example has exactly one of the classes of the logits [B, C]. Criteria without target
             labels and most terms of domain adaptation need such a task.
@@ -52,6 +53,7 @@ class Task:
     separator: ClassVar[str] = ";"
     names: Any = ()
     extra_metrics: Any = ()
+    text_metrics: Any = ()
     class_weights: Any = ()
     kept: ClassVar[tuple[str, ...]] = ()
 
@@ -210,9 +212,10 @@ class Task:
         output * deviation + mean. None where the outputs have these units."""
         return None
 
-    def writer(self, model: Model) -> Callable[[Variables, ArrayMap], Mapping[str, Any]] | None:
+    def writer(self, model: Model, dtype: str = "float32") -> Callable[[Variables, ArrayMap], Mapping[str, Any]] | None:
         """Return a function of the variables and the inputs that writes answers token by token, whose outputs `answers`
-        reads; None where the outputs of one pass are the answer."""
+        reads; None where the outputs of one pass are the answer. Evaluation passes the label arrays beside the inputs.
+        `dtype` is that of the activations."""
         return None
 
     @classmethod
@@ -307,9 +310,11 @@ class Task:
 
     @property
     def measures(self) -> dict[str, Metric]:
-        """Return the declarations of the metrics that are measured: those of `metrics` that apply, then the user's."""
+        """Return the declarations of the metrics that are measured: those of `metrics` that apply, those of written
+        texts, then the user's."""
         declared = ((name, metric) for name, metric in self.metrics.items() if self.applies(name))
         measures = {name: metric if isinstance(metric, Metric) else Metric(metric) for name, metric in declared}
+        measures |= {name: STANDARD[name] for name in self.text_metrics if name not in measures}
         return measures | {extra.name: extra.metric for extra in self.extra_metrics}
 
     def metric(self, name: str) -> Metric:

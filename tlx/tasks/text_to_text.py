@@ -12,13 +12,14 @@ import numpy as np
 
 from tlx.functional.agreement import token_accuracy, token_loss
 from tlx.functional.losses import IGNORED
-from tlx.functional.metrics import Metric, share_metric
+from tlx.functional.metrics import STANDARD, Metric, share_metric
 from tlx.models.generation import generate
 from tlx.models.t5 import shift_right
-from tlx.tasks.base import Batch, Outputs, check_names
+from tlx.tasks.base import Batch, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra
 from tlx.tasks.language import LanguageTask, words_of, written_tokens
+from tlx.tasks.writing import TEXT_METRICS, TextMetric, WritingTask
 from tlx.trees import Example
 from tlx.types import Array, ArrayMap, Column, Key, Model, Variables
 
@@ -72,13 +73,14 @@ class Decoded(LanguageTask):
         """Return what the decoder reads to write `label` [B, S]."""
         return {"label": label, "decoder_input_ids": shift_right(label, self.start or 0, self.pad or 0)}
 
-    def writer(self, model: Model) -> Callable[[Variables, ArrayMap], Mapping[str, Any]]:
+    def writer(self, model: Model, dtype: str = "float32") -> Callable[[Variables, ArrayMap], Mapping[str, Any]]:
         """Return a function that writes an answer to each text."""
+        settings: Any = {"longest": self.longest, "beams": self.beams, "dtype": dtype}
+        settings["stop"] = () if self.end is None else (self.end,)
 
         def written(variables: Variables, inputs: ArrayMap) -> Mapping[str, Any]:
             read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            stop = () if self.end is None else (self.end,)
-            return generate(model, variables, read, longest=self.longest, beams=self.beams, stop=stop)._asdict()
+            return generate(model, variables, read, **settings)._asdict()
 
         return written
 
@@ -93,29 +95,33 @@ class Decoded(LanguageTask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextToText(Decoded):
+class TextToText(WritingTask, Decoded):
     """Write a text for each text: a translation, a summary, or the name of a class.
 
     The label is a text (`label_kind="text"` of the source), or a class, of which the name is written. Training shows
-    the decoder the true tokens before each one (teacher forcing). An answer is an exact match if each of its tokens is
-    the likeliest one after the true ones, which is when greedy decoding writes just this answer.
+    the decoder the true tokens before each one (teacher forcing). Evaluation writes each answer at the end of a run and
+    compares it with the true text; validations during training do not write (see `WritingTask`).
 
     Attributes:
         names: The names of the classes; empty for texts.
+        text_metrics: The metrics of the written texts, see `WritingTask`; empty: evaluation writes no answer.
         longest, beams, end, start, pad, extra_metrics: See `Decoded`.
     """
 
     names: tuple[str, ...] = ()
+    text_metrics: tuple[TextMetric, ...] = ("exact_match",)
 
     written: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "exact_match": share_metric(mean_of="correct", words="exact match"),
+        "exact_match": STANDARD["exact_match"],
         "accuracy": share_metric(token_accuracy, "accuracy of a token"),
         "loss": Metric("min", 0.0, value=token_loss, words="cross-entropy of a token"),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Decoded.__post_init__(self)
+        check_extra(self.extra_metrics, {*self.metrics, *TEXT_METRICS})
         check_names(self.names)
 
     def resolve(self, columns: Mapping[str, Column]) -> Self:
@@ -141,10 +147,6 @@ class TextToText(Decoded):
     def transform(self, batch: Batch, key: Key) -> Batch:
         """Return the batch with what the decoder reads."""
         return {**batch, **self.decoder_inputs(jnp.asarray(batch["label"]))}
-
-    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        scores = super().score(outputs, batch)
-        return scores | {"correct": scores["right"] == scores["tokens"]}
 
     def label_kind(self) -> str:
         return "class" if self.names else "text"

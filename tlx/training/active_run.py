@@ -33,6 +33,7 @@ from tlx.training.patience import Patience
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.state import TrainState, memories
 from tlx.training.tuning_checks import check_shares
+from tlx.training.writing import followed
 from tlx.trees import Tree, flatten, nest
 from tlx.types import ArrayMap, Setting, Variables
 
@@ -228,14 +229,6 @@ class ActiveRun:
             f"{learning[largest]!r} (norm {leaves[largest]:g})"
         )
 
-    @property
-    def followed(self) -> list[str]:
-        """Return the metrics that are measured at every validation: the main ones, the primary one, and the one that
-        `select` names."""
-        task = self.ready.task
-        always = (task.primary, selection.metric_of(self.recipe.train.select))
-        return [name for name, metric in task.measures.items() if metric.main or name in always]
-
     def measured(self, step: int, outcome: Predictions, outputs: Outputs, rate: float) -> dict[str, float]:
         """Record and keep the followed metrics of the validation split, and the recipe's criteria.
 
@@ -248,7 +241,9 @@ class ActiveRun:
                 f"learning rate is {rate:g}: lower optim.lr, or bound the gradient with optim.clip"
             )
         self.outcomes["validation"] = outcome
-        metrics = self.validated = outcome.metrics(self.ready.task, self.followed)
+        task = self.ready.task
+        names = followed(task, selection.metric_of(self.recipe.train.select), outcome.scores)
+        metrics = self.validated = outcome.metrics(task, names)
         self.criteria = selection.measure(self.recipe.train.measured, outputs)
         shown = metrics | primary_by_member(metrics, outcome, self.ready.task, self.splits.validation.members)
         self.records.write(step, {f"validation/{name}": value for name, value in shown.items()})

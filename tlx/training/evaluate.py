@@ -14,6 +14,7 @@ from tlx.data import Examples, evaluation_batches, inputs_of
 from tlx.data.examples import Light
 from tlx.data.pipeline import TRUTH
 from tlx.functional.selection import OutputRows, Outputs
+from tlx.functional.texts import WRITTEN
 from tlx.processors.previews import data_uri
 from tlx.processors.sounds import draw_sound
 from tlx.records.members import with_members
@@ -25,11 +26,10 @@ from tlx.training.shares import shared
 from tlx.training.state import TrainState
 from tlx.training.step import FINITE
 from tlx.training.vectorize import Engine
+from tlx.training.writing import Advance, answers_of_runs, writes
 from tlx.types import ArrayMap, Variables
 
 Read = Callable[[ArrayMap], dict[str, Any]]
-# Called with the number of examples of a batch when they are evaluated.
-Advance = Callable[[int], None]
 
 
 def uncounted(examples: int) -> None:
@@ -43,6 +43,7 @@ def evaluate(
     readers: Sequence[Any],
     ready: Prepared,
     advance: Advance = uncounted,
+    write: bool = False,
 ) -> list[Predictions]:
     """Score every example of a split once, under the variables of each run in `state`.
 
@@ -52,23 +53,25 @@ def evaluate(
         examples: The split.
         readers: One reader for all runs (a processor or the table of a feature cache), or a table for each run.
         ready: The prepared recipe of the first run.
-        advance: See `Advance`.
+        advance: See `Advance`; where answers are written, it counts each example again for each run.
+        write: Whether to write answers too, where the task compares texts (see `training.writing`).
 
     Returns:
         The predictions of each run.
     """
     scores = measured(engine, state, examples, readers, ready, scored, advance)
     indices, finite = scores.pop("index"), scores.pop(FINITE, None)
+    by_run = [{name: array[:, n] for name, array in scores.items()} for n in range(engine.runs)]
+    if write and writes(ready.task, ready.model, ready.variables.params):
+        for of_run, texts in zip(by_run, answers_of_runs(engine, state, examples, ready, advance), strict=True):
+            of_run[WRITTEN] = texts
     return [
         Predictions(
-            with_members(
-                ready.task.graded({name: array[:, n] for name, array in scores.items()}, Light(examples)),
-                examples.members,
-            ),
+            with_members(ready.task.graded(of_run, Light(examples)), examples.members),
             indices,
             finite is None or bool(finite[:, n].all()),
         )
-        for n in range(engine.runs)
+        for n, of_run in enumerate(by_run)
     ]
 
 

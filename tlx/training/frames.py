@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlx.data import Examples
+from tlx.functional.texts import WRITTEN, unpacked
 from tlx.processors.columns import HEAVY, inputs
 from tlx.records.log import read_metrics
 from tlx.records.run_directory import read_predictions
@@ -49,8 +50,8 @@ def predictions(run: "Run") -> Any:
     """Return the examples of the test split with the answers of a run; of the validation split where there is none.
 
     The columns are the texts of the examples, `label`, `prediction`, and, where the task has them, `probability` (that
-    of the prediction), `correct` and `loss`. The index is the position of the example in the split. Texts are left out,
-    with a warning, where the data are gone or have changed.
+    of the prediction), `correct` and `loss`. A written text is a `prediction`. The index is the position of the example
+    in the split. Texts are left out, with a warning, where the data are gone or have changed.
 
     Raises:
         FileNotFoundError: The run kept no predictions.
@@ -66,6 +67,8 @@ def predictions(run: "Run") -> Any:
     for name, array in (("label", scores.get("label")), ("prediction", scores.get("prediction"))):
         if array is not None:
             columns[name] = named(array, names)
+    if WRITTEN in scores:
+        columns["prediction"] = unpacked(scores[WRITTEN])
     confidence = "calibrated_confidence" if "calibrated_confidence" in scores else "confidence"
     for title, name in (("probability", confidence), ("correct", "correct"), ("loss", "loss")):
         if name in scores and scores[name].ndim == 1:

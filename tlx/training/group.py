@@ -31,6 +31,7 @@ from tlx.training.profile import StepTrace
 from tlx.training.reading_together import raise_first
 from tlx.training.results import line, start_message
 from tlx.training.votes import Votes, Wish
+from tlx.training.writing import is_written, rounds, writes_now
 
 if TYPE_CHECKING:
     from tlx.training.loop import How
@@ -188,10 +189,12 @@ class RunGroup:
             engine, continues = self.phase.engine, True
             evaluated = engine.answer(self.state)
             readers = {name: one_of(by_run) for name, by_run in self.phase.readers.items()}
-            validation, aside, ready = self.splits.validation, self.splits.aside, self.runs[0].ready
-            with self.progress.doing("validating", len(validation) + sum(map(len, aside.values()))):
+            validation, aside, ready = self.splits.validation, self.splits.aside, self.first.ready
+            write = writes_now(ready, judged=self.how.judge is not None)
+            total = len(validation) * (rounds(ready, len(self.runs)) if write else 1)
+            with self.progress.doing("validating", total + sum(map(len, aside.values()))):
                 advance = self.progress.advance
-                outcomes = evaluate(engine, evaluated, validation, readers["validation"], ready, advance)
+                outcomes = evaluate(engine, evaluated, validation, readers["validation"], ready, advance, write)
                 criteria_inputs = look(engine, evaluated, aside, readers, ready, advance)
             for n, run in enumerate(self.runs):
                 if run.active:
@@ -314,10 +317,13 @@ class RunGroup:
             parts = zip(self.runs, states, self.phase.parts, strict=True)
             self.chosen = [best_state(run, state, of_run, self.step) for run, state, of_run in parts]
             # A run that continues at its last step has measured nothing yet.
-            measured = all("validation" in run.outcomes for run in self.runs if run.failed is None)
+            outcomes = [run.outcomes for run in self.runs if run.failed is None]
+            measured = all("validation" in of_run for of_run in outcomes)
             if not measured or any(step != self.step for _, step in self.chosen):
                 evaluated = engine.place([state for state, _ in self.chosen])
                 self.evaluate("validation", evaluated, "validating the chosen checkpoint")
+            elif not all(is_written(self.first.ready, of_run["validation"].scores) for of_run in outcomes):
+                self.evaluate("validation", evaluated, "writing the answers of the validation split")
         self.evaluated = evaluated
 
     def evaluate_test(self) -> None:
@@ -328,10 +334,10 @@ class RunGroup:
 
     def evaluate(self, split: str, states: Any, words: str) -> None:
         """Measure a split for every run, once for the result; `words` say so."""
-        phase = self.phase
+        phase, ready = self.phase, self.first.ready
         examples, readers = self.splits.by_name[split], one_of(phase.readers[split])
-        with self.progress.doing(words, len(examples)):
-            outcomes = evaluate(phase.engine, states, examples, readers, self.runs[0].ready, self.progress.advance)
+        with self.progress.doing(words, len(examples) * rounds(ready, len(self.runs))):
+            outcomes = evaluate(phase.engine, states, examples, readers, ready, self.progress.advance, write=True)
         for run, outcome in zip(self.runs, outcomes, strict=True):
             run.outcomes[split] = outcome
 

@@ -20,6 +20,7 @@ from tlx.partition import Partition
 from tlx.processors.columns import LABEL
 from tlx.recipe import Recipe, check_select
 from tlx.tasks import Task
+from tlx.tasks.writing import check_writing
 from tlx.training import precision
 from tlx.training.precision import Precision, fixed_kernels, looked_up, on_grid
 from tlx.training.pretrained import drawn, fitted, notes_on, pretrained_model, redrawn, same_weights
@@ -291,7 +292,7 @@ def check_fit(
     preview = objectives.Preview(model, shapes, task, streams, new_paths(recipe, model, manifest), references)
     objectives.check_terms(terms, preview)
     objectives.check_frozen_head(terms, model, trainable, streams)
-    notes = tuple(note for term in terms for note in term.notes(preview))
+    notes = tuple(note for term in terms for note in term.notes(preview)) + check_writing(task, model, shapes)
     return notes, objectives.structures(references)
 
 

@@ -1,5 +1,6 @@
 """Reopen a finished run: its initial weights, its final weights, its data."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,17 +9,21 @@ import numpy as np
 
 from tlx import config, models
 from tlx.data import Examples, Splits, evaluation_batches
+from tlx.data.examples import Light
 from tlx.files import run_files, user_code
 from tlx.files.class_names import Classes
 from tlx.files.documents import digests, holds_file
+from tlx.functional.texts import WRITTEN
 from tlx.recipe import OWN, Recipe, classes
 from tlx.records import migrations, run_directory
 from tlx.records.run_directory import Predictions
 from tlx.tasks import parted
 from tlx.tasks.classes import format_names
+from tlx.tasks.writing import writes
 from tlx.training.evaluate import passes, scored
 from tlx.training.prepare import Prepared, open_data, prepare
 from tlx.training.results import save_model, write_tables
+from tlx.training.writing import written
 from tlx.trees import Json, flatten, nest
 from tlx.types import ArrayMap, Variables
 from tlx.weights import Pretrained, check_trained, load_pretrained
@@ -267,9 +272,22 @@ class Meter:
         self.score = score
 
     def __call__(self, variables: Variables, split: str) -> Predictions:
-        """Return the predictions on the split of that name."""
+        """Return the predictions on the split of that name, without written answers."""
+        examples = getattr(self.splits, split)
         if split not in self.batches:
-            self.batches[split] = batches_of(self.opened, getattr(self.splits, split))
+            self.batches[split] = batches_of(self.opened, examples)
         placed = jax.device_put(variables)
         scores = passes(self.batches[split], lambda batch: self.score(placed, batch), scored)
-        return Predictions(scores, scores.pop("index"))
+        indices = scores.pop("index")
+        return Predictions(dict(self.task.graded(scores, Light(examples))), indices)
+
+    def with_answers(self, variables: Variables, split: str) -> Predictions:
+        """Return the predictions on the split, with the answers that the task writes."""
+        outcome, ready, task = self(variables, split), self.opened.ready, self.task
+        if not writes(task, ready.model, variables.params):
+            return outcome
+        writer = task.writer(ready.model, ready.recipe.train.dtype)
+        assert writer is not None
+        texts = written(task, partial(writer, jax.device_put(variables)), self.batches[split], ready.processor)
+        scores = task.graded(outcome.scores | {WRITTEN: texts}, Light(getattr(self.splits, split)))
+        return Predictions(dict(scores), outcome.indices)

@@ -29,7 +29,7 @@ from tlx.tasks import Task
 from tlx.training import describe
 from tlx.training.active_run import ActiveRun, phase_spans
 from tlx.training.evaluate import answering, mistakes
-from tlx.training.outcome_notes import constant, undefined
+from tlx.training.outcome_notes import constant, texts, undefined
 from tlx.training.patience import rate_share, schedule_of
 from tlx.training.precision import in_fewer_bits, unrounded
 from tlx.training.prepare import Prepared
@@ -115,6 +115,7 @@ def result_of(arm: ActiveRun, finish: Mapping[str, Any]) -> dict[str, Any]:
             *longer(arm, shorter),
             *early(arm),
             *constant(ready.task, outcomes),
+            *texts(ready.task, outcomes),
             *undefined(metrics),
         ],
         "energy": finish["energy"],

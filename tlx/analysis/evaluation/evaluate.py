@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tlx.data.examples import Examples, Light
 from tlx.files.documents import holds_file, read_json
 from tlx.files.durable import guarded, write_whole
 from tlx.files.locks import writing
+from tlx.functional.texts import WRITTEN
 from tlx.predict.forward import Predictor
 from tlx.predict.opening import OpenedModel, open_model
 from tlx.processors.columns import LABEL
@@ -30,9 +32,11 @@ from tlx.records.log import write_json
 from tlx.records.members import with_members
 from tlx.records.run_directory import RECIPE, RESULT, Predictions, environment, read
 from tlx.tasks import Task, parted
+from tlx.tasks.writing import check_writing, writes
 from tlx.training.evaluate import mistakes as worst_mistakes
 from tlx.training.evaluate import passes, scored
 from tlx.training.loop import Run
+from tlx.training.writing import written
 from tlx.trees import Json, finite
 from tlx.types import ArrayMap, Variables
 
@@ -166,7 +170,8 @@ def evaluate(
 
 
 def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
-    """Return the scores of every example, with the batches and the precision of the run."""
+    """Return the scores of every example, with the batches and the precision of the run. Raises ImportError where the
+    package of a metric is missing."""
     task, chain, settings = model.task, model.pretrained.model, run_settings(model)
 
     @jax.jit
@@ -178,7 +183,10 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
     batches = evaluation_batches(
         examples, model.processor, batch=settings["batch"], buckets=model.lengths, targets=task
     )
-    scores = passes(counted(batches, len(examples), say), lambda batch: score(placed, batch), scored)
+    write = writes(task, chain, placed.params)
+    check_writing(task, chain, placed.params)
+    total = len(examples) * (2 if write else 1)
+    scores = passes(counted(batches, total, say), lambda batch: score(placed, batch), scored)
     indices = scores.pop("index")
     for name in CHECKED & scores.keys():
         array = scores[name]
@@ -188,7 +196,21 @@ def scores_of(model: OpenedModel, examples: Examples, say: Say) -> Predictions:
                 f"{examples.place(int(examples.rows[row]))}: the score {name!r} of the model is not finite; check this "
                 f"row, or the weights of {model.source}"
             )
+    if write:
+        scores[WRITTEN] = answers_of(model, placed, examples, say)
     return Predictions(with_members(task.graded(scores, Light(examples)), examples.members), indices)
+
+
+def answers_of(model: OpenedModel, variables: Variables, examples: Examples, say: Say) -> np.ndarray:
+    """Return the written answers to all examples, as `functional.texts.packed` stores them."""
+    task, settings = model.task, run_settings(model)
+    write = task.writer(model.pretrained.model, settings["dtype"])
+    assert write is not None
+    batches = evaluation_batches(
+        examples, model.processor, batch=settings["batch"], buckets=model.lengths, targets=task
+    )
+    reading = counted(batches, 2 * len(examples), say, len(examples))
+    return written(task, partial(write, variables), reading, model.processor)
 
 
 def run_settings(model: OpenedModel) -> Json:
@@ -199,10 +221,9 @@ def run_settings(model: OpenedModel) -> Json:
     return {"dtype": train["dtype"], "batch": train["eval_batch"]}
 
 
-def counted(batches: Iterable[Any], total: int, say: Say) -> Iterable[Any]:
-    """Yield batches, and say how many examples are done."""
-    done = 0
-    say(0, total)
+def counted(batches: Iterable[Any], total: int, say: Say, done: int = 0) -> Iterable[Any]:
+    """Yield batches, and say how many examples are done; `done` were before."""
+    say(done, total)
     for batch in batches:
         yield batch
         done += int((batch["weight"] > 0).sum())
