@@ -4,6 +4,7 @@ Everything is computed on arrays of a fixed shape from a key for each text, so w
 the other texts of its batch nor on its padding. Shapes: B batch, T tokens, M hidden tokens, S tokens of the answer.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -232,3 +233,30 @@ def packed_texts(ids: Array, keep: Array, end: int, fill: int) -> Array:
 def mask_of(keep: Array) -> Array:
     """Return the attention mask of `packed_texts`."""
     return marked_mask(keep, jnp.zeros_like(keep), keep.shape[1])
+
+
+def behind_first(damage: Callable[[Array, Array], Denoised], ids: Array, mask: Array, first: int) -> Denoised:
+    """Return the texts that `damage(ids, mask)` makes of the tokens behind the token `first` of each text.
+
+    The model reads `first` before the damaged text, where the text began with it, and every answer begins with it. In
+    texts without it at their beginning, an answer that fills the row loses its last token.
+
+    Args:
+        damage: The damage.
+        ids: The tokens [B, T].
+        mask: 1 for a token, 0 for padding [B, T].
+        first: The token.
+    """
+    begins = ((ids[:, :1] == first) & (mask[:, :1] > 0)).astype(ids.dtype)
+    places = jnp.arange(ids.shape[1])
+    # The place that becomes free at the right is padding.
+    behind = jnp.minimum(places + begins, ids.shape[1] - 1)
+    rest = jnp.take_along_axis(mask, behind, 1) * (places + begins < ids.shape[1])
+    texts = damage(jnp.take_along_axis(ids, behind, 1), rest.astype(mask.dtype))
+    before = jnp.maximum(jnp.arange(texts.ids.shape[1]) - begins, 0)
+    at_first = (begins > 0) & (jnp.arange(texts.ids.shape[1]) == 0)
+    read = jnp.where(at_first, first, jnp.take_along_axis(texts.ids, before, 1))
+    seen = jnp.where(at_first, 1, jnp.take_along_axis(texts.mask, before, 1))
+    beginning = jnp.where((texts.labels != IGNORED).any(1, keepdims=True), first, IGNORED).astype(texts.labels.dtype)
+    labels = jnp.concatenate([beginning, texts.labels], axis=1)
+    return Denoised(read, seen, labels[:, : max(texts.labels.shape[1], ids.shape[1])])
