@@ -129,7 +129,7 @@ def record_states(model: Any, states: dict[str, Any]) -> None:
 
 
 def without_padding(leaves: dict[str, Any], words: bool) -> dict[str, np.ndarray]:
-    """Return gradients without that of the embedding of padding, of which torch keeps only the part of the last layer."""
+    """Return gradients without that of the embedding of padding: torch keeps only the part of the last layer."""
     path = "stem/words/embedding"
     table = np.array(leaves[path])
     table = np.delete(table, 1, 0) if words else np.concatenate([table[:1], 0 * table[:1], table[2:]])

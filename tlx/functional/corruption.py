@@ -247,16 +247,20 @@ def behind_first(damage: Callable[[Array, Array], Denoised], ids: Array, mask: A
         mask: 1 for a token, 0 for padding [B, T].
         first: The token.
     """
-    begins = ((ids[:, :1] == first) & (mask[:, :1] > 0)).astype(ids.dtype)
-    places = jnp.arange(ids.shape[1])
-    # The place that becomes free at the right is padding.
-    behind = jnp.minimum(places + begins, ids.shape[1] - 1)
-    rest = jnp.take_along_axis(mask, behind, 1) * (places + begins < ids.shape[1])
-    texts = damage(jnp.take_along_axis(ids, behind, 1), rest.astype(mask.dtype))
-    before = jnp.maximum(jnp.arange(texts.ids.shape[1]) - begins, 0)
-    at_first = (begins > 0) & (jnp.arange(texts.ids.shape[1]) == 0)
-    read = jnp.where(at_first, first, jnp.take_along_axis(texts.ids, before, 1))
-    seen = jnp.where(at_first, 1, jnp.take_along_axis(texts.mask, before, 1))
-    beginning = jnp.where((texts.labels != IGNORED).any(1, keepdims=True), first, IGNORED).astype(texts.labels.dtype)
+    begins = (ids[:, :1] == first) & (mask[:, :1] > 0)
+
+    def after(array: Array, value: int) -> Array:
+        """Return the rows behind `value` in the place of their last element."""
+        return jnp.concatenate([jnp.full_like(array[:, :1], value), array[:, :-1]], axis=1)
+
+    def behind(array: Array) -> Array:
+        """Return the rows without their first element, with 0, which the mask leaves out, at the end."""
+        return jnp.concatenate([array[:, 1:], jnp.zeros_like(array[:, :1])], axis=1)
+
+    texts = damage(jnp.where(begins, behind(ids), ids), jnp.where(begins, behind(mask), mask))
+    read = jnp.where(begins, after(texts.ids, first), texts.ids)
+    seen = jnp.where(begins, after(texts.mask, 1), texts.mask)
+    answered = (texts.labels != IGNORED).any(1, keepdims=True)
+    beginning = jnp.where(answered, first, IGNORED).astype(texts.labels.dtype)
     labels = jnp.concatenate([beginning, texts.labels], axis=1)
     return Denoised(read, seen, labels[:, : max(texts.labels.shape[1], ids.shape[1])])
