@@ -276,7 +276,7 @@ def test_everything_in_the_tables_is_tested():
     # the larger networks are those of the small network, Cnn, of Bert and of Vit.
     larger = {models.ResNet, models.BiT, models.ConvNeXt, models.Swin}
     larger |= {models.Vgg, models.AlexNet, models.DenseNet, models.InceptionV3}
-    larger |= {models.DebertaV2, models.MPNet, models.ModernBert, models.Albert, models.T5}
+    larger |= {models.DebertaV2, models.MPNet, models.ModernBert, models.Albert, models.T5, models.Bart}
     larger |= {models.Gpt2, models.Llama}
     larger |= {models.EfficientNet, models.MobileNetV2, models.MobileNetV3}
     assert {type(settings) for settings in MODELS.values()} == {*models.architectures()} - {models.Nnx} - larger

@@ -121,3 +121,28 @@ def test_a_cut_or_shuffled_text_has_the_tokens_of_the_text(change):
             assert read[:-1] + answer[:-1] == text and len(read) > 1
         else:
             assert answer[:-1] == text and sorted(read[:-1]) == sorted(text)
+
+
+def test_the_first_token_is_not_damaged_and_begins_every_answer():
+    first, begun = 4, np.arange(ROWS) % 2 == 0
+    ids = np.where(begun[:, None], np.insert(IDS, 0, first, 1)[:, :-1], IDS)
+    seen = np.where(begun[:, None], np.insert(SEEN, 0, 1, 1)[:, :-1], SEEN)
+    # A text that fills the row would lose its end.
+    full = LENGTHS == TOKENS
+    ids[full & begun], seen[full & begun] = IDS[full & begun], SEEN[full & begun]
+    begun &= ~full
+
+    def cut(ids, mask):
+        return corruption.cut_texts(KEYS, ids, mask, end=END, pad=0)
+
+    plain = corruption.Denoised(*map(np.asarray, jax.jit(cut)(IDS, SEEN)))
+    both = jax.jit(lambda ids, mask: corruption.behind_first(cut, ids, mask, first))(ids, seen)
+    actual = corruption.Denoised(*map(np.asarray, both))
+    np.testing.assert_array_equal(actual.ids[~begun], plain.ids[~begun])
+    np.testing.assert_array_equal(actual.mask[~begun], plain.mask[~begun])
+    assert (actual.ids[begun, 0] == first).all() and (actual.mask[begun, 0] == 1).all()
+    np.testing.assert_array_equal(actual.ids[begun, 1:], plain.ids[begun, :-1])
+    np.testing.assert_array_equal(actual.mask[begun, 1:], plain.mask[begun, :-1])
+    answered = (plain.labels != IGNORED).any(1)
+    np.testing.assert_array_equal(actual.labels[:, 0], np.where(answered, first, IGNORED))
+    np.testing.assert_array_equal(actual.labels[:, 1:], plain.labels[:, :-1])

@@ -21,6 +21,7 @@ CONFIGS = (
     models.Llama(vocabulary=50, key_heads=1, head_size=6, head_norm=True, window=4, local=(0, 2), **TINY),
     models.DebertaV2(vocabulary=50, positions=16, kernel=3, **TINY),
     models.T5(vocabulary=50, decoder_depth=4, **TINY),
+    models.Bart(family="mbart", vocabulary=50, positions=16, decoder_depth=4, decoder_heads=2, decoder_mlp=9, **TINY),
     models.Vit(size=8, patch=4, channels=1, **TINY),
     models.Cnn(size=8, widths=(4, 6), dense=None),
     models.Mlp(inputs=(8, 8, 1), widths=(7, 5)),

@@ -24,6 +24,7 @@ from tlx.models.taps import PLACES
 from tlx.processors import TextProcessor
 from tlx.training.prepare import open_data, prepare, training_batches
 from tlx.training.reopen import Meter, reopen
+from tlx.training.results import in_pieces
 from tlx.training.step import compile_step, initial_state
 from tlx.types import Column, Variables
 from tlx.weights import Manifest, Pretrained, save_pretrained
@@ -31,6 +32,7 @@ from tlx.weights import Manifest, Pretrained, save_pretrained
 WORDS = ["anna", "bonn", "sees", "the", "cat", "in", "a"]
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "an", "##na", "bo", "##nn", *WORDS[2:]]
 WHOLE = ["<pad>", "</s>", "<unk>", *WORDS, "yes", "no", *(f"<extra_id_{n}>" for n in range(9, -1, -1))]
+BEGUN = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, "yes", "no"]
 SIZES = {"width": 32, "depth": 2, "heads": 2, "mlp": 64, "dropout": 0.0}
 SETTINGS = {"optim": Optim(lr=3e-3), "train": Train(steps=40, batch=16, eval_batch=16, eval_every=40)}
 
@@ -86,6 +88,19 @@ def both(tmp_path_factory):
     raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     config = models.T5(vocabulary=len(WHOLE), decoder_depth=2, size=16, **SIZES)
     return saved(tmp_path_factory.mktemp("weights") / "t5", config, TextProcessor(raw, tokens=15, token_types=False))
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    """A BART that must begin every text with the token that begins the texts of its tokenizer."""
+    raw = Tokenizer(tokenizer_models.WordLevel({word: n for n, word in enumerate(BEGUN)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.add_special_tokens(BEGUN[:4])
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    sizes = SIZES | {"depth": 1, "decoder_depth": 1, "decoder_heads": 2, "decoder_mlp": 64, "positions": 64}
+    config = models.Bart(vocabulary=len(BEGUN), forced_first=0, **sizes)
+    processor = TextProcessor(raw, tokens=17, pad_id=1, token_types=False)
+    return saved(tmp_path_factory.mktemp("weights") / "bart", config, processor)
 
 
 def recipe(file, weights, task, *, label=(), kind=None, **changes):
@@ -234,6 +249,48 @@ def test_interference_ends_in_a_matrix(texts, both, tmp_path, no_page):
     # The same command again runs nothing.
     assert interference(plan, tmp_path / "study", quiet=True)["effects"] == document["effects"]
     assert all(file.read_bytes() == content for file, content in cells.items())
+
+
+def test_an_answer_of_bart_begins_with_the_forced_word(texts, bart):
+    changed = recipe(texts, bart, tasks.TextToText(), label="label")
+    splits = open_data(changed)
+    ready = prepare(changed, splits)
+    assert (ready.task.first, ready.task.start, ready.task.end, ready.task.pad) == (0, 2, 2, 1)
+    damaged = ready.task.transform(next(training_batches(ready, splits))["labelled"], jax.random.key(0))
+    label, read = (np.asarray(damaged[name]) for name in ("label", "decoder_input_ids"))
+    assert set(label[:, 1].tolist()) == {BEGUN.index("yes"), BEGUN.index("no")}
+    assert (label[:, [0, 2]] == [0, 2]).all() and (label[:, 3:] == IGNORED).all()
+    assert (read[:, :2] == [2, 0]).all() and (read[:, 2] == label[:, 1]).all()
+
+
+@pytest.mark.slow
+def test_bart_writes_a_class_behind_the_forced_word(texts, bart, tmp_path):
+    outcome = tlx.run(recipe(texts, bart, tasks.TextToText(), label="label"), tmp_path / "run", quiet=True)
+    assert outcome.metrics["test/exact_match"] > 0.7
+    # The forced word, the class and the end.
+    stored = np.load(outcome.folder / "predictions" / "test.npz")
+    assert (stored["tokens"] == 3).all()
+    assert set(*tlx.predict.predict(outcome.folder, ["anna bonn sees the"])) <= {"yes", "no"}
+
+
+@pytest.mark.parametrize("damage", ["cut", pytest.param("shuffled", marks=pytest.mark.slow)])
+def test_bart_repairs_damaged_texts_behind_their_first_word(texts, bart, damage, tmp_path):
+    task = tasks.Denoising(damage=damage)
+    changed = tlx.config.assign(recipe(texts, bart, task), "train.accumulate", 2)
+    splits = open_data(changed)
+    ready = prepare(changed, splits)
+    # The bias of the words is a statistic that no batch changes.
+    assert in_pieces(ready) == []
+    batch = next(training_batches(ready, splits))["labelled"]
+    damaged = ready.task.transform(batch, jax.random.key(0))
+    for name in ("input_ids", "label"):
+        tokens = np.asarray(damaged[name])
+        assert (tokens[:, 0] == 0).all() and (tokens[:, 1:] != 0).all()
+        assert ((tokens == 2).sum(1) == 1).all() and tokens.shape == batch["input_ids"].shape
+    assert (np.asarray(damaged["decoder_input_ids"])[:, :2] == [2, 0]).all()
+    if damage == "shuffled":
+        outcome = tlx.run(changed, tmp_path / "run", quiet=True)
+        assert outcome.metrics["test/perplexity"] < 6
 
 
 @pytest.mark.slow

@@ -186,6 +186,7 @@ LANGUAGE = {"vocabulary": 11, "width": 6, "depth": 2, "heads": 2, "mlp": 10}
     [
         (models.T5(buckets=4, **LANGUAGE), tuning.Lora(rank=2)),
         (models.T5(buckets=4, tied=False, **LANGUAGE), tuning.Ia3()),
+        (models.Bart(positions=9, decoder_heads=2, decoder_mlp=5, **LANGUAGE), tuning.Adapter(width=3)),
         (models.Bert(positions=9, **LANGUAGE), tuning.Lora(rank=2)),
         (models.Bert(positions=9, **LANGUAGE), tuning.Prompt(tokens=2)),
     ],
@@ -195,7 +196,7 @@ def test_a_head_over_the_words_is_frozen_beside_what_a_tuning_inserts(config, ho
     (phase,) = how.phases(model)
     trainable = {path for path, learn in partition(params(how, model), phase.rules).items() if learn is not None}
     assert trainable
-    assert all(any(name in path for name in ("lora", "ia3", "prompt")) for path in trainable)
+    assert all(any(name in path for name in ("lora", "ia3", "prompt", "adapter")) for path in trainable)
 
 
 @pytest.mark.parametrize("how", [tuning.Lora(rank=2, on="head/dense", dropout=0.5), tuning.Vera(on="head/dense")])

@@ -52,6 +52,8 @@ CONFIGS = {
     "t5": models.T5(decoder_depth=1, size=5, buckets=6, **STACKS),
     "t5-gated": models.T5(gated=True, activation="gelu_new", tied=False, **STACKS),
     "mt5": models.T5(family="mt5", tied=False, gated=True, activation="silu", **STACKS),
+    "bart": models.Bart(decoder_depth=1, decoder_heads=2, decoder_mlp=9, embeddings_scaled=True, **TEXT),
+    "mbart": models.Bart(family="mbart", decoder_depth=1, decoder_heads=2, decoder_mlp=9, start=None, **TEXT),
     "gpt2": models.Gpt2(pad=1, activation="silu", **TEXT),
     "llama": models.Llama(pad=0, base=30.0, scaling="linear", factor=2.0, mlp_bias=True, **GROUPED),
     "mistral": models.Llama(family="mistral", pad=0, window=3, local=(0, 1), **GROUPED),
@@ -98,13 +100,14 @@ TASKS = {
     "backbone": None,
 }
 # Architectures with a head in the form of another's: one task is enough. `transformers` has no classifier for DINOv3;
-# that of mT5 is that of T5.
+# those of mT5 and mBART are those of T5 and BART.
 LINEAR = (
     "deberta",
     "mpnet",
     "modernbert",
     "albert",
     "t5",
+    "bart",
     "bit",
     "convnext",
     "convnextv2",
@@ -117,7 +120,7 @@ LINEAR = (
 )
 # The same network as that of "llama", with other fields.
 RELATIVES = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-BARE = ("dinov3_vit", "mt5")
+BARE = ("dinov3_vit", "mt5", "mbart")
 QUICK = [(name, "classes") for name in ("bert", "roberta", "distilbert", "vit", "dinov2")] + [("electra", "number")]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "good", "bad", "café", "!"]
 SENTENCES = ["a good film!", "Bad films", "", "a bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad film"]
@@ -142,14 +145,14 @@ def quick():
 
 # The classes of tokenizers with a list of pieces.
 PIECES = {
-    "xlm-roberta": "XLMRobertaTokenizer",
+    **dict.fromkeys(("xlm-roberta", "mbart"), "XLMRobertaTokenizer"),
     "camembert": "CamembertTokenizer",
     "albert": "AlbertTokenizer",
     "deberta": "DebertaV2Tokenizer",
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
 }
 # Those with pieces of bytes.
-BYTES = {"roberta": "RobertaTokenizer", "gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer"}
+BYTES = {**dict.fromkeys(("roberta", "bart"), "RobertaTokenizer"), "gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer"}
 
 
 def tokenizer(kind, folder):

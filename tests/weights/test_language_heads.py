@@ -21,6 +21,8 @@ CONFIGS = {
     "qwen2": models.Llama(family="qwen2", tied=True, query_bias=True, pad=0, key_heads=1, **TEXT),
     "t5": models.T5(buckets=6, **SIZES),
     "mt5": models.T5(family="mt5", tied=False, buckets=6, **SIZES),
+    "bart": models.Bart(decoder_heads=2, decoder_mlp=9, decoder_depth=1, **TEXT),
+    "mbart": models.Bart(family="mbart", decoder_heads=2, decoder_mlp=9, decoder_depth=1, start=5, **TEXT),
 }
 
 
@@ -32,11 +34,12 @@ def test_transformers_opens_it_and_predicts_the_same_words(tmp_path, name):
 
     model = build(CONFIGS[name], Vocabulary())
     rng = np.random.default_rng(0)
-    params, _ = models.initialise(model, jax.random.key(0))
-    params = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), params)
-    pretrained = Pretrained(model, Variables(params, {}), None, Manifest("random", {"model_type": name}, ()), None)
+    variables = Variables(*models.initialise(model, jax.random.key(0)))
+    variables = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), variables)
+    pretrained = Pretrained(model, variables, None, Manifest("random", {"model_type": name}, ()), None)
     folder = export_pretrained(pretrained, tmp_path / "exported")
-    kinds = {"gpt2": "CausalLM", "llama": "CausalLM", "qwen2": "CausalLM", "t5": "Seq2SeqLM", "mt5": "Seq2SeqLM"}
+    kinds = dict.fromkeys(("gpt2", "llama", "qwen2"), "CausalLM")
+    kinds |= dict.fromkeys(("t5", "mt5", "bart", "mbart"), "Seq2SeqLM")
     auto = getattr(transformers, f"AutoModelFor{kinds.get(name, 'MaskedLM')}")
     theirs, loaded = auto.from_pretrained(folder, output_loading_info=True)
     assert not any(loaded[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), (

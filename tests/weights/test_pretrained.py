@@ -27,6 +27,7 @@ CONFIGS = {
         vocabulary=50, positions=16, relative=True, terms=("c2p", "p2c"), buckets=4, kernel=3, **TINY
     ),
     "t5": models.T5(vocabulary=50, buckets=6, **TINY),
+    "bart": models.Bart(vocabulary=50, positions=16, decoder_heads=2, decoder_mlp=9, **TINY),
     "gpt2": models.Gpt2(vocabulary=50, positions=16, pad=0, **TINY),
     "llama": models.Llama(vocabulary=50, positions=16, key_heads=1, head_size=6, pad=0, **TINY),
     "vit": models.Vit(size=8, patch=4, channels=1, **TINY),

@@ -4,6 +4,7 @@ Everything is computed on arrays of a fixed shape from a key for each text, so w
 the other texts of its batch nor on its padding. Shapes: B batch, T tokens, M hidden tokens, S tokens of the answer.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -232,3 +233,34 @@ def packed_texts(ids: Array, keep: Array, end: int, fill: int) -> Array:
 def mask_of(keep: Array) -> Array:
     """Return the attention mask of `packed_texts`."""
     return marked_mask(keep, jnp.zeros_like(keep), keep.shape[1])
+
+
+def behind_first(damage: Callable[[Array, Array], Denoised], ids: Array, mask: Array, first: int) -> Denoised:
+    """Return the texts that `damage(ids, mask)` makes of the tokens behind the token `first` of each text.
+
+    The model reads `first` before the damaged text, where the text began with it, and every answer begins with it. In
+    texts without it at their beginning, an answer that fills the row loses its last token.
+
+    Args:
+        damage: The damage.
+        ids: The tokens [B, T].
+        mask: 1 for a token, 0 for padding [B, T].
+        first: The token.
+    """
+    begins = (ids[:, :1] == first) & (mask[:, :1] > 0)
+
+    def after(array: Array, value: int) -> Array:
+        """Return the rows behind `value` in the place of their last element."""
+        return jnp.concatenate([jnp.full_like(array[:, :1], value), array[:, :-1]], axis=1)
+
+    def behind(array: Array) -> Array:
+        """Return the rows without their first element, with 0, which the mask leaves out, at the end."""
+        return jnp.concatenate([array[:, 1:], jnp.zeros_like(array[:, :1])], axis=1)
+
+    texts = damage(jnp.where(begins, behind(ids), ids), jnp.where(begins, behind(mask), mask))
+    read = jnp.where(begins, after(texts.ids, first), texts.ids)
+    seen = jnp.where(begins, after(texts.mask, 1), texts.mask)
+    answered = (texts.labels != IGNORED).any(1, keepdims=True)
+    beginning = jnp.where(answered, first, IGNORED).astype(texts.labels.dtype)
+    labels = jnp.concatenate([beginning, texts.labels], axis=1)
+    return Denoised(read, seen, labels[:, : max(texts.labels.shape[1], ids.shape[1])])

@@ -13,6 +13,7 @@ import jax
 from tlx.models import (
     albert,
     alexnet,
+    bart,
     bert,
     bit,
     bridge,
@@ -37,6 +38,7 @@ from tlx.models import (
 )
 from tlx.models.albert import Albert
 from tlx.models.alexnet import AlexNet
+from tlx.models.bart import Bart
 from tlx.models.base import Architecture, as_head, build, count, example_inputs, image_shape
 from tlx.models.bert import Bert
 from tlx.models.bit import BiT
@@ -71,6 +73,7 @@ __all__ = [
     "Albert",
     "AlexNet",
     "Architecture",
+    "Bart",
     "Bert",
     "BiT",
     "Cnn",
@@ -106,6 +109,7 @@ __all__ = [
     "as_head",
     "attention_scores",
     "attention_stages",
+    "bart",
     "beam_search",
     "bert",
     "beside",

@@ -76,6 +76,11 @@ class Architecture:
         """
         return None
 
+    def forced_words(self) -> tuple[int | None, int | None]:
+        """Return the first new word of every generated text, and the word at the last place of a text of the largest
+        length; None where the model chooses."""
+        return None, None
+
     def has_attention_maps(self) -> bool:
         """Return whether the blocks compare all tokens with each other by plain dot products of queries and keys, so
         that `attention_scores` can compute their attention maps."""

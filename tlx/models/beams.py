@@ -76,7 +76,8 @@ def search_program(config: Any, search: Search) -> Callable[..., tuple[Array, Ar
 
         def body(loop: Any) -> Any:
             number, _, logits, state, going, ended, hopeful = loop
-            ranked, origins = continuations(search, logits, going, width, number)
+            logs = with_forced(jax.nn.log_softmax(logits), config.forced_words(), number, search.longest)
+            ranked, origins = continuations(search, logs, going, width, number)
             ended = with_ended(search, ranked, ended, hopeful, penalties[number])
             going, chosen = those_that_go_on(search, ranked)
             possible = going.scores[:, :1] / hoped[number]
@@ -116,21 +117,31 @@ def begun(search: Search, batch: int, width: int, pad: int) -> tuple[Texts, Text
     return Texts(tokens, none.at[:, 0].set(0.0), lengths, no), Texts(tokens, none, lengths, no)
 
 
-def continuations(search: Search, logits: Array, going: Texts, width: int, number: Array) -> tuple[Texts, Array]:
+def with_forced(logs: Array, forced_words: tuple[int | None, int | None], number: Array, longest: int) -> Array:
+    """Return the logarithms of the probabilities [B K, V] of the next word, with the probability 1 for the forced word
+    of the first or of the last place (see `Architecture.forced_words`)."""
+    for word, place in zip(forced_words, (0, longest - 1), strict=True):
+        if word is not None:
+            certain = jnp.where(jnp.arange(logs.shape[-1]) == word, 0.0, -jnp.inf)
+            logs = jnp.where(number == place, certain, logs)
+    return logs
+
+
+def continuations(search: Search, logs: Array, going: Texts, width: int, number: Array) -> tuple[Texts, Array]:
     """Return the M likeliest continuations of each row by one token, and the beam [B, M] that each one continues.
 
     M leaves K texts that go on, even if each of the K texts is ended in every way that is likelier.
 
     Args:
         search: The settings.
-        logits: The logits of the next token, [B K, V].
+        logs: The logarithms of the probabilities of the next token, [B K, V].
         going: The texts.
         width: The number of places before the new tokens.
         number: The number of new tokens so far.
     """
     batch, beams, _ = going.tokens.shape
-    words = logits.shape[-1]
-    total = jax.nn.log_softmax(logits).reshape(batch, beams, words) + going.scores[..., None]
+    words = logs.shape[-1]
+    total = logs.reshape(batch, beams, words) + going.scores[..., None]
     count = min(max(2, 1 + len(search.stop)) * beams, beams * words)
     scores, places = lax.top_k(total.reshape(batch, beams * words), count)
     origins, new = places // words, (places % words).astype(jnp.int32)

@@ -178,7 +178,8 @@ def check_model(model: Model, variables: Variables) -> None:
     """Raise ValueError for a model that does not decode with a cache."""
     if model.config.key_shape() is None:
         raise ValueError(
-            f"{type(model.config).__name__} does not generate text; use a model with a decoder, such as Gpt2 or T5"
+            f"{type(model.config).__name__} does not generate text; use a model with a decoder, such as Gpt2, T5 or "
+            "Bart"
         )
     if not isinstance(model.head, Vocabulary):
         raise ValueError(f"the model has the head {model.head}; generation requires Vocabulary()")
@@ -223,7 +224,9 @@ def decode_program(config: Any, sampling: Sampling) -> Callable[..., tuple[Array
 
         def body(loop: Any) -> Any:
             number, logits, state, ended, lengths, tokens = loop
-            new = jnp.where(ended, pad, chosen(sampling, logits, jax.random.fold_in(key, number)))
+            drawn = chosen(sampling, logits, jax.random.fold_in(key, number))
+            drawn = forced(drawn, config.forced_words(), number, sampling.longest)
+            new = jnp.where(ended, pad, drawn)
             tokens = lax.dynamic_update_slice(tokens, new[:, None], (0, width + number))
             lengths = lengths + (~ended).astype(jnp.int32)
             ended = ended | stopped(sampling.stop, tokens, width + number + 1)
@@ -242,6 +245,14 @@ def decode_program(config: Any, sampling: Sampling) -> Callable[..., tuple[Array
         return jnp.where(jnp.arange(sampling.longest) < lengths[:, None], tokens, pad), lengths
 
     return jax.jit(decode)
+
+
+def forced(words: Array, forced_words: tuple[int | None, int | None], number: Array, longest: int) -> Array:
+    """Return the new words [B], in their place the forced word of the first or of the last place (see
+    `Architecture.forced_words`); `number` new words come before them."""
+    for word, place in zip(forced_words, (0, longest - 1), strict=True):
+        words = words if word is None else jnp.where(number == place, word, words)
+    return words
 
 
 def chosen(sampling: Sampling, logits: Array, key: Key) -> Array:

@@ -31,6 +31,7 @@ class Name(NamedTuple):
         part: The number of our part of a tensor that holds several parameters, and the number of its parts.
         axis: The axis of the tensor that `part` divides: the first one, or the last one (-1).
         others: Further names of the tensor in other files, which are read where a file lacks the first one.
+        absent: The number that fills the parameter where a file has no such tensor; None if every file has it.
     """
 
     ours: str
@@ -42,6 +43,7 @@ class Name(NamedTuple):
     part: tuple[int, int] = (0, 1)
     others: tuple[str, ...] = ()
     axis: int = 0
+    absent: float | None = None
 
 
 def inward(name: Name, tensor: np.ndarray) -> np.ndarray:

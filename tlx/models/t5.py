@@ -5,7 +5,7 @@ text), `head`. A head on every token, and `encoder_only`, end the chain of hidde
 Shapes: B batch, S tokens of the text, T tokens of the decoder, W width, V words, H heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -221,20 +221,28 @@ def stem_of(config: T5, head: Head | None) -> Any:
         refuse_unread(carry, READS)
         ids = token_ids(carry, config.vocabulary)
         mask = beside_ids(carry, "attention_mask", ids, jnp.ones_like(ids))
-        kept = decoder_inputs(config, head, carry, ids, mask) if decodes(config, head) else {}
+        kept = decoder_inputs(config, head, carry, ids, mask, shifted) if decodes(config, head) else {}
         hidden = embed(params["words"], ids)
         if "prompt" in params:
             hidden, ids, mask, _ = prompted(config.pad, params["prompt"]["tokens"], hidden, ids, mask, ids)
         return {"hidden": dropout(as_dtype(hidden, context), config.dropout, context, 0), "mask": mask} | kept, stats
 
+    def shifted(ids: Array) -> Array:
+        return shift_right(ids, config.start)
+
     return apply
 
 
-def decoder_inputs(config: T5, head: Head | None, carry: Carry, ids: Array, mask: Array) -> Carry:
+def decoder_inputs(
+    config: Any, head: Head | None, carry: Carry, ids: Array, mask: Array, shifted: Callable[[Array], Array]
+) -> Carry:
     """Return the entries that the decoder reads: its words [B, T], their mask [B, T], and for a head on the text the
-    place [B] of the last end of the text, or of the last token of a text without an end."""
+    place [B] of the last end of the text, or of the last token of a text without an end.
+
+    Without words in the inputs they are those of `shifted(ids)`.
+    """
     if carry.get("decoder_input_ids") is None:
-        words = shift_right(ids, config.start)
+        words = shifted(ids)
     else:
         words = token_ids(carry, config.vocabulary, "decoder_input_ids")
     visible = beside_ids(carry, "decoder_attention_mask", words, jnp.ones_like(words), "decoder_input_ids")

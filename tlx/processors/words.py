@@ -100,12 +100,13 @@ class Words:
             label[-1] = end
         return label
 
-    def answer(self, text: str, end: int | None) -> np.ndarray:
-        """Return the tokens of a text that a model is to write, cut to the length of a text with the token `end`,
-        int32[T]."""
+    def answer(self, text: str, end: int | None, first: int | None = None) -> np.ndarray:
+        """Return the tokens of a text that a model is to write, behind the token `first`, cut to the length of a text
+        with the token `end`, int32[T]."""
         encoding = self.processor.encoding({"text": text})
         special = np.asarray(encoding.special_tokens_mask) > 0
         tokens = np.asarray(encoding.ids, np.int32)[~special]
+        tokens = tokens if first is None else np.append(np.int32(first), tokens)
         if end is None:
             return tokens
         return np.append(tokens[: self.processor.tokens - 1], np.int32(end))

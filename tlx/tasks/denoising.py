@@ -4,18 +4,27 @@ Shapes: B batch, T tokens, S tokens of the answer.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 import numpy as np
 
 from tlx.config import check_choice
-from tlx.functional.corruption import cut_texts, hidden_count, hide_spans, shuffle_texts, text_keys
+from tlx.functional.corruption import (
+    Denoised,
+    behind_first,
+    cut_texts,
+    hidden_count,
+    hide_spans,
+    shuffle_texts,
+    text_keys,
+)
 from tlx.tasks.base import Batch
 from tlx.tasks.language import check_share, words_of
 from tlx.tasks.text_to_text import Decoded
 from tlx.trees import Example
-from tlx.types import Key, Model
+from tlx.types import Array, Key, Model
 
 DAMAGES = ("spans", "cut", "shuffled")
 
@@ -33,7 +42,7 @@ class Denoising(Decoded):
         span: The mean number of tokens of a hidden span.
         mark: The token that stands for the first hidden span; those of the further ones follow downwards. None for the
             marks of the tokenizer.
-        longest, beams, end, start, pad, extra_metrics: See `Decoded`.
+        longest, beams, end, start, pad, first, extra_metrics: See `Decoded`. The first token is never damaged.
     """
 
     damage: Literal["spans", "cut", "shuffled"] = "spans"
@@ -78,12 +87,18 @@ class Denoising(Decoded):
         """Return the batch with damaged texts, and with what the decoder reads and writes."""
         ids, mask = jnp.asarray(batch["input_ids"]), jnp.asarray(batch["attention_mask"])
         keys = text_keys(key, ids, mask)
+        if self.first is None:
+            texts = self.damaged(keys, ids, mask)
+        else:
+            texts = behind_first(partial(self.damaged, keys), ids, mask, self.first)
+        kept = {name: array for name, array in batch.items() if name != "token_type_ids"}
+        return {**kept, "input_ids": texts.ids, "attention_mask": texts.mask, **self.decoder_inputs(texts.labels)}
+
+    def damaged(self, keys: Key, ids: Array, mask: Array) -> Denoised:
+        """Return the damaged texts `ids` [B, T] and the answers, drawn from a key for each text [B]."""
         end, pad = self.end or 0, self.pad or 0
         if self.damage == "spans":
             mark = self.mark or 0
-            texts = hide_spans(keys, ids, mask, rate=self.rate, span=self.span, sentinel=mark, end=end, pad=pad)
-        else:
-            change = cut_texts if self.damage == "cut" else shuffle_texts
-            texts = change(keys, ids, mask, end=end, pad=pad)
-        kept = {name: array for name, array in batch.items() if name != "token_type_ids"}
-        return {**kept, "input_ids": texts.ids, "attention_mask": texts.mask, **self.decoder_inputs(texts.labels)}
+            return hide_spans(keys, ids, mask, rate=self.rate, span=self.span, sentinel=mark, end=end, pad=pad)
+        change = cut_texts if self.damage == "cut" else shuffle_texts
+        return change(keys, ids, mask, end=end, pad=pad)

@@ -34,6 +34,8 @@ class Decoded(LanguageTask):
         end: The token that ends an answer; None for that of the tokenizer.
         start: The token that the decoder reads first: that of the model; None until a run states it.
         pad: The token of padding: that of the tokenizer; None until a run states it.
+        first: The token that every answer begins with, where the model always writes it first (BART); None for none,
+            and until a run states it.
         extra_metrics: The user's own metrics.
     """
 
@@ -42,9 +44,10 @@ class Decoded(LanguageTask):
     end: int | None = None
     start: int | None = None
     pad: int | None = None
+    first: int | None = None
     extra_metrics: tuple[ExtraMetric, ...] = ()
 
-    kept: ClassVar[tuple[str, ...]] = ("end", "start", "pad")
+    kept: ClassVar[tuple[str, ...]] = ("end", "start", "pad", "first")
 
     def __post_init__(self) -> None:
         for name in ("longest", "beams"):
@@ -53,7 +56,7 @@ class Decoded(LanguageTask):
         check_extra(self.extra_metrics, self.metrics)
 
     def suited(self, model: Model, processor: Any) -> Self:
-        """Return the task with the start of the model, and the end and the padding of the tokenizer.
+        """Return the task with the start and the first word of the model, and the end and the padding of the tokenizer.
 
         Raises:
             ValueError: The model has no decoder that reads a text, or the tokenizer no end.
@@ -62,12 +65,13 @@ class Decoded(LanguageTask):
         if start is None:
             raise ValueError(
                 f"{type(model.config).__name__} has no encoder beside its decoder; {type(self).__name__} requires a "
-                "model such as models.T5"
+                "model such as models.T5 or models.Bart"
             )
         end = words_of(processor).end if self.end is None else self.end
         if end is None:
             raise ValueError("the tokenizer has no token that ends a text; name one: end=ID")
-        return replace(self, start=start, end=end, pad=processor.pad_id)
+        first, _ = model.config.forced_words()
+        return replace(self, start=start, end=end, pad=processor.pad_id, first=first)
 
     def decoder_inputs(self, label: Array) -> dict[str, Array]:
         """Return what the decoder reads to write `label` [B, S]."""
@@ -105,7 +109,7 @@ class TextToText(WritingTask, Decoded):
     Attributes:
         names: The names of the classes; empty for texts.
         text_metrics: The metrics of the written texts, see `WritingTask`; empty: evaluation writes no answer.
-        longest, beams, end, start, pad, extra_metrics: See `Decoded`.
+        longest, beams, end, start, pad, first, extra_metrics: See `Decoded`.
     """
 
     names: tuple[str, ...] = ()
@@ -141,8 +145,8 @@ class TextToText(WritingTask, Decoded):
         return replace(self, names=label.classes)
 
     def targets(self, example: Example, processor: Any) -> dict[str, np.ndarray]:
-        """Return `label` [S]: the tokens of the answer with its end, cut at the length of a text."""
-        return {"label": words_of(processor).answer(self.label_words(example), self.end)}
+        """Return `label` [S]: the tokens of the answer with its first one and its end, cut at the length of a text."""
+        return {"label": words_of(processor).answer(self.label_words(example), self.end, self.first)}
 
     def transform(self, batch: Batch, key: Key) -> Batch:
         """Return the batch with what the decoder reads."""

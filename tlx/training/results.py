@@ -286,15 +286,15 @@ def balanced(ready: Prepared) -> list[str]:
 def in_pieces(ready: Prepared) -> list[str]:
     """Return a note for each part of a step that sees the pieces of a batch separately where `train.accumulate` cuts
     it."""
-    recipe, lines = ready.recipe, list[str]()
-    train = recipe.train
+    recipe, train, lines = ready.recipe, ready.recipe.train, list[str]()
     if train.accumulate == 1:
         return []
     size = f"each of {train.accumulate} pieces of {train.batch // train.accumulate} examples (train.accumulate)"
-    # A fixed batch norm uses its running statistics, not those of a batch.
+    # A fixed batch norm uses its running statistics, not those of a batch; a bias among them is a constant.
     modes = [ready.parts(phase).evaluation_mode for phase in range(len(ready.partitions))]
     fixed = [tuple(f"{name}/" for name in (mode.still - mode.moving) | mode.fixed) for mode in modes]
-    if any(not path.startswith(prefixes) for path in flatten(ready.model.stats) for prefixes in fixed):
+    moments = [path for path in flatten(ready.model.stats) if not path.endswith("/bias")]
+    if any(not path.startswith(prefixes) for path in moments for prefixes in fixed):
         lines.append(f"batch norm computes its statistics on {size}, not on the whole batch")
     for term in recipe.objective:
         if term.needs(recipe.data.stream_names).features is None:

@@ -19,6 +19,7 @@ from tlx.weights.expected_patches import (
 )
 from tlx.weights.expected_text import (
     albert_backbone,
+    bart_tensors,
     deberta_backbone,
     modernbert_backbone,
     modernbert_head,
@@ -40,6 +41,8 @@ TEXT = {
     "deberta-v2": "DebertaV2",
     "t5": "T5",
     "mt5": "MT5",
+    "bart": "Bart",
+    "mbart": "MBart",
 }
 IMAGE = {
     "dinov2_with_registers": "Dinov2WithRegisters",
@@ -64,9 +67,17 @@ WORDS = "ForMaskedLM"
 # The families of which tlx writes a head over the vocabulary.
 WITH_WORDS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra")
 # Models with two stacks, whose lists have the head too.
-WHOLE: dict[str, Callable[[str, Json], Shapes]] = {"t5": t5_tensors, "mt5": t5_tensors}
+WHOLE: dict[str, Callable[[str, Json], Shapes]] = {
+    **dict.fromkeys(("t5", "mt5"), t5_tensors),
+    **dict.fromkeys(("bart", "mbart"), bart_tensors),
+}
 STACKS = ("EncoderModel", "ForConditionalGeneration")
 HEADS = ("Model", "ForSequenceClassification", TOKENS, "ForImageClassification", "ForImageClassificationWithTeacher")
+HEADS_OF = {
+    **dict.fromkeys(("t5", "mt5"), (*HEADS, *STACKS)),
+    **dict.fromkeys(("bart", "mbart"), ("Model", "ForSequenceClassification", "ForConditionalGeneration")),
+    **dict.fromkeys(WITH_WORDS, (*HEADS, SPANS, WORDS)),
+}
 
 
 def expected(document: Json) -> dict[str, Shape]:
@@ -80,7 +91,7 @@ def expected(document: Json) -> dict[str, Shape]:
     stem = (TEXT | IMAGE).get(kind, "")
     head = name.removeprefix(stem)
     other_words = ("Image",) if kind in TEXT else ("Sequence", "Token", "Question")
-    heads = (*HEADS, *STACKS) if kind in WHOLE else (*HEADS, SPANS, WORDS) if kind in WITH_WORDS else (*HEADS, SPANS)
+    heads = HEADS_OF.get(kind, (*HEADS, SPANS))
     if not stem or head not in heads or any(word in head for word in other_words):
         raise ValueError(
             f"config.json names the class {name!r} for the model_type {kind!r}; expected a class of this model_type "

@@ -169,3 +169,33 @@ def t5_stack(name: str, count: int, document: Json) -> Shapes:
     table = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     yield table, (document["relative_attention_num_buckets"], heads)
     yield f"{name}.final_layer_norm.weight", (width,)
+
+
+def bart_tensors(head: str, document: Json) -> Shapes:
+    """Yield the tensors of a class of BART or mBART, of which `head` is the end of the name."""
+    width, words = document["d_model"], document["vocab_size"]
+    prefix = "" if head == "Model" else "model."
+    yield f"{prefix}shared.weight", (words, width)
+    for stack in ("encoder", "decoder"):
+        yield f"{prefix}{stack}.embed_positions.weight", (document["max_position_embeddings"] + 2, width)
+        yield from norm(f"{prefix}{stack}.layernorm_embedding", width)
+        if document["model_type"] == "mbart":
+            yield from norm(f"{prefix}{stack}.layer_norm", width)
+        for number in range(document[f"{stack}_layers"]):
+            yield from bart_block(f"{prefix}{stack}.layers.{number}", width, document[f"{stack}_ffn_dim"])
+    if head == "ForSequenceClassification":
+        yield from linear("classification_head.dense", width, width)
+        yield from linear("classification_head.out_proj", width, len(document["id2label"]))
+    elif head == "ForConditionalGeneration":
+        yield "final_logits_bias", (1, words)
+
+
+def bart_block(name: str, width: int, inner: int) -> Shapes:
+    """Yield the tensors of a block of the encoder or of the decoder."""
+    for module in ("self_attn", "encoder_attn") if ".decoder." in f".{name}" else ("self_attn",):
+        for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from linear(f"{name}.{module}.{layer}", width, width)
+        yield from norm(f"{name}.{module}_layer_norm", width)
+    yield from linear(f"{name}.fc1", width, inner)
+    yield from linear(f"{name}.fc2", inner, width)
+    yield from norm(f"{name}.final_layer_norm", width)

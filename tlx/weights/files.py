@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx.files.documents import check, read_json
 from tlx.files.documents.checks import Mapped, Record, Text
-from tlx.files.documents.models import ANY, TIMM, form
+from tlx.files.documents.models import ANY, GENERATION, TIMM, form
 from tlx.files.documents.reading import FETCH
 from tlx.trees import Json
 from tlx.weights.header import DTYPES, Extent, header_bytes, read_header, short
@@ -20,6 +20,7 @@ from tlx.weights.mapped import HALVES, map_file, release, stored_in
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl")
 INDEX_FORM = Record({"weight_map": Mapped(Text(description="the name of a file"))})
 # The key in the header of files that tlx writes, for the hash of their tensors.
@@ -41,6 +42,22 @@ def read_config(directory: Path) -> Json:
         return check(document, TIMM, path, FETCH)
     check(document, ANY, path, FETCH)
     return check(document, form(document["model_type"]), path, FETCH)
+
+
+def with_generation(document: Json, directory: Path, fields: Iterable[str]) -> Json:
+    """Return a config.json with the `fields` that a generation_config.json in the same directory replaces.
+
+    As in `transformers`, that file alone then says which words are forced. The first word of the decoder stays that of
+    config.json where that file states none.
+
+    Raises ValueError if that file has a field of another form.
+    """
+    path = directory / GENERATION_CONFIG
+    if not (names := tuple(fields)) or not path.is_file():
+        return document
+    stated = read_json(path, GENERATION, remedy=FETCH)
+    forced = {name: stated.get(name) for name in names if name.startswith("forced_") or stated.get(name) is not None}
+    return document | forced
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:

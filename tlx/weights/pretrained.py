@@ -23,7 +23,7 @@ from tlx.weights.adapters import CONFIG as ADAPTER_CONFIG
 from tlx.weights.adapters import TENSORS as ADAPTER_TENSORS
 from tlx.weights.adapters import kept_leaves, read_adapter, with_adapter
 from tlx.weights.channels import First, adapted, recoloured, with_channels
-from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files
+from tlx.weights.files import CONFIG, read_config, read_tensors, tensor_files, with_generation
 from tlx.weights.fitting import resized, with_processor
 from tlx.weights.form import (
     OWN,
@@ -201,6 +201,7 @@ def open_checkpoint(source: str | os.PathLike[str], task: Task | None, model: Ar
     kind = document["model_type"]
     # Our own form describes its head in the same way as a foreign form.
     form = Format() if kind == OWN else foreign(kind, None if model is None else type(model))
+    document = with_generation(document, directory, form.generation)
     stated = stated_head(document, form, directory / CONFIG)
     if stated.task is not None and stated.task.by_class and not stated.task.names and task is None:
         raise ValueError(

@@ -128,6 +128,9 @@ def reconcile(
                 )
             else:
                 misshapen.append(f"{name.ours} expects {shape}, but {key!r} is {array.shape}")
+        elif name.absent is not None:
+            arrays[name.ours] = np.full(shape, name.absent, np.float32)
+            entries.append(Entry("loaded", name.ours, "", f"not in the checkpoint, which means {name.absent:g}"))
         elif stage in resettable:
             entries.append(Entry("reset", name.ours, "", "not in the checkpoint"))
         else:

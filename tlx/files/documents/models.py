@@ -88,6 +88,21 @@ T5: dict[str, Form] = {
     "initializer_factor": maybe(Real(0)),
     "feed_forward_proj": maybe(NAME),
 }
+WORD = maybe(Whole())
+BART: dict[str, Form] = {
+    **dict.fromkeys(("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim"), maybe(SIZE)),
+    **dict.fromkeys(("decoder_ffn_dim", "encoder_attention_heads", "decoder_attention_heads"), maybe(SIZE)),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"), maybe(SHARE)),
+    **dict.fromkeys(("encoder_layerdrop", "decoder_layerdrop"), maybe(SHARE)),
+    **dict.fromkeys(("tie_word_embeddings", "is_encoder_decoder", "is_decoder", "scale_embedding"), maybe(Flag())),
+    **dict.fromkeys(("eos_token_id", "decoder_start_token_id"), WORD),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), WORD),
+    "max_position_embeddings": maybe(SIZE),
+    "activation_function": maybe(NAME),
+    "init_std": maybe(Real(0)),
+}
+# The fields of generation_config.json that a model reads.
+GENERATION = Record({}, dict.fromkeys(("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"), WORD))
 GPT2: dict[str, Form] = {
     **dict.fromkeys(("vocab_size", "n_embd", "n_layer", "n_head", "n_inner", "n_positions"), maybe(SIZE)),
     **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop", "classifier_dropout"), maybe(SHARE)),
@@ -163,6 +178,7 @@ FIELDS: dict[str, dict[str, Form]] = {
     "deberta-v2": DEBERTA,
     "modernbert": MODERNBERT,
     **dict.fromkeys(("t5", "mt5"), T5),
+    **dict.fromkeys(("bart", "mbart"), BART),
     "gpt2": GPT2,
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
     "mpnet": TRANSFORMER | WORDS | {"relative_attention_num_buckets": maybe(SIZE)},

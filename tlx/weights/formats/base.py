@@ -20,11 +20,13 @@ class Format:
         layout: The library that has this layout, one of `tlx.weights.layouts.LAYOUTS`.
         families: Our name of the family for each `model_type` of config.json that is read.
         unused: Patterns of foreign tensors that may stay unread.
+        generation: Fields of config.json that a generation_config.json in the same directory replaces.
     """
 
     layout: ClassVar[str] = "transformers"
     families: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
+    generation: ClassVar[tuple[str, ...]] = ()
 
     def read(self, document: Json) -> Any:
         """Return the architecture that config.json describes. Raises ValueError for settings that it does not cover."""
