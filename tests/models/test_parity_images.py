@@ -266,10 +266,11 @@ def norm(array: Any) -> float:
     return float(np.linalg.norm(np.asarray(array, np.float64)))
 
 
-def compare(case: Any, model: Any, images: np.ndarray, train: bool) -> dict[str, float]:
-    """Return the largest differences of the logits, the loss's gradients, and the statistics after one pass."""
-    model.train(train).to(torch.float64 if train else torch.float32)
-    images = images.astype(np.float64 if train else np.float32)
+def compare(case: Any, model: Any, images: np.ndarray, train: bool, wide: bool) -> dict[str, float]:
+    """Return the largest differences of the logits, the loss's gradients, and the statistics after one pass, in float64
+    if `wide`."""
+    model.train(train).to(torch.float64 if wide else torch.float32)
+    images = images.astype(np.float64 if wide else np.float32)
     module, config = case.ours(model)
     built = build(config, Pooled(CLASSES))
     params, stats = read(module, config, model, model.state_dict())
@@ -322,8 +323,10 @@ def test_an_inception_agrees(train):
 
 def check(case: Any, train: bool) -> None:
     images = np.random.default_rng(0).normal(size=(5, *case.sides, case.channels)).astype(np.float32)
-    with jax.enable_x64(train):
-        actual = compare(case, reference(case), images, train)
+    # In float32 the gradients of both networks of BiT are up to 1e-5 away from those in float64, on some processors.
+    wide = train or case.kind == "Bit"
+    with jax.enable_x64(wide):
+        actual = compare(case, reference(case), images, train, wide)
     assert max(actual.values()) <= TOLERANCE, actual
 
 
