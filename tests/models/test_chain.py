@@ -18,6 +18,7 @@ from tlx.models import (
     T5,
     Albert,
     AlexNet,
+    Bart,
     Bert,
     BiT,
     Cnn,
@@ -109,6 +110,7 @@ CONFIGS: dict[str, Any] = {
     "modernbert": ModernBert(window=4, pad=1, mlp_dropout=0.2, head_dropout=0.2, **EVEN, **DROPOUT),
     "deberta": DebertaV2(kernel=3, buckets=4, **DISTANCES, **TEXT, **DROPOUT),
     "t5": T5(vocabulary=23, width=15, depth=3, decoder_depth=2, heads=3, size=4, mlp=13, head_dropout=0.2),
+    "bart": Bart(decoder_depth=1, decoder_heads=5, decoder_mlp=7, **(WORDS | {"depth": 2}), **DROPOUT),
     "gpt2": Gpt2(pad=1, residual_dropout=0.2, **(WORDS | {"depth": 2}), **DROPOUT),
     "llama": Llama(
         pad=1,
@@ -159,7 +161,7 @@ LARGE = ("inception",)
 DECODERS = ("gpt2", "llama")
 # Families whose programs take longest to compile; the parity tests compare all of them in the quick tests too.
 LONG = (
-    "albert", "bit", "convnext", "deberta", "deit", "densenet", "efficientnet", "electra", "llama", "mobilenet-v2",
+    "albert", "bart", "bit", "convnext", "deberta", "deit", "densenet", "efficientnet", "electra", "llama", "mobilenet-v2",
     "mobilenet-v3", "modernbert", "resnet", "swin", "t5",
 )  # fmt: skip
 

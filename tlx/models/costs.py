@@ -36,6 +36,8 @@ def cost_of(config: Architecture, head: Head | int | None = None) -> ModelCost:
     head = as_head(head)
     model = build(config, head)
     variables = jax.eval_shape(partial(initialise, model), jax.random.key(0))
-    traced = jax.jit(lambda leaves, arrays: forward(model, leaves, arrays)[0])
-    counts = traced.lower(variables, example_inputs(config, batch=1, tokens=TOKENS)).cost_analysis() or {}
+    compiled = jax.jit(lambda leaves, arrays: forward(model, leaves, arrays)[0])
+    traced = compiled.trace(variables, example_inputs(config, batch=1, tokens=TOKENS))
+    # Convolutions on a CPU save products (see `layers.winograd`), so the program of another device is counted.
+    counts = traced.lower(lowering_platforms=("tpu",)).cost_analysis() or {}
     return ModelCost(count(config, head), float(counts["flops"]), tuple(stage.name for stage in model.stages))

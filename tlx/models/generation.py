@@ -170,7 +170,8 @@ def prefilled(model: Model, variables: Variables, inputs: ArrayMap, longest: int
     if room is not None:
         # A decoder beside an encoder reads a first word and all new tokens but the last one.
         check_length(room, ids.shape[1] + (longest if config.first_word() is None else 0))
-        check_length(room, longest)
+        if longest > room:
+            raise ValueError(f"longest is {longest}, but the model has positions for {room}; use {room} or less")
     return prefill_program(config, longest, dtype)(variables, *beside(variables.params, (ids, mask)))
 
 
