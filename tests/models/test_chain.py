@@ -161,8 +161,8 @@ LARGE = ("inception",)
 DECODERS = ("gpt2", "llama")
 # Families whose programs take longest to compile; the parity tests compare all of them in the quick tests too.
 LONG = (
-    "albert", "bart", "bit", "convnext", "deberta", "deit", "densenet", "efficientnet", "electra", "llama", "mobilenet-v2",
-    "mobilenet-v3", "modernbert", "resnet", "swin", "t5",
+    "albert", "bart", "bit", "convnext", "deberta", "deit", "densenet", "efficientnet", "electra", "llama",
+    "mobilenet-v2", "mobilenet-v3", "modernbert", "resnet", "swin", "t5",
 )  # fmt: skip
 
 
