@@ -10,10 +10,8 @@ import pytest
 from tlx import tuning
 from tlx.models import Bart, Pooled, Vocabulary, beam_search, build, forward, generate, initialise
 from tlx.models.bart import rotate_right
-from tlx.models.beams import with_forced
-from tlx.models.decoding import first_pass, next_pass
-from tlx.models.generation import forced
-from tlx.models.t5 import shift_right
+from tlx.models.decoding import first_pass, next_pass, with_forced
+from tlx.models.encoder_decoder import shift_right
 from tlx.partition import partition
 from tlx.trees import flatten, map_named, subtree
 from tlx.types import Variables
@@ -67,7 +65,7 @@ def test_the_forced_words_are_written_and_the_others_are_free():
     best = logits_of(model, variables, INPUTS | {"decoder_input_ids": text}).argmax(-1)
     np.testing.assert_array_equal(best[:, 1:3], tokens[:, 1:3])
     # The only place is the last one, too.
-    assert forced(jnp.array([3, 4]), (21, 20), jnp.int32(0), 1).tolist() == [20, 20]
+    assert with_forced(jnp.eye(22)[3:5], (21, 20), jnp.int32(0), 1).argmax(-1).tolist() == [20, 20]
 
 
 def test_a_forced_word_has_the_probability_one_for_every_beam():

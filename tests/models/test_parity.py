@@ -31,6 +31,9 @@ from tlx.weights.formats.vit import VitFormat
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
+# Compared in float64: the sums of their blocks reach 9, and there both sides differ in float32 by up to 8e-6 from the
+# numbers in float64, on some processors.
+WIDE = ("modernbert-mean", "modernbert-tokens")
 CLASSES = 3
 
 
@@ -241,7 +244,7 @@ def states_of(stage: Stage) -> list[str]:
 
 def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compiled: bool = False) -> dict[str, float]:
     """Return the differences between both implementations of one model: values by tap, and `gradients` at the worst
-    parameter. Values above 1, such as the sums of blocks that end without a norm, differ by a share of the largest.
+    parameter.
     """
     head = head_of(Case(type(torch_model).__name__, {}))
     headed = head is not None
@@ -265,11 +268,12 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         last = {"hidden": result.hidden_states[-1]} if text else {}
         wanted = last | {"logits": result.logits}
     wanted = {name: value for name, value in wanted.items() if value is not None}
+    dtype = str(torch_model.dtype).removeprefix("torch.")
     scores = wanted.get("logits", wanted.get("pooled"))
     torch_cross_entropy(wanted["hidden"].mean(1) if scores is None else scores).backward()
 
     def loss(params: Any) -> Any:
-        taps, _ = forward(model, Variables(params, {}), inputs)
+        taps, _ = forward(model, Variables(params, {}), inputs, dtype=dtype)
         # The class of a decoder without a head has no features of the whole text.
         scores = taps.get("logits", taps.get("pooled") if "pooled" in wanted else None)
         return cross_entropy(taps["hidden"].mean(1) if scores is None else scores), taps
@@ -284,8 +288,7 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
         wanted |= dict(zip(states[:-2] + last if last else states, result.hidden_states, strict=True))
     results = {}
     for name, value in wanted.items():
-        array = value.detach().numpy()
-        difference = np.abs(np.asarray(taps[name]) - array) / max(1.0, np.abs(array).max())
+        difference = np.abs(np.asarray(taps[name]) - value.detach().numpy())
         results[name] = float((difference[real > 0] if name != "logits" and difference.ndim == 3 else difference).max())
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     reference_side = tlx_params(module, config, head, stored(torch_model, grads, folder / "gradients"))
@@ -306,8 +309,9 @@ def compare(torch_model: Any, inputs: dict[str, np.ndarray], folder: Any, compil
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", CASES)
 def test_random_models_agree(name, tmp_path):
-    inputs = draw(CASES[name])
-    actual = compare(reference(CASES[name]), inputs, tmp_path, compiled="image" in inputs)
+    inputs, model = draw(CASES[name]), reference(CASES[name])
+    with jax.enable_x64(name in WIDE):
+        actual = compare(model.double() if name in WIDE else model, inputs, tmp_path, compiled="image" in inputs)
     assert {"hidden" if head_of(CASES[name]) is None else "logits", "gradients"} <= actual.keys()
     assert max(actual.values()) <= TOLERANCE, actual
 

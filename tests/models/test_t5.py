@@ -10,8 +10,8 @@ import pytest
 from tlx import tuning
 from tlx.layers import empty_cache
 from tlx.models import T5, PerToken, Pooled, Vocabulary, build, forward, initialise
+from tlx.models.encoder_decoder import shift_right
 from tlx.models.repeated import repeated_runs
-from tlx.models.t5 import shift_right
 from tlx.models.t5_blocks import memory_keys
 from tlx.partition import frozen_stages, partition
 from tlx.trees import flatten, map_named, subtree

@@ -125,13 +125,16 @@ def nearly_equal(actual, expected):
 
 
 def test_logits_are_in_the_order_of_the_rows(reviews):
-    """Some processors round a row differently in another place of its batch."""
+    """With one size of batches the output for a row has the same bits whatever the number of rows, if all texts are
+    equally long. From jax 0.12 on a row is rounded differently in another place of its batch."""
+    same = np.testing.assert_array_equal if jax.__version_info__ < (0, 12) else nearly_equal
     predictor = Predictor(reviews.opened(tasks.Classification(classes=3, names=reviews.CLASSES)), batch=4, sizes=())
-    examples = [{"text": row["body"]} for row in reviews.rows(70, seed=1)]
+    examples = [{"text": " ".join(row["body"].split()[:2])} for row in reviews.rows(70, seed=1)]
+    assert len({len(predictor.arrays(example)["input_ids"]) for example in examples}) == 1
     logits = predictor.logits(examples)
     assert logits.shape == (70, 3) and predictor.chunk < 70
-    nearly_equal(predictor.logits(examples[::-1])[::-1], logits)
-    nearly_equal(predictor.logits(examples[5:6]), logits[5:6])
+    same(predictor.logits(examples[::-1])[::-1], logits)
+    same(predictor.logits(examples[5:6]), logits[5:6])
     assert predictor.logits([]).shape == (0, 3)
 
 
@@ -214,7 +217,6 @@ def test_images_in_memory_and_in_files(tmp_path, pictures):
 
 
 def test_rows_of_numbers():
-
     task = tasks.Regression(outputs=2, standardise=False)
     built = build(Mlp(inputs=(3,), widths=(4,), input="numbers"), task.head())
     params = initialise(built, jax.random.key(0)).params

@@ -28,10 +28,10 @@ from tlx.layers import (
 )
 from tlx.models.bart_blocks import EPSILON, declare_block, decode, encode
 from tlx.models.base import Architecture
+from tlx.models.encoder_decoder import READS, decoder_inputs, pool, shift_right
 from tlx.models.heads import Head, Pooled, Vocabulary
 from tlx.models.inputs import beside_ids, check_length, check_rows, refuse_unread, token_ids
 from tlx.models.sizes import check_ranges, counted
-from tlx.models.t5 import READS, decoder_inputs, pool, shift_right
 from tlx.models.text_stages import DOWN, UP, check_activation, prompted, resize_rows
 from tlx.trees import Tree
 from tlx.types import Array, Carry, Context, Field, Model, Param, Stage

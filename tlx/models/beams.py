@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tlx.models.base import build
-from tlx.models.decoding import Decoding, next_pass, repeated, stopped, with_rows
+from tlx.models.decoding import Decoding, next_pass, repeated, stopped, with_forced, with_rows
 from tlx.models.heads import Vocabulary
 from tlx.types import Array, Variables
 
@@ -115,16 +115,6 @@ def begun(search: Search, batch: int, width: int, pad: int) -> tuple[Texts, Text
     none = jnp.full((batch, search.beams), NONE, jnp.float32)
     lengths, no = jnp.zeros(none.shape, jnp.int32), jnp.zeros(none.shape, bool)
     return Texts(tokens, none.at[:, 0].set(0.0), lengths, no), Texts(tokens, none, lengths, no)
-
-
-def with_forced(logs: Array, forced_words: tuple[int | None, int | None], number: Array, longest: int) -> Array:
-    """Return the logarithms of the probabilities [B K, V] of the next word, with the probability 1 for the forced word
-    of the first or of the last place (see `Architecture.forced_words`)."""
-    for word, place in zip(forced_words, (0, longest - 1), strict=True):
-        if word is not None:
-            certain = jnp.where(jnp.arange(logs.shape[-1]) == word, 0.0, -jnp.inf)
-            logs = jnp.where(number == place, certain, logs)
-    return logs
 
 
 def continuations(search: Search, logs: Array, going: Texts, width: int, number: Array) -> tuple[Texts, Array]:

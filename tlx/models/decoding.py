@@ -165,6 +165,16 @@ def stopped(stop: tuple[tuple[int, ...], ...], tokens: Array, end: Array) -> Arr
     return ends
 
 
+def with_forced(logits: Array, forced_words: tuple[int | None, int | None], number: Array, longest: int) -> Array:
+    """Return the logits [B, V] of the next word, of which only the forced word is possible at the first and at the last
+    place (see `Architecture.forced_words`); `number` new words come before it."""
+    for word, place in zip(forced_words, (0, longest - 1), strict=True):
+        if word is not None:
+            certain = jnp.where(jnp.arange(logits.shape[-1]) == word, 0.0, -jnp.inf)
+            logits = jnp.where(number == place, certain, logits)
+    return logits
+
+
 def read_texts(config: Architecture, inputs: ArrayMap, room: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and mask [B, T] of the texts, checked.
 

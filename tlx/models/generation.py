@@ -16,7 +16,7 @@ from jax import lax
 from tlx.models.base import build
 from tlx.models.beams import Search, check_search, search_program
 from tlx.models.chain import prefix_length, prompt_length
-from tlx.models.decoding import Decoding, next_pass, prefill_program, read_texts, stopped
+from tlx.models.decoding import Decoding, next_pass, prefill_program, read_texts, stopped, with_forced
 from tlx.models.heads import Vocabulary
 from tlx.models.inputs import check_length, check_rows
 from tlx.sharding import beside, on_host
@@ -225,9 +225,8 @@ def decode_program(config: Any, sampling: Sampling) -> Callable[..., tuple[Array
 
         def body(loop: Any) -> Any:
             number, logits, state, ended, lengths, tokens = loop
-            drawn = chosen(sampling, logits, jax.random.fold_in(key, number))
-            drawn = forced(drawn, config.forced_words(), number, sampling.longest)
-            new = jnp.where(ended, pad, drawn)
+            allowed = with_forced(logits, config.forced_words(), number, sampling.longest)
+            new = jnp.where(ended, pad, chosen(sampling, allowed, jax.random.fold_in(key, number)))
             tokens = lax.dynamic_update_slice(tokens, new[:, None], (0, width + number))
             lengths = lengths + (~ended).astype(jnp.int32)
             ended = ended | stopped(sampling.stop, tokens, width + number + 1)
@@ -246,14 +245,6 @@ def decode_program(config: Any, sampling: Sampling) -> Callable[..., tuple[Array
         return jnp.where(jnp.arange(sampling.longest) < lengths[:, None], tokens, pad), lengths
 
     return jax.jit(decode)
-
-
-def forced(words: Array, forced_words: tuple[int | None, int | None], number: Array, longest: int) -> Array:
-    """Return the new words [B], in their place the forced word of the first or of the last place (see
-    `Architecture.forced_words`); `number` new words come before them."""
-    for word, place in zip(forced_words, (0, longest - 1), strict=True):
-        words = words if word is None else jnp.where(number == place, word, words)
-    return words
 
 
 def chosen(sampling: Sampling, logits: Array, key: Key) -> Array:

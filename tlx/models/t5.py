@@ -5,7 +5,7 @@ text), `head`. A head on every token, and `encoder_only`, end the chain of hidde
 Shapes: B batch, S tokens of the text, T tokens of the decoder, W width, V words, H heads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from tlx.layers import (
     unembed,
 )
 from tlx.models.base import Architecture
+from tlx.models.encoder_decoder import READS, decoder_inputs, pool, shift_right
 from tlx.models.heads import Head, PerToken, Pooled, Vocabulary
 from tlx.models.inputs import beside_ids, refuse_unread, token_ids
 from tlx.models.sizes import check_ranges, counted
@@ -36,7 +37,6 @@ POSITIVE = (
     "vocabulary", "width", "depth", "decoder_depth", "heads", "size", "mlp", "buckets", "furthest", "epsilon", "factor",
 )  # fmt: skip
 FAMILIES = ("t5", "mt5")
-READS = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
 # The table of the biases of each stack belongs to its first block; the other blocks read it.
 TABLE = "{}/00/attention/relative"
 
@@ -138,15 +138,6 @@ def decodes(config: T5, head: Head | None) -> bool:
     return not config.encoder_only and not isinstance(head, PerToken)
 
 
-def shift_right(ids: Array, start: int, pad: int = 0) -> Array:
-    """Return the words that a decoder reads to predict `ids` [B, T]: `start` and all of them but the last one.
-
-    Negative numbers, which mark words without a loss, become `pad`, as in `transformers`.
-    """
-    shifted = jnp.concatenate([jnp.full_like(ids[:, :1], start), ids[:, :-1]], axis=1)
-    return jnp.where(shifted < 0, pad, shifted)
-
-
 def declare(config: T5, head: Head | None) -> Tree:
     """Return the tree of declared parameters."""
     width = config.width
@@ -233,32 +224,6 @@ def stem_of(config: T5, head: Head | None) -> Any:
     return apply
 
 
-def decoder_inputs(
-    config: Any, head: Head | None, carry: Carry, ids: Array, mask: Array, shifted: Callable[[Array], Array]
-) -> Carry:
-    """Return the entries that the decoder reads: its words [B, T], their mask [B, T], and for a head on the text the
-    place [B] of the last end of the text, or of the last token of a text without an end.
-
-    Without words in the inputs they are those of `shifted(ids)`.
-    """
-    if carry.get("decoder_input_ids") is None:
-        words = shifted(ids)
-    else:
-        words = token_ids(carry, config.vocabulary, "decoder_input_ids")
-    visible = beside_ids(carry, "decoder_attention_mask", words, jnp.ones_like(words), "decoder_input_ids")
-    entries = {"decoder_input_ids": words, "decoder_attention_mask": visible}
-    if isinstance(head, Pooled):
-        if words.shape != ids.shape:
-            raise ValueError(
-                f"decoder_input_ids has the shape {words.shape}; expected {ids.shape}, the shape of input_ids, because "
-                "the head reads the decoder at the end of the text: remove decoder_input_ids"
-            )
-        places = jnp.arange(ids.shape[1])
-        ends, tokens = (jnp.where(chosen, places, -1).max(1) for chosen in ((ids == config.end) & (mask > 0), mask > 0))
-        entries["end"] = jnp.where(ends < 0, jnp.maximum(tokens, 0), ends)
-    return entries
-
-
 def decoder_stem_of(config: T5) -> Any:
     """Return the stage that embeds the words of the decoder."""
 
@@ -279,12 +244,6 @@ def norm_of(config: T5, memory: bool) -> Any:
         return carry | {"hidden": hidden} | entries, stats
 
     return apply
-
-
-def pool(params: Tree, stats: Tree, carry: Carry, context: Context) -> tuple[Carry, Tree]:
-    """Take the state of the decoder at the end of the text."""
-    places = carry["end"][:, None, None]
-    return carry | {"pooled": jnp.take_along_axis(carry["hidden"], places, axis=1)[:, 0]}, stats
 
 
 def head_of(config: T5, head: Head) -> Any:

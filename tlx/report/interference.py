@@ -25,6 +25,7 @@ def draw(document: Json) -> str:
         metric=f"{document['split']} {words.metric(document['metric'])}",
         share=share,
         shown=SHOWN,
+        smallest=words.number(document["smallest"] * (100 if share else 1), 3),
         answer=[
             described(item, "effect", share) for item in document["effects"] if item["verdict"] in ("helps", "hurts")
         ],

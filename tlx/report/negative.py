@@ -44,6 +44,7 @@ def draw(document: Json) -> str:
         share=share,
         tables=tables,
         shown=SHOWN,
+        smallest=words.number(document["smallest"] * (100 if share else 1), 3),
         maps=[figure for item in tables if (figure := over_settings(document, item["name"], share))],
         arms=[every_arm(document, labels, share) for labels in labels_of(document)],
         classes=by_class(document),

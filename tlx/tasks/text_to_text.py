@@ -13,8 +13,8 @@ import numpy as np
 from tlx.functional.agreement import token_accuracy, token_loss
 from tlx.functional.losses import IGNORED
 from tlx.functional.metrics import STANDARD, Metric, share_metric
+from tlx.models.encoder_decoder import shift_right
 from tlx.models.generation import generate
-from tlx.models.t5 import shift_right
 from tlx.tasks.base import Batch, check_names
 from tlx.tasks.classes import format_names
 from tlx.tasks.extra import ExtraMetric, check_extra

@@ -150,6 +150,8 @@ def test_the_table_compares_each_member_alone_with_the_mixture(report):
 
 def test_the_page_and_the_terminal_show_the_matrix(report, plan):
     html = interference.draw({"fingerprint": "0" * 16, "recipe": {"kind": "Recipe"}, "command": "", **report})
+    # In points, as the numbers of the tables are.
+    assert "lies beyond 0.5 and p" in html
     for item in (*report["effects"], *report["pairs"]):
         assert f'<data value="{item["effect"]}"' in html
     assert html.count('<span class="shown-better nowrap">helps</span>') == 2
